@@ -1,0 +1,1 @@
+"""postsale: signals and agent decisions as one immutable log."""

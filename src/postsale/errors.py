@@ -1,0 +1,313 @@
+"""The whole error tree: one root, one shape. Nothing else lives here; this module imports nothing of ours.
+
+Every error says what was found, what was expected and what to do next, carries typed fields, survives pickling, and never
+carries a personal value: only names of fields, counts, positions, digests and random references.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
+
+
+@dataclass(eq=False, kw_only=True)
+class PostSaleError(Exception):
+    """Root of every error this library raises on purpose."""
+
+    found: ClassVar[str] = "something went wrong"
+    expected: ClassVar[str] = ""
+    todo: ClassVar[str] = ""
+
+    def __str__(self) -> str:
+        values = self.fields()
+        parts = [self.found.format(**values)]
+        if self.expected:
+            parts.append("expected " + self.expected.format(**values))
+        text = "; ".join(parts) + "."
+        return f"{text} {self.todo.format(**values)}".rstrip()
+
+    def fields(self) -> dict[str, Any]:
+        """The typed fields by name, for programs and for `--json`."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_rebuild, (type(self), self.fields()))
+
+
+def _rebuild(cls: type[PostSaleError], values: dict[str, Any]) -> PostSaleError:
+    return cls(**values)
+
+
+# ---------------------------------------------------------------- input at the boundary
+
+
+@dataclass(eq=False, kw_only=True)
+class InvalidInput(PostSaleError, ValueError):
+    """A value at the boundary is not acceptable. Raise it before anything is stored; it names the field, never the value."""
+
+    what: str  # the model or command
+    field: str
+    reason: str
+    found = "{what}.{field}: {reason}"
+    todo = "Correct this field and send it again; nothing was recorded."
+
+
+@dataclass(eq=False, kw_only=True)
+class UnknownWireName(PostSaleError):
+    """A stored or offered event names a kind that is not registered: never skipped, never imported by name."""
+
+    wire_name: str
+    position: int | None = None
+    found = "event kind {wire_name!r} (position {position})"
+    expected = "a wire name registered by an imported module"
+    todo = "Import the module that declares it, or add an upcaster from this version."
+
+
+@dataclass(eq=False, kw_only=True)
+class UpcastFailed(PostSaleError):
+    """An upcaster raised; the event is named and no state changed."""
+
+    wire_name: str
+    position: int | None
+    reason: str
+    found = "the upcaster from {wire_name!r} failed on position {position} with {reason}"
+    expected = "a pure function that accepts every stored event of that version"
+    todo = "Mend the upcaster; the stored event is unchanged."
+
+
+@dataclass(eq=False, kw_only=True)
+class BadDeclaration(PostSaleError, TypeError):
+    """A class, feature, policy or tool was declared in a way that cannot work. Raised when it is declared, not when it runs."""
+
+    what: str
+    reason: str
+    found = "{what}: {reason}"
+    todo = "Change the declaration."
+
+
+# ---------------------------------------------------------------- the log
+
+
+@dataclass(eq=False, kw_only=True)
+class ContentConflict(PostSaleError):
+    """The same id arrived with different content. The log keeps the first; the second went to quarantine where there is one."""
+
+    tenant: str
+    source: str
+    source_id: str
+    stored_position: int
+    stored_digest: str
+    offered_digest: str
+    quarantine_id: str | None = None
+    found = (
+        "{source} item {source_id!r} with content {offered_digest}, but position {stored_position} holds it with content {stored_digest}"
+    )
+    expected = "the same content for the same id"
+    todo = "If the source corrects items, give each revision an id of its own. Quarantined as {quarantine_id}."
+
+
+@dataclass(eq=False, kw_only=True)
+class VersionConflict(PostSaleError):
+    """Somebody else wrote to the decision lane first."""
+
+    stream: str
+    expected_version: int
+    actual_version: int
+    found = "{stream} is at version {actual_version}"
+    expected = "version {expected_version}"
+    todo = "Load it again and decide again."
+
+
+@dataclass(eq=False, kw_only=True)
+class ConditionFailed(PostSaleError):
+    """An append condition no longer held under the lock: a fact of a listed kind arrived after the position that was read."""
+
+    stream: str
+    wire_name: str
+    after_position: int
+    at_position: int
+    found = "{wire_name} at position {at_position} on {stream}"
+    expected = "no such event after position {after_position}"
+    todo = "Fold the values again and decide again."
+
+
+@dataclass(eq=False, kw_only=True)
+class EventTooLarge(PostSaleError):
+    """An event exceeds the size limit of the log."""
+
+    wire_name: str
+    size_bytes: int
+    limit_bytes: int
+    found = "a {wire_name} of {size_bytes} bytes"
+    expected = "at most {limit_bytes}"
+    todo = "Store the large part elsewhere and record a reference and a digest."
+
+
+@dataclass(eq=False, kw_only=True)
+class LogDamaged(PostSaleError):
+    """Stored bytes do not match their commitment."""
+
+    position: int
+    reason: str
+    found = "position {position}: {reason}"
+    expected = "bytes that match their leaf"
+    todo = "Stop writing, keep the file, compare with a backup: `postsale log verify` lists every wrong event."
+
+
+@dataclass(eq=False, kw_only=True)
+class StoreUnavailable(PostSaleError):
+    """The store cannot be opened or written: disk full, locked for too long, wrong file."""
+
+    url: str
+    reason: str
+    found = "{url}: {reason}"
+    expected = "a writable postsale log"
+    todo = "Nothing was half-written. Mend the cause and try again; ids make the retry safe."
+
+
+@dataclass(eq=False, kw_only=True)
+class Unsupported(PostSaleError):
+    """A URL scheme, format or option that this version does not have."""
+
+    what: str
+    supported: str
+    found = "{what}"
+    expected = "{supported}"
+
+
+@dataclass(eq=False, kw_only=True)
+class MissingExtra(PostSaleError, ImportError):
+    """An optional part is not installed."""
+
+    feature: str
+    extra: str
+    found = "{feature} needs packages that are not installed"
+    todo = "Run: pip install 'postsale[{extra}]'"
+
+
+# ---------------------------------------------------------------- identity and access
+
+
+@dataclass(eq=False, kw_only=True)
+class UnknownCustomer(PostSaleError, LookupError):
+    """No customer is linked to this id in this tenant. The id is not repeated here: it may be an e-mail address."""
+
+    tenant: str
+    found = "tenant {tenant!r} has no customer with the given id"
+    expected = "an id that was recorded or linked"
+    todo = "Run: postsale customer list --tenant {tenant}"
+
+
+@dataclass(eq=False, kw_only=True)
+class UnknownDecision(PostSaleError, LookupError):
+    """No decision has this id in this tenant."""
+
+    tenant: str
+    decision_id: str
+    found = "tenant {tenant!r} has no decision {decision_id}"
+    todo = "Run: postsale decision list --tenant {tenant}"
+
+
+@dataclass(eq=False, kw_only=True)
+class IdentityConflict(PostSaleError):
+    """A link, merge or split contradicts what is linked already."""
+
+    tenant: str
+    reason: str
+    found = "{reason}"
+    todo = "Split or merge first, with a reason; nothing was changed."
+
+
+@dataclass(eq=False, kw_only=True)
+class KeyUnavailable(PostSaleError):
+    """The key vault is missing, locked, or the key was destroyed. Reads are masked; writes of personal data fail closed."""
+
+    what: str
+    reason: str
+    found = "{what}: {reason}"
+    expected = "a readable key vault beside the database"
+    todo = "Restore the key file (mode 0600), or use the database without personal data."
+
+
+@dataclass(eq=False, kw_only=True)
+class SealBroken(PostSaleError):
+    """A sealed field does not open under its key and place: altered, or copied from another row."""
+
+    field: str
+    position: int | None = None
+    found = "sealed field {field!r} at position {position} does not open"
+    expected = "the ciphertext that was sealed for this event, tenant and field"
+    todo = "Run: postsale log verify"
+
+
+@dataclass(eq=False, kw_only=True)
+class NotAllowed(PostSaleError, PermissionError):
+    """The actor may not do this."""
+
+    actor: str
+    action: str
+    reason: str
+    found = "{actor} may not {action}: {reason}"
+
+
+# ---------------------------------------------------------------- agents
+
+
+@dataclass(eq=False, kw_only=True)
+class ApprovalRefused(PostSaleError):
+    """An approval cannot be used: already used, expired, its arguments or the values it was bound to changed."""
+
+    decision_id: str
+    reason: str
+    found = "decision {decision_id}: {reason}"
+    expected = "an open request with unchanged arguments and evidence"
+    todo = "Run: postsale approval list"
+
+
+@dataclass(eq=False, kw_only=True)
+class ToolUnreachable(PostSaleError):
+    """Something tried to reach a tool in replay, rebuild, import or audit. Loud on purpose: this is a defect in the caller."""
+
+    tool: str
+    during: str
+    found = "an attempt to call {tool} during {during}"
+    expected = "no effect to leave"
+    todo = "Move the call into a tool that the outbox dispatches."
+
+
+@dataclass(eq=False, kw_only=True)
+class ReplayDiverged(PostSaleError):
+    """Re-running a decision gave other bytes than were recorded."""
+
+    decision_id: str
+    where: str
+    recorded: str
+    regenerated: str
+    found = "decision {decision_id} differs at {where}: regenerated {regenerated}"
+    expected = "recorded {recorded}"
+    todo = "Install the decider version the decision names, or look for a clock, random number or lookup in the decider."
+
+
+@dataclass(eq=False, kw_only=True)
+class PolicyInvalid(PostSaleError):
+    """A policy file does not pass validation."""
+
+    policy: str
+    where: str
+    reason: str
+    found = "policy {policy!r}, {where}: {reason}"
+    todo = "Correct the file; the active policy is unchanged."
+
+
+# ---------------------------------------------------------------- ingest
+
+
+@dataclass(eq=False, kw_only=True)
+class MappingInvalid(PostSaleError):
+    """A mapping file, or the file it is applied to, does not fit."""
+
+    mapping: str
+    where: str
+    reason: str
+    found = "mapping {mapping!r}, {where}: {reason}"
+    todo = "Correct the mapping; nothing was recorded."

@@ -1,0 +1,149 @@
+"""What every log promises, in types. No implementation lives here.
+
+A store keeps bytes: it neither opens sealed fields nor knows kinds of events. It may import `events` and `errors` only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+from uuid import UUID
+
+from postsale.errors import PostSaleError
+from postsale.events import Lane, NewEvent, StoredEvent, StreamId
+
+
+@dataclass(frozen=True, slots=True)
+class StreamAt:
+    """Append condition: the decision lane of `stream` is at exactly `version` (0: it has no event)."""
+
+    stream: StreamId
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class NoneSince:
+    """Append condition: no fact of these kinds (wire names without version) on these streams after `position`."""
+
+    streams: tuple[StreamId, ...]
+    kinds: frozenset[str]
+    position: int
+
+
+Condition = StreamAt | NoneSince
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """Events that are stored all or none, under conditions. The order is the order of their positions.
+
+    Decision-lane events of one stream in one submission carry expected versions n, n + 1, ….
+    """
+
+    events: tuple[NewEvent, ...]
+    conditions: tuple[Condition, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """The result of one submission. `stored` is False when it was there already; the positions are then the first ones."""
+
+    positions: tuple[int, ...]
+    versions: tuple[int, ...]
+    recorded_at_us: tuple[int, ...]
+    stored: bool
+
+
+Outcome = Appended | PostSaleError
+"""A submission's own result: a failure is returned, not raised, so that it never fails its neighbours."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Query:
+    """Which events, in which order. Every field narrows; the empty query is the whole log, forward."""
+
+    tenant: str | None = None
+    category: str | None = None
+    streams: tuple[StreamId, ...] = ()  # any of these
+    lane: Lane | None = None
+    kinds: frozenset[str] = frozenset()  # wire names without version; any of these
+    after: int = 0  # position, exclusive
+    upto: int | None = None  # position, inclusive
+    known_at_us: int | None = None  # recorded_at, inclusive: a prefix of positions
+    as_of_us: int | None = None  # occurred_at, inclusive
+    backward: bool = False
+    limit: int | None = None
+
+
+class Store(Protocol):
+    """The log. Thread-safe. After `append` returns, what it acknowledged survives SIGKILL.
+
+    Per submission, decided under one lock:
+    1. First event's id is there: every id is there with equal `content_mac` → Appended(stored=False) with the original
+       positions; else ContentConflict. (Checked before versions: a retry after a lost answer is a success.)
+    2. A condition or expected version does not hold → ConditionFailed or VersionConflict.
+    3. An event beyond `limit_bytes` (header + data) → EventTooLarge.
+    4. Positions are max + 1 …; `recorded_at` = max(now, last + 1 µs); a fact's version is its position; leaf indexes are
+       gapless per tenant; salts are 16 fresh random bytes.
+    """
+
+    @property
+    def log_id(self) -> str:
+        """Random id of this log, made when it was created."""
+        ...
+
+    def append(self, submissions: Sequence[Submission]) -> list[Outcome]:
+        """Store each submission, atomically each, in order; one outcome each. Raises StoreUnavailable only for the whole."""
+        ...
+
+    def read(self, query: Query) -> Iterator[StoredEvent]:
+        """Events of a consistent snapshot taken at the first `next`, ordered by position. Memory is bounded."""
+        ...
+
+    def head(self) -> int:
+        """Position of the newest event, 0 for an empty log."""
+        ...
+
+    def versions(self, streams: Sequence[StreamId]) -> list[int]:
+        """Decision-lane versions, 0 where there is no event, in the order asked."""
+        ...
+
+    def find(self, tenant: str, event_id: UUID) -> StoredEvent | None:
+        """The event with this id in this tenant."""
+        ...
+
+    def latest(self, streams: Sequence[StreamId]) -> list[StoredEvent | None]:
+        """The newest decision-lane event of each stream, in the order asked. One round trip."""
+        ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuarantineItem:
+    """Input that was not recorded, kept until a person retries or drops it. `body` is sealed: it may hold personal data."""
+
+    id: str  # 32 hex digits, derived from tenant, source, item and reason: the same failure is kept once
+    tenant: str
+    source: str
+    reason: str  # names fields, never values
+    received_at_us: int
+    body: bytes
+    status: str = "waiting"  # waiting | recorded | dropped
+
+
+class Quarantine(Protocol):
+    """Where refused input waits. Beside the log, not in it: nothing here is a fact."""
+
+    def put(self, items: Sequence[QuarantineItem]) -> int:
+        """Keep items; one whose id is there already is not kept twice. Returns how many were new."""
+        ...
+
+    def items(self, tenant: str, *, status: str | None = "waiting") -> Iterator[QuarantineItem]:
+        """Items by arrival, oldest first."""
+        ...
+
+    def settle(self, tenant: str, id: str, status: str) -> bool:
+        """Set the status; False when there is no such item in this tenant."""
+        ...
