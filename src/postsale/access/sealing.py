@@ -74,12 +74,12 @@ MaySee = Callable[[StreamId, str, str], bool]
 """(stream, subject, field) -> whether this reader may see it. Asked at each unsealing, so that a revoked right counts at once."""
 
 
-def everything(stream: StreamId, subject: str, field: str) -> bool:
+def everything(*_: object) -> bool:
     """The embedded default: whoever can read the 0600 key file may unseal."""
     return True
 
 
-def nothing(stream: StreamId, subject: str, field: str) -> bool:
+def nothing(*_: object) -> bool:
     """For auditors without the right to unseal."""
     return False
 
