@@ -9,7 +9,7 @@ from uuid import UUID
 
 from postsale.aggregates import decisions as d
 from postsale.aggregates.customer import CustomerAggregate, Effect, OpenDecision
-from postsale.aggregates.identity import ALIASES, AliasMoved, ContactAdded, MergedInto, SplitFrom, StreamJoined, StreamParted
+from postsale.aggregates.identity import ALIASES, ContactAdded, MergedInto, SplitFrom, StreamJoined, StreamParted
 from postsale.errors import ApprovalRefused, IdentityConflict, InvalidInput, UnknownDecision
 from postsale.events import StreamId, derive_id
 
@@ -197,7 +197,3 @@ def split(
         raise IdentityConflict(tenant=survivor.stream.tenant, reason="these two are not merged with each other")
     parted = tuple(StreamParted(category=s.category, id=s.id, reason=reason) for s in other.fact_streams)
     return parted, (SplitFrom(survivor=survivor.ref, reason=reason),)
-
-
-def move_alias(ref: str, account: str, previous: str, why: str, reason: str) -> AliasMoved:
-    return AliasMoved(ref=ref, account=account, previous_account=previous, why="merge" if why == "merge" else "split", reason=reason)
