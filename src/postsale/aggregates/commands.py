@@ -9,7 +9,7 @@ from uuid import UUID
 
 from postsale.aggregates import decisions as d
 from postsale.aggregates.customer import CustomerAggregate, Effect, OpenDecision
-from postsale.aggregates.identity import ALIASES, ContactAdded, MergedInto, SplitFrom, StreamJoined, StreamParted
+from postsale.aggregates.identity import ALIASES, MergedInto, SplitFrom, StreamJoined, StreamParted
 from postsale.errors import ApprovalRefused, IdentityConflict, InvalidInput, UnknownDecision
 from postsale.events import StreamId, derive_id
 
@@ -160,10 +160,6 @@ def close_case(c: CustomerAggregate, case_id: UUID, result: str, reason: str) ->
 # ---------------------------------------------------------------- identity
 
 
-def add_contact(c: CustomerAggregate, contact: str) -> tuple[d.CustomerEvent, ...]:
-    return () if contact in c.contacts else (ContactAdded(contact=contact),)
-
-
 def join_alias(c: CustomerAggregate, blind: str) -> tuple[d.CustomerEvent, ...]:
     """Facts that waited under an alias belong to this customer."""
     if StreamId(c.stream.tenant, ALIASES, blind) in c.joined:
@@ -183,8 +179,7 @@ def merge(
     if other.merged_into or survivor.merged_into:
         raise IdentityConflict(tenant=tenant, reason="one of the two is merged into another customer already")
     joined = tuple(StreamJoined(category=s.category, id=s.id, why="merge", reason=reason) for s in other.fact_streams)
-    contacts = tuple(ContactAdded(contact=x) for x in sorted(other.contacts - survivor.contacts))
-    return (*joined, *contacts), (MergedInto(survivor=survivor.ref, reason=reason),)
+    return joined, (MergedInto(survivor=survivor.ref, reason=reason),)
 
 
 def split(

@@ -12,7 +12,7 @@ from typing import Any, TypeVar, assert_never
 from uuid import UUID
 
 from postsale.aggregates import decisions as d
-from postsale.aggregates.identity import ContactAdded, MergedInto, SplitFrom, StreamJoined, StreamParted, customer_stream
+from postsale.aggregates.identity import MergedInto, SplitFrom, StreamJoined, StreamParted, customer_stream
 from postsale.events import Lane, StoredEvent, StreamId, decode, to_us
 
 MAX_TOUCHES = 64  # a frequency cap cannot ask for more
@@ -107,7 +107,6 @@ class CustomerAggregate:
     facts: Mapping[str, KindSummary] = field(default_factory=lambda: _EMPTY)  # by kind
     joined: tuple[StreamId, ...] = ()  # other streams whose facts count here
     merged_into: str | None = None
-    contacts: frozenset[str] = frozenset()
     consents: Mapping[tuple[str, str], bool] = field(default_factory=lambda: _EMPTY)  # (channel, purpose); absent is no
     triggers: Mapping[tuple[str, str], UUID] = field(default_factory=lambda: _EMPTY)  # (agent, condition): the newest
     pending: Mapping[UUID, PendingTrigger] = field(default_factory=lambda: _EMPTY)
@@ -219,8 +218,6 @@ def _evolve(c: CustomerAggregate, event: d.CustomerEvent, stored: StoredEvent) -
             return c if case is None else replace(c, cases={**c.cases, case_id: replace(case, stage=stage, stage_since_us=at)})
         case d.RiskCaseClosed(case_id=case_id):
             return replace(c, cases=_without(c.cases, case_id))
-        case ContactAdded(contact=contact):
-            return replace(c, contacts=c.contacts | {contact})
         case StreamJoined(category=category, id=id_):
             stream = StreamId(c.stream.tenant, category, id_)
             return c if stream in c.joined else replace(c, joined=(*c.joined, stream))

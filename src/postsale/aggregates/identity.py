@@ -57,13 +57,6 @@ class AliasLinked(Event):
     external_id: Personal[Id]
 
 
-class ContactAdded(Event):
-    """A person belongs to this account."""
-
-    wire_name: ClassVar[str] = "identity/contact-added@1"
-    contact: Ref
-
-
 class StreamJoined(Event):
     """Facts on this stream belong to the customer from now on, those recorded before too."""
 

@@ -33,6 +33,8 @@ from postsale.events import (
 )
 from postsale.store.contract import Appended, Condition, Query, Store, Submission
 
+_RACES = 20
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cause:
