@@ -182,7 +182,9 @@ class Recorder:
             stream = customer_stream(tenant, subject)
         events: list[NewEvent] = []
         for external in needs:
-            draft = self._directory.link_draft(places[external].alias, external, ref=refs[external], account=stream.id, at_us=now_us, cause=cause)
+            draft = self._directory.link_draft(
+                places[external].alias, external, ref=refs[external], account=stream.id, at_us=now_us, cause=cause
+            )
             events.append(self._log.decision(places[external].alias, 0, draft))
         if (person := entry.contact) is not None:
             subject = refs.get(person) or places[person].subject
