@@ -80,12 +80,15 @@ class Store(Protocol):
     """The log. Thread-safe. After `append` returns, what it acknowledged survives SIGKILL.
 
     Per submission, decided under one lock:
-    1. First event's id is there: every id is there with equal `content_mac` → Appended(stored=False) with the original
-       positions; else ContentConflict. (Checked before versions: a retry after a lost answer is a success.)
+    0. A name, number or digest that no log can hold, or one id twice in the submission → InvalidInput.
+    1. Any event's id is there (ids are unique per tenant): every id is there with equal `content_mac` →
+       Appended(stored=False) with the original positions; else ContentConflict. (Checked before versions: a retry after a
+       lost answer is a success.) Earlier submissions of the same call count.
     2. A condition or expected version does not hold → ConditionFailed or VersionConflict.
     3. An event beyond `limit_bytes` (header + data) → EventTooLarge.
     4. Positions are max + 1 …; `recorded_at` = max(now, last + 1 µs); a fact's version is its position; leaf indexes are
        gapless per tenant; salts are 16 fresh random bytes.
+    A submission without events stores nothing: it only checks its conditions.
     """
 
     @property
@@ -93,12 +96,24 @@ class Store(Protocol):
         """Random id of this log, made when it was created."""
         ...
 
+    @property
+    def quarantine(self) -> Quarantine:
+        """Where refused input of this log waits."""
+        ...
+
     def append(self, submissions: Sequence[Submission]) -> list[Outcome]:
-        """Store each submission, atomically each, in order; one outcome each. Raises StoreUnavailable only for the whole."""
+        """Store each submission, atomically each, in order; one outcome each.
+
+        Raises for the whole call only: StoreUnavailable (nothing is stored), LogDamaged (the log's end is not where its head says).
+        """
         ...
 
     def read(self, query: Query) -> Iterator[StoredEvent]:
-        """Events of a consistent snapshot taken at the first `next`, ordered by position. Memory is bounded."""
+        """Events of a consistent snapshot taken at the first `next`, ordered by position. Memory is bounded.
+
+        Close an iterator that is not read to its end (`contextlib.closing`): it holds its snapshot until then.
+        Raises InvalidInput for a negative limit, LogDamaged for a row that cannot be an event, StoreUnavailable.
+        """
         ...
 
     def head(self) -> int:
