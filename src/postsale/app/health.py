@@ -11,13 +11,11 @@ from typing import Any
 
 from postsale.access import Unsealer
 from postsale.aggregates import decisions as d
-from postsale.aggregates.customer import CustomerAggregate
 from postsale.aggregates.identity import CUSTOMERS, MergedInto, SplitFrom, StreamJoined, StreamParted
 from postsale.app.directory import Directory, Name
 from postsale.events import Lane, StreamId
 from postsale.projections.fold import State, fact_of
 from postsale.projections.health import HealthModel, Score
-from postsale.projections.why import Health, explain_health
 from postsale.store.contract import Query
 from postsale.store.log import Log
 
@@ -52,14 +50,6 @@ class CustomerRow:
             "at_risk": self.at_risk,
             "open_case": self.open_case,
         }
-
-
-def health_of(log: Log, model: HealthModel, customer: CustomerAggregate, as_of_us: int, known_at_us: int) -> Health:
-    """One customer's health, from the log: reads its own writes."""
-    position = log.store.head()
-    query = Query(tenant=customer.stream.tenant, streams=customer.fact_streams, lane=Lane.FACT, as_of_us=as_of_us, known_at_us=known_at_us)
-    facts = [fact_of(stored) for stored in log.store.read(query)]
-    return explain_health(model, facts, as_of_us, known_at_us, position=position)
 
 
 @dataclass(frozen=True, slots=True)

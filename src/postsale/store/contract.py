@@ -6,12 +6,14 @@ A store keeps bytes: it neither opens sealed fields nor knows kinds of events. I
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 from uuid import UUID
 
 from postsale.errors import PostSaleError
 from postsale.events import Lane, NewEvent, StoredEvent, StreamId
+from postsale.store.verify import Evidence
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +132,14 @@ class Store(Protocol):
 
     def latest(self, streams: Sequence[StreamId]) -> list[StoredEvent | None]:
         """The newest decision-lane event of each stream, in the order asked. One round trip."""
+        ...
+
+    def tenants(self) -> list[str]:
+        """Every tenant that has events, by name."""
+        ...
+
+    def evidence(self) -> AbstractContextManager[Evidence]:
+        """What is kept, undecoded, in one consistent snapshot: for `verify`."""
         ...
 
     def close(self) -> None: ...
