@@ -55,8 +55,8 @@ class Views(Protocol):
         """
         ...
 
-    def drop(self, view: str) -> None:
-        """Forget the rows and the checkpoint; nothing happens when it is not there."""
+    def drop(self, *views: str) -> None:
+        """Forget the rows and the checkpoints of these views, in one transaction; one that is not there is no error."""
         ...
 
     def views(self) -> list[ViewInfo]:
@@ -111,10 +111,11 @@ class MemoryViews:
                         kept[key] = bytes(value)
             self._checkpoints[view] = checkpoint
 
-    def drop(self, view: str) -> None:
+    def drop(self, *views: str) -> None:
         with self._lock:
-            self._rows.pop(view, None)
-            self._checkpoints.pop(view, None)
+            for view in views:
+                self._rows.pop(view, None)
+                self._checkpoints.pop(view, None)
 
     def views(self) -> list[ViewInfo]:
         with self._lock:
@@ -252,10 +253,11 @@ class SqliteViews:
                     (view, checkpoint),
                 )
 
-    def drop(self, view: str) -> None:
+    def drop(self, *views: str) -> None:
         with self._transaction() as db:
-            db.execute("DELETE FROM rows WHERE view = ?", (view,))
-            db.execute("DELETE FROM checkpoints WHERE view = ?", (view,))
+            for view in views:
+                db.execute("DELETE FROM rows WHERE view = ?", (view,))
+                db.execute("DELETE FROM checkpoints WHERE view = ?", (view,))
 
     def views(self) -> list[ViewInfo]:
         query = """SELECT view, coalesce((SELECT position FROM checkpoints c WHERE c.view = n.view), 0),
