@@ -288,6 +288,31 @@ class ToolUnreachable(PostSaleError):
 
 
 @dataclass(eq=False, kw_only=True)
+class ToolRefused(PostSaleError):
+    """A tool will not do this, now or later: raise it in a tool when nothing happened and a retry is useless.
+
+    `reason` is kept in the log: no personal data in it.
+    """
+
+    tool: str
+    reason: str
+    found = "{tool} refused: {reason}"
+
+
+@dataclass(eq=False, kw_only=True)
+class ToolUnavailable(PostSaleError):
+    """A tool could not act for now: raise it in a tool when certainly nothing happened and a retry may help.
+
+    When something may have happened, raise anything else. `reason` is kept in the log: no personal data in it.
+    """
+
+    tool: str
+    reason: str
+    found = "{tool} is not available: {reason}"
+    todo = "It is tried again later, a bounded number of times."
+
+
+@dataclass(eq=False, kw_only=True)
 class ReplayDiverged(PostSaleError):
     """Re-running a decision gave other bytes than were recorded."""
 

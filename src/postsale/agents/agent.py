@@ -12,7 +12,7 @@ import inspect
 import sys
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -83,15 +83,18 @@ class Agent:
         return AgentSpec(self.name, f"{cls.__module__}:{cls.__qualname__}", decider_digest(cls), package_version())
 
 
-@functools.cache
-def decider_digest(cls: type[Any]) -> str:
+def decider_digest(cls: type[Agent]) -> str:
     """SHA-256, hex, of the source of the deciding modules and of every module that an agent class inherits from.
 
-    A class without source (a prompt) counts by its name alone.
+    A module without source (a prompt) counts by its name alone.
     """
-    names = [*_DECIDING, *(base.__module__ for base in reversed(cls.__mro__) if base is not object)]
+    return _source_digest(tuple(dict.fromkeys([*_DECIDING, *(base.__module__ for base in reversed(cls.__mro__) if base is not object)])))
+
+
+@functools.cache
+def _source_digest(modules: tuple[str, ...]) -> str:
     digest = hashlib.sha256()
-    for name in dict.fromkeys(names):
+    for name in modules:
         module = sys.modules.get(name) or importlib.import_module(name)
         try:
             source = inspect.getsource(module)

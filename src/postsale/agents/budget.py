@@ -12,8 +12,10 @@ from types import MappingProxyType
 from typing import Any, assert_never
 from uuid import UUID
 
+from postsale.aggregates import decisions as d
+from postsale.aggregates.customer import CustomerAggregate
 from postsale.aggregates.decisions import BudgetCommitted, BudgetEvent, BudgetReleased, BudgetReserved
-from postsale.events import StreamId
+from postsale.events import Event, StreamId
 
 _EMPTY: Mapping[Any, Any] = MappingProxyType({})
 
@@ -32,6 +34,7 @@ class BudgetState:
     """What a budget's stream says now. Bounded by periods and open reservations."""
 
     version: int = 0
+    position: int = 0  # of the newest event folded
     periods: Mapping[str, Sums] = field(default_factory=lambda: _EMPTY)
     open: Mapping[UUID, tuple[str, int]] = field(default_factory=lambda: _EMPTY)  # decision -> (period, amount)
 
@@ -45,9 +48,9 @@ def budget_stream(tenant: str, name: str) -> StreamId:
     return StreamId(tenant, "budgets", name)
 
 
-def evolve_budget(state: BudgetState, event: BudgetEvent) -> BudgetState:
-    """Total: a settlement of what is not reserved changes nothing but the version."""
-    state = replace(state, version=state.version + 1)
+def evolve_budget(state: BudgetState, event: BudgetEvent, position: int = 0) -> BudgetState:
+    """Total: a settlement of what is not reserved changes nothing but version and position."""
+    state = replace(state, version=state.version + 1, position=max(state.position, position))
     match event:
         case BudgetReserved(decision_id=id_, period=period, amount_minor=minor):
             if id_ in state.open:
@@ -68,6 +71,33 @@ def evolve_budget(state: BudgetState, event: BudgetEvent) -> BudgetState:
             still = {k: v for k, v in state.open.items() if k != id_}
             return replace(state, periods={**state.periods, period: sums}, open=still)
     assert_never(event)
+
+
+def settlement(customer: CustomerAggregate, event: Event) -> tuple[str, BudgetCommitted | BudgetReleased] | None:
+    """What `event`, about to be appended to this customer, does to the money its decision reserved: (budget, event), or None.
+
+    Spent with the first effect that happened; given back when the last one has certainly not happened.
+    """
+    decision_id = getattr(event, "decision_id", None)
+    known = customer.decisions.get(decision_id) if decision_id is not None else None
+    if known is None or known.reservation is None:
+        return None
+    name = known.reservation.budget
+    effects = known.effects
+    spent = any(e.status == "succeeded" for e in effects.values())
+    match event:
+        case d.EffectSucceeded():
+            return None if spent else (name, BudgetCommitted(decision_id=known.decision_id))
+        case d.EffectFailed(final=True, intent_id=intent) | d.EffectCancelled(intent_id=intent):
+            others = [e for k, e in effects.items() if k != intent]
+            if not spent and all(e.settled for e in others):
+                return name, BudgetReleased(decision_id=known.decision_id, reason="its effect did not happen")
+        case d.ApprovalRejected() | d.ApprovalLapsed():
+            return name, BudgetReleased(decision_id=known.decision_id, reason="it was not approved")
+        case d.DecisionOverridden():
+            if not any(e.status in {"started", "succeeded", "unknown"} or e.ambiguous for e in effects.values()):
+                return name, BudgetReleased(decision_id=known.decision_id, reason="a person set it aside")
+    return None
 
 
 def fold_budget(events: Iterable[BudgetEvent], state: BudgetState | None = None) -> BudgetState:

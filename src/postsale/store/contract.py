@@ -5,15 +5,14 @@ A store keeps bytes: it neither opens sealed fields nor knows kinds of events. I
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 from uuid import UUID
 
 from postsale.errors import PostSaleError
 from postsale.events import Lane, NewEvent, StoredEvent, StreamId
-from postsale.store.verify import Evidence
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +77,53 @@ class Query:
     limit: int | None = None
 
 
+Row = tuple[Any, ...]
+"""A stored event as verification sees it. References (tenant, stream, kind) are whatever hashable value the store keeps; names are
+bytes. Order: position, tenant, stream, lane, version, event_id (16 bytes), kind, occurred_at, recorded_at, content_mac, header,
+data, salt, leaf_index, leaf."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """The store could not read anything from `first` up to and including `last`."""
+
+    first: int
+    last: int
+    reason: str
+
+
+class Evidence(Protocol):
+    """What a store keeps, undecoded, in one consistent snapshot. Values may be of any type: the file may be damaged."""
+
+    def rows(self) -> Iterator[Row | Unreadable]:
+        """Every event by position; in place of rows that cannot be read at all, where they were."""
+        ...
+
+    def ids(self) -> Iterator[tuple[Any, Any, Any, Any] | Unreadable]:
+        """(tenant, event id, position, content_mac) in ascending order of tenant and id."""
+        ...
+
+    def stream(self, ref: Any) -> tuple[Any, bytes, bytes, bytes] | None:
+        """Tenant reference, and the names of tenant, category and id; None when the reference leads nowhere."""
+        ...
+
+    def kind(self, ref: Any) -> tuple[bytes, bytes] | None:
+        """Wire name and schema digest."""
+        ...
+
+    def heads(self) -> Mapping[Any, tuple[bytes, Any, Any]]:
+        """Per tenant reference: name, number of leaves, frontier, as kept in the transaction of the newest append."""
+        ...
+
+    def head(self) -> tuple[Any, Any]:
+        """Position and recorded_at of the newest event, as kept in its transaction."""
+        ...
+
+    def structure(self) -> Iterator[str]:
+        """Damage of the container itself (indexes, pages, missing protection), if it has one."""
+        ...
+
+
 class Store(Protocol):
     """The log. Thread-safe. After `append` returns, what it acknowledged survives SIGKILL.
 
@@ -110,7 +156,7 @@ class Store(Protocol):
         """
         ...
 
-    def read(self, query: Query) -> Iterator[StoredEvent]:
+    def read(self, query: Query) -> Generator[StoredEvent, None, None]:
         """Events of a consistent snapshot taken at the first `next`, ordered by position. Memory is bounded.
 
         Close an iterator that is not read to its end (`contextlib.closing`): it holds its snapshot until then.

@@ -6,17 +6,16 @@ import os
 import secrets
 import threading
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from itertools import islice
 from uuid import UUID
 
 from postsale.errors import InvalidInput, StoreUnavailable
 from postsale.events import Clock, Lane, StoredEvent, StreamId, SystemClock
-from postsale.store.contract import NoneSince, Outcome, Query, Submission
+from postsale.store.contract import NoneSince, Outcome, Query, Row, Submission
 from postsale.store.leaves import Frontier
 from postsale.store.plan import DEFAULT_LIMIT_BYTES, SALT_BYTES, Breach, Id, Key, Known, mentions, plan
 from postsale.store.quarantine import MemoryQuarantine
-from postsale.store.verify import Row
 
 
 class MemoryStore:
@@ -86,7 +85,7 @@ class MemoryStore:
             raise StoreUnavailable(url="memory:", reason="closed")
         return self._lock
 
-    def read(self, query: Query) -> Iterator[StoredEvent]:
+    def read(self, query: Query) -> Generator[StoredEvent, None, None]:
         if query.limit is not None and query.limit < 0:
             raise InvalidInput(what="Query", field="limit", reason="expected 0 or more")
         with self._open():

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from copy import copy
 from itertools import islice
@@ -268,7 +268,7 @@ class SQLiteStore:
                 return
         db.close()
 
-    def read(self, query: Query) -> Iterator[StoredEvent]:
+    def read(self, query: Query) -> Generator[StoredEvent, None, None]:
         with self.snapshot() as db:
             yield from read(db, query)
 

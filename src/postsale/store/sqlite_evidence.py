@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from postsale.store.contract import Row, Unreadable
 from postsale.store.sqlite_schema import code_of, connect, expected_schema, translated, url_of
-from postsale.store.verify import Row, Unreadable
 
 _ROWS: Final = (
     "SELECT position, tenant, stream, lane, version, event_id, kind, occurred_at, recorded_at, content_mac, header, data, salt,"

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
+from postsale.store.contract import Evidence, Row, Store, Unreadable
 from postsale.store.leaves import Frontier, StreamNames, inner_digest, join_commitment, kind_names, leaf_of
 
 MAX_PROBLEMS: Final = 10_000  # a wholly damaged file must not fill the memory with reasons
@@ -21,58 +21,6 @@ _BUCKET: Final = 1_024  # positions per bucket when events and keys are compared
 _MAX_BUCKETS: Final = 256  # buckets looked into when they differ
 _NAMES_HELD: Final = 100_000
 _ROW_IN_INDEX: Final = re.compile(r"row (\d+) missing from index (?:events|decisions)_")
-
-Row = tuple[Any, ...]
-"""A stored event as verification sees it. References (tenant, stream, kind) are whatever hashable value the store keeps; names are
-bytes. Order: position, tenant, stream, lane, version, event_id (16 bytes), kind, occurred_at, recorded_at, content_mac, header,
-data, salt, leaf_index, leaf."""
-
-
-class Evidence(Protocol):
-    """What a store keeps, undecoded, in one consistent snapshot. Values may be of any type: the file may be damaged."""
-
-    def rows(self) -> Iterator[Row | Unreadable]:
-        """Every event by position; in place of rows that cannot be read at all, where they were."""
-        ...
-
-    def ids(self) -> Iterator[tuple[Any, Any, Any, Any] | Unreadable]:
-        """(tenant, event id, position, content_mac) in ascending order of tenant and id."""
-        ...
-
-    def stream(self, ref: Any) -> tuple[Any, bytes, bytes, bytes] | None:
-        """Tenant reference, and the names of tenant, category and id; None when the reference leads nowhere."""
-        ...
-
-    def kind(self, ref: Any) -> tuple[bytes, bytes] | None:
-        """Wire name and schema digest."""
-        ...
-
-    def heads(self) -> Mapping[Any, tuple[bytes, Any, Any]]:
-        """Per tenant reference: name, number of leaves, frontier, as kept in the transaction of the newest append."""
-        ...
-
-    def head(self) -> tuple[Any, Any]:
-        """Position and recorded_at of the newest event, as kept in its transaction."""
-        ...
-
-    def structure(self) -> Iterator[str]:
-        """Damage of the container itself (indexes, pages, missing protection), if it has one."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Unreadable:
-    """The store could not read anything from `first` up to and including `last`."""
-
-    first: int
-    last: int
-    reason: str
-
-
-class Verifiable(Protocol):
-    """A store that can be verified."""
-
-    def evidence(self) -> AbstractContextManager[Evidence]: ...
 
 
 @dataclass(slots=True, kw_only=True)
@@ -90,7 +38,7 @@ class VerifyReport:
         return not self.problems
 
 
-def verify(store: Verifiable, on_progress: Callable[[int], None] | None = None) -> VerifyReport:
+def verify(store: Store, on_progress: Callable[[int], None] | None = None) -> VerifyReport:
     """Check the whole log as it is now. `on_progress` is told the number of events done, every 10,000.
 
     Never raises for what is stored; StoreUnavailable when the store cannot be opened at all.
