@@ -13,7 +13,7 @@ from uuid import UUID
 
 from postsale.aggregates import decisions as d
 from postsale.aggregates.identity import MergedInto, SplitFrom, StreamJoined, StreamParted, customer_stream
-from postsale.events import Lane, StoredEvent, StreamId, decode, to_us
+from postsale.events import SEALED, Lane, StoredEvent, StreamId, decode, iso, to_us
 
 MAX_TOUCHES = 64  # a frequency cap cannot ask for more
 _EMPTY: Mapping[Any, Any] = MappingProxyType({})
@@ -132,6 +132,28 @@ class CustomerAggregate:
         """A field of the newest fact of a kind, or None."""
         summary = self.facts.get(kind)
         return None if summary is None else summary.latest.get(name)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For programs: JSON types, times in RFC 3339; personal fields stay sealed and are left out."""
+        return {
+            "ref": self.ref,
+            "position": self.position,
+            "version": self.version,
+            "facts": {
+                kind: {
+                    "count": s.count,
+                    "first_at": iso(s.first_at_us),
+                    "latest_at": iso(s.latest_at_us),
+                    "latest": {k: v for k, v in s.latest.items() if not (isinstance(v, dict) and SEALED in v)},
+                }
+                for kind, s in sorted(self.facts.items())
+            },
+            "joined": [str(stream) for stream in self.joined],
+            "merged_into": self.merged_into,
+            "consents": [{"channel": c, "purpose": p, "given": given} for (c, p), given in sorted(self.consents.items())],
+            "open_decisions": [{"id": str(k), "agent": o.agent, "disposition": o.disposition} for k, o in self.decisions.items()],
+            "open_cases": [{"id": str(k), "stage": c.stage, "since": iso(c.stage_since_us)} for k, c in self.cases.items()],
+        }
 
     def may_contact(self, channel: str, purpose: str) -> bool:
         return self.consents.get((channel, purpose), False)

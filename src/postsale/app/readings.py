@@ -15,6 +15,7 @@ from postsale.aggregates.customer import CustomerAggregate, evolve_decision, evo
 from postsale.aggregates.decisions import Scalar
 from postsale.aggregates.identity import CUSTOMERS
 from postsale.events import DAY_US, MAX_INT, Header, Lane, Origin, StoredEvent, StreamId
+from postsale.projections.bulk import read_facts
 from postsale.projections.fold import Fact, FeatureValues, State, fact_of
 from postsale.projections.health import HealthModel, Score
 from postsale.projections.why import TREND_DAYS, Health, direction, explain_health
@@ -41,17 +42,22 @@ class Subject:
     newest: Newest | None
 
 
-def facts_of(log: Log, customer: CustomerAggregate, as_of_us: int | None, known_at_us: int | None) -> list[StoredEvent]:
-    """A customer's facts over all its streams, by position."""
-    query = Query(tenant=customer.stream.tenant, streams=customer.fact_streams, lane=Lane.FACT, as_of_us=as_of_us, known_at_us=known_at_us)
-    return list(log.store.read(query))
+def health_of(
+    log: Log, model: HealthModel, customer: CustomerAggregate, *, as_of_us: int | None = None, known_at_us: int | None = None
+) -> Health:
+    """One customer's health, from the log: it has seen every fact acknowledged before.
 
-
-def health_of(log: Log, model: HealthModel, customer: CustomerAggregate, as_of_us: int, known_at_us: int) -> Health:
-    """One customer's health, from the log: it has seen every fact acknowledged before."""
-    position = log.store.head()
-    facts = [fact_of(stored) for stored in facts_of(log, customer, as_of_us, known_at_us)]
-    return explain_health(model, facts, as_of_us, known_at_us, position=position)
+    Without `as_of_us` it is now, or the newest fact's time where a source's clock is a little ahead; without `known_at_us` it is
+    everything that is recorded.
+    """
+    newest = next(iter(log.store.read(Query(backward=True, limit=1))), None)
+    now_us = log.clock.now_us()
+    facts = read_facts(log.store, customer.fact_streams, as_of_us=as_of_us, known_at_us=known_at_us)
+    if as_of_us is None:
+        as_of_us = max([now_us, *(f.occurred_at_us for f in facts)])
+    if known_at_us is None:
+        known_at_us = max(now_us, newest.recorded_at_us if newest else 0)
+    return explain_health(model, facts, as_of_us, known_at_us, position=newest.position if newest else 0)
 
 
 class Readings:
@@ -70,17 +76,17 @@ class Readings:
 
     def read(self, customer: CustomerAggregate, at_us: int) -> HealthReading:
         """The reading of one customer at a time, from the log."""
-        stored = facts_of(self._log, customer, at_us, None)
-        facts = [fact_of(s) for s in stored]
+        facts = read_facts(self._log.store, customer.fact_streams, as_of_us=at_us)
         health = explain_health(self._model, facts, at_us, MAX_INT)
         values = self._model.fold.finish(self._model.fold.fold(facts), at_us)
-        return self._reading(values, health.score, health.band, health.trend.direction, max((s.position for s in stored), default=0))
+        return self._reading(values, health.score, health.band, health.trend.direction, facts[-1].position if facts else 0)
 
     def subject(self, stream: StreamId, at_us: int) -> Subject:
         """One customer, read from the log."""
         customer = self._log.customer(stream)
-        stored = facts_of(self._log, customer, at_us, None)
-        return Subject(customer, self.read(customer, at_us), _newest(stored[-1]) if stored else None)
+        newest = Query(streams=customer.fact_streams, lane=Lane.FACT, as_of_us=at_us, backward=True, limit=1)
+        last = next(iter(self._log.store.read(newest)), None)
+        return Subject(customer, self.read(customer, at_us), None if last is None else _newest(last))
 
     def subjects(self, tenant: str, at_us: int) -> Iterator[Subject]:
         """Every customer of a tenant in one pass over its events; customers that are part of another one are left out.

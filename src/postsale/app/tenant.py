@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -18,12 +19,18 @@ from postsale.aggregates.decisions import CommandIssued
 from postsale.aggregates.identity import ExternalId, customer_stream
 from postsale.aggregates.signals import Signal
 from postsale.app.directory import as_external
-from postsale.app.recorder import Entry, Receipt, RecordReport
+from postsale.app.health import CustomerRow, customer_rows
+from postsale.app.importing import Importer, ImportReport, Refused
+from postsale.app.readings import health_of
+from postsale.app.recorder import FUTURE_US, Entry, Receipt, RecordReport
 from postsale.audit.explain import Explanation, explain
 from postsale.errors import IdentityConflict, InvalidInput
 from postsale.events import Actor, Event, Origin, Recorded, StreamId, to_us
+from postsale.ingest import Mapping
+from postsale.ingest.sources import Kind
 from postsale.projections.journal import Entry as Decision
 from postsale.projections.journal import awaiting, read_journal
+from postsale.projections.why import Health
 from postsale.store.contract import Query
 from postsale.store.log import Cause
 
@@ -73,6 +80,28 @@ class Tenant:
     def _source(signal: Signal) -> Cause:
         return Cause(actor=Actor("source", signal.source))
 
+    # ------------------------------------------------------------ files in
+
+    def ingest(
+        self, kind: Kind, path: Path | str, mapping: Path | str | None = None, *, on_progress: Callable[[int], None] | None = None
+    ) -> ImportReport:
+        """Import a file: `stripe`, `cloudevents`, or `table` with a mapping file. Safe to repeat; raises no trigger.
+
+        recorded + duplicates + quarantined + ignored = items. Raises InvalidInput or MappingInvalid for the file as a whole.
+        """
+        return self._importer().file(kind, Path(path), None if mapping is None else Mapping.load(Path(mapping)), on_progress)
+
+    def quarantine(self) -> list[Refused]:
+        """What was refused and waits, oldest first; bodies stay sealed."""
+        return self._importer().waiting()
+
+    def retry_quarantine(self, ids: Sequence[str] | None = None, *, mapping: Path | str | None = None) -> dict[str, int]:
+        """Try refused items again, all by default; rows of tables need the (corrected) mapping."""
+        return self._importer().retry(ids, None if mapping is None else Mapping.load(Path(mapping)))
+
+    def _importer(self) -> Importer:
+        return Importer(self._ps.log, self._ps.recorder, self.name)
+
     # ------------------------------------------------------------ identity
 
     def link(self, external: ExternalId, customer: Customer) -> bool:
@@ -103,6 +132,18 @@ class Tenant:
         """The customer's state: true at `as_of`, as known at `known_at`. Raises UnknownCustomer."""
         stream = self._ps.directory.customer(self.name, customer)
         return self._ps.log.customer(stream, as_of_us=_us(as_of), known_at_us=_us(known_at))
+
+    def health(self, customer: Customer, *, as_of: datetime | None = None, known_at: datetime | None = None) -> Health:
+        """The customer's health, with `why()`. Reads the log itself: it has seen every write acknowledged before."""
+        aggregate = self.customer(customer, as_of=as_of, known_at=known_at)
+        return health_of(self._ps.log, self._ps.model, aggregate, as_of_us=_us(as_of), known_at_us=_us(known_at))
+
+    def customers(self, *, at_risk: bool = False, as_of: datetime | None = None, known_at: datetime | None = None) -> list[CustomerRow]:
+        """Every customer with its score, the least healthy first; `at_risk`: only band poor or with an open risk case."""
+        ps = self._ps
+        as_of_us = ps.clock.now_us() + FUTURE_US if as_of is None else to_us(as_of)  # facts may be ahead of our clock by so much
+        rows = customer_rows(ps.log, ps.directory, ps.model, self.name, as_of_us, _us(known_at), ps.unsealer)
+        return [row for row in rows if row.at_risk] if at_risk else rows
 
     def timeline(self, customer: Customer, *, as_of: datetime | None = None, known_at: datetime | None = None) -> list[Recorded[Event]]:
         """Every event of the customer, both lanes, in the order in which it was recorded; personal fields as you may see them."""

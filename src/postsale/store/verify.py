@@ -37,6 +37,16 @@ class VerifyReport:
     def ok(self) -> bool:
         return not self.problems
 
+    def to_dict(self) -> dict[str, Any]:
+        """For programs."""
+        return {
+            "ok": self.ok,
+            "events": self.events,
+            "roots": {tenant: {"size": size, "root": root} for tenant, (size, root) in self.roots.items()},
+            "problems": [{"position": position, "reason": reason} for position, reason in self.problems],
+            "truncated": self.truncated,
+        }
+
 
 def verify(store: Store, on_progress: Callable[[int], None] | None = None) -> VerifyReport:
     """Check the whole log as it is now. `on_progress` is told the number of events done, every 10,000.
