@@ -169,6 +169,18 @@ class StoreUnavailable(PostSaleError):
 
 
 @dataclass(eq=False, kw_only=True)
+class ViewMoved(PostSaleError):
+    """Somebody else moved a view's checkpoint: this writer was paused, or the view was dropped meanwhile. Nothing was written."""
+
+    view: str
+    expected_checkpoint: int
+    actual_checkpoint: int
+    found = "view {view!r} is at position {actual_checkpoint}"
+    expected = "position {expected_checkpoint}"
+    todo = "Read the view again and fold on from there; the log has every event."
+
+
+@dataclass(eq=False, kw_only=True)
 class Unsupported(PostSaleError):
     """A URL scheme, format or option that this version does not have."""
 
@@ -276,6 +288,31 @@ class ToolUnreachable(PostSaleError):
     found = "an attempt to call {tool} during {during}"
     expected = "no effect to leave"
     todo = "Move the call into a tool that the outbox dispatches."
+
+
+@dataclass(eq=False, kw_only=True)
+class ToolRefused(PostSaleError):
+    """A tool will not do this, now or later: raise it in a tool when nothing happened and a retry is useless.
+
+    `reason` is kept in the log: no personal data in it.
+    """
+
+    tool: str
+    reason: str
+    found = "{tool} refused: {reason}"
+
+
+@dataclass(eq=False, kw_only=True)
+class ToolUnavailable(PostSaleError):
+    """A tool could not act for now: raise it in a tool when certainly nothing happened and a retry may help.
+
+    When something may have happened, raise anything else. `reason` is kept in the log: no personal data in it.
+    """
+
+    tool: str
+    reason: str
+    found = "{tool} is not available: {reason}"
+    todo = "It is tried again later, a bounded number of times."
 
 
 @dataclass(eq=False, kw_only=True)

@@ -12,7 +12,7 @@ from postsale.aggregates import decisions as d
 from postsale.aggregates.customer import CustomerAggregate, Effect, OpenDecision
 from postsale.aggregates.identity import ALIASES, MergedInto, SplitFrom, StreamJoined, StreamParted
 from postsale.errors import ApprovalRefused, IdentityConflict, InvalidInput, UnknownDecision
-from postsale.events import StreamId, derive_id
+from postsale.events import StreamId, derive_id, to_us
 
 
 def give_consent(c: CustomerAggregate, channel: str, purpose: str, evidence: str) -> tuple[d.CustomerEvent, ...]:
@@ -28,10 +28,15 @@ def withdraw_consent(c: CustomerAggregate, channel: str, purpose: str, evidence:
 
 
 def raise_trigger(c: CustomerAggregate, trigger_id: UUID, raised: d.TriggerRaised) -> tuple[d.CustomerEvent, ...]:
-    """The same cause raises a trigger once."""
-    if c.triggers.get((raised.agent, raised.condition)) == trigger_id:
+    """The same cause raises a trigger once, and a condition that is up already does not rise again until it is cleared."""
+    edge = (raised.agent, raised.condition)
+    if c.triggers.get(edge) == trigger_id or (raised.cause != "command" and edge in c.up):
         return ()
     return (raised,)
+
+
+def clear_trigger(c: CustomerAggregate, cleared: d.TriggerCleared) -> tuple[d.CustomerEvent, ...]:
+    return (cleared,) if (cleared.agent, cleared.condition) in c.up else ()
 
 
 # ---------------------------------------------------------------- approvals
@@ -112,14 +117,21 @@ def override(c: CustomerAggregate, decision_id: UUID, *, by: str, reason: str) -
 # ---------------------------------------------------------------- effects and outcomes
 
 
-def effects_due(c: CustomerAggregate, now_us: int) -> tuple[tuple[OpenDecision, Effect], ...]:
-    """Effects a worker may take now: ready, due for another attempt, or left started by a crash."""
-    return tuple(
-        (o, e)
-        for o in c.decisions.values()
-        for e in o.effects.values()
-        if e.status in {"ready", "started"} or (e.status == "retry" and e.retry_at_us <= now_us)
-    )
+def effects_due(c: CustomerAggregate, now_us: int, *, abandoned_after_us: int = 0) -> tuple[tuple[OpenDecision, Effect], ...]:
+    """Effects a worker may take now: ready and due, due for another attempt, or started so long ago that its worker is gone."""
+    return tuple((o, e) for o in c.decisions.values() for e in o.effects.values() if effect_due_us(e, abandoned_after_us) <= now_us)
+
+
+def effect_due_us(e: Effect, abandoned_after_us: int = 0) -> float:
+    """When a worker may take this effect; infinity for one that waits for a person or is settled."""
+    match e.status:
+        case "ready":
+            return to_us(e.intent.due_at)
+        case "started":
+            return e.started_at_us + abandoned_after_us
+        case "retry":
+            return max(e.retry_at_us, to_us(e.intent.due_at))
+    return float("inf")
 
 
 def start_effect(c: CustomerAggregate, decision_id: UUID, intent_id: UUID) -> tuple[d.CustomerEvent, ...]:

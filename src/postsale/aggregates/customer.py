@@ -41,6 +41,8 @@ class Effect:
     status: str
     attempt: int = 0
     retry_at_us: int = 0
+    started_at_us: int = 0  # of the newest attempt
+    ambiguous: bool = False  # an earlier attempt may have acted: a failure now is not certain
 
     @property
     def settled(self) -> bool:
@@ -61,6 +63,8 @@ class OpenDecision:
     outcome_kinds: tuple[str, ...]
     outcome_by_us: int | None
     success: UUID | None = None  # the first fact that counts as success, in time
+    reservation: d.Reservation | None = None
+    trigger_id: UUID | None = None
 
     @property
     def done(self) -> bool:
@@ -110,6 +114,7 @@ class CustomerAggregate:
     merged_into: str | None = None
     consents: Mapping[tuple[str, str], bool] = field(default_factory=lambda: _EMPTY)  # (channel, purpose); absent is no
     triggers: Mapping[tuple[str, str], UUID] = field(default_factory=lambda: _EMPTY)  # (agent, condition): the newest
+    up: frozenset[tuple[str, str]] = frozenset()  # (agent, condition) that rose and has not been cleared
     pending: Mapping[UUID, PendingTrigger] = field(default_factory=lambda: _EMPTY)
     decisions: Mapping[UUID, OpenDecision] = field(default_factory=lambda: _EMPTY)  # open ones
     touches: tuple[Touch, ...] = ()
@@ -180,8 +185,11 @@ def _evolve(c: CustomerAggregate, event: d.CustomerEvent, stored: StoredEvent) -
             return replace(
                 c,
                 triggers={**c.triggers, (agent, condition): stored.event_id},
+                up=c.up if event.cause == "command" else c.up | {(agent, condition)},
                 pending={**c.pending, stored.event_id: pending},
             )
+        case d.TriggerCleared(agent=agent, condition=condition):
+            return replace(c, up=c.up - {(agent, condition)})
         case d.DecisionRecorded():
             return _decided(c, event, stored)
         case d.ApprovalGranted(decision_id=id_):
@@ -195,10 +203,11 @@ def _evolve(c: CustomerAggregate, event: d.CustomerEvent, stored: StoredEvent) -
         case d.ConsentWithdrawn(channel=channel, purpose=purpose):
             return replace(c, consents={**c.consents, (channel, purpose): False})
         case d.EffectStarted(decision_id=id_, intent_id=intent, attempt=attempt):
-            return _effect(c, id_, intent, status="started", attempt=attempt)
+            return _started(c, id_, intent, attempt, at)
         case d.EffectSucceeded(decision_id=id_, intent_id=intent):
             return _effect(c, id_, intent, status="succeeded")
         case d.EffectFailed(decision_id=id_, intent_id=intent, final=False, retry_at=retry_at):
+            c = _ambiguous(c, id_, intent) if event.ambiguous else c
             return _effect(c, id_, intent, status="retry", retry_at_us=to_us(retry_at) if retry_at else 0)
         case d.EffectFailed(decision_id=id_, intent_id=intent):
             return _effect(c, id_, intent, status="failed")
@@ -244,6 +253,8 @@ def _decided(c: CustomerAggregate, event: d.DecisionRecorded, stored: StoredEven
         bound_to=event.bound_to,
         outcome_kinds=event.outcome_kinds,
         outcome_by_us=to_us(event.outcome_by) if event.outcome_by and event.disposition in {"acted", "awaiting"} else None,
+        reservation=event.reservation,
+        trigger_id=event.trigger_id,
     )
     touches = c.touches
     if event.disposition in {"acted", "awaiting"}:
@@ -275,6 +286,18 @@ def _effect(c: CustomerAggregate, decision_id: UUID, intent_id: UUID, **changes:
     # A decision none of whose effects happened has failed; one that reached the customer has acted. What a person set aside stays so.
     failed = known.disposition != "suppressed" and all(e.status in {"failed", "cancelled"} for e in effects.values())
     return _put(c, replace(known, effects=effects, disposition="failed" if failed else known.disposition))
+
+
+def _started(c: CustomerAggregate, decision_id: UUID, intent_id: UUID, attempt: int, at_us: int) -> CustomerAggregate:
+    known = c.decisions.get(decision_id)
+    before = known.effects.get(intent_id) if known else None
+    if before is not None and before.status == "started":  # the attempt before it broke off without a result
+        c = _ambiguous(c, decision_id, intent_id)
+    return _effect(c, decision_id, intent_id, status="started", attempt=attempt, started_at_us=at_us)
+
+
+def _ambiguous(c: CustomerAggregate, decision_id: UUID, intent_id: UUID) -> CustomerAggregate:
+    return _effect(c, decision_id, intent_id, ambiguous=True)
 
 
 def _touches(c: CustomerAggregate, decision: OpenDecision) -> tuple[Touch, ...]:

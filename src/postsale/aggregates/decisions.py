@@ -41,6 +41,15 @@ class TriggerRaised(Event):
     depth: Count = 0  # causation depth of the cause; facts from outside are 0
 
 
+class TriggerCleared(Event):
+    """A condition that had raised a trigger is no longer true: its next rise is a new trigger."""
+
+    wire_name: ClassVar[str] = "agent/trigger-cleared@1"
+    agent: Id
+    condition: Id
+    causing_event: UUID
+
+
 class CommandIssued(Event):
     """A person or a system asked for something to be done about this customer."""
 
@@ -89,6 +98,15 @@ class Offer(Part):
     currency: Currency
     terms: Text
     authority_limit_minor: AmountMinor  # above this a person decides
+
+
+class Reservation(Part):
+    """Money of a budget's period that a decision sets aside until its effect is settled."""
+
+    budget: Id
+    period: Id  # such as 2026-11
+    amount_minor: AmountMinor
+    currency: Currency
 
 
 class EffectIntent(Part):
@@ -144,6 +162,7 @@ class DecisionRecorded(Event):
     must_not_have_changed: tuple[Id, ...] = ()
     outcome_kinds: tuple[Id, ...] = ()  # facts that count as success
     outcome_by: UtcDatetime | None = None  # until when
+    reservation: Reservation | None = None  # made in the same append, on the budget's stream
 
 
 # ---------------------------------------------------------------- people
@@ -240,6 +259,7 @@ class EffectFailed(Event):
     final: bool
     reason: Text
     retry_at: UtcDatetime | None = None
+    ambiguous: bool = False  # the tool may have acted nevertheless: it timed out, broke off, or answered garbage
 
 
 class EffectUnknown(Event):
@@ -332,6 +352,7 @@ BudgetEvent = BudgetReserved | BudgetCommitted | BudgetReleased
 
 CustomerEvent = (
     TriggerRaised
+    | TriggerCleared
     | CommandIssued
     | DecisionRecorded
     | ApprovalGranted

@@ -59,6 +59,15 @@ class AccountProfiled(Signal):
     starts_at: UtcDatetime | None = None  # when the relationship began
 
 
+class AccountChurned(Signal):
+    """The CRM closed the account as lost. Its word beside billing's: subscriptions end by SubscriptionEnded; the two may differ."""
+
+    wire_name: ClassVar[str] = "crm/account-churned@1"
+    reason: Id | None = None
+    avoidable: bool | None = None  # None: the source does not say
+    comment: Personal[Text] | None = None
+
+
 class OpportunityStageChanged(Signal):
     """A deal with the customer moved."""
 

@@ -78,8 +78,8 @@ class Directory:
             places[external] = Place(stream, event if isinstance(event, AliasLinked) else None)
         return places
 
-    def link_draft(self, external: ExternalId, *, ref: str, account: str, at_us: int, cause: Cause) -> Draft:
-        """The event that links an id for the first time; its id is the reference's, so that two writers never share one."""
+    def link_draft(self, alias: StreamId, external: ExternalId, *, ref: str, account: str, at_us: int, cause: Cause) -> Draft:
+        """The event that links an id for the first time; linking it to the same reference again is the same event."""
         event = AliasLinked(
             of="contact" if external.kind == "contact" else "customer",
             ref=ref,
@@ -87,7 +87,7 @@ class Directory:
             source=external.source,
             external_id=external.id,
         )
-        return Draft(event, derive_id(ref, "alias-linked"), at_us, cause, subject=ref)
+        return Draft(event, derive_id(alias, ref), at_us, cause, subject=ref)
 
     def customer(self, tenant: str, customer: str | ExternalId) -> StreamId:
         """The stream of the customer that an id stands for today, after merges. Raises UnknownCustomer."""

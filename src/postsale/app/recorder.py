@@ -17,14 +17,17 @@ from postsale.access import seal_blob
 from postsale.aggregates.identity import ExternalId, customer_stream
 from postsale.aggregates.signals import Signal, signal_from
 from postsale.app.directory import Directory, Place
-from postsale.errors import ConditionFailed, ContentConflict, PostSaleError, UnknownWireName, VersionConflict
-from postsale.events import NewEvent, derive_id, from_us, registry
+from postsale.errors import ConditionFailed, ContentConflict, InvalidInput, PostSaleError, UnknownWireName, VersionConflict
+from postsale.events import SECOND_US, NewEvent, derive_id, from_us, registry, to_us
 from postsale.store.contract import QuarantineItem, StreamAt, Submission
 from postsale.store.log import Cause, Log
 
 CHUNK = 2_000
 _RETRY = (VersionConflict, ConditionFailed)  # somebody else linked the same id first: resolve again
 _MAX_PASSES = 50
+_FUTURE_US = 300 * SECOND_US  # as far as a source's clock may be ahead of ours
+VIA_RECORD = "record"
+"""Marks a quarantined body that came through `record`, not through a connector."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +101,7 @@ class Recorder:
 
     def record(self, tenant: str, entry: Entry, cause: Cause) -> Receipt:
         """Record one signal. Raises ContentConflict (after quarantining the second copy), InvalidInput, KeyUnavailable."""
-        (outcome,) = self._chunk(tenant, [entry], cause)
+        (outcome,) = self.record_each(tenant, [entry], cause)
         if isinstance(outcome, Reject):
             raise outcome.error
         return outcome
@@ -110,7 +113,7 @@ class Recorder:
         report, done = RecordReport(), 0
         source = iter(entries)
         while chunk := list(islice(source, CHUNK)):
-            for i, outcome in enumerate(self._chunk(tenant, chunk, cause)):
+            for i, outcome in enumerate(self.record_each(tenant, chunk, cause)):
                 if isinstance(outcome, Reject):
                     report.rejects.append(Reject(done + i, outcome.error, outcome.quarantine_id))
                     continue
@@ -122,18 +125,32 @@ class Recorder:
                 on_progress(len(chunk))
         return report
 
-    # ------------------------------------------------------------ one chunk
-
-    def _chunk(self, tenant: str, entries: Sequence[Entry], cause: Cause) -> list[Receipt | Reject]:
+    def record_each(self, tenant: str, entries: Sequence[Entry], cause: Cause, *, quarantine: bool = True) -> list[Receipt | Reject]:
+        """Record a chunk in one go; one outcome each, in order. Conflicts are kept in quarantine unless told otherwise."""
         results: dict[int, Receipt | Reject] = {}
-        left = list(range(len(entries)))
+        left = []
+        for i, entry in enumerate(entries):
+            refusal = self._too_early(entry)
+            if refusal is None:
+                left.append(i)
+            else:
+                results[i] = Reject(i, refusal)
         for _ in range(_MAX_PASSES):
             if not left:
                 break
             left = self._pass(tenant, entries, left, cause, results)
         for i in left:  # a livelock that no honest workload reaches; the caller may send it again
             results[i] = Reject(i, VersionConflict(stream=f"{tenant}/aliases", expected_version=0, actual_version=1))
+        if quarantine:
+            results = {i: self._keep(tenant, entries[i], r) if isinstance(r, Reject) else r for i, r in results.items()}
         return [results[i] for i in range(len(entries))]
+
+    def _too_early(self, entry: Entry) -> InvalidInput | None:
+        """A fact of the future cannot be a fact: it would be in every score from now on and in none of today's."""
+        if to_us(entry.signal.occurred_at) <= self._log.clock.now_us() + _FUTURE_US:
+            return None
+        reason = "lies more than 5 minutes in the future; expected when it happened, not when it takes effect"
+        return InvalidInput(what=type(entry.signal).__name__, field="occurred_at", reason=reason)
 
     def _pass(
         self, tenant: str, entries: Sequence[Entry], todo: list[int], cause: Cause, results: dict[int, Receipt | Reject]
@@ -163,7 +180,7 @@ class Recorder:
             if isinstance(outcome, _RETRY):
                 later.append(i)
             elif isinstance(outcome, PostSaleError):
-                results[i] = self._reject(tenant, i, entries[i], outcome)
+                results[i] = Reject(i, outcome)
             else:
                 at = from_us(outcome.recorded_at_us[-1])
                 results[i] = Receipt(outcome.stored, outcome.positions[-1], at, submission.events[-1].event_id)
@@ -182,7 +199,9 @@ class Recorder:
             stream = customer_stream(tenant, subject)
         events: list[NewEvent] = []
         for external in needs:
-            draft = self._directory.link_draft(external, ref=refs[external], account=stream.id, at_us=now_us, cause=cause)
+            draft = self._directory.link_draft(
+                places[external].alias, external, ref=refs[external], account=stream.id, at_us=now_us, cause=cause
+            )
             events.append(self._log.decision(places[external].alias, 0, draft))
         if (person := entry.contact) is not None:
             subject = refs.get(person) or places[person].subject
@@ -204,12 +223,13 @@ class Recorder:
 
     # ------------------------------------------------------------ quarantine
 
-    def _reject(self, tenant: str, index: int, entry: Entry, error: PostSaleError) -> Reject:
+    def _keep(self, tenant: str, entry: Entry, reject: Reject) -> Reject:
         """A conflicting second copy is kept beside the log, sealed; other refusals are only reported."""
+        error = reject.error
         if not isinstance(error, ContentConflict):
-            return Reject(index, error)
-        body = entry.to_bytes()
+            return reject
         id_ = derive_id(tenant, error.source, error.source_id, error.offered_digest).hex
+        body = orjson.dumps({"via": VIA_RECORD}) + b"\n" + entry.to_bytes()
         item = QuarantineItem(
             id=id_,
             tenant=tenant,
@@ -219,7 +239,11 @@ class Recorder:
             body=seal_blob(self._log.vault, tenant, f"quarantine-{id_}", body),
         )
         self._log.store.quarantine.put([item])
-        return Reject(index, replace(error, quarantine_id=id_), id_)
+        return replace(reject, error=_with_quarantine(error, id_), quarantine_id=id_)
+
+
+def _with_quarantine(error: ContentConflict, id: str) -> ContentConflict:
+    return ContentConflict(**{**error.fields(), "quarantine_id": id})
 
 
 def _to_create(entry: Entry, places: Mapping[ExternalId, Place]) -> list[ExternalId]:

@@ -155,7 +155,7 @@ class Vendor:
             ),
         )
         if rng.random() < 0.8:
-            yield ConsentGivenAt(self.start + timedelta(hours=1 + number % 5), name, "email", "account")
+            yield ConsentGivenAt(self.start + timedelta(hours=1 + number % 5), name, "email", "service")
         yield from self._billing(rng, name, source_ids, kind, mrr_minor)
         yield from self._weeks(rng, name, source_ids, kind, seats)
 

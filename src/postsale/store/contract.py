@@ -5,9 +5,10 @@ A store keeps bytes: it neither opens sealed fields nor knows kinds of events. I
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 from uuid import UUID
 
 from postsale.errors import PostSaleError
@@ -76,16 +77,66 @@ class Query:
     limit: int | None = None
 
 
+Row = tuple[Any, ...]
+"""A stored event as verification sees it. References (tenant, stream, kind) are whatever hashable value the store keeps; names are
+bytes. Order: position, tenant, stream, lane, version, event_id (16 bytes), kind, occurred_at, recorded_at, content_mac, header,
+data, salt, leaf_index, leaf."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """The store could not read anything from `first` up to and including `last`."""
+
+    first: int
+    last: int
+    reason: str
+
+
+class Evidence(Protocol):
+    """What a store keeps, undecoded, in one consistent snapshot. Values may be of any type: the file may be damaged."""
+
+    def rows(self) -> Iterator[Row | Unreadable]:
+        """Every event by position; in place of rows that cannot be read at all, where they were."""
+        ...
+
+    def ids(self) -> Iterator[tuple[Any, Any, Any, Any] | Unreadable]:
+        """(tenant, event id, position, content_mac) in ascending order of tenant and id."""
+        ...
+
+    def stream(self, ref: Any) -> tuple[Any, bytes, bytes, bytes] | None:
+        """Tenant reference, and the names of tenant, category and id; None when the reference leads nowhere."""
+        ...
+
+    def kind(self, ref: Any) -> tuple[bytes, bytes] | None:
+        """Wire name and schema digest."""
+        ...
+
+    def heads(self) -> Mapping[Any, tuple[bytes, Any, Any]]:
+        """Per tenant reference: name, number of leaves, frontier, as kept in the transaction of the newest append."""
+        ...
+
+    def head(self) -> tuple[Any, Any]:
+        """Position and recorded_at of the newest event, as kept in its transaction."""
+        ...
+
+    def structure(self) -> Iterator[str]:
+        """Damage of the container itself (indexes, pages, missing protection), if it has one."""
+        ...
+
+
 class Store(Protocol):
     """The log. Thread-safe. After `append` returns, what it acknowledged survives SIGKILL.
 
     Per submission, decided under one lock:
-    1. First event's id is there: every id is there with equal `content_mac` → Appended(stored=False) with the original
-       positions; else ContentConflict. (Checked before versions: a retry after a lost answer is a success.)
+    0. A name, number or digest that no log can hold, or one id twice in the submission → InvalidInput.
+    1. Any event's id is there (ids are unique per tenant): every id is there with equal `content_mac` →
+       Appended(stored=False) with the original positions; else ContentConflict. (Checked before versions: a retry after a
+       lost answer is a success.) Earlier submissions of the same call count.
     2. A condition or expected version does not hold → ConditionFailed or VersionConflict.
     3. An event beyond `limit_bytes` (header + data) → EventTooLarge.
     4. Positions are max + 1 …; `recorded_at` = max(now, last + 1 µs); a fact's version is its position; leaf indexes are
        gapless per tenant; salts are 16 fresh random bytes.
+    A submission without events stores nothing: it only checks its conditions.
     """
 
     @property
@@ -93,12 +144,24 @@ class Store(Protocol):
         """Random id of this log, made when it was created."""
         ...
 
-    def append(self, submissions: Sequence[Submission]) -> list[Outcome]:
-        """Store each submission, atomically each, in order; one outcome each. Raises StoreUnavailable only for the whole."""
+    @property
+    def quarantine(self) -> Quarantine:
+        """Where refused input of this log waits."""
         ...
 
-    def read(self, query: Query) -> Iterator[StoredEvent]:
-        """Events of a consistent snapshot taken at the first `next`, ordered by position. Memory is bounded."""
+    def append(self, submissions: Sequence[Submission]) -> list[Outcome]:
+        """Store each submission, atomically each, in order; one outcome each.
+
+        Raises for the whole call only: StoreUnavailable (nothing is stored), LogDamaged (the log's end is not where its head says).
+        """
+        ...
+
+    def read(self, query: Query) -> Generator[StoredEvent, None, None]:
+        """Events of a consistent snapshot taken at the first `next`, ordered by position. Memory is bounded.
+
+        Close an iterator that is not read to its end (`contextlib.closing`): it holds its snapshot until then.
+        Raises InvalidInput for a negative limit, LogDamaged for a row that cannot be an event, StoreUnavailable.
+        """
         ...
 
     def head(self) -> int:
@@ -115,6 +178,14 @@ class Store(Protocol):
 
     def latest(self, streams: Sequence[StreamId]) -> list[StoredEvent | None]:
         """The newest decision-lane event of each stream, in the order asked. One round trip."""
+        ...
+
+    def tenants(self) -> list[str]:
+        """Every tenant that has events, by name."""
+        ...
+
+    def evidence(self) -> AbstractContextManager[Evidence]:
+        """What is kept, undecoded, in one consistent snapshot: for `verify`."""
         ...
 
     def close(self) -> None: ...

@@ -1,0 +1,151 @@
+"""Commitments, leaves and the Merkle tree over them: pure functions of bytes. No storage, no clock; imports only the events.
+
+The byte layout here is the proof format of every log, for ever: a changed byte makes every older root wrong. All integers are
+big-endian; every text is UTF-8 behind its length as u32, so that no two different events have the same commitment.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable
+from hashlib import sha256
+from typing import Final, NamedTuple
+from uuid import UUID
+
+from postsale.events import Lane, StreamId
+
+EMPTY_ROOT: Final = sha256(b"").digest()  # RFC 6962, 2.1: the hash of an empty list
+
+_INNER: Final = struct.Struct(">Q16sqqI")  # position, event_id, occurred_at_us, recorded_at_us, length of the header
+_LEAF_INDEX: Final = struct.Struct(">Q")
+_LANE_VERSION: Final = struct.Struct(">BQ")
+_LENGTH: Final = struct.Struct(">I")
+
+
+class StreamNames(NamedTuple):
+    """A stream's names as a commitment carries them; encode once per stream, use for each of its events."""
+
+    tenant: bytes
+    category_and_id: bytes
+
+    @classmethod
+    def of(cls, stream: StreamId) -> StreamNames:
+        return cls.of_bytes(stream.tenant.encode(), stream.category.encode(), stream.id.encode())
+
+    @classmethod
+    def of_bytes(cls, tenant: bytes, category: bytes, id: bytes) -> StreamNames:
+        """The same from UTF-8 bytes that may be damaged: verification must not decode what it is about to check."""
+        return cls(prefixed(tenant), prefixed(category) + prefixed(id))
+
+
+def prefixed(text: bytes) -> bytes:
+    """`text` behind its length."""
+    return _LENGTH.pack(len(text)) + text
+
+
+def kind_names(wire_name: bytes, schema: bytes) -> bytes:
+    """A kind's wire name and 16-byte schema digest as a commitment carries them."""
+    return prefixed(wire_name) + schema
+
+
+def inner_digest(
+    salt: bytes,
+    position: int,
+    event_id: bytes,
+    occurred_at_us: int,
+    recorded_at_us: int,
+    header: bytes,
+    content_mac: bytes,
+    data: bytes,
+) -> bytes:
+    """SHA-256 over the salt and everything that may be personal, so that a commitment shown to a third party gives nothing away.
+
+    `struct.error` when a number does not fit its 64 bits.
+    """
+    fixed = _INNER.pack(position, event_id, occurred_at_us, recorded_at_us, len(header))
+    return sha256(b"".join((salt, fixed, header, content_mac, data))).digest()
+
+
+def join_commitment(stream: StreamNames, leaf_index: int, lane: int, version: int, kind: bytes, inner: bytes) -> bytes:
+    """The bytes that a leaf hashes: tenant, leaf index, category and id, lane, version, wire name, schema digest, inner digest."""
+    return b"".join((stream.tenant, _LEAF_INDEX.pack(leaf_index), stream.category_and_id, _LANE_VERSION.pack(lane, version), kind, inner))
+
+
+def commitment(
+    *,
+    stream: StreamId,
+    lane: Lane,
+    version: int,
+    wire_name: str,
+    schema: bytes,
+    leaf_index: int,
+    salt: bytes,
+    position: int,
+    event_id: UUID,
+    occurred_at_us: int,
+    recorded_at_us: int,
+    header: bytes,
+    content_mac: bytes,
+    data: bytes,
+) -> bytes:
+    """The commitment of one event from its fields; stores and verification use the parts above, which cost less per event."""
+    inner = inner_digest(salt, position, event_id.bytes, occurred_at_us, recorded_at_us, header, content_mac, data)
+    return join_commitment(StreamNames.of(stream), leaf_index, lane, version, kind_names(wire_name.encode(), schema), inner)
+
+
+def leaf_of(commitment: bytes) -> bytes:
+    """RFC 6962 leaf hash: SHA-256(0x00 ‖ commitment)."""
+    return sha256(b"\x00" + commitment).digest()
+
+
+class Frontier:
+    """The right edge of a Merkle tree (RFC 6962): appends leaves and knows the root in O(log n) memory.
+
+    It works as a binary counter: one complete subtree for each 1 in the binary form of `size`, the largest first.
+    """
+
+    __slots__ = ("_nodes", "size")
+
+    def __init__(self, size: int = 0, nodes: Iterable[bytes] = ()) -> None:
+        self.size = size
+        self._nodes = list(nodes)
+        if size < 0 or len(self._nodes) != size.bit_count() or any(len(node) != 32 for node in self._nodes):
+            raise ValueError(f"a frontier of size {size} has {size.bit_count() if size >= 0 else 'no'} nodes of 32 bytes")
+
+    @classmethod
+    def from_bytes(cls, size: int, raw: bytes) -> Frontier:
+        """Inverse of `to_bytes`; ValueError when `raw` is not a frontier of that size."""
+        if len(raw) % 32:
+            raise ValueError(f"a frontier is a multiple of 32 bytes, not {len(raw)}")
+        return cls(size, [raw[at : at + 32] for at in range(0, len(raw), 32)])
+
+    def to_bytes(self) -> bytes:
+        """The nodes, largest subtree first; the size is kept beside it."""
+        return b"".join(self._nodes)
+
+    def append(self, leaf: bytes) -> None:
+        """Add the next leaf hash."""
+        carry = self.size
+        while carry & 1:
+            leaf = sha256(b"\x01" + self._nodes.pop() + leaf).digest()
+            carry >>= 1
+        self._nodes.append(leaf)
+        self.size += 1
+
+    def root(self) -> bytes:
+        """The tree head over all leaves so far; `EMPTY_ROOT` for none."""
+        if not self._nodes:
+            return EMPTY_ROOT
+        root = self._nodes[-1]
+        for node in reversed(self._nodes[:-1]):
+            root = sha256(b"\x01" + node + root).digest()
+        return root
+
+    def subtrees(self) -> list[tuple[int, int, bytes]]:
+        """(first leaf index, number of leaves, hash) of each complete subtree, left to right."""
+        out, first = [], 0
+        bits = [1 << bit for bit in range(self.size.bit_length() - 1, -1, -1) if self.size >> bit & 1]
+        for count, node in zip(bits, self._nodes, strict=True):
+            out.append((first, count, node))
+            first += count
+        return out

@@ -1,0 +1,333 @@
+"""The log in one SQLite file: the write path, its lock and its connections. What may be appended is decided in `plan`.
+
+One write connection under a lock; concurrent appends of one process share a commit. Every read has a connection and a snapshot of
+its own, so readers and writers never wait for each other.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from copy import copy
+from itertools import islice
+from pathlib import Path
+from typing import Final
+from uuid import UUID
+
+from postsale.errors import LogDamaged, PostSaleError, StoreUnavailable
+from postsale.events import Clock, StoredEvent, StreamId, SystemClock
+from postsale.store.contract import Outcome, Query, Submission
+from postsale.store.leaves import Frontier
+from postsale.store.plan import DEFAULT_LIMIT_BYTES, SALT_BYTES, Id, Key, Known, Mentions, mentions, plan
+from postsale.store.quarantine import SQLiteQuarantine
+from postsale.store.sqlite_evidence import SQLiteEvidence
+from postsale.store.sqlite_names import Names, decision_version, first_breach
+from postsale.store.sqlite_read import COLUMNS, Decoder, read, stream_number
+from postsale.store.sqlite_schema import connect, open_file, translated, url_of
+
+_GROUP_EVENTS: Final = 5_000  # a shared commit takes no further append beyond this, which bounds its memory and everyone's wait
+_IDS_PER_LOOKUP: Final = (500, 50, 5, 1)  # few distinct statements, so that each is prepared once
+_IDLE_READERS: Final = 4
+
+_INSERT_EVENT: Final = "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_INSERT_KEY: Final = "INSERT INTO keys VALUES (?, ?, ?, ?)"
+
+
+class SQLiteStore:
+    """A log in one file, created with mode 0600 when it is not there. Any number of threads and processes may share the file.
+
+    An acknowledged append survives SIGKILL and loss of power. StoreUnavailable: the file belongs to another program or a newer
+    release, the disk is full, or another process held the write lock for longer than `busy_timeout_s`.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        clock: Clock | None = None,
+        limit_bytes: int = DEFAULT_LIMIT_BYTES,
+        busy_timeout_s: float = 10.0,
+    ) -> None:
+        if str(path) in ("", ":memory:"):
+            raise StoreUnavailable(url=f"sqlite:///{path}", reason="SQLiteStore keeps a file; MemoryStore is the log without one")
+        self._path = Path(path).absolute()
+        self._url = url_of(self._path)
+        self._clock: Clock = clock or SystemClock()
+        self._limit_bytes = limit_bytes
+        self._busy_timeout_s = busy_timeout_s
+        self._write_lock = threading.RLock()
+        self._waiting: list[_Ticket] = []
+        self._waiting_lock = threading.Lock()
+        self._idle: list[sqlite3.Connection] = []
+        self._idle_lock = threading.Lock()
+        self._closed = False
+        self._writer = open_file(self._path, busy_timeout_s=busy_timeout_s)
+        try:
+            self._names = Names(self._writer)
+            with translated(self._url):
+                self._log_id: str = self._writer.execute("SELECT log_id FROM log").fetchone()[0]
+            self._quarantine = SQLiteQuarantine(write=self.writing, read=self.snapshot)
+        except BaseException:
+            self._writer.close()
+            raise
+
+    def __repr__(self) -> str:
+        return f"SQLiteStore({str(self._path)!r})"
+
+    @property
+    def log_id(self) -> str:
+        return self._log_id
+
+    @property
+    def quarantine(self) -> SQLiteQuarantine:
+        return self._quarantine
+
+    # ---------------------------------------------------------------- append
+
+    def append(self, submissions: Sequence[Submission]) -> list[Outcome]:
+        """See `Store.append`. Appends of other threads that wait for the lock go into the same commit."""
+        ticket = _Ticket(submissions)
+        with self._waiting_lock:
+            self._waiting.append(ticket)
+        with self._write_lock:
+            while not ticket.done:
+                self._serve(self._next_group())
+        if ticket.error is not None:
+            raise ticket.error
+        return ticket.outcomes
+
+    def _next_group(self) -> list[_Ticket]:
+        with self._waiting_lock:
+            size, count = 0, 0
+            for ticket in self._waiting:
+                size += ticket.events
+                if count and size > _GROUP_EVENTS:
+                    break
+                count += 1
+            group, self._waiting = self._waiting[:count], self._waiting[count:]
+            return group
+
+    def _serve(self, group: list[_Ticket]) -> None:
+        """Commit a group together. What is wrong with the store is everybody's error; after any other, each is tried alone."""
+        try:
+            try:
+                self._commit(group)
+            except PostSaleError as error:
+                for ticket in group:
+                    ticket.fail(copy(error))  # one object raised in many threads would mix up their tracebacks
+            except Exception as error:
+                if len(group) == 1:
+                    group[0].fail(error)
+                else:
+                    for ticket in group:
+                        self._serve([ticket])
+        finally:
+            # After an interrupt (Ctrl-C) the others' threads still wait: put them back, ids make a second try safe.
+            with self._waiting_lock:
+                self._waiting[:0] = [ticket for ticket in group if not ticket.done]
+
+    def _commit(self, group: list[_Ticket]) -> None:
+        submissions = [submission for ticket in group for submission in ticket.submissions]
+        mentioned = mentions(submissions)
+        with self.writing() as db:
+            known, frontiers = self._known(db, mentioned)
+            planned = plan(
+                submissions,
+                mentioned,
+                known,
+                now_us=self._clock.now_us(),
+                salts=os.urandom(SALT_BYTES * len(mentioned.ids)),
+                limit_bytes=self._limit_bytes,
+            )
+            if planned.rows:
+                self._write(db, planned.rows, frontiers)
+        outcomes = iter(planned.outcomes)
+        for ticket in group:
+            ticket.outcomes, ticket.done = list(islice(outcomes, len(ticket.submissions))), True
+
+    @contextmanager
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        """A write transaction, committed at the end, rolled back on any exception."""
+        with self._write_lock, translated(self._url):
+            if self._closed:
+                raise StoreUnavailable(url=self._url, reason="closed")
+            self._writer.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._writer
+                self._writer.execute("COMMIT")
+            except BaseException:
+                self._names.forget()  # numbers given out in this transaction are gone with it
+                if self._writer.in_transaction:  # SQLite rolls back by itself when the disk is full
+                    self._writer.execute("ROLLBACK")
+                raise
+
+    def _known(self, db: sqlite3.Connection, mentioned: Mentions) -> tuple[Known, dict[str, Frontier]]:
+        position, recorded_at_us, last = db.execute(
+            "SELECT position, recorded_at, (SELECT coalesce(max(position), 0) FROM events) FROM log"
+        ).fetchone()
+        if position != last:
+            raise LogDamaged(position=min(position, last) + 1, reason=f"the log's head says {position}, the last event is {last}")
+        frontiers: dict[str, Frontier] = {}
+        for tenant in mentioned.tenants:
+            found = db.execute("SELECT size, frontier FROM tenants WHERE name = ?", (tenant,)).fetchone()
+            try:
+                frontiers[tenant] = Frontier.from_bytes(*found) if found else Frontier()
+            except ValueError as error:
+                raise LogDamaged(position=position, reason=f"the tree head of tenant {tenant!r} is unreadable") from error
+        known = Known(
+            position=position,
+            recorded_at_us=recorded_at_us,
+            leaf_counts={tenant: frontier.size for tenant, frontier in frontiers.items()},
+            versions={
+                stream: version for stream in mentioned.streams if (version := decision_version(db, self._names.find_stream(stream)))
+            },
+            ids=self._known_ids(db, mentioned.ids),
+            breaches={
+                condition: breach for condition in mentioned.conditions if (breach := first_breach(db, self._names, condition)) is not None
+            },
+        )
+        return known, frontiers
+
+    def _known_ids(self, db: sqlite3.Connection, ids: list[Id]) -> dict[Id, Key]:
+        """Reads ids in runs of hundreds: this costs a twentieth of the insert, and saves a second way through on duplicates."""
+        by_tenant: dict[str, list[bytes]] = {}
+        for tenant, raw_id in ids:
+            by_tenant.setdefault(tenant, []).append(raw_id)
+        known: dict[Id, Key] = {}
+        for tenant, raw_ids in by_tenant.items():
+            no = self._names.find_tenant(tenant)
+            if no is None:
+                continue
+            at = 0
+            while at < len(raw_ids):
+                count = next(n for n in _IDS_PER_LOOKUP if n <= len(raw_ids) - at)
+                for raw_id, position, content_mac, version, recorded_at in db.execute(
+                    "SELECT k.event_id, k.position, k.content_mac, e.version, e.recorded_at FROM keys k"
+                    " LEFT JOIN events e ON e.position = k.position"
+                    f" WHERE k.tenant = ? AND k.event_id IN ({', '.join('?' * count)})",
+                    (no, *raw_ids[at : at + count]),
+                ):
+                    if version is None:
+                        raise LogDamaged(position=position, reason="an id is remembered, its event is missing")
+                    known[tenant, raw_id] = Key(position, version, recorded_at, content_mac)
+                at += count
+        return known
+
+    def _write(self, db: sqlite3.Connection, rows: list[StoredEvent], frontiers: dict[str, Frontier]) -> None:
+        names = self._names
+        events, keys = [], []
+        for row in rows:
+            tenant, raw_id = names.tenant(row.stream.tenant), row.event_id.bytes
+            kind = names.kind(row.wire_name, row.schema)
+            # From occurred_at on, a StoredEvent and the columns have the same order.
+            events.append((row.position, tenant, names.stream(row.stream), int(row.lane), row.version, raw_id, kind, *row[7:]))
+            keys.append((tenant, raw_id, row.position, row.content_mac))
+            frontiers[row.stream.tenant].append(row.leaf)
+        keys.sort()  # neighbours in the index are written together: measurably fewer pages change
+        db.executemany(_INSERT_KEY, keys)
+        db.executemany(_INSERT_EVENT, events)
+        for tenant_name in {row.stream.tenant for row in rows}:
+            frontier = frontiers[tenant_name]
+            db.execute("UPDATE tenants SET size = ?, frontier = ? WHERE name = ?", (frontier.size, frontier.to_bytes(), tenant_name))
+        db.execute("UPDATE log SET position = ?, recorded_at = ?", (rows[-1].position, rows[-1].recorded_at_us))
+
+    # ---------------------------------------------------------------- read
+
+    @contextmanager
+    def snapshot(self) -> Iterator[sqlite3.Connection]:
+        """A read transaction on a connection of its own; its snapshot is taken by its first SELECT."""
+        with translated(self._url):
+            db = self._take_reader()
+            try:
+                db.execute("BEGIN")
+                yield db
+            finally:
+                self._return_reader(db)
+
+    def _take_reader(self) -> sqlite3.Connection:
+        with self._idle_lock:
+            if self._closed:
+                raise StoreUnavailable(url=self._url, reason="closed")
+            if self._idle:
+                return self._idle.pop()
+        return connect(self._path, busy_timeout_s=self._busy_timeout_s, reader=True)
+
+    def _return_reader(self, db: sqlite3.Connection) -> None:
+        try:
+            if db.in_transaction:
+                db.execute("ROLLBACK")  # also ends statements that were not read to their end
+        except sqlite3.Error:
+            db.close()
+            return
+        with self._idle_lock:
+            if not self._closed and len(self._idle) < _IDLE_READERS:
+                self._idle.append(db)
+                return
+        db.close()
+
+    def read(self, query: Query) -> Generator[StoredEvent, None, None]:
+        with self.snapshot() as db:
+            yield from read(db, query)
+
+    def head(self) -> int:
+        with self.snapshot() as db:
+            return int(db.execute("SELECT coalesce(max(position), 0) FROM events").fetchone()[0])
+
+    def versions(self, streams: Sequence[StreamId]) -> list[int]:
+        with self.snapshot() as db:
+            return [decision_version(db, stream_number(db, stream)) for stream in streams]
+
+    def find(self, tenant: str, event_id: UUID) -> StoredEvent | None:
+        with self.snapshot() as db:
+            return _one(
+                db,
+                "WHERE position = (SELECT k.position FROM keys k JOIN tenants t ON t.no = k.tenant WHERE t.name = ? AND k.event_id = ?)",
+                (tenant, event_id.bytes),
+            )
+
+    def latest(self, streams: Sequence[StreamId]) -> list[StoredEvent | None]:
+        with self.snapshot() as db:
+            return [
+                _one(db, "WHERE stream = ? AND lane = 1 ORDER BY version DESC LIMIT 1", (stream_number(db, stream),)) for stream in streams
+            ]
+
+    def tenants(self) -> list[str]:
+        with self.snapshot() as db:
+            return [name for (name,) in db.execute("SELECT name FROM tenants WHERE size > 0 ORDER BY name")]
+
+    def evidence(self) -> SQLiteEvidence:
+        """The raw bytes for `verify`."""
+        return SQLiteEvidence(self._path, busy_timeout_s=self._busy_timeout_s)
+
+    def close(self) -> None:
+        """Close every connection; iterators that are still open keep theirs until they end. Closing twice is fine."""
+        with self._write_lock, self._idle_lock:
+            self._closed = True
+            for db in (*self._idle, self._writer):
+                with suppress(sqlite3.Error):
+                    db.close()
+            self._idle.clear()
+
+
+class _Ticket:
+    """One `append` call that waits for its commit."""
+
+    __slots__ = ("done", "error", "events", "outcomes", "submissions")
+
+    def __init__(self, submissions: Sequence[Submission]) -> None:
+        self.submissions = submissions
+        self.events = sum(len(submission.events) for submission in submissions)
+        self.outcomes: list[Outcome] = []
+        self.error: Exception | None = None
+        self.done = False
+
+    def fail(self, error: Exception) -> None:
+        self.error, self.done = error, True
+
+
+def _one(db: sqlite3.Connection, where: str, values: tuple[object, ...]) -> StoredEvent | None:
+    row = db.execute(f"SELECT {COLUMNS} FROM events {where}", values).fetchone()
+    return None if row is None else Decoder(db)(row)

@@ -1,0 +1,128 @@
+"""A SQLite log laid open for verification: raw values, however damaged the file is. Decides nothing; reads on one snapshot."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from postsale.store.contract import Row, Unreadable
+from postsale.store.sqlite_schema import code_of, connect, expected_schema, translated, url_of
+
+_ROWS: Final = (
+    "SELECT position, tenant, stream, lane, version, event_id, kind, occurred_at, recorded_at, content_mac, header, data, salt,"
+    " leaf_index, leaf FROM events NOT INDEXED WHERE position >= ? ORDER BY position"
+)
+_MIN_ROWID: Final = -(2**63)
+_SINGLE_STEPS: Final = 64  # how many positions after an unreadable one are tried one by one, then in strides of as many
+_MAX_TRIES: Final = 100_000
+
+
+class SQLiteEvidence:
+    """Raw reads of one file within one read transaction. A context manager; StoreUnavailable when the file cannot be opened."""
+
+    def __init__(self, path: Path, *, busy_timeout_s: float) -> None:
+        with translated(url_of(path)):
+            self._db = connect(path, busy_timeout_s=busy_timeout_s, reader=True)
+            try:
+                self._db.execute("PRAGMA cell_size_check = ON")  # notices a damaged page before it is misread
+                self._db.execute("BEGIN")
+                self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()  # takes the snapshot
+            except BaseException:
+                self._db.close()
+                raise
+        self._db.text_factory = bytes  # damaged text need not be UTF-8
+
+    def __enter__(self) -> SQLiteEvidence:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._db.close()
+
+    def rows(self) -> Iterator[Row | Unreadable]:
+        start, last, tries = _MIN_ROWID, 0, 0
+        hole = ""  # why what follows `last` could not be read
+        end = self._end()
+        while True:
+            try:
+                for row in self._db.execute(_ROWS, (start,)):
+                    if hole:
+                        yield Unreadable(last + 1, row[0] - 1, hole)
+                        hole, tries = "", 0
+                    last = row[0]
+                    yield row
+            except sqlite3.Error as error:
+                hole = hole or code_of(error)
+                tries += 1
+                # Other pages may still be readable: go on a little behind the damage.
+                start = max(start, last + 1) + (1 if tries <= _SINGLE_STEPS else _SINGLE_STEPS)
+                if start <= end and tries <= _MAX_TRIES:
+                    continue
+            if hole:
+                yield Unreadable(last + 1, max(end, last + 1), hole)
+            return
+
+    def _end(self) -> int:
+        """The furthest position worth trying."""
+        return max(
+            (found for sql in ("SELECT position FROM log", "SELECT max(position) FROM events") if type(found := self._value(sql)) is int),
+            default=0,
+        )
+
+    def _value(self, sql: str) -> Any:
+        try:
+            row = self._db.execute(sql).fetchone()
+        except sqlite3.Error:
+            return None
+        return row[0] if row else None
+
+    def ids(self) -> Iterator[tuple[Any, Any, Any, Any] | Unreadable]:
+        try:
+            yield from self._db.execute("SELECT tenant, event_id, position, content_mac FROM keys ORDER BY tenant, event_id")
+        except sqlite3.Error as error:
+            yield Unreadable(0, 0, code_of(error))
+
+    def stream(self, ref: Any) -> tuple[Any, bytes, bytes, bytes] | None:
+        row = self._row(
+            "SELECT s.tenant, t.name, s.category, s.id FROM streams s NOT INDEXED JOIN tenants t NOT INDEXED ON t.no = s.tenant"
+            " WHERE s.no = ?",
+            ref,
+        )
+        return (row[0], row[1], row[2], row[3]) if row and all(type(name) is bytes for name in row[1:]) else None
+
+    def kind(self, ref: Any) -> tuple[bytes, bytes] | None:
+        row = self._row("SELECT wire_name, schema FROM kinds NOT INDEXED WHERE no = ?", ref)
+        return (row[0], row[1]) if row and all(type(name) is bytes for name in row) else None
+
+    def _row(self, sql: str, ref: Any) -> Row | None:
+        try:
+            row: Row | None = self._db.execute(sql, (ref,)).fetchone()
+        except (sqlite3.Error, OverflowError):
+            return None
+        return row
+
+    def heads(self) -> dict[Any, tuple[bytes, Any, Any]]:
+        try:
+            rows = self._db.execute("SELECT no, name, size, frontier FROM tenants NOT INDEXED").fetchall()
+        except sqlite3.Error:
+            return {}
+        return {no: (name if type(name) is bytes else repr(name).encode(), size, frontier) for no, name, size, frontier in rows}
+
+    def head(self) -> tuple[Any, Any]:
+        return self._value("SELECT position FROM log"), self._value("SELECT recorded_at FROM log")
+
+    def structure(self) -> Iterator[str]:
+        try:
+            found = {
+                name.decode(errors="backslashreplace"): sql.decode(errors="backslashreplace")
+                for name, sql in self._db.execute("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL")
+            }
+            for name, sql in expected_schema().items():
+                if found.get(name) != sql:
+                    yield f"{name} is {'changed' if name in found else 'missing'} in the schema of the file"
+            for (line,) in self._db.execute("PRAGMA integrity_check"):
+                if line != b"ok":
+                    yield line.decode(errors="backslashreplace")
+        except sqlite3.Error as error:
+            yield f"the file is damaged ({code_of(error)})"

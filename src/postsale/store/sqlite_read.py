@@ -1,0 +1,206 @@
+"""Reading a SQLite log: which index serves a query, and how rows become events. Takes a connection in a read transaction."""
+
+from __future__ import annotations
+
+import heapq
+import json
+import sqlite3
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from operator import itemgetter
+from typing import Any, Final
+from uuid import UUID
+
+from postsale.errors import InvalidInput, LogDamaged
+from postsale.events import Lane, StoredEvent, StreamId
+from postsale.store.contract import Query
+
+COLUMNS: Final = (
+    "position, stream, lane, version, event_id, kind, occurred_at, recorded_at, content_mac, header, data, salt, leaf_index, leaf"
+)
+
+_MAX_CURSORS: Final = 256  # more streams than this are found by a scan
+_FEW_STREAMS: Final = 64  # a category of no more streams than this is read stream by stream
+_SCAN_SHARE: Final = 4  # a tenant with at least one in so many events is read by a scan: it costs less per event than an index
+_NAMES_HELD: Final = 65_536  # stream names held per reader, for bounded memory
+_LANES: Final = (Lane.FACT, Lane.DECISION)
+
+
+def read(db: sqlite3.Connection, query: Query) -> Iterator[StoredEvent]:
+    """The events of `query`, in order. Memory is bounded by the number of names, not of events."""
+    if query.limit is not None and query.limit < 0:
+        raise InvalidInput(what="Query", field="limit", reason="expected 0 or more")
+    selection = _Selection(db, query)
+    decode = Decoder(db)
+    for row in selection.rows():
+        yield decode(row)
+
+
+class Decoder:
+    """Rows as events; names are looked up once."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+        self._streams: dict[int, StreamId] = {}
+        self._kinds: dict[int, tuple[str, bytes]] = {}
+
+    def __call__(self, row: Sequence[Any]) -> StoredEvent:
+        position, stream, lane, version, event_id, kind, *rest = row
+        try:
+            names = self._streams.get(stream) or self._stream(stream)
+            wire_name, schema = self._kinds.get(kind) or self._kind(kind)
+            return StoredEvent(position, names, _LANES[lane], version, UUID(bytes=event_id), wire_name, schema, *rest)
+        except (LookupError, ValueError, TypeError, sqlite3.OperationalError) as error:
+            raise LogDamaged(position=position, reason=f"a column cannot be read ({type(error).__name__})") from error
+
+    def _stream(self, no: int) -> StreamId:
+        found = self._db.execute(
+            "SELECT t.name, s.category, s.id FROM streams s JOIN tenants t ON t.no = s.tenant WHERE s.no = ?", (no,)
+        ).fetchone()
+        if found is None:
+            raise LookupError("no such stream")
+        if len(self._streams) >= _NAMES_HELD:
+            self._streams.clear()
+        names = self._streams[no] = StreamId(*found)
+        return names
+
+    def _kind(self, no: int) -> tuple[str, bytes]:
+        found: tuple[str, bytes] | None = self._db.execute("SELECT wire_name, schema FROM kinds WHERE no = ?", (no,)).fetchone()
+        if found is None:
+            raise LookupError("no such kind")
+        self._kinds[no] = found
+        return found
+
+
+def kind_numbers(db: sqlite3.Connection, kinds: frozenset[str]) -> list[int]:
+    """The numbers of every version of these kinds (wire names without version)."""
+    return [no for no, wire_name in db.execute("SELECT no, wire_name FROM kinds") if wire_name.partition("@")[0] in kinds]
+
+
+def stream_number(db: sqlite3.Connection, stream: StreamId) -> int | None:
+    found = db.execute(
+        "SELECT s.no FROM streams s JOIN tenants t ON t.no = s.tenant WHERE t.name = ? AND s.category = ? AND s.id = ?", stream
+    ).fetchone()
+    return None if found is None else found[0]
+
+
+def known_prefix(db: sqlite3.Connection, known_at_us: int) -> int:
+    """The last position recorded at or before this time: a binary search, because `recorded_at` increases with position."""
+    low, high = 0, db.execute("SELECT coalesce(max(position), 0) FROM events").fetchone()[0]
+    while low < high:
+        middle = (low + high + 1) // 2
+        at = db.execute("SELECT recorded_at FROM events WHERE position >= ? ORDER BY position LIMIT 1", (middle,)).fetchone()[0]
+        if at <= known_at_us:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+class _Selection:
+    """A query as one or more sorted SELECTs ("arms") over disjoint sets of events, merged by position."""
+
+    def __init__(self, db: sqlite3.Connection, query: Query) -> None:
+        self._db = db
+        self._query = query
+        self._filters = ["position > :after"]  # what every arm checks
+        self._values: dict[str, Any] = {"after": query.after}
+        self._arms: list[str] = []
+        if query.limit != 0:
+            self._choose()
+
+    def rows(self) -> Iterator[Any]:
+        order = "DESC" if self._query.backward else "ASC"
+        limit = "" if self._query.limit is None else f" LIMIT {self._query.limit}"
+        where = " AND ".join(self._filters)
+        cursors = [
+            self._db.execute(f"SELECT {COLUMNS} FROM events {arm} AND {where} ORDER BY position {order}{limit}", self._values)
+            for arm in self._arms
+        ]
+        if len(cursors) == 1:
+            return cursors[0]
+        return islice(heapq.merge(*cursors, key=itemgetter(0), reverse=self._query.backward), self._query.limit)
+
+    def _choose(self) -> None:
+        query = self._query
+        if query.upto is not None or query.known_at_us is not None:
+            upto = query.upto
+            if query.known_at_us is not None:
+                prefix = known_prefix(self._db, query.known_at_us)
+                upto = prefix if upto is None else min(upto, prefix)
+            self._filter("position <= :upto", upto=upto)
+        if query.as_of_us is not None:
+            self._filter("occurred_at <= :as_of", as_of=query.as_of_us)
+        if query.kinds:
+            self._filter(f"+kind IN ({', '.join(map(str, kind_numbers(self._db, query.kinds)))})")
+        tenant: tuple[int, int] | None = None
+        if query.tenant is not None:
+            tenant = self._db.execute("SELECT no, size FROM tenants WHERE name = ?", (query.tenant,)).fetchone()
+            if tenant is None:
+                return
+        if query.streams:
+            self._by_streams(self._wanted_streams())
+        elif query.category is not None and (few := self._few_streams(query.category, tenant)) is not None:
+            self._by_streams(few)
+        else:
+            if query.category is not None:
+                self._filter("EXISTS (SELECT 1 FROM streams s WHERE s.no = stream AND s.category = :category)", category=query.category)
+            self._by_tenant(tenant)
+
+    def _filter(self, condition: str, **values: Any) -> None:
+        self._filters.append(condition)
+        self._values |= values
+
+    def _wanted_streams(self) -> list[int]:
+        wanted = {
+            stream
+            for stream in self._query.streams
+            if self._query.tenant in (None, stream.tenant) and self._query.category in (None, stream.category)
+        }
+        return [no for stream in wanted if (no := stream_number(self._db, stream)) is not None]
+
+    def _few_streams(self, category: str, tenant: tuple[int, int] | None) -> list[int] | None:
+        """The streams of a small category, None for a large one."""
+        sql, values = "SELECT no FROM streams WHERE category = ?", [category]
+        found = (
+            self._db.execute(f"{sql} LIMIT ?", (*values, _FEW_STREAMS + 1))
+            if tenant is None
+            else self._db.execute(f"{sql} AND tenant = ? LIMIT ?", (*values, tenant[0], _FEW_STREAMS + 1))
+        ).fetchall()
+        return [no for (no,) in found] if len(found) <= _FEW_STREAMS else None
+
+    def _by_streams(self, streams: list[int]) -> None:
+        lanes = _LANES if self._query.lane is None else (self._query.lane,)
+        if len(streams) * len(lanes) <= _MAX_CURSORS:
+            self._arms = [
+                f"INDEXED BY events_by_stream WHERE stream = {stream} AND lane = {int(lane)}" for stream in streams for lane in lanes
+            ]
+            return
+        self._filter("+stream IN (SELECT value FROM json_each(:streams))", streams=json.dumps(streams))
+        self._scan()
+
+    def _by_tenant(self, tenant: tuple[int, int] | None) -> None:
+        if self._query.lane == Lane.DECISION:
+            numbers = (
+                [tenant[0]]
+                if tenant is not None
+                else [no for (no,) in self._db.execute("SELECT no FROM tenants LIMIT ?", (_MAX_CURSORS + 1,))]
+            )
+            if len(numbers) <= _MAX_CURSORS:
+                self._arms = [f"INDEXED BY decisions_by_tenant WHERE tenant = {no} AND lane = 1" for no in numbers]
+                return
+        if tenant is not None:
+            no, size = tenant
+            total = self._db.execute("SELECT position FROM log").fetchone()[0]
+            if size * _SCAN_SHARE < total:
+                if self._query.lane is not None:
+                    self._filter("+lane = :lane", lane=int(self._query.lane))
+                self._arms = [f"INDEXED BY events_by_tenant WHERE tenant = {no}"]
+                return
+            self._filter("+tenant = :tenant", tenant=no)
+        self._scan()
+
+    def _scan(self) -> None:
+        if self._query.lane is not None:
+            self._filter("+lane = :lane", lane=int(self._query.lane))
+        self._arms = ["NOT INDEXED WHERE true"]

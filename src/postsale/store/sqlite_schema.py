@@ -1,0 +1,217 @@
+"""The SQLite file: its tables, how it is recognised, opened and created, and what its errors mean. No reads or writes of events."""
+
+from __future__ import annotations
+
+import functools
+import os
+import secrets
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+from postsale.errors import LogDamaged, StoreUnavailable
+
+APPLICATION_ID: Final = 0x50535431  # "PST1" in the file's header: this file is a postsale log
+SCHEMA_VERSION: Final = 1  # PRAGMA user_version; a change needs a migration, which is never made silently
+
+# `events` is clustered by position. What repeats (stream names, kinds) is interned: a leaf commits to the names, so an edited name
+# breaks the leaf of every event that uses it. `keys` stands apart because ids must be remembered after events are archived.
+_TABLES: Final = """
+CREATE TABLE log (
+    one INTEGER PRIMARY KEY CHECK (one = 1), log_id TEXT NOT NULL, position INTEGER NOT NULL, recorded_at INTEGER NOT NULL
+) STRICT;
+CREATE TABLE tenants (
+    no INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, size INTEGER NOT NULL, frontier BLOB NOT NULL
+) STRICT;
+CREATE TABLE streams (
+    no INTEGER PRIMARY KEY, tenant INTEGER NOT NULL, category TEXT NOT NULL, id TEXT NOT NULL, UNIQUE (category, tenant, id)
+) STRICT;
+CREATE TABLE kinds (
+    no INTEGER PRIMARY KEY, wire_name TEXT NOT NULL, schema BLOB NOT NULL, UNIQUE (wire_name, schema)
+) STRICT;
+CREATE TABLE events (
+    position INTEGER PRIMARY KEY,
+    tenant INTEGER NOT NULL,
+    stream INTEGER NOT NULL,
+    lane INTEGER NOT NULL,
+    version INTEGER NOT NULL,
+    event_id BLOB NOT NULL,
+    kind INTEGER NOT NULL,
+    occurred_at INTEGER NOT NULL,
+    recorded_at INTEGER NOT NULL,
+    content_mac BLOB NOT NULL,
+    header BLOB NOT NULL,
+    data BLOB NOT NULL,
+    salt BLOB NOT NULL,
+    leaf_index INTEGER NOT NULL,
+    leaf BLOB NOT NULL
+) STRICT;
+CREATE TABLE keys (
+    tenant INTEGER NOT NULL, event_id BLOB NOT NULL, position INTEGER NOT NULL, content_mac BLOB NOT NULL,
+    PRIMARY KEY (tenant, event_id)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE quarantine (
+    no INTEGER PRIMARY KEY, tenant TEXT NOT NULL, id TEXT NOT NULL, source TEXT NOT NULL, reason TEXT NOT NULL,
+    received_at INTEGER NOT NULL, body BLOB NOT NULL, status TEXT NOT NULL, UNIQUE (tenant, id)
+) STRICT;
+"""
+
+# The position ends every index entry by itself (it is the rowid), so each of these reads in order of position.
+_INDEXES: Final = """
+CREATE INDEX events_by_stream ON events (stream, lane);
+CREATE UNIQUE INDEX decisions_by_version ON events (stream, version) WHERE lane = 1;
+CREATE INDEX decisions_by_tenant ON events (tenant) WHERE lane = 1;
+CREATE INDEX events_by_tenant ON events (tenant);
+CREATE INDEX quarantine_by_arrival ON quarantine (tenant, received_at);
+"""
+
+# Against accidents by whoever opens the file with another program; whoever drops the triggers first is found by `verify`.
+# The insert triggers are there for INSERT OR REPLACE, which deletes without a delete trigger unless recursive_triggers is on.
+_TRIGGERS: Final = (
+    "".join(
+        f"""
+CREATE TRIGGER {table}_no_update BEFORE UPDATE ON {table} BEGIN SELECT RAISE(ABORT, 'the log is append-only'); END;
+CREATE TRIGGER {table}_no_delete BEFORE DELETE ON {table} BEGIN SELECT RAISE(ABORT, 'the log is append-only'); END;
+"""
+        for table in ("events", "keys", "streams", "kinds")
+    )
+    + "".join(
+        f"""
+CREATE TRIGGER {table}_no_delete BEFORE DELETE ON {table} BEGIN SELECT RAISE(ABORT, 'the log is append-only'); END;
+CREATE TRIGGER {table}_only_forward BEFORE UPDATE ON {table} WHEN {backward}
+BEGIN SELECT RAISE(ABORT, 'a head only moves forward'); END;
+"""
+        for table, backward in (
+            ("log", "NEW.log_id <> OLD.log_id OR NEW.position <= OLD.position OR NEW.recorded_at <= OLD.recorded_at"),
+            ("tenants", "NEW.no <> OLD.no OR NEW.name <> OLD.name OR NEW.size <= OLD.size"),
+        )
+    )
+    + "".join(
+        f"""
+CREATE TRIGGER {table}_only_append BEFORE INSERT ON {table} WHEN NEW.position <= (SELECT position FROM log)
+BEGIN SELECT RAISE(ABORT, 'the log is append-only'); END;
+"""
+        for table in ("events", "keys")
+    )
+)
+
+_REASONS: Final = {
+    "SQLITE_FULL": "the disk is full",
+    "SQLITE_BUSY": "locked by another writer for too long",
+    "SQLITE_LOCKED": "locked by another writer for too long",
+    "SQLITE_READONLY": "not writable",
+    "SQLITE_CANTOPEN": "cannot be opened",
+    "SQLITE_NOTADB": "not a SQLite file",
+    "SQLITE_CORRUPT": "the file is damaged",
+}
+
+
+def url_of(path: Path) -> str:
+    return f"sqlite:///{path}"
+
+
+@contextmanager
+def translated(url: str) -> Iterator[None]:
+    """SQLite's errors as ours. Only the name of SQLite's code is repeated: its texts may quote what is stored."""
+    try:
+        yield
+    except sqlite3.IntegrityError as error:
+        # Planned under the lock, so no constraint can fail unless the tables disagree with each other.
+        raise LogDamaged(position=0, reason=f"a write broke a rule of the file ({code_of(error)})") from error
+    except sqlite3.Error as error:
+        code = code_of(error)
+        plain = "_".join(code.split("_")[:2])  # SQLITE_READONLY_DBMOVED and the like are kinds of the plain code
+        raise StoreUnavailable(url=url, reason=f"{_REASONS[plain]} ({code})" if plain in _REASONS else code) from error
+
+
+def code_of(error: sqlite3.Error) -> str:
+    return getattr(error, "sqlite_errorname", None) or type(error).__name__
+
+
+def connect(path: Path, *, busy_timeout_s: float, reader: bool = False) -> sqlite3.Connection:
+    """A connection in autocommit mode, usable from any thread. The file must exist."""
+    db = sqlite3.connect(path, timeout=busy_timeout_s, isolation_level=None, check_same_thread=False)
+    try:
+        db.execute("PRAGMA recursive_triggers = ON")
+        if reader:
+            db.execute("PRAGMA query_only = ON")
+        else:
+            db.execute("PRAGMA synchronous = FULL")  # WAL with NORMAL loses acknowledged commits with the power
+            db.execute("PRAGMA cache_size = -32000")  # kB; random ids touch most pages of `keys`, hold them
+            db.execute("PRAGMA wal_autocheckpoint = 8000")  # pages; a page changed by many commits is copied once
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def open_file(path: Path, *, busy_timeout_s: float) -> sqlite3.Connection:
+    """A write connection to the log at `path`, created when there is no file, or an empty one.
+
+    StoreUnavailable for anything that is not a log of this schema version; such a file is not changed.
+    """
+    url = url_of(path)
+    with translated(url):
+        with suppress(FileExistsError):
+            try:
+                os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+            except FileExistsError:
+                raise
+            except OSError as error:
+                raise StoreUnavailable(url=url, reason=f"cannot be created ({error.strerror})") from error
+        db = connect(path, busy_timeout_s=busy_timeout_s)
+        try:
+            if _is_new(db, url):
+                db.execute("PRAGMA journal_mode = WAL")
+                db.execute("BEGIN IMMEDIATE")
+                if _is_new(db, url):  # not if another process was quicker
+                    _create(db)
+                db.execute("COMMIT")
+            if db.execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
+                raise StoreUnavailable(url=url, reason="this file system does not support SQLite's WAL")
+        except BaseException:
+            db.close()
+            raise
+        return db
+
+
+def _is_new(db: sqlite3.Connection, url: str) -> bool:
+    """Whether the file is empty; StoreUnavailable unless it is empty or ours."""
+    application = db.execute("PRAGMA application_id").fetchone()[0]
+    version = db.execute("PRAGMA user_version").fetchone()[0]
+    if application == 0 and version == 0 and db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0:
+        return True
+    if application != APPLICATION_ID:
+        raise StoreUnavailable(url=url, reason="a database of another program")
+    if version != SCHEMA_VERSION:
+        raise StoreUnavailable(url=url, reason=f"schema version {version}, this release reads and writes version {SCHEMA_VERSION}")
+    return False
+
+
+def _create(db: sqlite3.Connection) -> None:
+    for statement in _statements(_TABLES + _INDEXES + _TRIGGERS):
+        db.execute(statement)
+    db.execute("INSERT INTO log (one, log_id, position, recorded_at) VALUES (1, ?, 0, 0)", (secrets.token_hex(16),))
+    db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+
+@functools.cache
+def expected_schema() -> dict[str, str]:
+    """Name and text of every table, index and trigger, as SQLite keeps them."""
+    with closing(sqlite3.connect(":memory:")) as db:
+        for statement in _statements(_TABLES + _INDEXES + _TRIGGERS):
+            db.execute(statement)
+        return dict(db.execute("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL"))
+
+
+def _statements(script: str) -> Iterator[str]:
+    """One by one: `executescript` would commit in between, and half a schema could be left behind."""
+    statement = ""
+    for line in script.splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""

@@ -1,0 +1,19 @@
+"""Both stores of the library pass the contract that third parties test theirs with."""
+
+from __future__ import annotations
+
+from uuid import uuid4
+
+from postsale.events import Clock
+from postsale.store import MemoryStore, SQLiteStore, Store
+from postsale.testing import StoreContract
+
+
+class TestMemoryStore(StoreContract):
+    def make_store(self, clock: Clock, limit_bytes: int) -> Store:
+        return MemoryStore(clock=clock, limit_bytes=limit_bytes)
+
+
+class TestSQLiteStore(StoreContract):
+    def make_store(self, clock: Clock, limit_bytes: int) -> Store:
+        return SQLiteStore(self.directory / f"{uuid4().hex}.db", clock=clock, limit_bytes=limit_bytes)
