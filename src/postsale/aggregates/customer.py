@@ -5,6 +5,7 @@ Pure and total: no clock, no random, no I/O, nothing refused. May import `events
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -216,12 +217,9 @@ def _evolve(c: CustomerAggregate, event: d.CustomerEvent, stored: StoredEvent) -
         case d.ApprovalGranted(decision_id=id_):
             return _settle(c, id_, disposition="acted", effects="ready")
         case d.ApprovalRejected(decision_id=id_) | d.ApprovalLapsed(decision_id=id_):
-            return _untouch(_settle(c, id_, disposition="suppressed", effects="cancelled"), id_)
+            return _settle(c, id_, disposition="suppressed", effects="cancelled")
         case d.DecisionOverridden(decision_id=id_):
-            known = c.decisions.get(id_)
-            left = known is not None and any(e.status in {"started", "succeeded", "unknown"} for e in known.effects.values())
-            after = _settle(c, id_, disposition="suppressed", effects="cancelled")
-            return after if left else _untouch(after, id_)
+            return _settle(c, id_, disposition="suppressed", effects="cancelled")
         case d.ConsentGiven(channel=channel, purpose=purpose):
             return replace(c, consents={**c.consents, (channel, purpose): True})
         case d.ConsentWithdrawn(channel=channel, purpose=purpose):
@@ -234,11 +232,11 @@ def _evolve(c: CustomerAggregate, event: d.CustomerEvent, stored: StoredEvent) -
             c = _ambiguous(c, id_, intent) if event.ambiguous else c
             return _effect(c, id_, intent, status="retry", retry_at_us=to_us(retry_at) if retry_at else 0)
         case d.EffectFailed(decision_id=id_, intent_id=intent):
-            return _untouch(_effect(c, id_, intent, status="failed"), id_)
+            return _effect(c, id_, intent, status="failed")
         case d.EffectUnknown(decision_id=id_, intent_id=intent):
             return _effect(c, id_, intent, status="unknown")
         case d.EffectCancelled(decision_id=id_, intent_id=intent):
-            return _untouch(_effect(c, id_, intent, status="cancelled"), id_)
+            return _effect(c, id_, intent, status="cancelled")
         case d.OutcomeObserved(decision_id=id_):
             known = c.decisions.get(id_)
             return c if known is None else _put(c, replace(known, outcome_by_us=None))
@@ -287,6 +285,7 @@ def _decided(c: CustomerAggregate, event: d.DecisionRecorded, stored: StoredEven
 
 
 def _put(c: CustomerAggregate, decision: OpenDecision) -> CustomerAggregate:
+    c = replace(c, touches=_touches(c, decision))
     if decision.done:
         return replace(c, decisions=_without(c.decisions, decision.decision_id))
     return replace(c, decisions={**c.decisions, decision.decision_id: decision})
@@ -306,8 +305,8 @@ def _effect(c: CustomerAggregate, decision_id: UUID, intent_id: UUID, **changes:
     if known is None or intent_id not in known.effects:
         return c
     effects = {**known.effects, intent_id: replace(known.effects[intent_id], **changes)}
-    # A decision none of whose effects happened has failed; one that reached the customer has acted.
-    failed = all(e.status in {"failed", "cancelled"} for e in effects.values())
+    # A decision none of whose effects happened has failed; one that reached the customer has acted. What a person set aside stays so.
+    failed = known.disposition != "suppressed" and all(e.status in {"failed", "cancelled"} for e in effects.values())
     return _put(c, replace(known, effects=effects, disposition="failed" if failed else known.disposition))
 
 
@@ -323,8 +322,17 @@ def _ambiguous(c: CustomerAggregate, decision_id: UUID, intent_id: UUID) -> Cust
     return _effect(c, decision_id, intent_id, ambiguous=True)
 
 
-def _untouch(c: CustomerAggregate, decision_id: UUID) -> CustomerAggregate:
-    return replace(c, touches=tuple(t for t in c.touches if t.decision_id != decision_id))
+def _touches(c: CustomerAggregate, decision: OpenDecision) -> tuple[Touch, ...]:
+    """The contacts that count: those of this decision whose effect failed or was cancelled never reach the customer."""
+    left = Counter(e.intent.channel for e in decision.effects.values() if e.status not in {"failed", "cancelled"})
+    kept = []
+    for touch in c.touches:
+        if touch.decision_id == decision.decision_id:
+            left[touch.channel] -= 1
+            if left[touch.channel] < 0:
+                continue
+        kept.append(touch)
+    return tuple(kept)
 
 
 def _without(mapping: Mapping[K, V], key: K) -> Mapping[K, V]:
