@@ -166,6 +166,18 @@ class StoreUnavailable(PostSaleError):
 
 
 @dataclass(eq=False, kw_only=True)
+class ViewMoved(PostSaleError):
+    """Somebody else moved a view's checkpoint: this writer was paused, or the view was dropped meanwhile. Nothing was written."""
+
+    view: str
+    expected_checkpoint: int
+    actual_checkpoint: int
+    found = "view {view!r} is at position {actual_checkpoint}"
+    expected = "position {expected_checkpoint}"
+    todo = "Read the view again and fold on from there; the log has every event."
+
+
+@dataclass(eq=False, kw_only=True)
 class Unsupported(PostSaleError):
     """A URL scheme, format or option that this version does not have."""
 
