@@ -123,6 +123,9 @@ class _Verification:
 
     def _check_row(self, row: Row) -> None:
         position, tenant, stream, lane, version, event_id, kind, occurred_at, recorded_at, mac, header, data, salt, leaf_index, leaf = row
+        if (due := self._next_leaf.get(tenant, 0)) != leaf_index:
+            self._problem(position, f"leaf index {leaf_index} where {due} was due")
+        self._next_leaf[tenant] = (leaf_index if type(leaf_index) is int else due) + 1
         try:
             home, names = self._streams[stream] or self._unknown
             kind_bytes = self._kinds[kind]
@@ -146,9 +149,6 @@ class _Verification:
             self._versions[stream] = version
         else:
             self._problem(position, f"lane {lane!r} does not exist")
-        if (due := self._next_leaf.get(tenant, 0)) != leaf_index:
-            self._problem(position, f"leaf index {leaf_index} where {due} was due")
-        self._next_leaf[tenant] = leaf_index + 1
         inner = inner_digest(salt, position, event_id, occurred_at, recorded_at, header, mac, data)
         computed = leaf_of(join_commitment(names, leaf_index, lane, version, kind_bytes, inner))
         if computed != leaf:
