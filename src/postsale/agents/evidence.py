@@ -77,7 +77,7 @@ class Offered(NamedTuple):
 
 
 OFFERED: Mapping[str, Offered] = {
-    "health": Offered("integer", "health score, 0 to 100, rounded half up"),
+    "health": Offered("integer", "health score, 0 to 100, rounded as its band is"),
     "health_band": Offered("text", "poor, fair or good"),
     "health_trend": Offered("text", "which way the score moves"),
     "subscribed": Offered("boolean", "whether a subscription runs; missing when none was ever reported"),
@@ -158,9 +158,9 @@ def customer_evidence(customer: CustomerAggregate, health: HealthReading, at_us:
 
 
 def rounded(value: Scalar | float) -> Scalar:
-    """A value fit for thresholds: floats rounded half up to an integer; NaN and infinity are not known."""
+    """A value fit for thresholds: floats rounded to an integer, halves to the even one; NaN and infinity are not known."""
     if isinstance(value, float):
-        return math.floor(value + 0.5) if math.isfinite(value) and abs(value) < MAX_INT else None
+        return round(value) if math.isfinite(value) and abs(value) < MAX_INT else None
     return value
 
 

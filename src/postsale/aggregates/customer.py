@@ -41,6 +41,7 @@ class Effect:
     status: str
     attempt: int = 0
     retry_at_us: int = 0
+    ready_at_us: int = 0  # since when it may leave
     started_at_us: int = 0  # of the newest attempt
     ambiguous: bool = False  # an earlier attempt may have acted: a failure now is not certain
 
@@ -215,11 +216,11 @@ def _evolve(c: CustomerAggregate, event: d.CustomerEvent, stored: StoredEvent) -
         case d.DecisionRecorded():
             return _decided(c, event, stored)
         case d.ApprovalGranted(decision_id=id_):
-            return _settle(c, id_, disposition="acted", effects="ready")
+            return _settle(c, id_, disposition="acted", effects="ready", at_us=at)
         case d.ApprovalRejected(decision_id=id_) | d.ApprovalLapsed(decision_id=id_):
-            return _settle(c, id_, disposition="suppressed", effects="cancelled")
+            return _settle(c, id_, disposition="suppressed", effects="cancelled", at_us=at)
         case d.DecisionOverridden(decision_id=id_):
-            return _settle(c, id_, disposition="suppressed", effects="cancelled")
+            return _settle(c, id_, disposition="suppressed", effects="cancelled", at_us=at)
         case d.ConsentGiven(channel=channel, purpose=purpose):
             return replace(c, consents={**c.consents, (channel, purpose): True})
         case d.ConsentWithdrawn(channel=channel, purpose=purpose):
@@ -270,7 +271,7 @@ def _decided(c: CustomerAggregate, event: d.DecisionRecorded, stored: StoredEven
         agent=event.agent,
         disposition=event.disposition,
         decided_at_us=at,
-        effects={i.intent_id: Effect(i, status) for i in event.intents},
+        effects={i.intent_id: Effect(i, status, ready_at_us=at) for i in event.intents},
         expires_at_us=to_us(event.approval_expires_at) if event.approval_expires_at else None,
         bound_to=event.bound_to,
         outcome_kinds=event.outcome_kinds,
@@ -291,11 +292,12 @@ def _put(c: CustomerAggregate, decision: OpenDecision) -> CustomerAggregate:
     return replace(c, decisions={**c.decisions, decision.decision_id: decision})
 
 
-def _settle(c: CustomerAggregate, decision_id: UUID, *, disposition: d.Disposition, effects: str) -> CustomerAggregate:
+def _settle(c: CustomerAggregate, decision_id: UUID, *, disposition: d.Disposition, effects: str, at_us: int) -> CustomerAggregate:
     known = c.decisions.get(decision_id)
     if known is None:
         return c
-    moved = {k: replace(e, status=effects) if e.status in {"held", "ready", "retry"} else e for k, e in known.effects.items()}
+    waiting = {"held", "ready", "retry"}
+    moved = {k: replace(e, status=effects, ready_at_us=at_us) if e.status in waiting else e for k, e in known.effects.items()}
     outcome_by = known.outcome_by_us if disposition == "acted" else None
     return _put(c, replace(known, disposition=disposition, effects=moved, outcome_by_us=outcome_by))
 
