@@ -28,12 +28,35 @@ from .support import CANARY, envelope, outcome, said
 
 AT = datetime.fromtimestamp(1_700_000_000, UTC)
 BASE: dict[str, Any] = {"source": "stripe", "id": "evt_1", "occurred_at": AT, "order": "001700000000"}
-INVOICE = {"id": "in_1", "object": "invoice", "customer": "cus_42", "currency": "usd", "amount_paid": 4900, "amount_due": 5000, "attempt_count": 2}
-CHARGE = {"id": "ch_1", "object": "charge", "customer": "cus_42", "currency": "eur", "amount": 700, "amount_captured": 600, "captured": True, "invoice": None}
+INVOICE = {
+    "id": "in_1",
+    "object": "invoice",
+    "customer": "cus_42",
+    "currency": "usd",
+    "amount_paid": 4900,
+    "amount_due": 5000,
+    "attempt_count": 2,
+}
+CHARGE = {
+    "id": "ch_1",
+    "object": "charge",
+    "customer": "cus_42",
+    "currency": "eur",
+    "amount": 700,
+    "amount_captured": 600,
+    "captured": True,
+    "invoice": None,
+}
 
 
 def price(amount: int | None = 1000, interval: str = "month", count: int = 1, **over: Any) -> dict[str, Any]:
-    return {"id": "price_1", "currency": "usd", "unit_amount": amount, "billing_scheme": "per_unit", "recurring": {"interval": interval, "interval_count": count, "usage_type": "licensed"}} | over
+    return {
+        "id": "price_1",
+        "currency": "usd",
+        "unit_amount": amount,
+        "billing_scheme": "per_unit",
+        "recurring": {"interval": interval, "interval_count": count, "usage_type": "licensed"},
+    } | over
 
 
 def subscription(*items: dict[str, Any], **over: Any) -> dict[str, Any]:
@@ -51,7 +74,14 @@ def subscription(*items: dict[str, Any], **over: Any) -> dict[str, Any]:
     } | over
 
 
-TERMS: dict[str, Any] = {"subscription_id": "sub_1", "mrr_minor": 3000, "interval": "month", "currency": "USD", "plan": "price_1", "seats": 3}
+TERMS: dict[str, Any] = {
+    "subscription_id": "sub_1",
+    "mrr_minor": 3000,
+    "interval": "month",
+    "currency": "USD",
+    "plan": "price_1",
+    "seats": 3,
+}
 
 
 def test_a_paid_invoice_is_one_payment_of_the_amount_paid() -> None:
@@ -128,7 +158,9 @@ def test_the_end_of_the_period_is_found_with_the_items_too() -> None:
 
 
 def test_a_deleted_subscription_ended_with_its_reason() -> None:
-    body = subscription(status="canceled", ended_at=1_700_000_100, cancellation_details={"reason": "cancellation_requested", "feedback": "too_expensive"})
+    body = subscription(
+        status="canceled", ended_at=1_700_000_100, cancellation_details={"reason": "cancellation_requested", "feedback": "too_expensive"}
+    )
     item = stripe.signals(envelope("customer.subscription.deleted", body))
     ended = datetime.fromtimestamp(1_700_000_100, UTC)
     assert item.signals == (SubscriptionEnded(**BASE, **TERMS, effective_at=ended, reason="too_expensive"),)
@@ -266,7 +298,18 @@ def test_raw_bytes_are_kept_as_received() -> None:
 
 @pytest.mark.parametrize(
     "raw",
-    [b"", b"[]", b"null", b"{", b"\xff\xfe", b'{"id": "a", "id": "b"}', b'{"created": NaN}', b'{"x": "\\ud800"}', b"[" * 100_000, b'{"n": 1' + b"0" * 5_000 + b"}"],
+    [
+        b"",
+        b"[]",
+        b"null",
+        b"{",
+        b"\xff\xfe",
+        b'{"id": "a", "id": "b"}',
+        b'{"created": NaN}',
+        b'{"x": "\\ud800"}',
+        b"[" * 100_000,
+        b'{"n": 1' + b"0" * 5_000 + b"}",
+    ],
 )
 def test_a_body_that_is_not_a_clean_object_is_one_refused_item(raw: bytes) -> None:
     item = stripe.item(raw)
@@ -276,7 +319,10 @@ def test_a_body_that_is_not_a_clean_object_is_one_refused_item(raw: bytes) -> No
 
 ANY = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.just(CANARY) | st.binary(max_size=4),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["id", "data", "price", CANARY]) | st.text(max_size=5), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["id", "data", "price", CANARY]) | st.text(max_size=5), inner, max_size=3)
+    ),
     max_leaves=6,
 )
 VALID = [
@@ -342,13 +388,20 @@ def test_an_old_signature_and_one_from_the_future_are_refused(off: int) -> None:
 def test_the_signature_covers_every_byte_the_time_and_the_secret() -> None:
     stamp, mac = signature("whsec_a")
     good = f"t={stamp},v1={mac}"
-    wrong = [(BODY + b"\n", good, "whsec_a"), (BODY, good, "whsec_b"), (BODY, f"t={stamp + 1},v1={mac}", "whsec_a"), (BODY, f"t={stamp},v1={mac[:-1]}", "whsec_a")]
+    wrong = [
+        (BODY + b"\n", good, "whsec_a"),
+        (BODY, good, "whsec_b"),
+        (BODY, f"t={stamp + 1},v1={mac}", "whsec_a"),
+        (BODY, f"t={stamp},v1={mac[:-1]}", "whsec_a"),
+    ]
     for body, header, secret in wrong:
         with pytest.raises(InvalidInput, match="no v1 signature"):
             stripe.verify(body, header, [secret], NOW)
 
 
-@pytest.mark.parametrize("header", ["", "garbage", "t=1", "v1=ab", "t=x,v1=ab", "t=1,t=2,v1=ab", "t=١,v1=ab", "t=-1,v1=ab", "t=" + "9" * 5000 + ",v1=ab"])
+@pytest.mark.parametrize(
+    "header", ["", "garbage", "t=1", "v1=ab", "t=x,v1=ab", "t=1,t=2,v1=ab", "t=١,v1=ab", "t=-1,v1=ab", "t=" + "9" * 5000 + ",v1=ab"]
+)
 def test_a_malformed_header_is_refused(header: str) -> None:
     with pytest.raises(InvalidInput, match="Stripe-Signature"):
         stripe.verify(BODY, header, ["whsec_a"], NOW)

@@ -35,14 +35,19 @@ def test_recorded_invoices_give_exact_payments_and_failures(number: str, custome
 
 
 @pytest.mark.parametrize(
-    ("number", "mrr", "plan", "seats"), [("0001", 2000, "gold21323", 1), ("0002", 4000, "silver41294", 1), ("0003", 2000, "gold21323", 1), ("0004", 6000, None, None)]
+    ("number", "mrr", "plan", "seats"),
+    [("0001", 2000, "gold21323", 1), ("0002", 4000, "silver41294", 1), ("0003", 2000, "gold21323", 1), ("0004", 6000, None, None)],
 )
 def test_recorded_subscriptions_give_exact_terms(number: str, mrr: int, plan: str | None, seats: int | None) -> None:
     held = body(f"subscription_sub_fakefakefakefakefake{number}")
     terms = {"subscription_id": held["id"], "mrr_minor": mrr, "interval": "month", "currency": "USD", "plan": plan, "seats": seats}
     started = datetime.fromtimestamp(held["start_date"], UTC)
-    assert stripe.signals(envelope("customer.subscription.created", held)).signals == (SubscriptionStarted(**BASE, **terms, effective_at=started),)
-    assert stripe.signals(envelope("customer.subscription.updated", held)).signals == (SubscriptionChanged(**BASE, **terms, effective_at=AT),)
+    assert stripe.signals(envelope("customer.subscription.created", held)).signals == (
+        SubscriptionStarted(**BASE, **terms, effective_at=started),
+    )
+    assert stripe.signals(envelope("customer.subscription.updated", held)).signals == (
+        SubscriptionChanged(**BASE, **terms, effective_at=AT),
+    )
     assert stripe.signals(envelope("customer.subscription.deleted", held)).signals == (SubscriptionEnded(**BASE, **terms, effective_at=AT),)
 
 
@@ -63,7 +68,14 @@ def test_recorded_envelopes_are_about_accounts_and_are_ignored(tmp_path: Path) -
 
 
 def test_every_recorded_object_in_any_handled_envelope_is_one_item_without_an_address() -> None:
-    kinds = ["invoice.paid", "invoice.payment_failed", "customer.subscription.created", "customer.subscription.deleted", "charge.succeeded", "charge.failed"]
+    kinds = [
+        "invoice.paid",
+        "invoice.payment_failed",
+        "customer.subscription.created",
+        "customer.subscription.deleted",
+        "charge.succeeded",
+        "charge.failed",
+    ]
     for path in sorted(third_party("stripe/djstripe").glob("*.json")):
         for kind in kinds:
             item = stripe.signals(envelope(kind, json.loads(path.read_bytes())))
