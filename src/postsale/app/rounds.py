@@ -22,6 +22,9 @@ from postsale.store.contract import Query
 from postsale.store.log import Log
 
 _VIEW = "rounds"
+_LOOKED_AT = 50  # of one customer's new facts, when looking for the one that made the difference
+_MANY = 500  # from so many visits on, one pass over everybody is cheaper than looking at each
+News = dict[StreamId, list[StoredEvent]]
 _WAKING = frozenset({"approval/granted", "customer/command-issued", "agent/trigger-raised", "identity/stream-joined", "consent/withdrawn"})
 
 
@@ -72,41 +75,61 @@ class Rounds:
         visits = self._news(tenant, done, head)
         for key, raw in self._views.scan(view, "due/"):
             if (_number(raw) or 0) <= now_us:
-                visits.setdefault(StreamId(tenant, CUSTOMERS, key.removeprefix("due/")), None)
-        if now_us // DAY_US != last_us // DAY_US or done == 0:
-            for subject in self._readings.subjects(tenant, now_us):
-                if self._moved(subject, now_us):
-                    visits.setdefault(subject.customer.stream, None)
+                visits.setdefault(StreamId(tenant, CUSTOMERS, key.removeprefix("due/")), [])
+        if done == 0 or now_us // DAY_US != last_us // DAY_US or len(visits) >= _MANY:
+            visits = self._worth(tenant, visits, now_us)
         rows: dict[str, bytes | None] = {"last": orjson.dumps(now_us)}
-        for stream, cause in visits.items():
-            attended = self._engine.attend(stream, cause, since_us=last_us)
+        for stream, facts in visits.items():
+            attended = self._engine.attend(stream, self._cause(stream, facts, now_us), since_us=last_us)
             report.add(attended)
             due = attended.next_due_us
             rows[f"due/{stream.id}"] = None if due is None else orjson.dumps(due)
             on_progress(1)
         self._views.write(view, rows, checkpoint=head, expected=done)
 
-    def _news(self, tenant: str, after: int, upto: int) -> dict[StreamId, StoredEvent | None]:
-        """Streams with something new, in the order of their first news, with the newest fact that may raise a trigger."""
-        visits: dict[StreamId, StoredEvent | None] = {}
+    def _worth(self, tenant: str, visits: News, now_us: int) -> News:
+        """One cheap pass over everybody finds who has anything to be done; news of the others needs no visit."""
+        worth: News = {stream: facts for stream, facts in visits.items() if stream.category != CUSTOMERS}
+        for subject in self._readings.subjects(tenant, now_us):
+            c = subject.customer
+            if self._moved(subject, now_us):
+                facts = [fact for stream in c.fact_streams for fact in visits.get(stream, [])]
+                worth[c.stream] = sorted(facts, key=lambda e: e.position)
+        return worth
+
+    def _news(self, tenant: str, after: int, upto: int) -> News:
+        """Streams with something new, in the order of their first news, with the facts that may raise a trigger."""
+        visits: News = {}
         for stored in self._log.store.read(Query(tenant=tenant, lane=Lane.FACT, after=after, upto=upto)):
             if self._engine.raises(stored):
-                visits[stored.stream] = stored
+                facts = visits.setdefault(stored.stream, [])
+                facts.append(stored)
+                del facts[:-_LOOKED_AT]
         woken = Query(tenant=tenant, category=CUSTOMERS, lane=Lane.DECISION, kinds=_WAKING, after=after, upto=upto)
         for stored in self._log.store.read(woken):
-            visits.setdefault(stored.stream, self._joined(stored) if stored.kind == "identity/stream-joined" else None)
+            facts = visits.setdefault(stored.stream, [])
+            if stored.kind == "identity/stream-joined" and not facts:
+                facts.extend(self._newest(stored.stream))
         return visits
 
-    def _joined(self, joined: StoredEvent) -> StoredEvent | None:
+    def _newest(self, stream: StreamId) -> list[StoredEvent]:
         """A link or merge is news because of the facts that came with it."""
-        customer = self._log.customer(joined.stream)
-        newest = Query(streams=customer.fact_streams, lane=Lane.FACT, backward=True, limit=1)
-        return next(iter(self._log.store.read(newest)), None)
+        customer = self._log.customer(stream)
+        return list(self._log.store.read(Query(streams=customer.fact_streams, lane=Lane.FACT, backward=True, limit=1)))
 
-    def _moved(self, subject: Subject, now_us: int) -> bool:
-        """Whether a visit has anything to do, seen from one cheap pass over everybody."""
+    def _cause(self, stream: StreamId, facts: list[StoredEvent], now_us: int) -> StoredEvent | None:
+        """Of several new facts the first one that changed a condition; the newest when none alone did."""
+        if len(facts) < 2:
+            return facts[0] if facts else None
+        for fact in facts[:-1]:
+            if self._moved(self._readings.subject(stream, now_us, known_at_us=fact.recorded_at_us), now_us, open_matters=False):
+                return fact
+        return facts[-1]
+
+    def _moved(self, subject: Subject, now_us: int, *, open_matters: bool = True) -> bool:
+        """Whether a visit has anything to do: a condition that changed, or a matter that is open."""
         c = subject.customer
-        if c.pending or c.decisions:
+        if open_matters and (c.pending or c.decisions):
             return True
         for agent in self._engine.agents.values():
             values = agent.values(c, subject.reading, now_us)
