@@ -316,7 +316,7 @@ def test_random_damage_is_noticed_or_harmless_and_never_a_crash(intact: Path, tm
         if report.ok:
             assert reads(path) == [truth] * 5, f"seed {seed}"
         outcomes["noticed" if not report.ok else "harmless"] += 1
-    assert outcomes["noticed"] > 20, outcomes
+    assert min(outcomes.values()) > 0, (seed, outcomes)
 
 
 def reads(path: Path) -> list[list[StoredEvent]]:
