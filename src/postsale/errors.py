@@ -19,7 +19,7 @@ class PostSaleError(Exception):
     todo: ClassVar[str] = ""
 
     def __str__(self) -> str:
-        values = self.fields()
+        values = {name: "not known" if value is None else value for name, value in self.fields().items()}
         parts = [self.found.format(**values)]
         if self.expected:
             parts.append("expected " + self.expected.format(**values))
@@ -103,7 +103,10 @@ class ContentConflict(PostSaleError):
         "{source} item {source_id!r} with content {offered_digest}, but position {stored_position} holds it with content {stored_digest}"
     )
     expected = "the same content for the same id"
-    todo = "If the source corrects items, give each revision an id of its own. Quarantined as {quarantine_id}."
+    todo = "If the source corrects items, give each revision an id of its own."
+
+    def __str__(self) -> str:
+        return super().__str__() + (f" Quarantined as {self.quarantine_id}." if self.quarantine_id else "")
 
 
 @dataclass(eq=False, kw_only=True)
@@ -163,6 +166,18 @@ class StoreUnavailable(PostSaleError):
     found = "{url}: {reason}"
     expected = "a writable postsale log"
     todo = "Nothing was half-written. Mend the cause and try again; ids make the retry safe."
+
+
+@dataclass(eq=False, kw_only=True)
+class ViewMoved(PostSaleError):
+    """Somebody else moved a view's checkpoint: this writer was paused, or the view was dropped meanwhile. Nothing was written."""
+
+    view: str
+    expected_checkpoint: int
+    actual_checkpoint: int
+    found = "view {view!r} is at position {actual_checkpoint}"
+    expected = "position {expected_checkpoint}"
+    todo = "Read the view again and fold on from there; the log has every event."
 
 
 @dataclass(eq=False, kw_only=True)
@@ -273,6 +288,31 @@ class ToolUnreachable(PostSaleError):
     found = "an attempt to call {tool} during {during}"
     expected = "no effect to leave"
     todo = "Move the call into a tool that the outbox dispatches."
+
+
+@dataclass(eq=False, kw_only=True)
+class ToolRefused(PostSaleError):
+    """A tool will not do this, now or later: raise it in a tool when nothing happened and a retry is useless.
+
+    `reason` is kept in the log: no personal data in it.
+    """
+
+    tool: str
+    reason: str
+    found = "{tool} refused: {reason}"
+
+
+@dataclass(eq=False, kw_only=True)
+class ToolUnavailable(PostSaleError):
+    """A tool could not act for now: raise it in a tool when certainly nothing happened and a retry may help.
+
+    When something may have happened, raise anything else. `reason` is kept in the log: no personal data in it.
+    """
+
+    tool: str
+    reason: str
+    found = "{tool} is not available: {reason}"
+    todo = "It is tried again later, a bounded number of times."
 
 
 @dataclass(eq=False, kw_only=True)

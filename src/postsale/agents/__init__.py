@@ -1,0 +1,11 @@
+"""Agents: they decide about customers inside explicit policy.
+
+Importing this room loads deciders only: neither tools nor engines nor the outbox, so that replay cannot reach the world.
+May import projections, store, access, aggregates, events, errors.
+"""
+
+from postsale.agents.agent import Agent
+from postsale.agents.policy import Policy
+from postsale.agents.shipped import ChurnOutreach, RenewalRescue
+
+__all__ = ["Agent", "ChurnOutreach", "Policy", "RenewalRescue"]

@@ -133,7 +133,7 @@ class _Selection:
             self._filter("occurred_at <= :as_of", as_of=query.as_of_us)
         if query.kinds:
             numbers = kind_numbers(self._db, query.kinds)
-            if not numbers:  # also because `IN ()` beside INDEXED BY is "no query solution" to SQLite
+            if not numbers:  # no such event yet; an empty list in the SQL has no plan with the index that is asked for
                 return
             self._filter(f"+kind IN ({', '.join(map(str, numbers))})")
         tenant: tuple[int, int] | None = None

@@ -1,0 +1,114 @@
+"""An agent: a name, a policy and the evidence it offers. Its decisions are its policy's; subclass it to offer more evidence.
+
+Lives here: who decides and by which code. Not here: tools, engines, the log. May import this room's deciding modules.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib
+import inspect
+import sys
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from typing import ClassVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from postsale.agents.decide import AgentSpec
+from postsale.agents.evidence import OFFERED, HealthReading, customer_evidence
+from postsale.agents.expressions import InputType
+from postsale.agents.policy import Name, Policy
+from postsale.aggregates.customer import CustomerAggregate
+from postsale.aggregates.decisions import Scalar
+from postsale.errors import BadDeclaration, PolicyInvalid
+
+_DECIDING = tuple(
+    f"postsale.agents.{name}" for name in ("expressions", "policy", "policy_check", "guardrails", "evidence", "decide", "agent")
+)
+_NAME: TypeAdapter[str] = TypeAdapter(Name)
+
+
+class Agent:
+    """Something that decides about customers inside a policy.
+
+    `Agent(policy=Policy.load("mine.toml"))` is an agent. A subclass may add evidence: declare names and types in `offers`
+    and return their values from `evidence`; both are code that decides, and its digest is kept with every decision.
+    """
+
+    offers: ClassVar[Mapping[str, InputType]] = {}
+
+    def __init__(self, policy: Policy | None = None, *, name: str | None = None) -> None:
+        """`name` defaults to the policy's. Raises BadDeclaration without a policy or with a name that is not one."""
+        policy = policy or self.default_policy()
+        if policy is None:
+            raise BadDeclaration(what=type(self).__name__, reason="an agent needs a policy: pass policy=Policy.load(…)")
+        self.policy = policy
+        try:
+            self.name = _NAME.validate_python(name or policy.name)
+        except ValidationError:
+            raise BadDeclaration(what=type(self).__name__, reason="the name must be 1 to 64 of a-z, 0-9, '.', '_', '-'") from None
+        if self.name == "all":
+            raise BadDeclaration(what=type(self).__name__, reason='the name "all" stands for every agent')
+
+    @classmethod
+    def default_policy(cls) -> Policy | None:
+        """The policy that this kind of agent brings along; None when it brings none."""
+        return None
+
+    def evidence(self, customer: CustomerAggregate, health: HealthReading, at_us: int) -> Mapping[str, Scalar]:  # noqa: ARG002
+        """Values for the names in `offers`. Pure: the same state and time give the same values."""
+        return {}
+
+    # ------------------------------------------------------------ what the engine asks
+
+    def values(self, customer: CustomerAggregate, health: HealthReading, at_us: int) -> dict[str, Scalar]:
+        """Everything on offer: the built-in evidence, the reading's features, and what this agent adds."""
+        return customer_evidence(customer, health, at_us) | dict(self.evidence(customer, health, at_us))
+
+    def check(self, policy: Policy, features: Mapping[str, InputType]) -> None:
+        """Return when every input of `policy` is on offer with its declared type; else PolicyInvalid names the input."""
+        on_offer = dict(features) | {n: o.type for n, o in OFFERED.items()} | dict(self.offers)
+        for name, kind in policy.inputs.items():
+            if name not in on_offer:
+                raise PolicyInvalid(policy=policy.name, where=f"inputs.{name}", reason=f"agent {self.name!r} has no such evidence")
+            if on_offer[name] != kind:
+                raise PolicyInvalid(policy=policy.name, where=f"inputs.{name}", reason=f"declared {kind}, but it is {on_offer[name]}")
+
+    @property
+    def spec(self) -> AgentSpec:
+        """Who decides, by name and code, as a decision records it."""
+        cls = type(self)
+        return AgentSpec(self.name, f"{cls.__module__}:{cls.__qualname__}", decider_digest(cls), package_version())
+
+
+def decider_digest(cls: type[Agent]) -> str:
+    """SHA-256, hex, of the source of the deciding modules and of every module that an agent class inherits from.
+
+    A module without source (a prompt) counts by its name alone.
+    """
+    return _source_digest(tuple(dict.fromkeys([*_DECIDING, *(base.__module__ for base in reversed(cls.__mro__) if base is not object)])))
+
+
+@functools.cache
+def _source_digest(modules: tuple[str, ...]) -> str:
+    digest = hashlib.sha256()
+    for name in modules:
+        module = sys.modules.get(name) or importlib.import_module(name)
+        try:
+            source = inspect.getsource(module)
+        except (OSError, TypeError):
+            source = f"no source: {name}"
+        raw = source.encode()
+        digest.update(f"{name}:{len(raw)}:".encode() + raw)
+    return digest.hexdigest()
+
+
+@functools.cache
+def package_version() -> str:
+    """The installed version of this package; "unknown" when it is run from a bare source tree."""
+    try:
+        return version("postsale")
+    except PackageNotFoundError:
+        return "unknown"

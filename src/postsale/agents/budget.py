@@ -1,0 +1,107 @@
+"""Budgets: reserved, committed and released money per period, folded from `tenant/budgets/<name>`. Pure.
+
+Sums hold: what is left = limit − reserved − committed, and each decision is counted once, in exactly one of the three.
+May import aggregates and events.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Any, assert_never
+from uuid import UUID
+
+from postsale.aggregates import decisions as d
+from postsale.aggregates.customer import CustomerAggregate
+from postsale.aggregates.decisions import BudgetCommitted, BudgetEvent, BudgetReleased, BudgetReserved
+from postsale.events import Event, StreamId
+
+_EMPTY: Mapping[Any, Any] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Sums:
+    """One period's money, in minor units."""
+
+    reserved_minor: int = 0
+    committed_minor: int = 0
+    released_minor: int = 0  # given back; free again
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetState:
+    """What a budget's stream says now. Bounded by periods and open reservations."""
+
+    version: int = 0
+    position: int = 0  # of the newest event folded
+    periods: Mapping[str, Sums] = field(default_factory=lambda: _EMPTY)
+    open: Mapping[UUID, tuple[str, int]] = field(default_factory=lambda: _EMPTY)  # decision -> (period, amount)
+
+    def left_minor(self, limit_minor: int, period: str) -> int:
+        """What may still be promised in a period; never below 0."""
+        sums = self.periods.get(period, Sums())
+        return max(0, limit_minor - sums.reserved_minor - sums.committed_minor)
+
+
+def budget_stream(tenant: str, name: str) -> StreamId:
+    return StreamId(tenant, "budgets", name)
+
+
+def evolve_budget(state: BudgetState, event: BudgetEvent, position: int = 0) -> BudgetState:
+    """Total: a settlement of what is not reserved changes nothing but version and position."""
+    state = replace(state, version=state.version + 1, position=max(state.position, position))
+    match event:
+        case BudgetReserved(decision_id=id_, period=period, amount_minor=minor):
+            if id_ in state.open:
+                return state
+            sums = state.periods.get(period, Sums())
+            after = replace(sums, reserved_minor=sums.reserved_minor + minor)
+            return replace(state, periods={**state.periods, period: after}, open={**state.open, id_: (period, minor)})
+        case BudgetCommitted(decision_id=id_) | BudgetReleased(decision_id=id_):
+            if id_ not in state.open:
+                return state
+            period, minor = state.open[id_]
+            sums = state.periods[period]
+            sums = replace(sums, reserved_minor=sums.reserved_minor - minor)
+            if isinstance(event, BudgetCommitted):
+                sums = replace(sums, committed_minor=sums.committed_minor + minor)
+            else:
+                sums = replace(sums, released_minor=sums.released_minor + minor)
+            still = {k: v for k, v in state.open.items() if k != id_}
+            return replace(state, periods={**state.periods, period: sums}, open=still)
+    assert_never(event)
+
+
+def settlement(customer: CustomerAggregate, event: Event) -> tuple[str, BudgetCommitted | BudgetReleased] | None:
+    """What `event`, about to be appended to this customer, does to the money its decision reserved: (budget, event), or None.
+
+    Spent with the first effect that happened; given back when the last one has certainly not happened.
+    """
+    decision_id = getattr(event, "decision_id", None)
+    known = customer.decisions.get(decision_id) if decision_id is not None else None
+    if known is None or known.reservation is None:
+        return None
+    name = known.reservation.budget
+    effects = known.effects
+    spent = any(e.status == "succeeded" for e in effects.values())
+    match event:
+        case d.EffectSucceeded():
+            return None if spent else (name, BudgetCommitted(decision_id=known.decision_id))
+        case d.EffectFailed(final=True, intent_id=intent) | d.EffectCancelled(intent_id=intent):
+            others = [e for k, e in effects.items() if k != intent]
+            if not spent and all(e.settled for e in others):
+                return name, BudgetReleased(decision_id=known.decision_id, reason="its effect did not happen")
+        case d.ApprovalRejected() | d.ApprovalLapsed():
+            return name, BudgetReleased(decision_id=known.decision_id, reason="it was not approved")
+        case d.DecisionOverridden():
+            if not any(e.status in {"started", "succeeded", "unknown"} or e.ambiguous for e in effects.values()):
+                return name, BudgetReleased(decision_id=known.decision_id, reason="a person set it aside")
+    return None
+
+
+def fold_budget(events: Iterable[BudgetEvent], state: BudgetState | None = None) -> BudgetState:
+    state = state or BudgetState()
+    for event in events:
+        state = evolve_budget(state, event)
+    return state

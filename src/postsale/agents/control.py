@@ -1,0 +1,121 @@
+"""Control of agents by people: policies published and activated, autonomy raised, switches thrown. Events with owner and reason.
+
+May import the desk and what is below it. No decision is made here.
+"""
+
+from __future__ import annotations
+
+from postsale.access import Person
+from postsale.agents.desk import TRIES, Desk
+from postsale.agents.policy import Policy
+from postsale.aggregates.artifacts import (
+    EVERY_AGENT,
+    MODES,
+    AgentControl,
+    AgentPaused,
+    AgentResumed,
+    ArtifactActivated,
+    ArtifactPublished,
+    AutonomyChanged,
+    Mode,
+    agent_stream,
+    policy_stream,
+)
+from postsale.errors import ContentConflict, InvalidInput, NotAllowed, VersionConflict
+from postsale.events import SYSTEM, SYSTEM_TENANT, Event, Lane, StreamId, derive_id
+from postsale.store.contract import Query
+from postsale.store.log import Cause
+
+
+def require_person(person: object, action: str) -> Person:
+    """An authenticated person; NotAllowed for anything else, an agent above all."""
+    if not isinstance(person, Person) or not person.login.strip() or not person.authenticated_by.strip():
+        raise NotAllowed(actor="an unauthenticated caller", action=action, reason="it takes a person who proved who they are")
+    return person
+
+
+def require_reason(reason: str, what: str) -> str:
+    """A reason that says something; InvalidInput for blanks."""
+    if not reason.strip():
+        raise InvalidInput(what=what, field="reason", reason="expected a reason")
+    return reason
+
+
+def activate_policy(
+    desk: Desk, tenant: str, policy: Policy, *, person: Person | None = None, reason: str = "installed with the agent"
+) -> bool:
+    """Publish a policy and make it the one that decides; False when it is already. Without a person its owner answers for it."""
+    stream = policy_stream(tenant, policy.name)
+    approver = policy.owner if person is None else person.login
+    for attempt in range(1, TRIES + 1):
+        active, version = desk.active_policy(tenant, policy.name)
+        if active is not None and active.digest == policy.digest:
+            return False
+        events: list[Event] = []
+        known = desk.log.events(Query(tenant=tenant, streams=(stream,), lane=Lane.DECISION))
+        if not any(isinstance(r.data, ArtifactPublished) and r.data.digest == policy.digest for r in known):
+            events.append(ArtifactPublished(of="policy", name=policy.name, digest=policy.digest, content=policy.content))
+        events.append(
+            ArtifactActivated(of="policy", name=policy.name, digest=policy.digest, owner=policy.owner, approver=approver, reason=reason)
+        )
+        drafts = [(e, derive_id(stream, version + i, e.wire_name, policy.digest)) for i, e in enumerate(events)]
+        try:
+            desk.append_to(stream, version, drafts, Cause(actor=SYSTEM if person is None else person.actor, origin=desk.origin))
+        except (ContentConflict, VersionConflict):
+            if attempt == TRIES:
+                raise
+            continue
+        return True
+    raise AssertionError("unreachable")
+
+
+def set_mode(desk: Desk, tenant: str, agent: str, mode: Mode, *, person: Person, reason: str) -> AgentControl:
+    """How far the agent may go from now on: observe, propose, act."""
+    if mode not in MODES:
+        raise InvalidInput(what="autonomy", field="mode", reason=f"expected one of {', '.join(MODES)}")
+    event = AutonomyChanged(agent=agent, mode=mode, owner=person.login, reason=require_reason(reason, "autonomy"))
+    return _change(desk, agent_stream(tenant, agent), event, person)
+
+
+def pause(desk: Desk, tenant: str, agent: str = EVERY_AGENT, *, person: Person, reason: str) -> AgentControl:
+    """The kill switch: from the return on, no decision of the agent acts and no further effect leaves."""
+    event = AgentPaused(agent=agent, owner=person.login, reason=require_reason(reason, "pause"))
+    return _change(desk, agent_stream(tenant, agent), event, person)
+
+
+def resume(desk: Desk, tenant: str, agent: str = EVERY_AGENT, *, person: Person, reason: str) -> AgentControl:
+    """Release the kill switch."""
+    event = AgentResumed(agent=agent, owner=person.login, reason=require_reason(reason, "resume"))
+    return _change(desk, agent_stream(tenant, agent), event, person)
+
+
+def pause_everything(desk: Desk, *, person: Person, reason: str) -> AgentControl:
+    """The kill switch of every agent of every tenant."""
+    return pause(desk, SYSTEM_TENANT, EVERY_AGENT, person=person, reason=reason)
+
+
+def resume_everything(desk: Desk, *, person: Person, reason: str) -> AgentControl:
+    """Release the switch of every agent of every tenant; their own switches stay as they are."""
+    return resume(desk, SYSTEM_TENANT, EVERY_AGENT, person=person, reason=reason)
+
+
+def _change(desk: Desk, stream: StreamId, event: AutonomyChanged | AgentPaused | AgentResumed, person: Person) -> AgentControl:
+    person = require_person(person, "control agents")
+    for attempt in range(1, TRIES + 1):
+        state = desk.control(stream)
+        same = (
+            state.mode == event.mode and state.version > 0
+            if isinstance(event, AutonomyChanged)
+            else state.paused is isinstance(event, AgentPaused)
+        )
+        if same:
+            return state
+        drafts = [(event, derive_id(stream, state.version, event.wire_name))]
+        try:
+            desk.append_to(stream, state.version, drafts, Cause(actor=person.actor, origin=desk.origin))
+        except (ContentConflict, VersionConflict):
+            if attempt == TRIES:
+                raise
+            continue
+        return desk.control(stream)
+    raise AssertionError("unreachable")

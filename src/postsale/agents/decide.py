@@ -1,0 +1,349 @@
+"""Decide: one trigger, evidence and context in, one decision event out. Pure: no clock, no random, no I/O, no tools.
+
+Everything that goes in is recorded in the event, so that `rederive` makes the same bytes from the event alone.
+May import aggregates, events, and expressions, policy, guardrails of this room.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+from uuid import UUID
+
+import orjson
+
+from postsale.agents.expressions import Value
+from postsale.agents.guardrails import Context, ToolRef, first_failed, judge, over_authority
+from postsale.agents.policy import OfferRow, Policy, Rule, fill
+from postsale.aggregates.artifacts import Mode, content_digest
+from postsale.aggregates.decisions import DecisionRecorded, Disposition, EffectIntent, Eligible, Offer, ReadRef, Reservation, Scalar
+from postsale.errors import InvalidInput, PolicyInvalid
+from postsale.events import DAY_US, MAX_INT, SECOND_US, canonical, derive_id, encode_payload, from_us, to_us
+
+CERTAIN_PPM = 1_000_000
+Mac = Callable[[bytes], str]
+"""A keyed digest of bytes, hex. The key stays with the caller."""
+
+
+@dataclass(frozen=True, slots=True)
+class AgentSpec:
+    """Who decides, by name and by code."""
+
+    name: str
+    decider: str  # module:qualname
+    decider_digest: str
+    package_version: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """Everything one decision is made from, beside the policy. The first of `read_set` is the customer."""
+
+    trigger_id: UUID
+    condition: str
+    depth: int
+    mode: Mode
+    decided_at_us: int
+    read_set: tuple[ReadRef, ...]
+    evidence: Mapping[str, Scalar]
+    context: Context
+    tools: Mapping[str, ToolRef]
+    model: str | None = None
+    flags: Mapping[str, Scalar] | None = None
+
+    @property
+    def customer(self) -> str:
+        """The customer's random reference: all that a tool learns about who it is."""
+        return self.read_set[0].stream.rpartition("/")[2]
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """The decision to record, the clear arguments of its intents, and what goes with it."""
+
+    event: DecisionRecorded
+    arguments: tuple[dict[str, Any], ...]
+    opens_case: str | None  # the reason, when a risk case is to be opened
+
+    @property
+    def decision_id(self) -> UUID:
+        return decision_id(self.event.trigger_id)
+
+
+class _NoValue(Exception):
+    """A row needs a value that is missing or does not fit: the decision fails and says so."""
+
+
+def decision_id(trigger_id: UUID) -> UUID:
+    """One trigger, one decision."""
+    return derive_id(trigger_id, "decision")
+
+
+def intent_mac(mac: Mac, intent_id: UUID, tool: str, arguments: Mapping[str, Any]) -> str:
+    """Keyed digest that binds arguments to their intent and tool."""
+    return mac(canonical([str(intent_id), tool, arguments]))
+
+
+def macs_digest(intents: Sequence[EffectIntent]) -> str:
+    """One digest over all intents of a decision: what an approval is bound to."""
+    return content_digest(",".join(i.arguments_mac for i in intents))
+
+
+def values_digest(values: Mapping[str, Scalar]) -> str:
+    """Digest of evidence values, names included."""
+    return content_digest(canonical(dict(values)).decode())
+
+
+def decide(spec: AgentSpec, policy: Policy, case: Case, mac: Mac) -> Decided:
+    """The decision on one trigger. The same arguments give the same bytes, always and everywhere."""
+    chosen, no_row, eligible = _choose(policy, case.evidence)
+    offer, problem = None, ""
+    arguments: dict[str, Any] = {}
+    because = fill(chosen.because, case.evidence) if chosen else f"no row of {policy.name} decides here ({no_row})"
+    if chosen is not None:
+        try:
+            offer = _offer(chosen, case.evidence)
+            arguments = {k: _argument(v, case, because, offer) for k, v in sorted(chosen.arguments.items())}
+        except _NoValue as missing:
+            offer, problem = None, str(missing)
+    if case.flags and "failed" in case.flags:  # what surrounds the decision broke; recorded, so that it is made again alike
+        problem = str(case.flags["failed"])
+    verdicts = judge(policy, chosen, no_row, offer, case.context, mode=case.mode, depth=case.depth, tools=case.tools)
+    suppressed_by = first_failed(verdicts)
+    disposition = _disposition(chosen, offer, case.mode, suppressed_by, problem)
+    acts = chosen is not None and disposition in {"acted", "awaiting"}
+    if problem:
+        because = f"{because} — but {problem}"
+    id_, g = decision_id(case.trigger_id), policy.guardrails
+    intents: tuple[EffectIntent, ...] = ()
+    if acts and chosen is not None and chosen.tool is not None:
+        tool, intent_id = case.tools[chosen.tool], derive_id(id_, 0)
+        intents = (
+            EffectIntent(
+                intent_id=intent_id,
+                tool=tool.name,
+                tool_kind=tool.kind,  # type: ignore[arg-type]
+                tool_digest=tool.digest,
+                channel=chosen.channel,
+                arguments_mac=intent_mac(mac, intent_id, tool.name, arguments),
+                due_at=from_us(case.decided_at_us),
+            ),
+        )
+    clear = (arguments,) if intents else ()
+    reservation = None
+    if acts and offer is not None and g.budget is not None:
+        period = case.context.budget_period
+        reservation = Reservation(budget=g.budget.name, period=period, amount_minor=offer.amount_minor, currency=offer.currency)
+    until_us = case.decided_at_us + g.approval_expires_h * 3_600 * SECOND_US
+    event = DecisionRecorded(
+        trigger_id=case.trigger_id,
+        agent=spec.name,
+        condition=case.condition,
+        depth=case.depth,
+        mode=case.mode,
+        decided_at=from_us(case.decided_at_us),
+        read_set=case.read_set,
+        evidence=dict(case.evidence),
+        context={**case.context.scalars(), "purpose": g.purpose},
+        policy=policy.digest,
+        model=case.model,
+        tools={name: case.tools[name].text for name in policy.tools if name in case.tools},
+        decider=spec.decider,
+        decider_digest=spec.decider_digest,
+        package_version=spec.package_version,
+        flags=dict(case.flags or {}),
+        eligible=eligible,
+        verdicts=verdicts,
+        action=None if chosen is None or chosen.action == "none" else chosen.action,
+        rule=chosen.id if chosen else None,
+        offer=offer,
+        rationale=because,
+        disposition=disposition,
+        suppressed_by=suppressed_by if disposition == "suppressed" else None,
+        intents=intents,
+        arguments=canonical(list(clear)).decode() if clear else None,
+        bound_to=g.bound_to if disposition == "awaiting" else (),
+        approval_expires_at=from_us(until_us) if disposition == "awaiting" else None,
+        must_not_have_changed=g.must_not_have_changed if acts else (),
+        outcome_kinds=policy.outcome.on if acts and policy.outcome else (),
+        outcome_by=from_us(case.decided_at_us + policy.outcome.within_days * DAY_US) if acts and policy.outcome else None,
+        reservation=reservation,
+    )
+    return Decided(event, clear, because if acts and chosen is not None and chosen.risk_case else None)
+
+
+def _choose(policy: Policy, evidence: Mapping[str, Value]) -> tuple[Rule | None, str, tuple[Eligible, ...]]:
+    """The row that decides, or why none does; and every row that matched, with the chance it had (rules are certain)."""
+    matching = [row.rule for row in policy.rows if row.matches(evidence)]
+    chosen = None if not matching or (policy.hit == "unique" and len(matching) > 1) else matching[0]
+    eligible = tuple(
+        Eligible(action=r.action, rule=r.id, propensity_ppm=CERTAIN_PPM if chosen is not None and r is chosen else 0) for r in matching
+    )
+    return chosen, "not-unique" if matching else "no-rule", eligible
+
+
+def _disposition(chosen: Rule | None, offer: Offer | None, mode: Mode, suppressed_by: str | None, problem: str) -> Disposition:
+    # A row that cannot be carried out has failed even where a guardrail would have stopped it: somebody must mend it.
+    if problem:
+        return "failed"
+    if suppressed_by is not None or chosen is None:
+        return "suppressed"
+    asks = chosen.approval == "required" or (chosen.approval == "when-over-authority" and over_authority(chosen, offer))
+    return "awaiting" if mode == "propose" or asks else "acted"
+
+
+def _offer(rule: Rule, evidence: Mapping[str, Value]) -> Offer | None:
+    row: OfferRow | None = rule.offer
+    if row is None:
+        return None
+    amount = _value(row.amount_minor, evidence)
+    currency = _value(row.currency, evidence)
+    if isinstance(amount, bool) or not isinstance(amount, int) or not 0 <= amount <= MAX_INT:
+        raise _NoValue(f"{row.amount_minor} is not an amount")
+    try:
+        return Offer(
+            kind=row.kind,
+            amount_minor=amount,
+            currency=str(currency),
+            terms=row.terms,
+            authority_limit_minor=rule.authority_limit_minor or 0,
+        )
+    except ValueError:
+        raise _NoValue(f"{row.currency} is not an ISO 4217 currency") from None
+
+
+def _value(given: int | str, evidence: Mapping[str, Value]) -> int | str:
+    if not (isinstance(given, str) and given.startswith("$")):
+        return given
+    value = evidence.get(given[1:])
+    if value is None:
+        raise _NoValue(f"{given} is missing")
+    return value
+
+
+def _argument(given: str | int | bool, case: Case, because: str, offer: Offer | None) -> str | int | bool:
+    if not isinstance(given, str):
+        return given
+    match given:
+        case "$customer":
+            return case.customer
+        case "$because":
+            return because
+        case "$offer.amount_minor" | "$offer.currency" | "$offer.terms" if offer is not None:
+            value: str | int = getattr(offer, given.removeprefix("$offer."))
+            return value
+    if given.startswith("$"):
+        return _value(given, case.evidence)
+    return fill(given, case.evidence)
+
+
+# ---------------------------------------------------------------- again, from the record
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """The first place where regenerated and recorded differ. Values are shortened; arguments are named, never shown."""
+
+    where: str
+    recorded: str
+    regenerated: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rederived:
+    """A decision made again from its own record."""
+
+    event: DecisionRecorded
+    arguments: tuple[dict[str, Any], ...]
+    difference: Difference | None
+    arguments_checked: bool  # False: they are erased, or no key was given; everything else was compared
+
+
+def rederive(recorded: DecisionRecorded, arguments: str | None, policy: Policy, mac: Mac | None) -> Rederived:
+    """Decide again from recorded evidence, recorded context and the policy alone, and compare canonical bytes.
+
+    `arguments` is the unsealed canonical text, None when it is erased or there was none; `mac` is the tenant's keyed
+    digest, None when its key is gone. A policy other than the recorded one is the first difference. Never raises for a
+    decision that differs.
+    """
+    if policy.digest != recorded.policy:
+        return Rederived(recorded, (), Difference("policy", recorded.policy, policy.digest), False)
+    try:
+        again = decide(spec_of(recorded), policy, case_of(recorded), mac or (lambda _: ""))
+    except (InvalidInput, PolicyInvalid, KeyError, ValueError) as error:
+        return Rederived(recorded, (), Difference("(deciding)", "a decision", type(error).__name__), False)
+    event = again.event
+    if mac is None:
+        kept = {i.intent_id: i.arguments_mac for i in recorded.intents}
+        intents = tuple(i.model_copy(update={"arguments_mac": kept.get(i.intent_id, "")}) for i in event.intents)
+        event = event.model_copy(update={"intents": intents})
+    had = recorded.arguments is not None
+    compare = recorded.model_copy(update={"arguments": arguments})
+    if arguments is None and had:  # erased: compare all but the clear text; with a key the digests still bind it
+        event = event.model_copy(update={"arguments": None})
+    left, right = encode_payload(compare), encode_payload(event)
+    difference = None if left == right else _first(orjson.loads(left), orjson.loads(right), "")
+    checked = not recorded.intents or arguments is not None or mac is not None
+    return Rederived(again.event, again.arguments, difference, checked)
+
+
+def spec_of(event: DecisionRecorded) -> AgentSpec:
+    """Who decided, as recorded."""
+    return AgentSpec(event.agent, event.decider, event.decider_digest, event.package_version)
+
+
+def case_of(event: DecisionRecorded) -> Case:
+    """What was decided on, as recorded."""
+    tools = {name: ToolRef(name, *text.split(":", 1)) for name, text in event.tools.items()}
+    return Case(
+        trigger_id=event.trigger_id,
+        condition=event.condition,
+        depth=event.depth,
+        mode=event.mode,
+        decided_at_us=to_us(event.decided_at),
+        read_set=event.read_set,
+        evidence=event.evidence,
+        context=Context.from_scalars(event.context),
+        tools=tools,
+        model=event.model,
+        flags=event.flags,
+    )
+
+
+def with_evidence(case: Case, evidence: Mapping[str, Scalar]) -> Case:
+    """The same case with other values: for what-if."""
+    return replace(case, evidence=evidence)
+
+
+def _first(recorded: Any, regenerated: Any, path: str) -> Difference:
+    """The first difference in key order; the two are known to differ."""
+    if isinstance(recorded, dict) and isinstance(regenerated, dict):
+        for key in sorted(recorded.keys() | regenerated.keys()):
+            a, b = recorded.get(key), regenerated.get(key)
+            if a != b:
+                return _first(a, b, f"{path}.{key}" if path else str(key))
+    if isinstance(recorded, list) and isinstance(regenerated, list):
+        for index in range(max(len(recorded), len(regenerated))):
+            a = recorded[index] if index < len(recorded) else None
+            b = regenerated[index] if index < len(regenerated) else None
+            if a != b:
+                return _first(a, b, f"{path}[{index}]")
+    if path == "arguments":
+        return _inside_arguments(recorded, regenerated)
+    return Difference(path or "(whole)", _brief(recorded), _brief(regenerated))
+
+
+def _inside_arguments(recorded: Any, regenerated: Any) -> Difference:
+    """Arguments may be personal: name the place, never the values."""
+    try:
+        found = _first(orjson.loads(recorded), orjson.loads(regenerated), "arguments ")
+        where = found.where.replace(" [", "[")
+    except (TypeError, ValueError):
+        where = "arguments"
+    return Difference(where, "(not shown)", "(not shown)")
+
+
+def _brief(value: Any) -> str:
+    text = "nothing" if value is None else str(value)
+    return text if len(text) <= 80 else text[:79] + "…"

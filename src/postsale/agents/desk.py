@@ -1,0 +1,202 @@
+"""The desk: how agents read and write the log. Switches, active policies, budgets, decisions; appends that try again.
+
+Lives here: conditions, retries, caches keyed by stream version. Not here: rules (they come in as functions), tools.
+May import store, access, aggregates, events and the pure modules of this room.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+from uuid import UUID
+
+from postsale.access import Unsealer, content_mac
+from postsale.agents.budget import BudgetState, budget_stream, evolve_budget, settlement
+from postsale.agents.decide import Mac
+from postsale.agents.policy import Policy
+from postsale.aggregates.artifacts import (
+    AgentControl,
+    AgentPaused,
+    AgentResumed,
+    ArtifactActivated,
+    ArtifactPublished,
+    AutonomyChanged,
+    evolve_agent,
+    policy_stream,
+    switch_streams,
+)
+from postsale.aggregates.customer import CustomerAggregate
+from postsale.aggregates.decisions import BudgetCommitted, BudgetEvent, BudgetReleased, BudgetReserved, DecisionRecorded
+from postsale.errors import ConditionFailed, ContentConflict, UnknownDecision, VersionConflict
+from postsale.events import Event, Lane, NewEvent, Origin, Recorded, StreamId, decode, derive_id
+from postsale.store.contract import Appended, Condition, Query, StreamAt
+from postsale.store.log import Cause, Draft, Log
+
+TRIES = 8
+
+
+class Switches(NamedTuple):
+    """Autonomy and kill switches of one agent in one tenant, and the conditions under which they still say so."""
+
+    states: tuple[AgentControl, ...]  # own, the tenant's, everybody's
+    conditions: tuple[StreamAt, ...]
+
+    @property
+    def paused(self) -> bool:
+        return any(s.paused for s in self.states)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Events for a customer's decision lane, and what must still hold when they are stored. Empty: nothing to do."""
+
+    drafts: tuple[Draft, ...] = ()
+    conditions: tuple[Condition, ...] = ()
+    reserve: BudgetReserved | None = None
+    budget: str = ""  # the budget that `reserve` takes from
+    budget_version: int = 0  # at which it had enough left
+    ambiguous: bool = False  # an effect is claimed of which an earlier attempt may have happened
+
+
+NOTHING = Change()
+
+
+class Desk:
+    """One process's view of the log for agents. Safe to share between threads: caches only ever hold what the log said."""
+
+    def __init__(self, log: Log, *, unseal: Unsealer | None = None, origin: Origin = Origin.LIVE) -> None:
+        self.log = log
+        self.origin = origin
+        self._unseal = unseal if unseal is not None else Unsealer(log.vault)
+        self._controls: dict[StreamId, AgentControl] = {}
+        self._budgets: dict[StreamId, BudgetState] = {}
+        self._policies: dict[str, Policy] = {}  # by digest
+        self._active: dict[StreamId, tuple[int, str]] = {}  # stream -> (version, digest)
+
+    def now_us(self) -> int:
+        return self.log.clock.now_us()
+
+    def mac(self, tenant: str) -> Mac:
+        """The tenant's keyed digest of arguments."""
+        keys = self.log.vault.tenant(tenant)
+        return lambda raw: content_mac(keys, b"arguments", raw).hex()
+
+    # ------------------------------------------------------------ reading
+
+    def switches(self, tenant: str, agent: str) -> Switches:
+        """The agent's switches now. Holding `conditions` in an append makes "now" exact."""
+        streams = switch_streams(tenant, agent)
+        versions = self.log.store.versions(streams)
+        states = tuple(self._control(s, v) for s, v in zip(streams, versions, strict=True))
+        return Switches(states, tuple(StreamAt(s, state.version) for s, state in zip(streams, states, strict=True)))
+
+    def control(self, stream: StreamId) -> AgentControl:
+        """What one agent stream says now."""
+        return self._control(stream, self.log.store.versions([stream])[0])
+
+    def _control(self, stream: StreamId, version: int) -> AgentControl:
+        known = self._controls.get(stream)
+        if known is None or known.version != version:
+            known = AgentControl()
+            for event in self._lane(stream):
+                assert isinstance(event, AutonomyChanged | AgentPaused | AgentResumed)
+                known = evolve_agent(known, event)
+            self._controls[stream] = known
+        return known
+
+    def budget(self, tenant: str, name: str) -> BudgetState:
+        """The budget now, folded from where this process last read it."""
+        stream = budget_stream(tenant, name)
+        state = self._budgets.get(stream, BudgetState())
+        if self.log.store.versions([stream])[0] != state.version:
+            for recorded in self.log.events(Query(tenant=tenant, streams=(stream,), lane=Lane.DECISION, after=state.position)):
+                event = recorded.data
+                assert isinstance(event, BudgetReserved | BudgetCommitted | BudgetReleased)
+                state = evolve_budget(state, event, recorded.position)
+            self._budgets[stream] = state
+        return state
+
+    def active_policy(self, tenant: str, name: str) -> tuple[Policy | None, int]:
+        """The policy of this name that decides now, and the version of its stream; None when none was activated."""
+        stream = policy_stream(tenant, name)
+        version = self.log.store.versions([stream])[0]
+        if (known := self._active.get(stream)) is not None and known[0] == version:
+            return self._policies[known[1]], version
+        active, contents, version = "", {}, 0
+        for recorded in self.log.events(Query(tenant=tenant, streams=(stream,), lane=Lane.DECISION)):
+            version = recorded.stored.version
+            if isinstance(recorded.data, ArtifactPublished):
+                contents[recorded.data.digest] = recorded.data.content
+            elif isinstance(recorded.data, ArtifactActivated):
+                active = recorded.data.digest
+        if not active:
+            return None, version
+        if active not in self._policies:
+            self._policies[active] = Policy.from_json(contents[active])
+        self._active[stream] = (version, active)
+        return self._policies[active], version
+
+    def decision(self, tenant: str, decision_id: UUID) -> Recorded[DecisionRecorded]:
+        """A decision, unsealed where this desk may; UnknownDecision when there is none."""
+        stored = self.log.store.find(tenant, decision_id)
+        if stored is None or stored.wire_name != DecisionRecorded.wire_name:
+            raise UnknownDecision(tenant=tenant, decision_id=str(decision_id))
+        recorded = decode(stored, self._unseal)
+        assert isinstance(recorded.data, DecisionRecorded)
+        return Recorded(recorded.stored, recorded.header, recorded.data)
+
+    def _lane(self, stream: StreamId) -> list[Event]:
+        return [r.data for r in self.log.events(Query(tenant=stream.tenant, streams=(stream,), lane=Lane.DECISION))]
+
+    # ------------------------------------------------------------ writing
+
+    def draft(self, event: Event, event_id: UUID, cause: Cause, subject: str | None = None) -> Draft:
+        """An event that happens now."""
+        return Draft(event, event_id, self.now_us(), cause, subject)
+
+    def change(
+        self, stream: StreamId, rule: Callable[[CustomerAggregate], Change], customer: CustomerAggregate | None = None
+    ) -> tuple[Change, Appended | None]:
+        """Load the customer (or begin with `customer`), ask the rule, append; on a conflict load and ask again, a few times.
+
+        Settlements of budgets are added here, in the same append, so that their sums hold through crashes. Returns what
+        was appended; the second is None when the rule had nothing to do. Raises the last conflict when none of the tries won.
+        """
+        for attempt in range(1, TRIES + 1):
+            customer = customer if customer is not None and attempt == 1 else self.log.customer(stream)
+            change = rule(customer)
+            if not change.drafts:
+                return change, None
+            try:
+                return change, self.append(customer, change)
+            except (ContentConflict, VersionConflict, ConditionFailed):
+                if attempt == TRIES:
+                    raise
+        raise AssertionError("unreachable")
+
+    def append(self, customer: CustomerAggregate, change: Change) -> Appended:
+        """Store a change decided on `customer`, once. Raises VersionConflict, ConditionFailed, ContentConflict."""
+        tenant = customer.stream.tenant
+        events = list(self.log.decisions(customer.stream, customer.version, change.drafts))
+        versions: dict[str, int] = {}  # of budgets; several settlements may follow one another
+        if change.reserve is not None:
+            versions[change.budget] = change.budget_version
+            events.append(self._budget_event(tenant, change.budget, change.reserve, change.drafts[0].cause, versions))
+        for draft in change.drafts:
+            settled = settlement(customer, draft.event)
+            if settled is not None:
+                events.append(self._budget_event(tenant, *settled, draft.cause, versions))
+        return self.log.append(events, change.conditions)
+
+    def _budget_event(self, tenant: str, name: str, event: BudgetEvent, cause: Cause, versions: dict[str, int]) -> NewEvent:
+        version = versions[name] if name in versions else self.budget(tenant, name).version
+        versions[name] = version + 1
+        step = "reserved" if isinstance(event, BudgetReserved) else "settled"
+        draft = self.draft(event, derive_id(event.decision_id, "budget", step), cause)
+        return self.log.decision(budget_stream(tenant, name), version, draft)
+
+    def append_to(self, stream: StreamId, version: int, events: Sequence[tuple[Event, UUID]], cause: Cause) -> Appended:
+        """Events for another decision lane, such as an agent's or a policy's, after `version`."""
+        drafts = [self.draft(event, id_, cause) for event, id_ in events]
+        return self.log.append(self.log.decisions(stream, version, drafts))

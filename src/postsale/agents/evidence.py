@@ -1,0 +1,254 @@
+"""Evidence: the values that decisions look at, made from a customer's state, a health reading and a time.
+
+Integers, texts, booleans or None (not known); floats are rounded before they are handed out. Nothing personal: sealed fields
+never become evidence. Pure but for the source of health, which is passed in. May import projections, aggregates, events.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import NamedTuple, Protocol
+
+from postsale.agents.expressions import InputType
+from postsale.aggregates.customer import CustomerAggregate, KindSummary
+from postsale.aggregates.decisions import ReadRef, Scalar
+from postsale.errors import InvalidInput, NotAllowed
+from postsale.events import DAY_US, MAX_INT, to_us
+
+PAID = "billing/invoice-paid"
+FAILED = "billing/invoice-payment-failed"
+CANCELLING = "billing/cancellation-scheduled"
+ENDED = "billing/subscription-ended"
+TERMS = ("billing/subscription-started", "billing/subscription-changed", CANCELLING, ENDED)
+PROFILE = "crm/account-profiled"
+RENEWAL = "crm/renewal-due"
+USAGE = "product/usage-observed"
+SURVEY = "survey/answered"
+TICKETS = ("ticketing/ticket-opened", "ticketing/ticket-solved", "ticketing/ticket-escalated")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HealthReading:
+    """What the read models say about one customer at one time. `position`: the customer's facts up to here are in it."""
+
+    score: float | None = None  # 0 to 100
+    band: str | None = None  # poor, fair, good
+    trend: str | None = None  # such as falling, steady, rising
+    features: Mapping[str, Scalar | float] = field(default_factory=dict)
+    model: str | None = None  # digest of the health model
+    projection: str = "health"
+    projection_version: int = 0
+    position: int = 0
+    state_hash: str = ""
+
+
+class HealthSource(Protocol):
+    """Read models as agents see them. A read has seen every fact that was acknowledged before it."""
+
+    @property
+    def features(self) -> Mapping[str, InputType]:
+        """Names that `HealthReading.features` may hold, with their types after rounding."""
+        ...
+
+    def read(self, customer: CustomerAggregate, at_us: int) -> HealthReading:
+        """The reading of this customer at `at_us`."""
+        ...
+
+
+class NoHealth:
+    """No read models: health is not known, everything else comes from the customer's own state."""
+
+    @property
+    def features(self) -> Mapping[str, InputType]:
+        return {}
+
+    def read(self, customer: CustomerAggregate, at_us: int) -> HealthReading:  # noqa: ARG002
+        return HealthReading(position=customer.position)
+
+
+class Offered(NamedTuple):
+    """One evidence name: its type and what it means."""
+
+    type: InputType
+    meaning: str
+
+
+OFFERED: Mapping[str, Offered] = {
+    "health": Offered("integer", "health score, 0 to 100, rounded as its band is"),
+    "health_band": Offered("text", "poor, fair or good"),
+    "health_trend": Offered("text", "which way the score moves"),
+    "subscribed": Offered("boolean", "whether a subscription runs; missing when none was ever reported"),
+    "mrr_minor": Offered("integer", "monthly recurring revenue, minor units of `currency`"),
+    "currency": Offered("text", "of the subscription, else of the newest payment"),
+    "plan": Offered("text", "of the subscription"),
+    "cancellation_scheduled": Offered("boolean", "whether the running subscription was cancelled"),
+    "days_to_cancellation": Offered("integer", "whole days until a scheduled cancellation takes effect"),
+    "days_to_renewal": Offered("integer", "whole days until the contract ends unless renewed; negative when over"),
+    "auto_renews": Offered("boolean", "whether it renews by itself"),
+    "failed_payments": Offered("integer", "failed attempts on the newest unpaid invoice; 0 after a payment"),
+    "payments": Offered("integer", "payments or purchases ever"),
+    "days_since_last_payment": Offered("integer", "whole days"),
+    "typical_gap_days": Offered("integer", "mean days between payments, rounded half up; missing below two payments"),
+    "overdue_percent": Offered("integer", "days since the last payment in percent of the typical gap"),
+    "days_since_first_seen": Offered("integer", "whole days since the first fact of any kind"),
+    "days_since_last_usage": Offered("integer", "whole days"),
+    "open_tickets": Offered("integer", "tickets opened less tickets solved, never below 0"),
+    "escalations": Offered("integer", "tickets escalated, ever"),
+    "survey_score": Offered("integer", "of the newest survey answer, on its own scale"),
+    "survey": Offered("text", "nps, csat or ces, of that answer"),
+    "risk_case_open": Offered("boolean", "whether a risk case is open"),
+    "awaiting_approval": Offered("integer", "decisions about this customer that wait for a person"),
+    "segment": Offered("text", "from the CRM"),
+    "country": Offered("text", "from the CRM"),
+    "industry": Offered("text", "from the CRM"),
+    "seats": Offered("integer", "of the subscription, else from the CRM"),
+    "time_zone": Offered("text", "IANA name, from the CRM"),
+}
+
+
+def customer_evidence(customer: CustomerAggregate, health: HealthReading, at_us: int) -> dict[str, Scalar]:
+    """Every name of `OFFERED` at `at_us`, and the reading's features under their own names (never over ours)."""
+    facts, paid = customer.facts, customer.facts.get(PAID)
+    terms = _newest(customer, TERMS)
+    kind, running = terms if terms is not None else ("", None)
+    subscribed = None if running is None else kind != ENDED
+    scheduled = None if running is None else kind == CANCELLING
+    profile = facts[PROFILE].latest if PROFILE in facts else {}
+    renewal = facts[RENEWAL].latest if RENEWAL in facts else {}
+    gap = _gap_days(paid)
+    since_paid = _days_since(paid, at_us)
+    opened, solved, escalated = (facts[k].count if k in facts else None for k in TICKETS)
+    terms_now = running.latest if running is not None and kind != ENDED else {}
+    values: dict[str, Scalar] = {name: rounded(v) for name, v in health.features.items()}
+    values |= {
+        "health": rounded(health.score),
+        "health_band": health.band,
+        "health_trend": health.trend,
+        "subscribed": subscribed,
+        "mrr_minor": _int(terms_now.get("mrr_minor")),
+        "currency": _text(terms_now.get("currency")) or (_text(paid.latest.get("currency")) if paid else None),
+        "plan": _text(terms_now.get("plan")),
+        "cancellation_scheduled": scheduled,
+        "days_to_cancellation": _days_until(terms_now.get("effective_at"), at_us) if scheduled else None,
+        "days_to_renewal": _days_until(renewal.get("renews_at"), at_us),
+        "auto_renews": renewal.get("auto_renews", False) is True if renewal else None,
+        "failed_payments": _failed(facts.get(FAILED), paid),
+        "payments": paid.count if paid else 0,
+        "days_since_last_payment": since_paid,
+        "typical_gap_days": gap,
+        "overdue_percent": None if not gap or since_paid is None else since_paid * 100 // gap,
+        "days_since_first_seen": _days(at_us - min(s.first_at_us for s in facts.values())) if facts else None,
+        "days_since_last_usage": _days_since(facts.get(USAGE), at_us),
+        "open_tickets": None if opened is None else max(0, opened - (solved or 0)),
+        "escalations": escalated or 0,
+        "survey_score": _int(facts[SURVEY].latest.get("score")) if SURVEY in facts else None,
+        "survey": _text(facts[SURVEY].latest.get("survey")) if SURVEY in facts else None,
+        "risk_case_open": bool(customer.cases),
+        "awaiting_approval": sum(1 for o in customer.decisions.values() if o.disposition == "awaiting"),
+        "segment": _text(profile.get("segment")),
+        "country": _text(profile.get("country")),
+        "industry": _text(profile.get("industry")),
+        "seats": _int(terms_now.get("seats")) if terms_now.get("seats") is not None else _int(profile.get("seats")),
+        "time_zone": _text(profile.get("time_zone")),
+    }
+    return values
+
+
+def rounded(value: Scalar | float) -> Scalar:
+    """A value fit for thresholds: floats rounded to an integer, halves to the even one; NaN and infinity are not known."""
+    if isinstance(value, float):
+        return round(value) if math.isfinite(value) and abs(value) < MAX_INT else None
+    return value
+
+
+class EvidenceRecorder:
+    """Hands out declared names only, and keeps what it handed out: the decision records exactly this."""
+
+    def __init__(self, agent: str, declared: Mapping[str, InputType], values: Mapping[str, Scalar], read_set: tuple[ReadRef, ...]) -> None:
+        self._agent = agent
+        self._declared = declared
+        self._values = values
+        self._seen: dict[str, Scalar] = {}
+        self.read_set = read_set
+
+    def read(self, name: str) -> Scalar:
+        """One value, None when it is not known. NotAllowed for an undeclared name; InvalidInput for a value of another type."""
+        if name not in self._declared:
+            raise NotAllowed(actor=f"agent:{self._agent}", action=f"read {name!r}", reason="its policy does not declare this input")
+        value = rounded(self._values.get(name))
+        if value is not None and not _fits(value, self._declared[name]):
+            raise InvalidInput(what="evidence", field=name, reason=f"expected {self._declared[name]}, as the policy declares")
+        self._seen[name] = value
+        return value
+
+    def everything(self) -> dict[str, Scalar]:
+        """All declared values, by name, sorted."""
+        return {name: self.read(name) for name in sorted(self._declared)}
+
+    @property
+    def seen(self) -> Mapping[str, Scalar]:
+        """What was handed out so far."""
+        return dict(self._seen)
+
+
+def read_set(customer: CustomerAggregate, health: HealthReading) -> tuple[ReadRef, ...]:
+    """What a decision about this customer has read, precisely enough to read it again; the customer first."""
+    at = min(customer.position, health.position)
+    own = ReadRef(
+        stream=str(customer.stream),
+        fact_position=at,
+        decision_version=customer.version,
+        projection=health.projection,
+        projection_version=health.projection_version,
+        state_hash=health.state_hash,
+    )
+    others = (ReadRef(stream=str(s), fact_position=at, decision_version=0) for s in customer.joined)
+    return (own, *others)
+
+
+def _fits(value: Scalar, kind: InputType) -> bool:
+    return {"integer": type(value) is int, "boolean": type(value) is bool, "text": type(value) is str}[kind]
+
+
+def _newest(customer: CustomerAggregate, kinds: tuple[str, ...]) -> tuple[str, KindSummary] | None:
+    known = [(kind, customer.facts[kind]) for kind in kinds if kind in customer.facts]
+    return max(known, key=lambda item: (item[1].latest_at_us, item[1].latest_position), default=None)
+
+
+def _failed(failed: KindSummary | None, paid: KindSummary | None) -> int:
+    if failed is None or (paid is not None and paid.latest_at_us >= failed.latest_at_us):
+        return 0
+    attempt = failed.latest.get("attempt", 1)
+    return attempt if type(attempt) is int else 1
+
+
+def _gap_days(paid: KindSummary | None) -> int | None:
+    if paid is None or paid.count < 2:
+        return None
+    return (2 * (paid.latest_at_us - paid.first_at_us) // (paid.count - 1) + DAY_US) // (2 * DAY_US)
+
+
+def _days(us: int) -> int:
+    return us // DAY_US
+
+
+def _days_since(summary: KindSummary | None, at_us: int) -> int | None:
+    return None if summary is None else _days(at_us - summary.latest_at_us)
+
+
+def _days_until(at: object, now_us: int) -> int | None:
+    """Whole days until an ISO time in a stored payload, rounded down; negative when it is over."""
+    if not isinstance(at, str):
+        return None
+    return _days(to_us(datetime.fromisoformat(at)) - now_us)
+
+
+def _text(value: object) -> str | None:
+    return value if type(value) is str else None
+
+
+def _int(value: object) -> int | None:
+    return value if type(value) is int else None

@@ -1,0 +1,306 @@
+"""Policies: typed decision tables with triggers, guardrails and an outcome; data, never code.
+
+Lives here: the shape of a policy, loading, its canonical content and digest. What makes one valid is in `policy_check`,
+how it prints and differs in `policy_text`. No evidence, no clock, no tools. May import aggregates (digest), events, errors.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from string import Formatter
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+
+from postsale.agents.expressions import Cell, InputType, Value, all_of, parse_cell
+from postsale.aggregates.artifacts import content_digest
+from postsale.aggregates.customer import MAX_TOUCHES
+from postsale.errors import PolicyInvalid
+from postsale.events import MAX_INT, Currency, Id, Text, canonical
+
+NO_ACTION = "none"
+MAX_FREQUENCY = 50  # below MAX_TOUCHES, the contacts that a customer's state remembers
+assert MAX_FREQUENCY < MAX_TOUCHES
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+Kind = Annotated[str, Field(pattern=r"^[a-z0-9-]+(\.[a-z0-9-]+)*/[a-z0-9-]+$")]  # a wire name without its version
+ToolName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*@[1-9][0-9]*$")]
+Minor = Annotated[int, Field(ge=0, le=MAX_INT)]
+Approval = Literal["required", "when-over-authority", "none"]
+Cells = dict[str, JsonValue]  # input name -> cell; checked and compiled by `expressions`
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, hide_input_in_errors=True, populate_by_name=True
+    )
+
+
+class Trigger(_Model):
+    """A condition whose rising edge asks the agent to decide. It is down again when `until` holds (default: `when` does not)."""
+
+    id: Name
+    when: Cells
+    until: Cells | None = None
+
+
+class OfferRow(_Model):
+    """Something of value that a row promises. Amounts in minor units; `$input` takes the value from evidence."""
+
+    kind: Id
+    amount_minor: Minor | str
+    currency: Currency | Annotated[str, Field(pattern=r"^\$")]
+    terms: Text
+
+
+class Rule(_Model):
+    """One row of the table. `arguments` values: plain, `$input`, `$customer`, `$because`, `$offer.…`, or text with {input}."""
+
+    id: Name
+    when: Cells = {}
+    action: Name
+    tool: ToolName | None = None
+    arguments: dict[str, str | int | bool] = {}
+    channel: Id | None = None
+    offer: OfferRow | None = None
+    authority_limit_minor: Minor | None = None
+    approval: Approval = "when-over-authority"
+    because: Text
+    risk_case: bool = False
+
+
+class Frequency(_Model):
+    """At most `count` contacts with a customer within `days`, by any agent."""
+
+    count: Annotated[int, Field(ge=0, le=MAX_FREQUENCY)]
+    days: Annotated[int, Field(ge=1, le=3_650)]
+
+
+class QuietHours(_Model):
+    """No contact from `start` (inclusive) to `end` (exclusive), `HH:MM` on the customer's own clock; may pass midnight."""
+
+    start: str
+    end: str
+    default_zone: Id  # IANA name, for customers whose zone is not known
+
+
+class Budget(_Model):
+    """What all offers under this name may cost per calendar period (UTC), in minor units."""
+
+    name: Name
+    amount_minor: Minor
+    currency: Currency
+    per: Literal["month", "quarter", "year"]
+
+
+class Guardrails(_Model):
+    """The limits that hold for every row."""
+
+    purpose: Id
+    frequency: tuple[Frequency, ...] = ()
+    quiet_hours: QuietHours | None = None
+    budget: Budget | None = None
+    max_depth: Annotated[int, Field(ge=0, le=16)] = 2
+    must_not_have_changed: tuple[Kind, ...] = ()
+    bound_to: tuple[Id, ...] = ()
+    approval_expires_h: Annotated[int, Field(ge=1, le=24 * 365)] = 72
+
+
+class Outcome(_Model):
+    """Which facts count as success, and within how many days of the decision."""
+
+    on: tuple[Kind, ...]
+    within_days: Annotated[int, Field(ge=1, le=3_650)]
+
+
+class Policy(_Model):
+    """A decision table with everything that limits it. Immutable; equal content has an equal digest, wherever it was written."""
+
+    name: Name
+    version: Annotated[int, Field(ge=1, le=1_000_000)]
+    owner: Id
+    description: Text
+    inputs: dict[Id, InputType]
+    hit: Literal["first", "unique"] = "first"
+    triggers: Annotated[tuple[Trigger, ...], Field(alias="trigger", min_length=1, max_length=100)]
+    rules: Annotated[tuple[Rule, ...], Field(alias="rule", min_length=1, max_length=500)]
+    guardrails: Guardrails
+    outcome: Outcome | None = None
+
+    def model_post_init(self, _context: Any, /) -> None:
+        """Every policy object is a valid one: compiling and checking is part of making it."""
+        from postsale.agents.policy_check import check
+
+        check(self)
+
+    # ------------------------------------------------------------ making one
+
+    @classmethod
+    def load(cls, path: Path | str) -> Self:
+        """The policy in a TOML file. Raises PolicyInvalid naming the place, OSError when there is no such file."""
+        path = Path(path)
+        return cls.from_toml(path.read_text(encoding="utf-8"), name=path.name)
+
+    @classmethod
+    def from_toml(cls, text: str, *, name: str = "policy") -> Self:
+        """The policy in a TOML text; `name` stands for it in errors until its own name is known."""
+        try:
+            data = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise PolicyInvalid(policy=name, where="the file", reason=f"not TOML: {error}") from None
+        return cls._validated(data, name)
+
+    @classmethod
+    def from_json(cls, content: str) -> Self:
+        """The policy that `content` of an earlier one holds. Round trip: `Policy.from_json(p.content) == p`."""
+        return cls._validated(content, "policy")
+
+    @classmethod
+    def _validated(cls, data: str | Mapping[str, Any], name: str) -> Self:
+        plain: Any = data
+        if isinstance(data, Mapping):
+            name = str(data.get("name", name))[:100]
+            try:
+                data = canonical(data).decode()
+            except TypeError:
+                raise PolicyInvalid(policy=name, where="the file", reason="a value that JSON does not have") from None
+        try:
+            return cls.model_validate_json(data)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            where = _place(first["loc"], plain if isinstance(plain, Mapping) else {})
+            raise PolicyInvalid(policy=name, where=where, reason=first["msg"].removeprefix("Value error, ")) from None
+
+    # ------------------------------------------------------------ its identity
+
+    @cached_property
+    def content(self) -> str:
+        """Canonical JSON: what the log keeps. From it alone, any decision can be made again."""
+        return canonical(self.model_dump(mode="json", by_alias=True, exclude_none=True)).decode()
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of `content`, hex: the name of exactly this version."""
+        return content_digest(self.content)
+
+    # ------------------------------------------------------------ compiled
+
+    @cached_property
+    def rows(self) -> tuple[Row, ...]:
+        """The rules, compiled, in order."""
+        return tuple(Row(rule, all_of(self.cells(rule.when, f"rule {rule.id!r}, when"))) for rule in self.rules)
+
+    @cached_property
+    def conditions(self) -> tuple[Condition, ...]:
+        """The triggers, compiled, in order."""
+        out = []
+        for t in self.triggers:
+            until = None if t.until is None else all_of(self.cells(t.until, f"trigger {t.id!r}, until"))
+            out.append(Condition(t.id, all_of(self.cells(t.when, f"trigger {t.id!r}, when")), until))
+        return tuple(out)
+
+    def cells(self, when: Cells, where: str) -> dict[str, Cell]:
+        """The parsed cells of a `when`; PolicyInvalid names the cell. Cells must name declared inputs."""
+        out = {}
+        for name, cell in when.items():
+            if name not in self.inputs:
+                raise PolicyInvalid(policy=self.name, where=f"{where}.{name}", reason="this input is not declared under [inputs]")
+            out[name] = parse_cell(cell, self.inputs[name], policy=self.name, where=f"{where}.{name}")
+        return out
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """Every channel that a row may use, sorted."""
+        return tuple(sorted({r.channel for r in self.rules if r.channel}))
+
+    @property
+    def tools(self) -> tuple[str, ...]:
+        """Every tool that a row may name, sorted."""
+        return tuple(sorted({r.tool for r in self.rules if r.tool}))
+
+    # ------------------------------------------------------------ for people
+
+    def table(self) -> str:
+        """The policy as a table that a customer-success lead can read."""
+        from postsale.agents.policy_text import table
+
+        return table(self)
+
+    def __str__(self) -> str:
+        return self.table()
+
+    def diff(self, other: Policy) -> list[str]:
+        """What changes from this policy to `other`, one line each; [] when their digests are equal."""
+        from postsale.agents.policy_text import diff
+
+        return diff(self, other)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A rule and whether it matches."""
+
+    rule: Rule
+    matches: Any  # Callable[[Mapping[str, Value]], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """A trigger's condition and when it is over."""
+
+    id: str
+    when: Any
+    until: Any
+
+    def up(self, values: Mapping[str, Value], was_up: bool) -> bool:
+        """Whether the condition is up now, given that it was; `until` gives it a dead band, so that flapping raises nothing."""
+        if self.when(values):
+            return True
+        return was_up and self.until is not None and not self.until(values)
+
+
+# ---------------------------------------------------------------- templates and references
+
+BUILT_IN = ("customer", "because", "offer.amount_minor", "offer.currency", "offer.terms")
+
+
+def placeholders(text: str) -> tuple[str, ...]:
+    """Names in braces, in order; ValueError for anything beyond a plain {name} ('{{' and '}}' are braces)."""
+    names = []
+    for _, name, spec, conversion in Formatter().parse(text):
+        if name is None:
+            continue
+        if spec or conversion or not name.replace("_", "a").replace("-", "a").isalnum():
+            raise ValueError(f"{{{name}}} may only be the name of an input")
+        names.append(name)
+    return tuple(names)
+
+
+def fill(text: str, values: Mapping[str, Value]) -> str:
+    """The text with {input} replaced; a missing value reads "unknown", true and false read "yes" and "no"."""
+    if "{" not in text and "}" not in text:
+        return text
+    out = []
+    for literal, name, _, _ in Formatter().parse(text):
+        out.append(literal)
+        if name is not None:
+            value = values.get(name)
+            out.append("unknown" if value is None else ("yes" if value else "no") if isinstance(value, bool) else str(value))
+    return "".join(out)
+
+
+def _place(loc: tuple[int | str, ...], data: Mapping[str, Any]) -> str:
+    """A pydantic path with rows named by their id: `rule 2 'call-owner', offer.currency`."""
+    parts, rest = list(loc), ""
+    if len(parts) >= 2 and parts[0] in {"rule", "trigger"} and isinstance(parts[1], int):
+        rows = data.get(str(parts[0]), [])
+        row = rows[parts[1]] if isinstance(rows, list) and parts[1] < len(rows) else {}
+        id_ = row.get("id") if isinstance(row, Mapping) else None
+        rest = f"{parts[0]} {parts[1] + 1}" + (f" {str(id_)[:64]!r}" if id_ else "")
+        parts = parts[2:]
+    path = ".".join(str(p) for p in parts if not (isinstance(p, str) and p.startswith(("constrained-", "function-"))))
+    return ", ".join(x for x in (rest, path) if x) or "the file"

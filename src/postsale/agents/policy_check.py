@@ -1,0 +1,163 @@
+"""What makes a policy valid beyond its shape. Each refusal is PolicyInvalid and names the place. Pure; imports policy and errors."""
+
+from __future__ import annotations
+
+import re
+from typing import NoReturn
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from postsale.agents.expressions import InputType
+from postsale.agents.policy import BUILT_IN, NO_ACTION, OfferRow, Policy, Rule, placeholders
+from postsale.errors import PolicyInvalid
+
+_CLOCK = re.compile(r"([01][0-9]|2[0-3]):[0-5][0-9]\Z")
+_INPUT = re.compile(r"[a-z][a-z0-9_-]*\Z")
+
+
+def check(policy: Policy) -> None:
+    """Return when the policy is valid; else PolicyInvalid with the first problem, in reading order."""
+    c = _Check(policy)
+    c.inputs()
+    c.triggers()
+    for index, rule in enumerate(policy.rules):
+        c.rule(rule, index)
+    c.reachable()
+    c.guardrails()
+
+
+class _Check:
+    def __init__(self, policy: Policy) -> None:
+        self.p = policy
+
+    def bad(self, where: str, reason: str) -> NoReturn:
+        raise PolicyInvalid(policy=self.p.name, where=where, reason=reason)
+
+    def inputs(self) -> None:
+        for name in self.p.inputs:
+            if not _INPUT.match(name):
+                self.bad(f"inputs.{name[:64]}", "an input is named with a-z, 0-9, '_', '-', starting with a letter")
+            if name in {"customer", "because"}:
+                self.bad(f"inputs.{name}", "this name is taken by a built-in reference")
+
+    def triggers(self) -> None:
+        seen: set[str] = set()
+        for t in self.p.triggers:
+            if t.id in seen:
+                self.bad(f"trigger {t.id!r}", "this id is used twice")
+            seen.add(t.id)
+            if not t.when:
+                self.bad(f"trigger {t.id!r}, when", "an empty condition is always true and never rises")
+        _ = self.p.conditions  # compiles every cell
+
+    # ------------------------------------------------------------ rows
+
+    def rule(self, rule: Rule, index: int) -> None:
+        at = f"rule {rule.id!r}"
+        if any(rule.id == earlier.id for earlier in self.p.rules[:index]):
+            self.bad(at, "this id is used twice")
+        if rule.id in {"no-rule", "not-unique", "no-value"}:
+            self.bad(at, "this id is what a disposition says when no row decides; choose another")
+        self.p.cells(rule.when, f"{at}, when")
+        self.text(rule.because, f"{at}, because")
+        if not rule.because.strip():
+            self.bad(f"{at}, because", "expected a reason that a person can read")
+        if rule.action == NO_ACTION:
+            given = [n for n in ("tool", "arguments", "channel", "offer", "authority_limit_minor") if getattr(rule, n)] + (
+                ["risk_case"] if rule.risk_case else []
+            )
+            if given:
+                self.bad(f"{at}, {given[0]}", 'a row with action = "none" does nothing, so it has none')
+            return
+        if rule.tool is None and (rule.arguments or rule.channel or rule.offer):
+            self.bad(f"{at}, tool", "a row with arguments, a channel or an offer needs the tool that carries it out")
+        for name, value in rule.arguments.items():
+            self.argument(rule, value, f"{at}, arguments.{name}")
+        if rule.offer is not None:
+            self.offer(rule, rule.offer, at)
+        elif rule.authority_limit_minor is not None:
+            self.bad(f"{at}, authority_limit_minor", "only an offer has an authority limit")
+
+    def argument(self, rule: Rule, value: str | int | bool, where: str) -> None:
+        if not isinstance(value, str):
+            return
+        if not value.startswith("$"):
+            self.text(value, where)
+            return
+        name = value[1:]
+        if name.startswith("offer.") and name in BUILT_IN and rule.offer is None:
+            self.bad(where, f"{value} needs an [rule.offer]")
+        if name not in BUILT_IN and name not in self.p.inputs:
+            self.bad(where, f"{value} is neither a declared input nor one of {', '.join('$' + b for b in BUILT_IN)}")
+
+    def offer(self, rule: Rule, offer: OfferRow, at: str) -> None:
+        if isinstance(offer.amount_minor, str):
+            self.reference(offer.amount_minor, "integer", f"{at}, offer.amount_minor")
+        if offer.currency.startswith("$"):
+            self.reference(offer.currency, "text", f"{at}, offer.currency")
+        if rule.authority_limit_minor is None:
+            self.bad(f"{at}, authority_limit_minor", "an offer needs the amount up to which no person has to decide")
+        amount, limit = offer.amount_minor, rule.authority_limit_minor
+        if rule.approval == "none" and isinstance(amount, int) and amount > limit:
+            self.bad(f"{at}, approval", f'the offer of {amount} is above the authority limit of {limit}, so "none" could never act')
+        budget = self.p.guardrails.budget
+        if budget is None:
+            self.bad("guardrails.budget", f"{at} makes an offer, so the policy needs a budget")
+        if not offer.currency.startswith("$") and offer.currency != budget.currency:
+            self.bad(f"{at}, offer.currency", f"{offer.currency}, but the budget is in {budget.currency}")
+
+    def reference(self, value: str, kind: InputType, where: str) -> None:
+        name = value.removeprefix("$")
+        if not value.startswith("$") or name not in self.p.inputs:
+            self.bad(where, "expected a value or $input of a declared input")
+        if self.p.inputs[name] != kind:
+            self.bad(where, f"{value} is declared {self.p.inputs[name]}; expected {kind}")
+
+    def text(self, text: str, where: str) -> None:
+        try:
+            names = placeholders(text)
+        except ValueError as error:
+            self.bad(where, str(error))
+        for name in names:
+            if name not in self.p.inputs:
+                self.bad(where, f"{{{name}}} is not a declared input")
+
+    def reachable(self) -> None:
+        """Under `first`, a row after a catch-all, or with an earlier row's conditions, can never be chosen; under `unique` it clashes."""
+        seen: dict[object, str] = {}
+        catch_all: str | None = None
+        for rule in self.p.rules:
+            at = f"rule {rule.id!r}"
+            cells = frozenset((n, str(c)) for n, c in self.p.cells(rule.when, f"{at}, when").items())
+            if catch_all is not None:
+                why = "it can never be reached" if self.p.hit == "first" else 'two rows would match, and hit = "unique" then chooses none'
+                self.bad(at, f"{why}: rule {catch_all!r} above it matches everything")
+            if cells in seen:
+                self.bad(at, f"it has the same conditions as rule {seen[cells]!r} above it")
+            seen[cells] = rule.id
+            if not cells:
+                catch_all = rule.id
+
+    # ------------------------------------------------------------ limits
+
+    def guardrails(self) -> None:
+        g = self.p.guardrails
+        for name in g.bound_to:
+            if name not in self.p.inputs:
+                self.bad("guardrails.bound_to", f"{name!r} is not a declared input")
+        windows = [(f.count, f.days) for f in g.frequency]
+        if len(set(windows)) < len(windows):
+            self.bad("guardrails.frequency", "the same window twice")
+        quiet = g.quiet_hours
+        if quiet is None:
+            return
+        for side in ("start", "end"):
+            if not _CLOCK.match(getattr(quiet, side)):
+                self.bad(f"guardrails.quiet_hours.{side}", 'expected "HH:MM" from 00:00 to 23:59')
+        if quiet.start == quiet.end:
+            self.bad("guardrails.quiet_hours.end", "the same as the start: say nothing for no quiet hours")
+        try:
+            ZoneInfo(quiet.default_zone)
+        except (ZoneInfoNotFoundError, ValueError, OSError):
+            self.bad("guardrails.quiet_hours.default_zone", "expected an IANA time zone name, such as Europe/Berlin")
+        if self.p.inputs.get("time_zone") != "text":
+            self.bad("guardrails.quiet_hours", 'they are counted on the customer\'s clock: declare time_zone = "text" under [inputs]')

@@ -1,0 +1,106 @@
+"""Policies for people: a table in plain text, and what changed between two versions. Pure; imports policy only."""
+
+from __future__ import annotations
+
+from textwrap import wrap
+from typing import Any
+
+from postsale.agents.policy import NO_ACTION, Cells, Policy, Rule
+
+_WIDTH = 36
+
+
+def table(policy: Policy) -> str:
+    """Header, triggers, rows and limits."""
+    g = policy.guardrails
+    lines = [f"{policy.name} v{policy.version} ({policy.digest[:12]}), owner {policy.owner}", *wrap(policy.description, 100), ""]
+    lines += ["Asked to decide when"]
+    for t in policy.triggers:
+        until = f", until {_words(policy, t.until, t.id)}" if t.until else ""
+        lines.append(f"  {t.id}: {_words(policy, t.when, t.id)}{until}")
+    lines += ["", "First row that matches" if policy.hit == "first" else "The only row that matches"]
+    lines += _grid([["row", "when", "then", "because"], *(_row(policy, rule) for rule in policy.rules)])
+    lines += ["", "Limits"]
+    for f in g.frequency:
+        lines.append(f"  at most {f.count} contacts in {f.days} days, with consent for {g.purpose}")
+    if g.quiet_hours:
+        lines.append(
+            f"  none from {g.quiet_hours.start} to {g.quiet_hours.end} on the customer's clock ({g.quiet_hours.default_zone} when unknown)"
+        )
+    if g.budget:
+        lines.append(f"  {g.budget.amount_minor} {g.budget.currency} minor units per {g.budget.per} from budget {g.budget.name}")
+    lines.append(
+        f"  depth {g.max_depth}; an approval expires after {g.approval_expires_h} h" + _list("; it is void when these change", g.bound_to)
+    )
+    if g.must_not_have_changed:
+        lines.append("  decided again when one of these arrives meanwhile: " + ", ".join(g.must_not_have_changed))
+    if policy.outcome:
+        lines.append(f"  success is {' or '.join(policy.outcome.on)} within {policy.outcome.within_days} days")
+    return "\n".join(lines)
+
+
+def diff(old: Policy, new: Policy) -> list[str]:
+    """One line for each thing that differs, rows by id; [] for equal digests."""
+    if old.digest == new.digest:
+        return []
+    a, b = old.model_dump(mode="json"), new.model_dump(mode="json")
+    out = []
+    for name in (n for n in a if n not in {"rules", "triggers"}):
+        out += _changes(name, a[name], b[name])
+    for what, key in (("trigger", "triggers"), ("rule", "rules")):
+        before, after = {r["id"]: r for r in a[key]}, {r["id"]: r for r in b[key]}
+        out += [f"{what} {i!r} removed" for i in before if i not in after]
+        out += [f"{what} {i!r} added" for i in after if i not in before]
+        for i in (i for i in before if i in after):
+            out += _changes(f"{what} {i!r}", before[i], after[i])
+        kept_before, kept_after = [i for i in before if i in after], [i for i in after if i in before]
+        if kept_before != kept_after:
+            out.append(f"{what}s in another order: {', '.join(kept_after)}")
+    return out
+
+
+def _changes(path: str, old: Any, new: Any) -> list[str]:
+    if old == new:
+        return []
+    if isinstance(old, dict) and isinstance(new, dict):
+        out = []
+        for key in [*old, *(k for k in new if k not in old)]:
+            out += _changes(f"{path}.{key}", old.get(key), new.get(key))
+        return out
+    return [f"{path}: {_short(old)} → {_short(new)}"]
+
+
+def _short(value: Any) -> str:
+    return "nothing" if value in (None, [], {}) else str(value)
+
+
+def _words(policy: Policy, when: Cells, id_: str) -> str:
+    return " and ".join(f"{name} {cell}" for name, cell in sorted(policy.cells(when, id_).items())) or "always"
+
+
+def _row(policy: Policy, rule: Rule) -> list[str]:
+    if rule.action == NO_ACTION:
+        return [rule.id, _words(policy, rule.when, rule.id), "nothing", rule.because]
+    then = rule.action + (f" with {rule.tool}" if rule.tool else "") + (f" by {rule.channel}" if rule.channel else "")
+    if rule.offer:
+        then += f"; {rule.offer.kind} of {rule.offer.amount_minor} {rule.offer.currency}, authority up to {rule.authority_limit_minor}"
+    then += "; opens a risk case" if rule.risk_case else ""
+    asks = {"required": "; a person approves", "when-over-authority": "; a person approves above it" if rule.offer else "", "none": ""}
+    return [rule.id, _words(policy, rule.when, rule.id), then + asks[rule.approval], rule.because]
+
+
+def _grid(rows: list[list[str]]) -> list[str]:
+    wrapped = [[wrap(cell, _WIDTH) or [""] for cell in row] for row in rows]
+    widths = [max(len(line) for row in wrapped for line in row[i]) for i in range(len(rows[0]))]
+
+    def line(cells: list[str]) -> str:
+        return "  " + "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
+
+    out = [line(rows[0]), line(["-" * width for width in widths])]
+    for row in wrapped[1:]:
+        out += [line([cell[k] if k < len(cell) else "" for cell in row]) for k in range(max(map(len, row)))]
+    return out
+
+
+def _list(label: str, names: tuple[str, ...]) -> str:
+    return f"{label}: {', '.join(names)}" if names else ""

@@ -1,0 +1,341 @@
+"""The customer: bounded state folded from both lanes, merged by position. Evolve only; the rules are in `commands.py`.
+
+Pure and total: no clock, no random, no I/O, nothing refused. May import `events` and this room.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Any, TypeVar, assert_never
+from uuid import UUID
+
+from postsale.aggregates import decisions as d
+from postsale.aggregates.identity import MergedInto, SplitFrom, StreamJoined, StreamParted, customer_stream
+from postsale.events import SEALED, Lane, StoredEvent, StreamId, decode, iso, to_us
+
+MAX_TOUCHES = 64  # a frequency cap cannot ask for more
+_EMPTY: Mapping[Any, Any] = MappingProxyType({})
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+@dataclass(frozen=True, slots=True)
+class KindSummary:
+    """All facts of one kind in bounded form. `latest` is the payload that is newest by (occurred_at, position), still sealed."""
+
+    count: int
+    first_at_us: int
+    latest_at_us: int
+    latest_position: int
+    latest: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """One effect of an open decision. `status`: held, ready, started, retry, unknown, succeeded, failed, cancelled."""
+
+    intent: d.EffectIntent
+    status: str
+    attempt: int = 0
+    retry_at_us: int = 0
+    ready_at_us: int = 0  # since when it may leave
+    started_at_us: int = 0  # of the newest attempt
+    ambiguous: bool = False  # an earlier attempt may have acted: a failure now is not certain
+
+    @property
+    def settled(self) -> bool:
+        return self.status in {"succeeded", "failed", "cancelled"}
+
+
+@dataclass(frozen=True, slots=True)
+class OpenDecision:
+    """A decision that still waits for a person, a tool or an outcome."""
+
+    decision_id: UUID
+    agent: str
+    disposition: d.Disposition
+    decided_at_us: int
+    effects: Mapping[UUID, Effect]
+    expires_at_us: int | None
+    bound_to: tuple[str, ...]
+    outcome_kinds: tuple[str, ...]
+    outcome_by_us: int | None
+    success: UUID | None = None  # the first fact that counts as success, in time
+    reservation: d.Reservation | None = None
+    trigger_id: UUID | None = None
+
+    @property
+    def done(self) -> bool:
+        over = self.disposition in {"suppressed", "failed"} or self.outcome_by_us is None
+        return self.disposition != "awaiting" and over and all(e.settled for e in self.effects.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Touch:
+    """One contact with the customer, made or promised."""
+
+    at_us: int
+    channel: str
+    decision_id: UUID
+
+
+@dataclass(frozen=True, slots=True)
+class RiskCase:
+    """An open risk case and since when it is in its stage."""
+
+    case_id: UUID
+    stage: str
+    opened_at_us: int
+    stage_since_us: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class PendingTrigger:
+    """A trigger without a disposition yet."""
+
+    trigger_id: UUID
+    raised: d.TriggerRaised
+    position: int
+    at_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class CustomerAggregate:
+    """What is known about one customer and what has been decided. Size is bounded by kinds, agents and open matters."""
+
+    stream: StreamId
+    position: int = 0  # of the newest event folded, either lane
+    version: int = 0  # of the decision lane of `stream`
+    facts: Mapping[str, KindSummary] = field(default_factory=lambda: _EMPTY)  # by kind
+    joined: tuple[StreamId, ...] = ()  # other streams whose facts count here
+    merged_into: str | None = None
+    consents: Mapping[tuple[str, str], bool] = field(default_factory=lambda: _EMPTY)  # (channel, purpose); absent is no
+    triggers: Mapping[tuple[str, str], UUID] = field(default_factory=lambda: _EMPTY)  # (agent, condition): the newest
+    up: frozenset[tuple[str, str]] = frozenset()  # (agent, condition) that rose and has not been cleared
+    pending: Mapping[UUID, PendingTrigger] = field(default_factory=lambda: _EMPTY)
+    decisions: Mapping[UUID, OpenDecision] = field(default_factory=lambda: _EMPTY)  # open ones
+    touches: tuple[Touch, ...] = ()
+    cases: Mapping[UUID, RiskCase] = field(default_factory=lambda: _EMPTY)  # open ones
+
+    @property
+    def ref(self) -> str:
+        return self.stream.id
+
+    @property
+    def fact_streams(self) -> tuple[StreamId, ...]:
+        """Every stream whose fact lane belongs to this customer."""
+        return (self.stream, *self.joined)
+
+    def latest(self, kind: str, name: str) -> Any:
+        """A field of the newest fact of a kind, or None."""
+        summary = self.facts.get(kind)
+        return None if summary is None else summary.latest.get(name)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For programs: JSON types, times in RFC 3339; personal fields stay sealed and are left out."""
+        return {
+            "ref": self.ref,
+            "position": self.position,
+            "version": self.version,
+            "facts": {
+                kind: {
+                    "count": s.count,
+                    "first_at": iso(s.first_at_us),
+                    "latest_at": iso(s.latest_at_us),
+                    "latest": {k: v for k, v in s.latest.items() if not (isinstance(v, dict) and SEALED in v)},
+                }
+                for kind, s in sorted(self.facts.items())
+            },
+            "joined": [str(stream) for stream in self.joined],
+            "merged_into": self.merged_into,
+            "consents": [{"channel": c, "purpose": p, "given": given} for (c, p), given in sorted(self.consents.items())],
+            "open_decisions": [{"id": str(k), "agent": o.agent, "disposition": o.disposition} for k, o in self.decisions.items()],
+            "open_cases": [{"id": str(k), "stage": c.stage, "since": iso(c.stage_since_us)} for k, c in self.cases.items()],
+        }
+
+    def may_contact(self, channel: str, purpose: str) -> bool:
+        return self.consents.get((channel, purpose), False)
+
+
+def empty(tenant: str, ref: str) -> CustomerAggregate:
+    return CustomerAggregate(stream=customer_stream(tenant, ref))
+
+
+def evolve_fact(customer: CustomerAggregate, stored: StoredEvent) -> CustomerAggregate:
+    """A fact of any registered kind, the user's own too."""
+    kind, at, known = stored.kind, stored.occurred_at_us, customer.facts.get(stored.kind)
+    if known is None:
+        summary = KindSummary(1, at, at, stored.position, stored.fields())
+    elif (at, stored.position) > (known.latest_at_us, known.latest_position):
+        summary = KindSummary(known.count + 1, min(known.first_at_us, at), at, stored.position, stored.fields())
+    else:
+        summary = replace(known, count=known.count + 1, first_at_us=min(known.first_at_us, at))
+    decisions = {k: _succeeds(o, stored) for k, o in customer.decisions.items()} if customer.decisions else customer.decisions
+    return replace(customer, facts={**customer.facts, kind: summary}, decisions=decisions, position=max(customer.position, stored.position))
+
+
+def _succeeds(o: OpenDecision, fact: StoredEvent) -> OpenDecision:
+    by = o.outcome_by_us
+    if by is None or o.success is not None or fact.kind not in o.outcome_kinds or not o.decided_at_us < fact.occurred_at_us <= by:
+        return o
+    return replace(o, success=fact.event_id)
+
+
+def evolve_decision(customer: CustomerAggregate, stored: StoredEvent) -> CustomerAggregate:
+    """An event of the decision lane of this customer's own stream."""
+    event: d.CustomerEvent = decode(stored).data  # type: ignore[assignment]
+    customer = replace(customer, position=max(customer.position, stored.position), version=stored.version)
+    return _evolve(customer, event, stored)
+
+
+def fold(customer: CustomerAggregate, events: Iterable[StoredEvent]) -> CustomerAggregate:
+    """Evolve over events of both lanes in position order."""
+    for stored in events:
+        evolve = evolve_fact if stored.lane is Lane.FACT else evolve_decision
+        customer = evolve(customer, stored)
+    return customer
+
+
+def _evolve(c: CustomerAggregate, event: d.CustomerEvent, stored: StoredEvent) -> CustomerAggregate:
+    at = stored.occurred_at_us
+    match event:
+        case d.TriggerRaised(agent=agent, condition=condition):
+            pending = PendingTrigger(stored.event_id, event, stored.position, at)
+            return replace(
+                c,
+                triggers={**c.triggers, (agent, condition): stored.event_id},
+                up=c.up if event.cause == "command" else c.up | {(agent, condition)},
+                pending={**c.pending, stored.event_id: pending},
+            )
+        case d.TriggerCleared(agent=agent, condition=condition):
+            return replace(c, up=c.up - {(agent, condition)})
+        case d.DecisionRecorded():
+            return _decided(c, event, stored)
+        case d.ApprovalGranted(decision_id=id_):
+            return _settle(c, id_, disposition="acted", effects="ready", at_us=at)
+        case d.ApprovalRejected(decision_id=id_) | d.ApprovalLapsed(decision_id=id_):
+            return _settle(c, id_, disposition="suppressed", effects="cancelled", at_us=at)
+        case d.DecisionOverridden(decision_id=id_):
+            return _settle(c, id_, disposition="suppressed", effects="cancelled", at_us=at)
+        case d.ConsentGiven(channel=channel, purpose=purpose):
+            return replace(c, consents={**c.consents, (channel, purpose): True})
+        case d.ConsentWithdrawn(channel=channel, purpose=purpose):
+            return replace(c, consents={**c.consents, (channel, purpose): False})
+        case d.EffectStarted(decision_id=id_, intent_id=intent, attempt=attempt):
+            return _started(c, id_, intent, attempt, at)
+        case d.EffectSucceeded(decision_id=id_, intent_id=intent):
+            return _effect(c, id_, intent, status="succeeded")
+        case d.EffectFailed(decision_id=id_, intent_id=intent, final=False, retry_at=retry_at):
+            c = _ambiguous(c, id_, intent) if event.ambiguous else c
+            return _effect(c, id_, intent, status="retry", retry_at_us=to_us(retry_at) if retry_at else 0)
+        case d.EffectFailed(decision_id=id_, intent_id=intent):
+            return _effect(c, id_, intent, status="failed")
+        case d.EffectUnknown(decision_id=id_, intent_id=intent):
+            return _effect(c, id_, intent, status="unknown")
+        case d.EffectCancelled(decision_id=id_, intent_id=intent):
+            return _effect(c, id_, intent, status="cancelled")
+        case d.OutcomeObserved(decision_id=id_):
+            known = c.decisions.get(id_)
+            return c if known is None else _put(c, replace(known, outcome_by_us=None))
+        case d.RiskCaseOpened(case_id=case_id, reason=reason):
+            return replace(c, cases={**c.cases, case_id: RiskCase(case_id, "at-risk", at, at, reason)})
+        case d.RiskCaseMoved(case_id=case_id, stage=stage):
+            case = c.cases.get(case_id)
+            return c if case is None else replace(c, cases={**c.cases, case_id: replace(case, stage=stage, stage_since_us=at)})
+        case d.RiskCaseClosed(case_id=case_id):
+            return replace(c, cases=_without(c.cases, case_id))
+        case StreamJoined(category=category, id=id_):
+            stream = StreamId(c.stream.tenant, category, id_)
+            return c if stream in c.joined else replace(c, joined=(*c.joined, stream))
+        case StreamParted(category=category, id=id_):
+            stream = StreamId(c.stream.tenant, category, id_)
+            return replace(c, joined=tuple(s for s in c.joined if s != stream))
+        case MergedInto(survivor=survivor):
+            return replace(c, merged_into=survivor)
+        case SplitFrom():
+            return replace(c, merged_into=None)
+        case d.CommandIssued():
+            return c
+    assert_never(event)
+
+
+def _decided(c: CustomerAggregate, event: d.DecisionRecorded, stored: StoredEvent) -> CustomerAggregate:
+    at = stored.occurred_at_us
+    status = {"acted": "ready", "awaiting": "held"}.get(event.disposition, "cancelled")
+    decision = OpenDecision(
+        decision_id=stored.event_id,
+        agent=event.agent,
+        disposition=event.disposition,
+        decided_at_us=at,
+        effects={i.intent_id: Effect(i, status, ready_at_us=at) for i in event.intents},
+        expires_at_us=to_us(event.approval_expires_at) if event.approval_expires_at else None,
+        bound_to=event.bound_to,
+        outcome_kinds=event.outcome_kinds,
+        outcome_by_us=to_us(event.outcome_by) if event.outcome_by and event.disposition in {"acted", "awaiting"} else None,
+        reservation=event.reservation,
+        trigger_id=event.trigger_id,
+    )
+    touches = c.touches
+    if event.disposition in {"acted", "awaiting"}:
+        touches = (*touches, *(Touch(at, i.channel, stored.event_id) for i in event.intents if i.channel))[-MAX_TOUCHES:]
+    return _put(replace(c, pending=_without(c.pending, event.trigger_id), touches=touches), decision)
+
+
+def _put(c: CustomerAggregate, decision: OpenDecision) -> CustomerAggregate:
+    c = replace(c, touches=_touches(c, decision))
+    if decision.done:
+        return replace(c, decisions=_without(c.decisions, decision.decision_id))
+    return replace(c, decisions={**c.decisions, decision.decision_id: decision})
+
+
+def _settle(c: CustomerAggregate, decision_id: UUID, *, disposition: d.Disposition, effects: str, at_us: int) -> CustomerAggregate:
+    known = c.decisions.get(decision_id)
+    if known is None:
+        return c
+    waiting = {"held", "ready", "retry"}
+    moved = {k: replace(e, status=effects, ready_at_us=at_us) if e.status in waiting else e for k, e in known.effects.items()}
+    outcome_by = known.outcome_by_us if disposition == "acted" else None
+    return _put(c, replace(known, disposition=disposition, effects=moved, outcome_by_us=outcome_by))
+
+
+def _effect(c: CustomerAggregate, decision_id: UUID, intent_id: UUID, **changes: Any) -> CustomerAggregate:
+    known = c.decisions.get(decision_id)
+    if known is None or intent_id not in known.effects:
+        return c
+    effects = {**known.effects, intent_id: replace(known.effects[intent_id], **changes)}
+    # A decision none of whose effects happened has failed; one that reached the customer has acted. What a person set aside stays so.
+    failed = known.disposition != "suppressed" and all(e.status in {"failed", "cancelled"} for e in effects.values())
+    return _put(c, replace(known, effects=effects, disposition="failed" if failed else known.disposition))
+
+
+def _started(c: CustomerAggregate, decision_id: UUID, intent_id: UUID, attempt: int, at_us: int) -> CustomerAggregate:
+    known = c.decisions.get(decision_id)
+    before = known.effects.get(intent_id) if known else None
+    if before is not None and before.status == "started":  # the attempt before it broke off without a result
+        c = _ambiguous(c, decision_id, intent_id)
+    return _effect(c, decision_id, intent_id, status="started", attempt=attempt, started_at_us=at_us)
+
+
+def _ambiguous(c: CustomerAggregate, decision_id: UUID, intent_id: UUID) -> CustomerAggregate:
+    return _effect(c, decision_id, intent_id, ambiguous=True)
+
+
+def _touches(c: CustomerAggregate, decision: OpenDecision) -> tuple[Touch, ...]:
+    """The contacts that count: those of this decision whose effect failed or was cancelled never reach the customer."""
+    left = Counter(e.intent.channel for e in decision.effects.values() if e.status not in {"failed", "cancelled"})
+    kept = []
+    for touch in c.touches:
+        if touch.decision_id == decision.decision_id:
+            left[touch.channel] -= 1
+            if left[touch.channel] < 0:
+                continue
+        kept.append(touch)
+    return tuple(kept)
+
+
+def _without(mapping: Mapping[K, V], key: K) -> Mapping[K, V]:
+    return {k: v for k, v in mapping.items() if k != key}

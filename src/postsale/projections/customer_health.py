@@ -1,0 +1,194 @@
+"""The shipped declaration: what is known about a customer's health, and the components that judge it.
+
+Plain features and pure integer functions over them; the arithmetic of weights, bands and explanations is `health`. Scores are
+micro-points, 0 (worst) to 100,000,000 (best). Imports signals, features and `health`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from postsale.aggregates.signals import (
+    AccountProfiled,
+    CancellationScheduled,
+    InvoicePaid,
+    InvoicePaymentFailed,
+    RenewalDue,
+    SubscriptionChanged,
+    SubscriptionEnded,
+    SubscriptionStarted,
+    SurveyAnswered,
+    TicketEscalated,
+    TicketOpened,
+    TicketSolved,
+    UsageObserved,
+)
+from postsale.events import DAY_US
+from postsale.projections.derived import derived
+from postsale.projections.features import Features, count, days, first_seen, last_seen, latest, maximum, total
+from postsale.projections.fold import FeatureValues
+from postsale.projections.health import FULL_MICRO, Component, HealthModel
+
+_TERMS: Final = (SubscriptionStarted, SubscriptionChanged)
+Times = Mapping[str, int]
+
+
+class CustomerHealth(Features, version=1, owner="postsale"):
+    """Payments, usage, adoption, support, surveys, contract and purchases of one customer."""
+
+    failed_90d = count(InvoicePaymentFailed, window=days(90))
+    paid_90d = count(InvoicePaid, window=days(90))
+    last_charge = last_seen((InvoicePaid, InvoicePaymentFailed))
+
+    purchases = count(InvoicePaid, description="invoices or purchases paid, ever")
+    first_purchase = first_seen(InvoicePaid)
+    last_purchase = last_seen(InvoicePaid)
+
+    usage_30d = total(UsageObserved, lambda e: e.count, window=days(30), unit="uses")
+    usage_60d = total(UsageObserved, lambda e: e.count, window=days(60), unit="uses")
+    last_usage = last_seen(UsageObserved)
+    active_users = maximum(UsageObserved, lambda e: e.active_users, window=days(30), unit="people")
+    last_active_users = last_seen(UsageObserved, where=lambda e: e.active_users >= 0)  # type: ignore[operator]
+
+    tickets_30d = count(TicketOpened, window=days(30))
+    escalations_90d = count(TicketEscalated, window=days(90))
+    last_ticket = last_seen((TicketOpened, TicketEscalated, TicketSolved))
+
+    survey_micro = latest(
+        SurveyAnswered,
+        lambda e: (e.score - e.scale_min) * 100_000_000 // (e.scale_max - e.scale_min),
+        where=lambda e: e.scale_max > e.scale_min,
+        unit="micro-points",
+    )
+    survey_higher_is_better = latest(SurveyAnswered, lambda e: e.higher_is_better, where=lambda e: e.scale_max > e.scale_min)
+    last_survey = last_seen(SurveyAnswered, where=lambda e: e.scale_max > e.scale_min)
+
+    seats_profiled = latest(AccountProfiled, lambda e: e.seats)
+    seats_by = latest(_TERMS, lambda e: e.seats, by=lambda e: e.subscription_id)
+    mrr_by = latest(_TERMS, lambda e: e.mrr_minor, by=lambda e: e.subscription_id)
+    currency_by = latest(_TERMS, lambda e: e.currency, by=lambda e: e.subscription_id)
+    terms_at = last_seen(_TERMS, by=lambda e: e.subscription_id)
+    trial_started_at = last_seen(SubscriptionStarted, where=lambda e: e.trial, by=lambda e: e.subscription_id)
+    trial_changed_at = last_seen(SubscriptionChanged, where=lambda e: e.trial, by=lambda e: e.subscription_id)
+    cancelled_at = last_seen(CancellationScheduled, by=lambda e: e.subscription_id)
+    ends_at = latest(CancellationScheduled, lambda e: e.effective_at, by=lambda e: e.subscription_id, unit="us")
+    ended_at = last_seen(SubscriptionEnded, by=lambda e: e.subscription_id)
+    renews_at = latest(RenewalDue, lambda e: e.renews_at, unit="us")
+
+    @derived(unit="subscriptions", description="ever known")
+    def known(terms_at: Times, cancelled_at: Times, ended_at: Times) -> tuple[str, ...]:
+        return tuple(sorted({*terms_at, *cancelled_at, *ended_at}))
+
+    @derived(unit="subscriptions", description="running: neither ended, nor ended and not begun again")
+    def running(known: tuple[str, ...], terms_at: Times, cancelled_at: Times, ended_at: Times) -> tuple[str, ...]:
+        return tuple(
+            s for s in known if s not in ended_at or ended_at[s] < max(terms_at.get(s, ended_at[s]), cancelled_at.get(s, ended_at[s]))
+        )
+
+    @derived(unit="subscriptions", description="running, and cancelled since their terms were last set")
+    def cancelling(running: tuple[str, ...], terms_at: Times, cancelled_at: Times) -> tuple[str, ...]:
+        return tuple(s for s in running if s in cancelled_at and (s not in terms_at or cancelled_at[s] >= terms_at[s]))
+
+    @derived(unit="subscriptions", description="running with revenue: not in trial, terms known")
+    def billed(running: tuple[str, ...], terms_at: Times, trial_started_at: Times, trial_changed_at: Times) -> tuple[str, ...]:
+        return tuple(s for s in running if s in terms_at and terms_at[s] not in (trial_started_at.get(s), trial_changed_at.get(s)))
+
+    @derived(unit="ISO 4217", description="of mrr_minor; None when subscriptions differ, because currencies are never added")
+    def currency(billed: tuple[str, ...], currency_by: Mapping[str, str]) -> str | None:
+        currencies = {currency_by[s] for s in billed}
+        return currencies.pop() if len(currencies) == 1 else None
+
+    @derived(unit="minor units per month")
+    def mrr_minor(billed: tuple[str, ...], mrr_by: Mapping[str, int], currency: str | None) -> int | None:
+        return sum(mrr_by[s] for s in billed) if currency else None
+
+    @derived(unit="seats", description="of running subscriptions, else of the profile")
+    def seats(running: tuple[str, ...], seats_by: Mapping[str, int], seats_profiled: int | None) -> int | None:
+        contracted = [seats_by[s] for s in running if s in seats_by]
+        return sum(contracted) if contracted else seats_profiled
+
+    @derived(unit="uses", description="in the 30 days before the last 30")
+    def usage_prior_30d(usage_30d: int, usage_60d: int) -> int:
+        return usage_60d - usage_30d
+
+
+# ---------------------------------------------------------------- components
+
+_POINT: Final = FULL_MICRO // 100
+
+
+def _payments(v: FeatureValues) -> int | None:
+    """Share of charges of 90 days that went through. Of a shopper's own purchases it says nothing until one fails."""
+    paid, failed = v["paid_90d"], v["failed_90d"]
+    if not paid + failed or not (failed or v["known"]):
+        return None
+    return int(FULL_MICRO * paid // (paid + failed))
+
+
+def _usage(v: FeatureValues) -> int:
+    """80 points for as much use as in the 30 days before, in proportion, 100 from a quarter more; new use counts as steady."""
+    now, prior = v["usage_30d"], v["usage_prior_30d"]
+    if not prior:
+        return 80 * _POINT if now else 0
+    return int(min(FULL_MICRO, 80 * _POINT * now // prior))
+
+
+def _adoption(v: FeatureValues) -> int | None:
+    """Licence utilisation: the most people active in 30 days / seats."""
+    seats = v["seats"]
+    return int(min(FULL_MICRO, FULL_MICRO * (v["active_users"] or 0) // seats)) if seats else None
+
+
+def _support(v: FeatureValues) -> int:
+    """100 points less 10 for each ticket opened in 30 days and 25 for each escalation in 90."""
+    return int(max(0, FULL_MICRO - 10 * _POINT * v["tickets_30d"] - 25 * _POINT * v["escalations_90d"]))
+
+
+def _survey(v: FeatureValues) -> int | None:
+    """The latest answer on its own scale, turned round where lower is better."""
+    answer = v["survey_micro"]
+    return int(answer if v["survey_higher_is_better"] else FULL_MICRO - answer)
+
+
+def _contract(v: FeatureValues) -> int | None:
+    """The share of running subscriptions that is not cancelled; 0 when all ended; says nothing while none is cancelled."""
+    running, cancelling = len(v["running"]), len(v["cancelling"])
+    if not v["known"] or (running and not cancelling):
+        return None
+    return FULL_MICRO * (running - cancelling) // running if running else 0
+
+
+_FIRST_GAP_US: Final = 90 * DAY_US
+
+
+def _purchasing(v: FeatureValues) -> int | None:
+    """Time since the last purchase, beside the customer's own pace.
+
+    pace = (last - first + 90 days) / purchases: the mean gap, drawn towards 90 days while purchases are few. 100 points up to
+    one pace, then evenly down to 0 at three. Silence is the information, so this is never stale.
+    """
+    purchases = v["purchases"]
+    if not purchases or v["known"]:
+        return None
+    pace = (v["last_purchase"] - v["first_purchase"] + _FIRST_GAP_US) // purchases
+    silent = v.as_of_us - v["last_purchase"]
+    return int(max(0, min(FULL_MICRO, FULL_MICRO * (3 * pace - silent) // (2 * pace))))
+
+
+CUSTOMER_HEALTH: Final = HealthModel(
+    name="customer-health",
+    version=1,
+    features=CustomerHealth,
+    components=(
+        Component("payments", 25, _payments, fresh="last_charge", absent="no charge of a subscription, and none that failed"),
+        Component("usage", 25, _usage, fresh="last_usage", absent="no usage was ever observed"),
+        Component("adoption", 15, _adoption, fresh="last_active_users", absent="active users or seats are not known"),
+        Component("support", 20, _support, fresh="last_ticket", absent="no ticket was ever seen"),
+        Component("survey", 15, _survey, fresh="last_survey", absent="no survey was ever answered"),
+        # As heavy as all of the above: whoever has cancelled is never better than the middle of the scale.
+        Component("contract", 100, _contract, absent="no cancellation is scheduled"),
+        Component("purchasing", 100, _purchasing, absent="only for customers with purchases and without a subscription"),
+    ),
+)
+"""The model that ships: weights are a starting point, not calibrated on anybody's outcomes."""

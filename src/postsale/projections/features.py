@@ -1,0 +1,324 @@
+"""Declarations: a class of features over signals, declared once, checked when it is declared.
+
+Here live the leaves' declaring functions and the base class `Features` with its digest. How a leaf is kept is `algebra`, how it
+is folded is `fold`. Imports `tracing`, `algebra`, `derived`, events and errors.
+
+    class Billing(Features, version=1, owner="revops"):
+        failed = count(InvoicePaymentFailed, window=days(90))
+        paid = count(InvoicePaid, window=days(90))
+        owed = total(InvoicePaymentFailed, lambda e: e.amount_minor, by=lambda e: e.currency)
+
+        @derived(unit="ratio")
+        def failure_rate(failed: int, paid: int) -> float | None:
+            return failed / (failed + paid) if failed + paid else None
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from types import FunctionType
+from typing import Any, ClassVar, Final, TypeVar, overload
+
+from postsale.errors import BadDeclaration
+from postsale.events import Event, canonical, registry
+from postsale.projections.algebra import Leaf, Operation, Window
+from postsale.projections.derived import Derived, bound, ordered
+from postsale.projections.tracing import trace
+
+S = TypeVar("S", bound=Event)
+K = TypeVar("K")
+V = TypeVar("V")
+Kind = type[S] | tuple[type[S], ...]
+Where = Callable[[S], bool] | None
+Window_ = Window | None
+
+_LONGEST: Final = 3_660
+
+
+def days(n: int) -> Window:
+    """A window of the last `n` whole UTC days, today's included; 1 to 3,660."""
+    if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= _LONGEST:
+        raise BadDeclaration(what="days", reason=f"expected a whole number from 1 to {_LONGEST}")
+    return Window(n)
+
+
+# ---------------------------------------------------------------- leaves
+
+
+def _leaf(
+    operation: Operation,
+    kind: Any,
+    value: Any,
+    where: Any,
+    by: Any,
+    window: Any,
+    unit: str,
+    description: str,
+    types: tuple[str, ...] = (),
+) -> Leaf[Any]:
+    kinds: tuple[type[Event], ...] = kind if isinstance(kind, tuple) else (kind,)
+    what = f"{operation}({', '.join(getattr(k, '__name__', repr(k)) for k in kinds)})"
+    if not kinds:
+        raise BadDeclaration(what=what, reason="expected at least one signal class")
+    for cls in kinds:
+        if not (isinstance(cls, type) and issubclass(cls, Event)) or "wire_name" not in cls.__dict__:
+            raise BadDeclaration(what=what, reason="expected signal classes with a wire name of their own")
+        if not registry.is_current(cls.wire_name):
+            raise BadDeclaration(what=what, reason=f"{cls.wire_name} has a later version; name the class that reads it")
+    if window is not None and not isinstance(window, Window):
+        raise BadDeclaration(what=what, reason="window= expects days(n)")
+    leaf: Leaf[Any] = Leaf(
+        operation=operation,
+        kinds=tuple(sorted({cls.wire_name.partition("@")[0] for cls in kinds})),
+        value=None if value is None else trace(what, kinds, value),
+        where=None if where is None else trace(f"{what}, where=", kinds, where),
+        by=None if by is None else trace(f"{what}, by=", kinds, by),
+        window=window,
+        unit=unit,
+        description=description,
+    )
+    if leaf.where is not None and leaf.where.type != "bool":
+        raise BadDeclaration(what=what, reason=f"where= gives {leaf.where.type}, expected a boolean")
+    if types and (leaf.value is None or leaf.value.type not in types):
+        raise BadDeclaration(what=what, reason=f"the accessor gives {leaf.value and leaf.value.type}, expected {' or '.join(types)}")
+    return leaf
+
+
+@overload
+def count(
+    kind: Kind[S], *, by: Callable[[S], K], where: Where[S] = None, window: Window_ = None, unit: str = "events", description: str = ""
+) -> Leaf[Mapping[K, int]]: ...
+@overload
+def count(
+    kind: Kind[S], *, by: None = None, where: Where[S] = None, window: Window_ = None, unit: str = "events", description: str = ""
+) -> Leaf[int]: ...
+def count(
+    kind: Any, *, by: Any = None, where: Any = None, window: Window_ = None, unit: str = "events", description: str = ""
+) -> Leaf[Any]:
+    """How many facts; 0 when there is none."""
+    return _leaf("count", kind, None, where, by, window, unit, description)
+
+
+@overload
+def total(
+    kind: Kind[S],
+    value: Callable[[S], int | None],
+    *,
+    by: Callable[[S], K],
+    where: Where[S] = None,
+    window: Window_ = None,
+    unit: str = "",
+    description: str = "",
+) -> Leaf[Mapping[K, int]]: ...
+@overload
+def total(
+    kind: Kind[S],
+    value: Callable[[S], int | None],
+    *,
+    by: None = None,
+    where: Where[S] = None,
+    window: Window_ = None,
+    unit: str = "",
+    description: str = "",
+) -> Leaf[int]: ...
+def total(
+    kind: Any, value: Any, *, by: Any = None, where: Any = None, window: Window_ = None, unit: str = "", description: str = ""
+) -> Leaf[Any]:
+    """The exact sum of an integer; 0 when there is none. Never sum money of several currencies: use `by=lambda e: e.currency`."""
+    return _leaf("total", kind, value, where, by, window, unit, description, ("int",))
+
+
+@overload
+def latest(
+    kind: Kind[S],
+    value: Callable[[S], V],
+    *,
+    by: Callable[[S], K],
+    where: Where[S] = None,
+    window: Window_ = None,
+    unit: str = "",
+    description: str = "",
+) -> Leaf[Mapping[K, V]]: ...
+@overload
+def latest(
+    kind: Kind[S],
+    value: Callable[[S], V],
+    *,
+    by: None = None,
+    where: Where[S] = None,
+    window: Window_ = None,
+    unit: str = "",
+    description: str = "",
+) -> Leaf[V | None]: ...
+def latest(
+    kind: Any, value: Any, *, by: Any = None, where: Any = None, window: Window_ = None, unit: str = "", description: str = ""
+) -> Leaf[Any]:
+    """The value of the fact with the greatest (occurred_at, position) that has one; a time reads as UTC microseconds."""
+    return _leaf("latest", kind, value, where, by, window, unit, description)
+
+
+@overload
+def first_seen(
+    kind: Kind[S], *, by: Callable[[S], K], where: Where[S] = None, window: Window_ = None, description: str = ""
+) -> Leaf[Mapping[K, int]]: ...
+@overload
+def first_seen(
+    kind: Kind[S], *, by: None = None, where: Where[S] = None, window: Window_ = None, description: str = ""
+) -> Leaf[int | None]: ...
+def first_seen(kind: Any, *, by: Any = None, where: Any = None, window: Window_ = None, description: str = "") -> Leaf[Any]:
+    """`occurred_at` of the earliest fact, UTC microseconds."""
+    return _leaf("first_seen", kind, None, where, by, window, "us", description)
+
+
+@overload
+def last_seen(
+    kind: Kind[S], *, by: Callable[[S], K], where: Where[S] = None, window: Window_ = None, description: str = ""
+) -> Leaf[Mapping[K, int]]: ...
+@overload
+def last_seen(
+    kind: Kind[S], *, by: None = None, where: Where[S] = None, window: Window_ = None, description: str = ""
+) -> Leaf[int | None]: ...
+def last_seen(kind: Any, *, by: Any = None, where: Any = None, window: Window_ = None, description: str = "") -> Leaf[Any]:
+    """`occurred_at` of the newest fact, UTC microseconds."""
+    return _leaf("last_seen", kind, None, where, by, window, "us", description)
+
+
+@overload
+def minimum(
+    kind: Kind[S],
+    value: Callable[[S], int | None],
+    *,
+    by: Callable[[S], K],
+    where: Where[S] = None,
+    window: Window_ = None,
+    unit: str = "",
+    description: str = "",
+) -> Leaf[Mapping[K, int]]: ...
+@overload
+def minimum(
+    kind: Kind[S],
+    value: Callable[[S], int | None],
+    *,
+    by: None = None,
+    where: Where[S] = None,
+    window: Window_ = None,
+    unit: str = "",
+    description: str = "",
+) -> Leaf[int | None]: ...
+def minimum(
+    kind: Any, value: Any, *, by: Any = None, where: Any = None, window: Window_ = None, unit: str = "", description: str = ""
+) -> Leaf[Any]:
+    """The smallest integer, None when there is none."""
+    return _leaf("minimum", kind, value, where, by, window, unit, description, ("int",))
+
+
+@overload
+def maximum(
+    kind: Kind[S],
+    value: Callable[[S], int | None],
+    *,
+    by: Callable[[S], K],
+    where: Where[S] = None,
+    window: Window_ = None,
+    unit: str = "",
+    description: str = "",
+) -> Leaf[Mapping[K, int]]: ...
+@overload
+def maximum(
+    kind: Kind[S],
+    value: Callable[[S], int | None],
+    *,
+    by: None = None,
+    where: Where[S] = None,
+    window: Window_ = None,
+    unit: str = "",
+    description: str = "",
+) -> Leaf[int | None]: ...
+def maximum(
+    kind: Any, value: Any, *, by: Any = None, where: Any = None, window: Window_ = None, unit: str = "", description: str = ""
+) -> Leaf[Any]:
+    """The greatest integer, None when there is none."""
+    return _leaf("maximum", kind, value, where, by, window, unit, description, ("int",))
+
+
+@overload
+def distinct(
+    kind: Kind[S],
+    value: Callable[[S], object],
+    *,
+    by: Callable[[S], K],
+    where: Where[S] = None,
+    window: Window_ = None,
+    unit: str = "",
+    description: str = "",
+) -> Leaf[Mapping[K, int]]: ...
+@overload
+def distinct(
+    kind: Kind[S],
+    value: Callable[[S], object],
+    *,
+    by: None = None,
+    where: Where[S] = None,
+    window: Window_ = None,
+    unit: str = "",
+    description: str = "",
+) -> Leaf[int]: ...
+def distinct(
+    kind: Any, value: Any, *, by: Any = None, where: Any = None, window: Window_ = None, unit: str = "", description: str = ""
+) -> Leaf[Any]:
+    """How many different values, exactly. The values are kept: memory grows with their number."""
+    return _leaf("distinct", kind, value, where, by, window, unit, description)
+
+
+# ---------------------------------------------------------------- the class
+
+
+class Features:
+    """Base of every declaration: `class Billing(Features, version=1, owner="revops")`. Never instantiated.
+
+    `digest` is a content hash of name, version, leaves with their expressions, and derived names with what they need; the order
+    of declaration, owner, units and descriptions do not count. A change of the digest is a new view.
+    """
+
+    version: ClassVar[int]
+    owner: ClassVar[str]
+    leaves: ClassVar[Mapping[str, Leaf[Any]]]  # by name, sorted: the layout of the state
+    deriveds: ClassVar[tuple[Derived[Any], ...]]  # each after those it needs
+    digest: ClassVar[str]  # 32 hex digits
+
+    def __init_subclass__(cls, *, version: int, owner: str) -> None:
+        super().__init_subclass__()
+        name = cls.__name__
+        if cls.__bases__ != (Features,):
+            raise BadDeclaration(what=name, reason="subclass Features itself; declarations do not inherit")
+        if isinstance(version, bool) or not isinstance(version, int) or version < 1:
+            raise BadDeclaration(what=name, reason="version must be a whole number from 1")
+        if not isinstance(owner, str) or not owner:
+            raise BadDeclaration(what=name, reason="owner must name who answers for it")
+        declared = {n: member for n, member in vars(cls).items() if isinstance(member, (Leaf, Derived))}
+        for n, member in vars(cls).items():
+            if isinstance(member, FunctionType) and not n.startswith("__"):
+                raise BadDeclaration(what=f"{name}.{n}", reason="a plain method; decorate it with @derived()")
+        for n in declared:
+            if n.startswith("_") or n in vars(Features) or n in Features.__annotations__:
+                raise BadDeclaration(what=f"{name}.{n}", reason="this name is reserved")
+        leaves = {n: replace(m, name=n) for n, m in sorted(declared.items()) if isinstance(m, Leaf)}
+        deriveds = {n: bound(name, n, m) for n, m in declared.items() if isinstance(m, Derived)}
+        if not leaves:
+            raise BadDeclaration(what=name, reason="declares no feature over signals")
+        for n in declared:
+            setattr(cls, n, leaves.get(n) or deriveds[n])
+        cls.version, cls.owner, cls.leaves = version, owner, leaves
+        cls.deriveds = ordered(name, leaves, deriveds)
+        content = {
+            "name": name,
+            "version": version,
+            "leaves": [leaf.definition() for leaf in leaves.values()],
+            "derived": sorted([d.name, *d.needs] for d in cls.deriveds),
+        }
+        cls.digest = hashlib.blake2b(canonical(content), digest_size=16).hexdigest()
+
+    def __init__(self) -> None:
+        raise BadDeclaration(what=type(self).__name__, reason="declarations are not instantiated; fold them with Fold(...)")

@@ -1,0 +1,228 @@
+"""The live fold: facts in, mergeable state, finished values out. One `Fold` per declaration.
+
+For each kind of signal one Python function is generated that updates all the leaves that read it; the source is made only of
+traced trees, whose names and constants are quoted. No store, no clock: `as_of` comes in. Imports features, events, errors.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
+
+import orjson
+
+from postsale.errors import InvalidInput
+from postsale.events import DAY_US, SEALED, Event, StoredEvent, canonical, decode, iso, registry, to_us
+from postsale.projections import algebra
+from postsale.projections.algebra import Leaf
+from postsale.projections.derived import Derived
+from postsale.projections.features import Features
+from postsale.projections.tracing import Emitter, time_us
+
+V = TypeVar("V")
+
+State: TypeAlias = list[Any]
+"""`[newest occurred_at or None, greatest position, leaf …]`, leaves by name. Lists, dicts, integers, strings, booleans, None."""
+
+_NEWEST, _POSITION, _HEAD = 0, 1, 2
+
+
+class Fact(NamedTuple):
+    """A signal as a fold sees it: no sealed field, no envelope beyond its order and its two times."""
+
+    kind: str  # wire name without version
+    position: int
+    occurred_at_us: int  # true in the world
+    recorded_at_us: int  # known to us
+    fields: dict[str, Any]  # the payload of the current version, JSON types
+
+
+def fact_of(stored: StoredEvent) -> Fact:
+    """The fact a stored event holds, upcast to the current version, personal fields left out.
+
+    Raises UnknownWireName, UpcastFailed, or InvalidInput when stored bytes are not such a payload.
+    """
+    cls = registry.get(stored.wire_name, stored.position)
+    try:
+        if registry.is_current(stored.wire_name):
+            fields = orjson.loads(stored.data)
+        else:
+            decode(stored)  # what an upcaster made was never validated before
+            fields = orjson.loads(canonical(stored.fields()))
+    except (orjson.JSONDecodeError, TypeError):
+        fields = None
+    if not isinstance(fields, dict):
+        what = f"{stored.wire_name} at position {stored.position}"
+        raise InvalidInput(what=what, field="data", reason="expected a JSON object")
+    return Fact(stored.kind, stored.position, stored.occurred_at_us, stored.recorded_at_us, _open(cls, fields))
+
+
+def fact_from(signal: Event, position: int, *, recorded_at_us: int | None = None) -> Fact:
+    """A fact straight from a signal, as if recorded at `position`; for tests, notebooks and data that is not in a log."""
+    at = to_us(signal.occurred_at) if hasattr(signal, "occurred_at") else 0
+    known = at if recorded_at_us is None else recorded_at_us
+    return Fact(signal.kind, position, at, known, _open(type(signal), orjson.loads(canonical(signal.payload()))))
+
+
+def _open(cls: type[Event], fields: dict[str, Any]) -> dict[str, Any]:
+    for name in cls.personal_fields:
+        fields.pop(name, None)
+    for name in [name for name, value in fields.items() if isinstance(value, dict) and SEALED in value]:
+        del fields[name]
+    return fields
+
+
+class FeatureValues(Mapping[str, Any]):
+    """Finished values by feature name, leaves and derived. `values.of(Billing.paid)` is typed."""
+
+    __slots__ = ("_values", "as_of_us", "newest_us", "position")
+
+    def __init__(self, values: dict[str, Any], as_of_us: int, newest_us: int | None, position: int) -> None:
+        self._values = values
+        self.as_of_us = as_of_us
+        self.newest_us = newest_us  # occurred_at of the newest fact, None without facts
+        self.position = position  # of the last fact folded, 0 without facts
+
+    def of(self, feature: Leaf[V] | Derived[V]) -> V:
+        """The value of a declared feature, with its declared type."""
+        return self._values[feature.name]  # type: ignore[no-any-return]
+
+    def __getitem__(self, name: str) -> Any:
+        return self._values[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __repr__(self) -> str:
+        return f"FeatureValues(as_of={iso(self.as_of_us)}, {self._values!r})"
+
+
+_DUMP: Final = orjson.OPT_SORT_KEYS | orjson.OPT_STRICT_INTEGER | orjson.OPT_NON_STR_KEYS
+_LONG_INTEGER: Final = re.compile(rb"[0-9]{19}")  # beyond what orjson reads exactly
+
+
+class Fold:
+    """Folds facts of one key (a customer) into the state of one declaration.
+
+    A fact must be added once: duplicates are the log's to refuse. Order does not matter: any order, and any split into parts
+    that are merged, gives a state with the same `digest`. Memory is bounded by the windows, the keys of `by=` and the values
+    of `distinct`.
+    """
+
+    def __init__(self, features: type[Features]) -> None:
+        self.features = features
+        self.name = features.__name__
+        self.digest_of_features = features.digest
+        self._leaves = tuple(features.leaves.values())
+        self.kinds = frozenset(kind for leaf in self._leaves for kind in leaf.kinds)
+        self._windows = [(i, leaf.window.days) for i, leaf in enumerate(self._leaves, _HEAD) if leaf.window]
+        self._add = {kind: _handler(kind, self._leaves) for kind in self.kinds}
+
+    def empty(self) -> State:
+        """The state of no facts: the neutral element of `merge`."""
+        return [None, 0, *map(algebra.empty, self._leaves)]
+
+    def add(self, state: State, fact: Fact) -> None:
+        """Add one fact to `state`, in place; a fact of a kind that no leaf reads changes nothing.
+
+        InvalidInput when a field does not hold its declared type; the state is then to be thrown away.
+        """
+        handler = self._add.get(fact[0])
+        if handler is not None:
+            try:
+                handler(state, fact)
+            except (TypeError, ValueError, AttributeError):
+                what = f"{fact.kind} at position {fact.position}"
+                raise InvalidInput(what=what, field="data", reason=f"does not fit what {self.name} declares about it") from None
+
+    def fold(self, facts: Iterable[Fact]) -> State:
+        """The state of these facts."""
+        state = self.empty()
+        for fact in facts:
+            self.add(state, fact)
+        return state
+
+    def merge(self, a: State, b: State) -> State:
+        """The state of the facts of both; commutative and associative; shares nothing with them."""
+        newest = max((n for n in (a[_NEWEST], b[_NEWEST]) if n is not None), default=None)
+        parts = (algebra.merge(leaf, a[i], b[i]) for i, leaf in enumerate(self._leaves, _HEAD))
+        return [newest, max(a[_POSITION], b[_POSITION]), *parts]
+
+    def copy(self, state: State) -> State:
+        """A state that later `add`s to the given one do not touch."""
+        return algebra.copy(state)  # type: ignore[no-any-return]
+
+    def newest_us(self, state: State) -> int | None:
+        """`occurred_at` of the newest fact in it: the earliest `as_of` that `finish` answers."""
+        return state[_NEWEST]  # type: ignore[no-any-return]
+
+    def position(self, state: State) -> int:
+        """The greatest position in it, 0 without facts."""
+        return state[_POSITION]  # type: ignore[no-any-return]
+
+    def finish(self, state: State, as_of_us: int) -> FeatureValues:
+        """Every feature's value at `as_of_us`; a window is the whole UTC days (day of as_of - n, day of as_of].
+
+        Exact for any `as_of_us` at or after the newest fact. An earlier one is InvalidInput, never a guess: fold again with
+        the facts that occurred by then.
+        """
+        newest = state[_NEWEST]
+        if newest is not None and as_of_us < newest:
+            reason = f"the state holds a fact of {iso(newest)}; fold again with the facts that occurred by then"
+            raise InvalidInput(what=self.name, field="as_of", reason=reason)
+        values = {leaf.name: algebra.finish(leaf, state[i], as_of_us) for i, leaf in enumerate(self._leaves, _HEAD)}
+        for derived in self.features.deriveds:
+            values[derived.name] = derived(*(values[name] for name in derived.needs))
+        return FeatureValues(values, as_of_us, newest, state[_POSITION])
+
+    def dump(self, state: State) -> bytes:
+        """Canonical JSON: the same facts give the same bytes. Brings `state` into normal form."""
+        for index, days in self._windows:
+            algebra.drop_old_tiles(state[index], days)
+        try:
+            return orjson.dumps(state, option=_DUMP)
+        except TypeError:  # an integer of 2^53 or more: the same JSON, by the slower encoder
+            return json.dumps(_text_keys(state), sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+    def load(self, raw: bytes) -> State:
+        """The state that `dump` wrote; InvalidInput for bytes of another declaration's shape."""
+        try:
+            state = json.loads(raw) if _LONG_INTEGER.search(raw) else orjson.loads(raw)
+        except ValueError:
+            state = None
+        if not isinstance(state, list) or len(state) != len(self._leaves) + _HEAD:
+            raise InvalidInput(what=self.name, field="state", reason="not a state of this declaration; rebuild the view")
+        return state[:_HEAD] + [algebra.restore(leaf, state[i]) for i, leaf in enumerate(self._leaves, _HEAD)]
+
+    def digest(self, state: State) -> str:
+        """SHA-256 of the canonical bytes, hex: equal exactly when the states are."""
+        return hashlib.sha256(self.dump(state)).hexdigest()
+
+
+def _text_keys(state: Any) -> Any:
+    if isinstance(state, dict):
+        return {str(k).lower() if isinstance(k, bool) else str(k): _text_keys(v) for k, v in state.items()}
+    return [_text_keys(v) for v in state] if isinstance(state, list) else state
+
+
+def _handler(kind: str, leaves: tuple[Leaf[Any], ...]) -> Callable[[State, Fact], None]:
+    """The generated function `add(s, fact)` for facts of one kind: times, then expressions, then the leaves that read it."""
+    emitter = Emitter()
+    updates: list[str] = []
+    mine = [(i, leaf) for i, leaf in enumerate(leaves, _HEAD) if kind in leaf.kinds]
+    for index, leaf in mine:
+        names = [emitter.name(part) if part is not None else "" for part in (leaf.value, leaf.where, leaf.by)]
+        updates += algebra.emit(leaf, f"s[{index}]", *names)
+    lines = ["_, pos, at, _, f = fact", *emitter.lines, "o = s[0]", "if o is None or at > o: s[0] = at", "if pos > s[1]: s[1] = pos"]
+    if any(leaf.window for _, leaf in mine):
+        lines.append(f"tile = at // {DAY_US}")
+    scope: dict[str, Any] = {"time_us": time_us, "drop_old_tiles": algebra.drop_old_tiles}
+    body = "\n    ".join(lines + updates)
+    exec(f"def add(s, fact):\n    {body}\n", scope)
+    return scope["add"]  # type: ignore[no-any-return]

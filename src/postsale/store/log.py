@@ -1,0 +1,213 @@
+"""The typed door of the log: events become sealed, identified, keyed bytes here, and customers are loaded here.
+
+The one place that writes. Stores below keep bytes; rooms above hand in typed events. May import `access`, `aggregates`, `events`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from postsale.access import KeyVault, Unsealer, content_mac, fact_id, seal_fields
+from postsale.aggregates.customer import CustomerAggregate, evolve_decision, fold
+from postsale.aggregates.signals import Signal
+from postsale.errors import PostSaleError, VersionConflict
+from postsale.events import (
+    SYSTEM,
+    Actor,
+    Clock,
+    Event,
+    Header,
+    Lane,
+    NewEvent,
+    Origin,
+    Recorded,
+    StreamId,
+    canonical,
+    decode,
+    derive_id,
+    encode_payload,
+    iso,
+    schema_digest,
+    to_us,
+)
+from postsale.store.contract import Appended, Condition, Query, Store, Submission
+
+_RACES = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cause:
+    """Why an event exists: its direct cause, the matter it belongs to, how deep in a chain, and who did it."""
+
+    actor: Actor = SYSTEM
+    causation_id: UUID | None = None
+    correlation_id: UUID | None = None
+    depth: int = 0
+    trace: str = ""
+    origin: Origin = Origin.LIVE
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A decision-lane event with the id that makes it idempotent."""
+
+    event: Event
+    event_id: UUID
+    at_us: int
+    cause: Cause
+    subject: str | None = None  # whose key seals its personal fields
+
+
+class Log:
+    """A store with its keys: typed events in, typed events and customers out."""
+
+    def __init__(self, store: Store, vault: KeyVault, clock: Clock) -> None:
+        self.store = store
+        self.vault = vault
+        self.clock = clock
+
+    # ------------------------------------------------------------ writing
+
+    def fact(
+        self,
+        stream: StreamId,
+        signal: Signal,
+        *,
+        said_of: str,
+        subject: str,
+        cause: Cause,
+        index: int = 0,
+        source_item: bytes | None = None,
+        raw: bytes | None = None,
+    ) -> NewEvent:
+        """A signal as a fact of `stream`.
+
+        Content is compared by `source_item` (an imported item less its delivery fields), else by the signal itself and
+        `said_of`, the external id it was recorded under. Raises InvalidInput, KeyUnavailable.
+        """
+        keys = self.vault.tenant(stream.tenant)
+        event_id = fact_id(keys, signal.source, signal.id, index)
+        occurred_at_us = to_us(signal.occurred_at)
+        clear = encode_payload(signal)
+        if source_item is None:
+            mac = content_mac(keys, signal.wire_name.encode(), iso(occurred_at_us).encode(), said_of.encode(), clear)
+        else:
+            mac = content_mac(keys, source_item)
+        data, sealed = self._seal(signal, clear, stream, event_id, subject)
+        header = Header(
+            actor=cause.actor,
+            origin=cause.origin,
+            source=signal.source,
+            source_id=signal.id,
+            signal_index=index,
+            source_order=signal.order or "",
+            available_at_us=to_us(signal.available_at) if signal.available_at else None,
+            raw_mac=content_mac(keys, raw).hex() if raw is not None else "",
+            content_key=keys.id,
+            causation_id=cause.causation_id,
+            correlation_id=cause.correlation_id,
+            depth=cause.depth,
+            trace=cause.trace,
+            subjects=(subject,),
+            sealed=sealed,
+        )
+        return NewEvent(
+            stream, Lane.FACT, None, event_id, signal.wire_name, schema_digest(type(signal)), occurred_at_us, mac, header.to_bytes(), data
+        )
+
+    def decision(self, stream: StreamId, expected_version: int, draft: Draft) -> NewEvent:
+        """A decision-lane event. Raises KeyUnavailable when it has personal fields and no key can be had."""
+        keys = self.vault.tenant(stream.tenant)
+        event, cause = draft.event, draft.cause
+        clear = encode_payload(event)
+        data, sealed = self._seal(event, clear, stream, draft.event_id, draft.subject or stream.id)
+        header = Header(
+            actor=cause.actor,
+            origin=cause.origin,
+            content_key=keys.id,
+            causation_id=cause.causation_id,
+            correlation_id=cause.correlation_id,
+            depth=cause.depth,
+            trace=cause.trace,
+            subjects=(draft.subject,) if draft.subject else (),
+            sealed=sealed,
+        )
+        mac = content_mac(keys, event.wire_name.encode(), clear)
+        schema = schema_digest(type(event))
+        return NewEvent(
+            stream, Lane.DECISION, expected_version, draft.event_id, event.wire_name, schema, draft.at_us, mac, header.to_bytes(), data
+        )
+
+    def decisions(self, stream: StreamId, version: int, drafts: Sequence[Draft]) -> tuple[NewEvent, ...]:
+        """Consecutive decision-lane events after `version`."""
+        return tuple(self.decision(stream, version + i, draft) for i, draft in enumerate(drafts))
+
+    def append(self, events: Sequence[NewEvent], conditions: Sequence[Condition] = ()) -> Appended:
+        """Store all of these events or none; raises the submission's own error."""
+        (outcome,) = self.store.append([Submission(tuple(events), tuple(conditions))])
+        if isinstance(outcome, PostSaleError):
+            raise outcome
+        return outcome
+
+    def transact(
+        self,
+        stream: StreamId,
+        decide: Callable[[CustomerAggregate], Sequence[Event]],
+        *,
+        cause: Cause,
+        conditions: Sequence[Condition] = (),
+    ) -> list[Recorded[Event]]:
+        """Load a customer, decide, append under its version; decide again when somebody else was first.
+
+        Returns what was appended, empty when there was nothing to do. Raises what `decide` raises, ConditionFailed, and
+        VersionConflict after 20 lost races.
+        """
+        lost: VersionConflict | None = None
+        for _ in range(_RACES):
+            customer = self.customer(stream)
+            events = decide(customer)
+            if not events:
+                return []
+            at_us = self.clock.now_us()
+            ids = (derive_id(stream, customer.version + i, event.wire_name) for i, event in enumerate(events))
+            drafts = [Draft(event, id_, at_us, cause) for event, id_ in zip(events, ids, strict=True)]
+            try:
+                done = self.append(self.decisions(stream, customer.version, drafts), conditions)
+            except VersionConflict as error:
+                lost = error
+                continue
+            lane = Query(tenant=stream.tenant, streams=(stream,), lane=Lane.DECISION, after=done.positions[0] - 1, upto=done.positions[-1])
+            return list(self.events(lane))
+        assert lost is not None
+        raise lost
+
+    def _seal(self, event: Event, clear: bytes, stream: StreamId, event_id: UUID, subject: str) -> tuple[bytes, dict[str, tuple[str, str]]]:
+        if not event.personal_fields:
+            return clear, {}
+        fields = event.payload()
+        present = [name for name in sorted(event.personal_fields) if name in fields]
+        if not present:
+            return clear, {}
+        key = self.vault.subjects(stream.tenant, [subject], create=True)[subject]
+        done = seal_fields(fields, present, key, stream, event_id, event.wire_name)
+        return canonical(fields), dict.fromkeys(done, (subject, key.id))
+
+    # ------------------------------------------------------------ reading
+
+    def events(self, query: Query, unseal: Unsealer | None = None) -> Iterator[Recorded[Event]]:
+        """Typed events of a query, in its order; personal fields are MASKED without `unseal`."""
+        for stored in self.store.read(query):
+            yield decode(stored, unseal)
+
+    def customer(self, stream: StreamId, *, as_of_us: int | None = None, known_at_us: int | None = None) -> CustomerAggregate:
+        """The customer: true at `as_of_us`, as known at `known_at_us`; both inclusive, None is unbounded."""
+        customer = CustomerAggregate(stream=stream)
+        lane = Query(tenant=stream.tenant, streams=(stream,), lane=Lane.DECISION, as_of_us=as_of_us, known_at_us=known_at_us)
+        for stored in self.store.read(lane):
+            customer = evolve_decision(customer, stored)
+        streams = customer.fact_streams
+        whole = Query(tenant=stream.tenant, streams=streams, as_of_us=as_of_us, known_at_us=known_at_us)
+        mine = (s for s in self.store.read(whole) if s.lane is Lane.FACT or s.stream == stream)
+        return fold(CustomerAggregate(stream=stream), mine)
