@@ -31,7 +31,7 @@ def events() -> Events:
 
 def raw(path: Path) -> closing[sqlite3.Connection]:
     """The file as any other program opens it."""
-    return closing(sqlite3.connect(path, isolation_level=None))
+    return closing(sqlite3.connect(path, isolation_level=None, timeout=0))
 
 
 # ---------------------------------------------------------------- opening
