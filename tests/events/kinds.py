@@ -3,6 +3,8 @@
 from typing import Any, ClassVar
 from uuid import UUID
 
+from pydantic import Field
+
 from postsale.events import (
     SYSTEM,
     AmountMinor,
@@ -38,7 +40,7 @@ class Everything(Event):
     flag: bool = False
     secret: Personal[Text] | None = None
     letters: Personal[dict[str, str]] | None = None
-    loose: dict[str, Any] = {}
+    loose: dict[str, Any] = Field(default_factory=dict)
 
 
 def stored(wire_name: str, data: bytes, header: Header | None = None, *, position: int = 5, occurred_at_us: int = 0) -> StoredEvent:

@@ -85,8 +85,7 @@ def test_an_id_in_any_script_is_kept_as_it_is(good: str) -> None:
 def test_an_accepted_id_is_printable_and_in_nfkc_form(text: str) -> None:
     try:
         accepted = Everything(name=text).name
-    except InvalidInput as error:
-        assert error.field == "name"
+    except InvalidInput:
         return
     assert accepted == text == unicodedata.normalize("NFKC", text).strip()
     assert not {unicodedata.category(ch) for ch in text} & {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
@@ -272,7 +271,7 @@ class Other(BaseModel):
 class Chooses(Event):
     wire_name: ClassVar[str] = "tests.events/chooses@1"
     choice: Annotated[Tagged | Other, Field(discriminator="kind")]
-    scores: dict[str, int] = {}
+    scores: dict[str, int] = Field(default_factory=dict)
 
 
 @pytest.mark.parametrize(
