@@ -374,7 +374,7 @@ class EmbeddedEngine:
 
     def _values(self, c: CustomerAggregate, agent: Agent, at_us: int) -> tuple[dict[str, d.Scalar], HealthReading]:
         """Everything on offer at a time, rounded, and the reading it came from."""
-        health = self.health.read(c, at_us)
+        health = self.health.read(c, at_us, agent.wanted)
         return {n: rounded(v) for n, v in agent.values(c, health, at_us).items()}, health
 
     def _reread(self, c: CustomerAggregate, agent: str) -> tuple[Mapping[str, d.Scalar], int]:
