@@ -119,7 +119,8 @@ def test_what_is_wrong_with_the_call_or_the_file_raises_at_once(tmp_path: Path) 
 
 def test_the_count_hint_counts_lines_and_knows_when_it_does_not_know(tmp_path: Path) -> None:
     assert count_hint("stripe", write(tmp_path, SHAPES["lines"], "a.ndjson")) == 3
-    assert count_hint("stripe", write(tmp_path, SHAPES["array"], "a.json")) is None
+    for text in (SHAPES["array"], SHAPES["pretty array"], json.dumps(EVENTS[0], indent=1)):
+        assert count_hint("stripe", write(tmp_path, text, "a.json")) is None
 
 
 def test_the_quarantine_keeps_a_file_of_one_item_that_the_same_connector_reads_again(tmp_path: Path) -> None:
