@@ -63,6 +63,13 @@ def test_a_bad_line_is_one_refused_item_and_the_rest_continues(tmp_path: Path) -
     assert max(len(item.raw) for item in items) < ITEM_LIMIT  # what is kept of 10 MB is bounded
 
 
+def test_two_over_long_lines_that_differ_only_at_their_ends_are_not_the_same_content(tmp_path: Path) -> None:
+    long = b"{" + b" " * (2 * ITEM_LIMIT)
+    first, second = read(write(tmp_path, long + b"1\n" + long + b"2\n", "events.ndjson"))
+    assert first.raw == second.raw
+    assert first.source_item != second.source_item
+
+
 def test_a_first_bad_line_does_not_hide_that_the_file_has_lines(tmp_path: Path) -> None:
     text = '{"broken\n' + json.dumps(EVENTS[0])
     assert [outcome(item) for item in read(write(tmp_path, text, "events.json"))] == ["error", "signals"]

@@ -101,6 +101,12 @@ def test_ids_need_the_key_and_hold_neither_the_customer_nor_the_number(tmp_path:
         assert all(CANARY not in id and len(id) == 32 for id in ids([one, other]))
 
 
+@pytest.mark.parametrize("how", ['"row"', '["no"]'])
+def test_two_tables_of_one_source_share_no_ids(how: str, tmp_path: Path) -> None:
+    other = Mapping.parse((HEAD.replace("{format}", "csv") + SIGNAL.replace("{id}", how)).replace('name = "shop"', 'name = "shop-2"', 1))
+    assert ids(read(tmp_path, HEADER + ROW, mapping(how))) != ids(read(tmp_path, HEADER + ROW, other))
+
+
 def test_the_same_id_with_other_content_shows_and_with_the_same_content_too(tmp_path: Path) -> None:
     items = read(tmp_path, HEADER + ROW + ROW + ROW.replace("49", "50"))
     assert len(set(ids(items))) == 1
@@ -208,6 +214,23 @@ def test_a_bad_row_is_one_refused_item_named_by_its_column_and_the_rest_continue
     assert (bad.where, bad.error.fields()["field"]) == ("row 3", column)
     assert bad.raw == raw or (len(raw) > len(bad.raw) and raw.startswith(bad.raw))
     assert CANARY not in said(bad)
+
+
+def test_two_stray_quotes_refuse_their_two_rows_and_not_what_lies_between(tmp_path: Path) -> None:
+    stray = '2,"cus_1,2026-03-01,1.00\n'
+    for text in (stray + ROW * 3 + stray + ROW, stray + ROW * 3 + '5,cus_1",x\n' + ROW, stray + ROW * 2_000 + 'a",2026-03-01,1.00\n' + ROW):
+        found = read(tmp_path, HEADER + text)
+        assert len(found) == text.count("\n")
+        assert [item.where for item in found if outcome(item) == "signals"] == [
+            f"row {n}" for n, line in enumerate(text.splitlines(), 2) if line + "\n" == ROW
+        ]
+
+
+def test_a_refusal_keeps_no_frames_and_no_errors_behind_it_because_they_hold_values(tmp_path: Path) -> None:
+    text = HEADER + f"2,{CANARY}\x07,2026-03-01,1\n2,c,{CANARY},1\n2,c,2026-03-01,-5\n"
+    for item in read(tmp_path, text):
+        assert item.error is not None
+        assert (item.error.__traceback__, item.error.__context__, item.error.__cause__) == (None, None, None)
 
 
 def test_all_bad_rows_together_are_as_many_items(tmp_path: Path) -> None:
@@ -349,7 +372,7 @@ def joined(action: str = "flag") -> Mapping:
 
 
 def test_a_lookup_gives_the_customer_and_a_row_without_one_goes_to_quarantine(tmp_path: Path) -> None:
-    write(tmp_path, "id,account,since\n1,A-1,2026-01-01\n2,A-2,2026-04-01\n3,A-3,\n", "subs.csv")
+    write(tmp_path, "id,account,since\n1,A-1,2026-03-01\n2,A-2,2026-03-02\n3,A-3,\n", "subs.csv")
     items = read(tmp_path, HEADER + "".join(f"{n},x,2026-03-01,1\n" for n in (1, 2, 3, 4)), joined())
     assert [item.customer.id if item.customer else None for item in items] == ["A-1", "A-2", "A-3", None]
     assert [item.flags for item in items] == [(), ("too-early",), (), ()]
