@@ -18,6 +18,7 @@ from postsale.access.sealing import MaySee
 from postsale.agents import SHIPPED, Agent
 from postsale.agents.engines.embedded import EmbeddedEngine
 from postsale.agents.reach import simulated_only
+from postsale.agents.readings import RunnerHealth
 from postsale.agents.tools import Tool, Toolbox
 from postsale.aggregates.artifacts import Mode
 from postsale.app import simulation
@@ -72,13 +73,14 @@ class PostSale:
         self.directory = Directory(self.log, new_ref)
         self.recorder = Recorder(self.log, self.directory)
         self.identity = Identity(self.log, self.directory)
-        self.readings = Readings(self.log, health)
         self.runner = Runner(store, views, health.fold, clock=clock)
+        self._health = RunnerHealth(self.runner, health)
+        self.readings = Readings(self.log, health, self._health)
         self.engine = self.engine_of(self.agents)
 
     def engine_of(self, agents: Sequence[Agent]) -> EmbeddedEngine:
         """An engine over this log for these agents. Raises BadDeclaration, PolicyInvalid."""
-        return EmbeddedEngine(self.log, agents, self._toolbox, self.readings, origin=self.world)
+        return EmbeddedEngine(self.log, agents, self._toolbox, self._health, origin=self.world)
 
     @classmethod
     def open(

@@ -62,6 +62,7 @@ class Rounds:
         self._views = views
         self._readings = readings
         self._engine = engine
+        self._wanted = frozenset(name for agent in engine.agents.values() for name in agent.wanted)
 
     def run(self, tenants: Iterable[str], report: RunReport, on_progress: Callable[[int], None] | None = None) -> None:
         """Visit whoever needs it. Safe to repeat, to kill and to run beside another one: visits do each thing once."""
@@ -90,7 +91,7 @@ class Rounds:
     def _worth(self, tenant: str, visits: News, now_us: int) -> News:
         """One cheap pass over everybody finds who has anything to be done; news of the others needs no visit."""
         worth: News = {stream: facts for stream, facts in visits.items() if stream.category != CUSTOMERS}
-        for subject in self._readings.subjects(tenant, now_us):
+        for subject in self._readings.subjects(tenant, now_us, self._wanted):
             c = subject.customer
             if self._moved(subject, now_us):
                 facts = [fact for stream in c.fact_streams for fact in visits.get(stream, [])]
@@ -122,7 +123,9 @@ class Rounds:
         if len(facts) < 2:
             return facts[0] if facts else None
         for fact in facts[:-1]:
-            if self._moved(self._readings.subject(stream, now_us, known_at_us=fact.recorded_at_us), now_us, open_matters=False):
+            if self._moved(
+                self._readings.subject(stream, now_us, self._wanted, known_at_us=fact.recorded_at_us), now_us, open_matters=False
+            ):
                 return fact
         return facts[-1]
 

@@ -28,6 +28,7 @@ from postsale.app.recorder import FUTURE_US, Entry, Receipt, RecordReport
 from postsale.audit import Explanation, Replayed, explain, replay
 from postsale.errors import IdentityConflict, InvalidInput
 from postsale.events import Actor, Event, Lane, Origin, Recorded, StreamId, to_us
+from postsale.ingest import Item
 from postsale.ingest import Mapping as TableMapping
 from postsale.ingest.sources import Kind
 from postsale.projections.journal import Entry as Decision
@@ -92,6 +93,13 @@ class Tenant:
         recorded + duplicates + quarantined + ignored = items. Raises InvalidInput or MappingInvalid for the file as a whole.
         """
         return self._importer().file(kind, Path(path), None if mapping is None else TableMapping.load(Path(mapping)), on_progress)
+
+    def receive(self, item: Item) -> ImportReport:
+        """Record one item of a connector as it arrives live, such as `stripe.signals(event)` of a verified webhook.
+
+        Idempotent by the source's id, with the same idea of "same content" as `ingest` has; a refused item goes to quarantine.
+        """
+        return self._importer().live(item)
 
     def quarantine(self) -> list[Refused]:
         """What was refused and waits, oldest first; bodies stay sealed."""
