@@ -106,7 +106,8 @@ class _Verification:
 
     def _scan(self) -> None:
         """Every row in order. One test tells a sound row from the rest; what is wrong with the rest is found out apart."""
-        tenants, streams, kinds, versions, sums, done = self._tenants, self._streams, self._kinds, self._versions, self._sums, 0
+        tenants, streams, kinds, versions, sums = self._tenants, self._streams, self._kinds, self._versions, self._sums
+        last, last_recorded_at, done = self._last, self._last_recorded_at, 0
         row: Any
         for row in self._evidence.rows():
             try:
@@ -122,9 +123,9 @@ class _Verification:
                 )
                 sound = (
                     computed == leaf
-                    and position == self._last + 1
+                    and position == last + 1
                     and index == state.next_leaf
-                    and recorded_at > self._last_recorded_at
+                    and recorded_at > last_recorded_at
                     and version == (position if lane == 0 else versions.get(stream, 0) + 1)
                     and home == tenant
                     and len(salt) == len(mac) == len(event_id) == 16
@@ -133,8 +134,8 @@ class _Verification:
             except _MALFORMED:
                 sound = False
             if sound:
-                self._last = position
-                self._last_recorded_at = recorded_at
+                last = position
+                last_recorded_at = recorded_at
                 state.next_leaf = index + 1
                 state.frontier.append(computed)
                 if lane:
@@ -143,13 +144,16 @@ class _Verification:
                 sums[bucket] = sums.get(bucket, 0) + hash((tenant, event_id, position, mac))
             elif isinstance(row, Unreadable):
                 self._problem(row.first, f"cannot be read up to position {row.last}: {row.reason}")
-                self._last = max(self._last, row.last)
+                last = max(last, row.last)
                 continue
             else:
+                self._last, self._last_recorded_at = last, last_recorded_at
                 self._examine(row)
+                last, last_recorded_at = self._last, self._last_recorded_at
             done += 1
             if not done % _PROGRESS_EVERY:
                 self._on_progress(done)
+        self._last = last
         self._report.events = done
         self._on_progress(done)
 
@@ -274,16 +278,18 @@ class _Verification:
 
     def _sum_keys(self) -> bool:
         """Take every key off the sums; False when the keys cannot be read, so that comparing would blame the wrong."""
-        sums, previous = self._sums, None
+        sums, last_tenant, last_id = self._sums, None, b""
+        key: Any
         for key in self._evidence.ids():
             if isinstance(key, Unreadable):
                 self._problem(0, f"the table of ids cannot be read: {key.reason}")
                 return False
             try:
-                if previous is not None and key[:2] <= previous:
-                    self._problem(key[2], "its id is not in order in the table of ids")
-                previous = key[:2]
-                bucket = key[2] // _BUCKET
+                tenant, event_id, position, _ = key
+                if tenant == last_tenant and event_id <= last_id:
+                    self._problem(position, "its id is not in order in the table of ids")
+                last_tenant, last_id = tenant, event_id
+                bucket = position // _BUCKET
                 sums[bucket] = sums.get(bucket, 0) - hash(key)
             except TypeError:
                 self._problem(0, "a row of the table of ids has a value of a wrong type")
