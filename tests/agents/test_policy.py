@@ -157,3 +157,13 @@ def test_an_agent_needs_a_policy_and_a_name_of_its_own() -> None:
 def test_templates_say_unknown_yes_and_no() -> None:
     assert fill("{a} {b} {c} {{d}} {e}", {"a": 5, "b": None, "c": True, "e": False}) == "5 unknown yes {d} no"
     assert placeholders("{a} {{x}} {b_c}") == ("a", "b_c")
+
+
+def test_the_example_policy_is_valid_and_runs_with_what_ships() -> None:
+    from agents.world import World
+
+    policy = Policy.load(Path(__file__).parents[2] / "examples" / "custom_policy.toml")
+    w = World([Agent(policy)])
+    w.mode("act", "kind-words")
+    w.attend(w.failed(attempt=3))
+    assert [(d.rule, d.disposition) for d in w.decisions()] == [("call", "acted")]
