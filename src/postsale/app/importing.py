@@ -95,7 +95,7 @@ class Importer:
     def live(self, item: Item) -> ImportReport:
         """One item that arrives now: its facts may raise triggers."""
         report, started = ImportReport(), time.perf_counter()
-        self._chunk("live", [item], report, Origin.LIVE)
+        self._chunk("stripe" if item.source.startswith("stripe") else "cloudevents", [item], report, Origin.LIVE)
         report.seconds = time.perf_counter() - started
         return report
 

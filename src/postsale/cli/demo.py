@@ -81,7 +81,7 @@ def _live_through(ps: PostSale, acme: Tenant, clock: ManualClock, vendor: Vendor
             ps.run_once()
             if day % 2:  # every other day somebody looks at the queue, and lets the older half of it pass
                 for waiting in acme.approvals()[::2]:
-                    if day < vendor.days - 5:
+                    if day < vendor.days - 8:
                         acme.approve(waiting.id, reason="agreed with the account's owner")
                         ps.run_once()
             advance(1)
