@@ -16,6 +16,7 @@ import orjson
 from postsale.agents.engines.embedded import Attended, EmbeddedEngine
 from postsale.aggregates.identity import CUSTOMERS
 from postsale.app.readings import Readings, Subject
+from postsale.errors import ViewMoved
 from postsale.events import DAY_US, Lane, StoredEvent, StreamId
 from postsale.projections.views import Views
 from postsale.store.contract import Query
@@ -25,7 +26,17 @@ _VIEW = "rounds"
 _LOOKED_AT = 50  # of one customer's new facts, when looking for the one that made the difference
 _MANY = 500  # from so many visits on, one pass over everybody is cheaper than looking at each
 News = dict[StreamId, list[StoredEvent]]
-_WAKING = frozenset({"approval/granted", "customer/command-issued", "agent/trigger-raised", "identity/stream-joined", "consent/withdrawn"})
+_WAKING = frozenset(
+    {
+        "approval/granted",
+        "customer/command-issued",
+        "agent/trigger-raised",
+        "identity/stream-joined",
+        "identity/merged-into",
+        "identity/split-from",
+        "consent/withdrawn",
+    }
+)
 
 
 @dataclass(slots=True)
@@ -84,9 +95,18 @@ class Rounds:
             attended = self._engine.attend(stream, self._cause(stream, facts, now_us), since_us=last_us)
             report.add(attended)
             due = attended.next_due_us
-            rows[f"due/{stream.id}"] = None if due is None else orjson.dumps(due)
+            if attended.customer is not None:
+                rows[f"due/{attended.customer.id}"] = None if due is None else orjson.dumps(due)
             on_progress(1)
-        self._views.write(view, rows, checkpoint=head, expected=done)
+        self._finish(view, rows, head, done)
+
+    def _finish(self, view: str, rows: dict[str, bytes | None], head: int, done: int) -> None:
+        """Keep where the rounds have come to. Where another process was faster, add only what is due later to its rows."""
+        try:
+            self._views.write(view, rows, checkpoint=head, expected=done)
+        except ViewMoved as moved:
+            at = moved.actual_checkpoint
+            self._finish(view, {k: v for k, v in rows.items() if v is not None and k != "last"}, max(at, head), at)
 
     def _worth(self, tenant: str, visits: News, now_us: int) -> News:
         """One cheap pass over everybody finds who has anything to be done; news of the others needs no visit."""

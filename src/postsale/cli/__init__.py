@@ -7,6 +7,8 @@ import sys
 
 def main() -> None:
     """Run the command line; errors of ours become one readable line and a documented exit status."""
+    from rich.markup import escape
+
     from postsale.cli.commands import app
     from postsale.cli.common import err, status_of
     from postsale.errors import PostSaleError
@@ -14,7 +16,7 @@ def main() -> None:
     try:
         app()
     except PostSaleError as error:
-        err.print(f"[bold red]{type(error).__name__}[/]: {error}", markup=True, soft_wrap=True)
+        err.print(f"[bold red]{type(error).__name__}[/]: {escape(str(error))}", soft_wrap=True)
         sys.exit(status_of(error))
     except BrokenPipeError:
         sys.exit(0)
