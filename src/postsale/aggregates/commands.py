@@ -5,11 +5,12 @@ Pure: ids, times and whatever was looked up come in with the command. Refusals a
 
 from __future__ import annotations
 
+from typing import Literal
 from uuid import UUID
 
 from postsale.aggregates import decisions as d
 from postsale.aggregates.customer import CustomerAggregate, Effect, OpenDecision
-from postsale.aggregates.identity import ALIASES, AliasMoved, ContactAdded, MergedInto, SplitFrom, StreamJoined, StreamParted
+from postsale.aggregates.identity import ALIASES, MergedInto, SplitFrom, StreamJoined, StreamParted
 from postsale.errors import ApprovalRefused, IdentityConflict, InvalidInput, UnknownDecision
 from postsale.events import StreamId, derive_id, to_us
 
@@ -108,6 +109,8 @@ def override(c: CustomerAggregate, decision_id: UUID, *, by: str, reason: str) -
         raise InvalidInput(what="override", field="reason", reason="expected a reason")
     if decision_id not in c.decisions:
         raise UnknownDecision(tenant=c.stream.tenant, decision_id=str(decision_id))
+    if c.decisions[decision_id].disposition == "suppressed":
+        return ()
     return (d.DecisionOverridden(decision_id=decision_id, by=by, reason=reason),)
 
 
@@ -132,11 +135,21 @@ def effect_due_us(e: Effect, abandoned_after_us: int = 0) -> float:
 
 
 def start_effect(c: CustomerAggregate, decision_id: UUID, intent_id: UUID) -> tuple[d.CustomerEvent, ...]:
-    """Claim the next attempt. An unsafe effect that a crash left started is unknown: at most once, never again."""
-    effect = c.decisions[decision_id].effects[intent_id]
-    if effect.status == "started" and effect.intent.tool_kind == "unsafe":
+    """Claim the next attempt: call the tool only after `EffectStarted`; `()` when there is nothing to attempt.
+
+    An unsafe effect that a crash left started is unknown: at most once, never again. Of a decision that was set aside
+    meanwhile nothing leaves any more: what may have left is unknown, what has not is cancelled.
+    """
+    decision = c.decisions.get(decision_id)
+    effect = decision.effects.get(intent_id) if decision is not None else None
+    if decision is None or effect is None or effect.status not in {"ready", "started", "retry"}:
+        return ()
+    set_aside = decision.disposition == "suppressed"
+    if effect.status == "started" and (set_aside or effect.intent.tool_kind == "unsafe"):
         why = "a worker stopped between the call and its result"
         return (d.EffectUnknown(decision_id=decision_id, intent_id=intent_id, attempt=effect.attempt, reason=why),)
+    if set_aside:
+        return (d.EffectCancelled(decision_id=decision_id, intent_id=intent_id, reason="the decision was set aside"),)
     return (d.EffectStarted(decision_id=decision_id, intent_id=intent_id, attempt=effect.attempt + 1),)
 
 
@@ -163,17 +176,13 @@ def open_case(c: CustomerAggregate, reason: str, trigger_id: UUID) -> tuple[d.Cu
     return (d.RiskCaseOpened(case_id=derive_id(trigger_id, "risk-case"), reason=reason, trigger_id=trigger_id),)
 
 
-def close_case(c: CustomerAggregate, case_id: UUID, result: str, reason: str) -> tuple[d.CustomerEvent, ...]:
+def close_case(c: CustomerAggregate, case_id: UUID, result: Literal["recovered", "lost"], reason: str) -> tuple[d.CustomerEvent, ...]:
     if case_id not in c.cases:
         return ()
-    return (d.RiskCaseClosed(case_id=case_id, result="recovered" if result == "recovered" else "lost", reason=reason),)
+    return (d.RiskCaseClosed(case_id=case_id, result=result, reason=reason),)
 
 
 # ---------------------------------------------------------------- identity
-
-
-def add_contact(c: CustomerAggregate, contact: str) -> tuple[d.CustomerEvent, ...]:
-    return () if contact in c.contacts else (ContactAdded(contact=contact),)
 
 
 def join_alias(c: CustomerAggregate, blind: str) -> tuple[d.CustomerEvent, ...]:
@@ -195,8 +204,7 @@ def merge(
     if other.merged_into or survivor.merged_into:
         raise IdentityConflict(tenant=tenant, reason="one of the two is merged into another customer already")
     joined = tuple(StreamJoined(category=s.category, id=s.id, why="merge", reason=reason) for s in other.fact_streams)
-    contacts = tuple(ContactAdded(contact=x) for x in sorted(other.contacts - survivor.contacts))
-    return (*joined, *contacts), (MergedInto(survivor=survivor.ref, reason=reason),)
+    return joined, (MergedInto(survivor=survivor.ref, reason=reason),)
 
 
 def split(
@@ -207,9 +215,9 @@ def split(
         return (), ()
     if other.merged_into != survivor.ref:
         raise IdentityConflict(tenant=survivor.stream.tenant, reason="these two are not merged with each other")
+    if survivor.merged_into is not None:  # its survivor has joined the other's streams too
+        raise IdentityConflict(
+            tenant=survivor.stream.tenant, reason="the customer it is merged into is itself merged; split that one first"
+        )
     parted = tuple(StreamParted(category=s.category, id=s.id, reason=reason) for s in other.fact_streams)
     return parted, (SplitFrom(survivor=survivor.ref, reason=reason),)
-
-
-def move_alias(ref: str, account: str, previous: str, why: str, reason: str) -> AliasMoved:
-    return AliasMoved(ref=ref, account=account, previous_account=previous, why="merge" if why == "merge" else "split", reason=reason)

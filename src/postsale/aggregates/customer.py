@@ -5,6 +5,7 @@ Pure and total: no clock, no random, no I/O, nothing refused. May import `events
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -12,8 +13,8 @@ from typing import Any, TypeVar, assert_never
 from uuid import UUID
 
 from postsale.aggregates import decisions as d
-from postsale.aggregates.identity import ContactAdded, MergedInto, SplitFrom, StreamJoined, StreamParted, customer_stream
-from postsale.events import Lane, StoredEvent, StreamId, decode, to_us
+from postsale.aggregates.identity import MergedInto, SplitFrom, StreamJoined, StreamParted, customer_stream
+from postsale.events import SEALED, Lane, StoredEvent, StreamId, decode, iso, to_us
 
 MAX_TOUCHES = 64  # a frequency cap cannot ask for more
 _EMPTY: Mapping[Any, Any] = MappingProxyType({})
@@ -112,7 +113,6 @@ class CustomerAggregate:
     facts: Mapping[str, KindSummary] = field(default_factory=lambda: _EMPTY)  # by kind
     joined: tuple[StreamId, ...] = ()  # other streams whose facts count here
     merged_into: str | None = None
-    contacts: frozenset[str] = frozenset()
     consents: Mapping[tuple[str, str], bool] = field(default_factory=lambda: _EMPTY)  # (channel, purpose); absent is no
     triggers: Mapping[tuple[str, str], UUID] = field(default_factory=lambda: _EMPTY)  # (agent, condition): the newest
     up: frozenset[tuple[str, str]] = frozenset()  # (agent, condition) that rose and has not been cleared
@@ -134,6 +134,28 @@ class CustomerAggregate:
         """A field of the newest fact of a kind, or None."""
         summary = self.facts.get(kind)
         return None if summary is None else summary.latest.get(name)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For programs: JSON types, times in RFC 3339; personal fields stay sealed and are left out."""
+        return {
+            "ref": self.ref,
+            "position": self.position,
+            "version": self.version,
+            "facts": {
+                kind: {
+                    "count": s.count,
+                    "first_at": iso(s.first_at_us),
+                    "latest_at": iso(s.latest_at_us),
+                    "latest": {k: v for k, v in s.latest.items() if not (isinstance(v, dict) and SEALED in v)},
+                }
+                for kind, s in sorted(self.facts.items())
+            },
+            "joined": [str(stream) for stream in self.joined],
+            "merged_into": self.merged_into,
+            "consents": [{"channel": c, "purpose": p, "given": given} for (c, p), given in sorted(self.consents.items())],
+            "open_decisions": [{"id": str(k), "agent": o.agent, "disposition": o.disposition} for k, o in self.decisions.items()],
+            "open_cases": [{"id": str(k), "stage": c.stage, "since": iso(c.stage_since_us)} for k, c in self.cases.items()],
+        }
 
     def may_contact(self, channel: str, purpose: str) -> bool:
         return self.consents.get((channel, purpose), False)
@@ -196,12 +218,9 @@ def _evolve(c: CustomerAggregate, event: d.CustomerEvent, stored: StoredEvent) -
         case d.ApprovalGranted(decision_id=id_):
             return _settle(c, id_, disposition="acted", effects="ready", at_us=at)
         case d.ApprovalRejected(decision_id=id_) | d.ApprovalLapsed(decision_id=id_):
-            return _untouch(_settle(c, id_, disposition="suppressed", effects="cancelled", at_us=at), id_)
+            return _settle(c, id_, disposition="suppressed", effects="cancelled", at_us=at)
         case d.DecisionOverridden(decision_id=id_):
-            known = c.decisions.get(id_)
-            left = known is not None and any(e.status in {"started", "succeeded", "unknown"} for e in known.effects.values())
-            after = _settle(c, id_, disposition="suppressed", effects="cancelled", at_us=at)
-            return after if left else _untouch(after, id_)
+            return _settle(c, id_, disposition="suppressed", effects="cancelled", at_us=at)
         case d.ConsentGiven(channel=channel, purpose=purpose):
             return replace(c, consents={**c.consents, (channel, purpose): True})
         case d.ConsentWithdrawn(channel=channel, purpose=purpose):
@@ -214,11 +233,11 @@ def _evolve(c: CustomerAggregate, event: d.CustomerEvent, stored: StoredEvent) -
             c = _ambiguous(c, id_, intent) if event.ambiguous else c
             return _effect(c, id_, intent, status="retry", retry_at_us=to_us(retry_at) if retry_at else 0)
         case d.EffectFailed(decision_id=id_, intent_id=intent):
-            return _untouch(_effect(c, id_, intent, status="failed"), id_)
+            return _effect(c, id_, intent, status="failed")
         case d.EffectUnknown(decision_id=id_, intent_id=intent):
             return _effect(c, id_, intent, status="unknown")
         case d.EffectCancelled(decision_id=id_, intent_id=intent):
-            return _untouch(_effect(c, id_, intent, status="cancelled"), id_)
+            return _effect(c, id_, intent, status="cancelled")
         case d.OutcomeObserved(decision_id=id_):
             known = c.decisions.get(id_)
             return c if known is None else _put(c, replace(known, outcome_by_us=None))
@@ -229,8 +248,6 @@ def _evolve(c: CustomerAggregate, event: d.CustomerEvent, stored: StoredEvent) -
             return c if case is None else replace(c, cases={**c.cases, case_id: replace(case, stage=stage, stage_since_us=at)})
         case d.RiskCaseClosed(case_id=case_id):
             return replace(c, cases=_without(c.cases, case_id))
-        case ContactAdded(contact=contact):
-            return replace(c, contacts=c.contacts | {contact})
         case StreamJoined(category=category, id=id_):
             stream = StreamId(c.stream.tenant, category, id_)
             return c if stream in c.joined else replace(c, joined=(*c.joined, stream))
@@ -269,6 +286,7 @@ def _decided(c: CustomerAggregate, event: d.DecisionRecorded, stored: StoredEven
 
 
 def _put(c: CustomerAggregate, decision: OpenDecision) -> CustomerAggregate:
+    c = replace(c, touches=_touches(c, decision))
     if decision.done:
         return replace(c, decisions=_without(c.decisions, decision.decision_id))
     return replace(c, decisions={**c.decisions, decision.decision_id: decision})
@@ -289,8 +307,8 @@ def _effect(c: CustomerAggregate, decision_id: UUID, intent_id: UUID, **changes:
     if known is None or intent_id not in known.effects:
         return c
     effects = {**known.effects, intent_id: replace(known.effects[intent_id], **changes)}
-    # A decision none of whose effects happened has failed; one that reached the customer has acted.
-    failed = all(e.status in {"failed", "cancelled"} for e in effects.values())
+    # A decision none of whose effects happened has failed; one that reached the customer has acted. What a person set aside stays so.
+    failed = known.disposition != "suppressed" and all(e.status in {"failed", "cancelled"} for e in effects.values())
     return _put(c, replace(known, effects=effects, disposition="failed" if failed else known.disposition))
 
 
@@ -306,8 +324,17 @@ def _ambiguous(c: CustomerAggregate, decision_id: UUID, intent_id: UUID) -> Cust
     return _effect(c, decision_id, intent_id, ambiguous=True)
 
 
-def _untouch(c: CustomerAggregate, decision_id: UUID) -> CustomerAggregate:
-    return replace(c, touches=tuple(t for t in c.touches if t.decision_id != decision_id))
+def _touches(c: CustomerAggregate, decision: OpenDecision) -> tuple[Touch, ...]:
+    """The contacts that count: those of this decision whose effect failed or was cancelled never reach the customer."""
+    left = Counter(e.intent.channel for e in decision.effects.values() if e.status not in {"failed", "cancelled"})
+    kept = []
+    for touch in c.touches:
+        if touch.decision_id == decision.decision_id:
+            left[touch.channel] -= 1
+            if left[touch.channel] < 0:
+                continue
+        kept.append(touch)
+    return tuple(kept)
 
 
 def _without(mapping: Mapping[K, V], key: K) -> Mapping[K, V]:

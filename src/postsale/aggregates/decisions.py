@@ -12,7 +12,7 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field
 
 from postsale.aggregates.artifacts import Digest
-from postsale.aggregates.identity import ContactAdded, MergedInto, SplitFrom, StreamJoined, StreamParted
+from postsale.aggregates.identity import MergedInto, SplitFrom, StreamJoined, StreamParted
 from postsale.events import AmountMinor, Count, Currency, Event, Id, Int, Personal, Text, UtcDatetime
 
 Disposition = Literal["acted", "awaiting", "suppressed", "failed"]
@@ -370,7 +370,6 @@ CustomerEvent = (
     | RiskCaseOpened
     | RiskCaseMoved
     | RiskCaseClosed
-    | ContactAdded
     | StreamJoined
     | StreamParted
     | MergedInto

@@ -44,32 +44,17 @@ Ref = Id  # a random reference: 32 hex digits
 
 
 class AliasLinked(Event):
-    """An external id stands for this reference from now on. On `tenant/aliases/<blind index>`, version 1."""
+    """An external id stands for this reference from now on. On `tenant/aliases/<blind index>`, version 1.
+
+    Facts under it go to the stream of `account`. Merges and splits leave aliases alone: they join and part streams.
+    """
 
     wire_name: ClassVar[str] = "identity/alias-linked@1"
     of: Literal["customer", "contact"]
     ref: Ref  # the customer's, or the contact's own
-    account: Ref  # the customer that facts under this id belong to
+    account: Ref  # the customer whose stream takes facts recorded under this id
     source: Text = ""
     external_id: Personal[Id]
-
-
-class AliasMoved(Event):
-    """An external id stands for another customer from now on."""
-
-    wire_name: ClassVar[str] = "identity/alias-moved@1"
-    ref: Ref
-    account: Ref
-    previous_account: Ref
-    why: Literal["merge", "split"]
-    reason: Text
-
-
-class ContactAdded(Event):
-    """A person belongs to this account."""
-
-    wire_name: ClassVar[str] = "identity/contact-added@1"
-    contact: Ref
 
 
 class StreamJoined(Event):
@@ -105,22 +90,6 @@ class SplitFrom(Event):
     wire_name: ClassVar[str] = "identity/split-from@1"
     survivor: Ref
     reason: Text
-
-
-IdentityEvent = AliasLinked | AliasMoved | ContactAdded | StreamJoined | StreamParted | MergedInto | SplitFrom
-
-
-class Alias(NamedTuple):
-    """What an alias stream says now. `account` is the customer that facts under it belong to."""
-
-    of: str
-    ref: str
-    account: str
-
-
-def alias_of(event: AliasLinked | AliasMoved, of: str = "customer") -> Alias:
-    """The alias after its newest event; `of` is what the link said when the newest event is a move."""
-    return Alias(event.of if isinstance(event, AliasLinked) else of, event.ref, event.account)
 
 
 def customer_stream(tenant: str, ref: str) -> StreamId:

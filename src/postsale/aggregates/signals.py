@@ -8,11 +8,9 @@ from __future__ import annotations
 from typing import Annotated, ClassVar, Literal, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-import orjson
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
-from postsale.errors import InvalidInput
-from postsale.events import AmountMinor, Count, Currency, Event, Id, Personal, Text, UtcDatetime, invalid_input
+from postsale.events import AmountMinor, Count, Currency, Event, Id, Personal, Text, UtcDatetime, invalid_input, to_json
 
 
 def _check_zone(name: str) -> str:
@@ -59,6 +57,15 @@ class AccountProfiled(Signal):
     owner: Id | None = None  # login of the account's owner
     seats: Count | None = None
     starts_at: UtcDatetime | None = None  # when the relationship began
+
+
+class AccountChurned(Signal):
+    """The CRM closed the account as lost. Its word beside billing's: subscriptions end by SubscriptionEnded; the two may differ."""
+
+    wire_name: ClassVar[str] = "crm/account-churned@1"
+    reason: Id | None = None
+    avoidable: bool | None = None  # None: the source does not say
+    comment: Personal[Text] | None = None
 
 
 class OpportunityStageChanged(Signal):
@@ -211,10 +218,7 @@ class SurveyAnswered(Signal):
 
 def signal_from(cls: type[Signal], values: dict[str, object]) -> Signal:
     """A signal from JSON-like values (ISO times as text allowed); InvalidInput names the field."""
-    try:
-        raw = orjson.dumps(values)
-    except (orjson.JSONEncodeError, TypeError):
-        raise InvalidInput(what=cls.__name__, field="(whole)", reason="expected JSON types and valid Unicode") from None
+    raw = to_json(cls.__name__, values)
     try:
         return cls.__pydantic_validator__.validate_json(raw)  # type: ignore[no-any-return]
     except ValidationError as error:

@@ -5,28 +5,21 @@ Knows no particular kind of event and no store. Imports only the errors.
 
 from postsale.events.clock import DAY_US, SECOND_US, Clock, ManualClock, SystemClock, from_us, iso, to_us
 from postsale.events.envelope import SYSTEM, Actor, Header, NewEvent, Origin, Recorded, StoredEvent, Unseal, decode
+from postsale.events.fields import MAX_INT, AmountMinor, Count, Currency, Id, Int, Text, UtcDatetime, minor_digits
 from postsale.events.ids import SYSTEM_TENANT, Lane, StreamId, check_tenant, derive_id
 from postsale.events.model import (
     MASKED,
-    MAX_INT,
     SEALED,
-    AmountMinor,
-    Count,
-    Currency,
     Event,
-    Id,
-    Int,
     Masked,
     Personal,
     Registry,
-    Text,
-    UtcDatetime,
     canonical,
     encode_payload,
     invalid_input,
-    minor_digits,
     registry,
     schema_digest,
+    to_json,
 )
 
 __all__ = [
@@ -71,5 +64,6 @@ __all__ = [
     "minor_digits",
     "registry",
     "schema_digest",
+    "to_json",
     "to_us",
 ]

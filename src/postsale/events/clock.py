@@ -48,16 +48,19 @@ class ManualClock:
 
 def to_us(at: datetime) -> int:
     """UTC microseconds of an aware datetime; a naive one is InvalidInput, because a guess would be wrong somewhere."""
-    if at.tzinfo is None:
+    if at.utcoffset() is None:
         raise InvalidInput(what="time", field="tzinfo", reason="a datetime without a time zone; expected an aware one")
     return (at - _EPOCH) // _ONE_US
 
 
 def from_us(us: int) -> datetime:
-    """The aware UTC datetime of integer microseconds. Inverse of `to_us`."""
-    return _EPOCH + timedelta(microseconds=us)
+    """The aware UTC datetime of integer microseconds. Inverse of `to_us`; InvalidInput outside the years 1 to 9999."""
+    try:
+        return _EPOCH + timedelta(microseconds=us)
+    except OverflowError:
+        raise InvalidInput(what="time", field="us", reason="expected microseconds within the years 1 to 9999") from None
 
 
 def iso(us: int) -> str:
     """RFC 3339 in UTC with microseconds and Z."""
-    return from_us(us).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return from_us(us).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"

@@ -14,6 +14,7 @@ from uuid import UUID
 
 import orjson
 
+from postsale.errors import InvalidInput, LogDamaged
 from postsale.events.clock import from_us, iso
 from postsale.events.ids import Lane, StreamId
 from postsale.events.model import Event, canonical, decode_payload, registry
@@ -78,14 +79,15 @@ class Header:
             "sealed",
         ):
             value = getattr(self, name)
-            if value:
+            if value or (value is not None and name == "available_at_us"):  # 0 is a time: 1970
                 out[name] = value
         return canonical(out)
 
     @classmethod
     def from_bytes(cls, raw: bytes) -> Header:
         d = orjson.loads(raw)
-        d.pop("v")
+        if (version := d.pop("v")) != 1:
+            raise InvalidInput(what="Header", field="v", reason=f"expected 1, found {version!r}: written by a later version of postsale")
         d["actor"] = Actor(*d["actor"])
         d["origin"] = Origin(d["origin"])
         for name in ("causation_id", "correlation_id"):
@@ -142,7 +144,10 @@ class StoredEvent(NamedTuple):
 
     def fields(self) -> dict[str, Any]:
         """The payload as a plain dict, upcast to the current version; sealed fields stay sealed."""
-        fields = orjson.loads(self.data)
+        try:
+            fields = orjson.loads(self.data)
+        except orjson.JSONDecodeError:
+            raise LogDamaged(position=self.position, reason="its data are not JSON") from None
         if registry.is_current(self.wire_name):
             return fields  # type: ignore[no-any-return]
         return registry.upcast(self.wire_name, fields, self.position)
@@ -181,9 +186,13 @@ class Recorded(Generic[E]):
 def decode(stored: StoredEvent, unseal: Unseal | None = None) -> Recorded[Event]:
     """The typed event and its header. Without `unseal` every personal field is MASKED.
 
-    Raises UnknownWireName, UpcastFailed, InvalidInput, SealBroken; never skips.
+    Raises UnknownWireName, UpcastFailed, InvalidInput, SealBroken, LogDamaged; never skips.
     """
-    header = Header.from_bytes(stored.header)
+    try:
+        header = Header.from_bytes(stored.header)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = error.reason if isinstance(error, InvalidInput) else type(error).__name__
+        raise LogDamaged(position=stored.position, reason=f"its header cannot be read ({reason})") from None
     data = unseal(stored, header) if unseal is not None and header.sealed else stored.data
     envelope: dict[str, str] = {}
     if registry.get(stored.wire_name, stored.position).envelope_fields:

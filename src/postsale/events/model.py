@@ -1,4 +1,4 @@
-"""What an event is: the base model, field types with bounds, personal fields, and the registry of wire names.
+"""What an event is: the base model, personal fields, and the registry of wire names. Types of fields are in `fields.py`.
 
 Facts are an open registry: subclass, give a wire name, done. Nothing here knows a particular kind of event.
 """
@@ -7,20 +7,21 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import math
 import re
-import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, ClassVar, Final, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Final, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import orjson
-from iso4217 import Currency as _Iso4217
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, GetCoreSchemaHandler, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, ValidationError
 from pydantic_core import core_schema
 
-from postsale.errors import BadDeclaration, InvalidInput, UnknownWireName, UpcastFailed
+from postsale.errors import BadDeclaration, InvalidInput, LogDamaged, UnknownWireName, UpcastFailed
 
-MAX_INT: Final = 2**53 - 1  # what JSON, DuckDB and JavaScript all carry exactly
+_FIELD = re.compile(r"[A-Za-z0-9_$]{1,64}\Z")
+_BRANCHES: Final = frozenset({"bool", "int", "str", "float", "none"})  # what pydantic calls the branches of a union
 _WIRE = re.compile(r"[a-z0-9-]+(?:\.[a-z0-9-]+)*/[a-z0-9-]+@[1-9][0-9]{0,3}\Z")
 _CANONICAL = orjson.OPT_SORT_KEYS | orjson.OPT_STRICT_INTEGER | orjson.OPT_UTC_Z
 
@@ -28,57 +29,6 @@ _CANONICAL = orjson.OPT_SORT_KEYS | orjson.OPT_STRICT_INTEGER | orjson.OPT_UTC_Z
 def canonical(value: object) -> bytes:
     """JSON with sorted keys and integers below 2^53: the one byte form that is hashed, compared and sealed."""
     return orjson.dumps(value, option=_CANONICAL)
-
-
-# ---------------------------------------------------------------- field types
-
-_FORBIDDEN: Final = {"Cc", "Cs", "Co", "Cn", "Zl", "Zp"}  # controls, lone surrogates, private, unassigned, separators
-_CONFUSING: Final = frozenset("\u200b\u200c\u200d\u200e\u200f\u2060\ufeff\u00ad\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-
-
-def _check_id(text: str) -> str:
-    if text.isascii() and text.isprintable() and text == text.strip():
-        return text
-    _refuse_unprintable(text, allowed="")
-    if text != text.strip() or unicodedata.normalize("NFKC", text) != text:
-        raise ValueError("expected no outer blanks and no look-alike characters (NFKC form)")
-    if any(ch in _CONFUSING for ch in text):
-        raise ValueError("expected no invisible or direction-changing characters")
-    return text
-
-
-def _check_text(text: str) -> str:
-    if not (text.isascii() and text.isprintable()):
-        _refuse_unprintable(text, allowed="\n\t\r")
-    return text
-
-
-def _refuse_unprintable(text: str, *, allowed: str) -> None:
-    for ch in text:
-        if ch not in allowed and unicodedata.category(ch) in _FORBIDDEN:
-            raise ValueError("expected no control characters, NUL or lone surrogates")
-
-
-def _check_currency(code: str) -> str:
-    try:
-        _Iso4217(code)
-    except ValueError:
-        raise ValueError("expected an ISO 4217 alphabetic code in capitals, such as EUR") from None
-    return code
-
-
-def minor_digits(currency: str) -> int:
-    """How many decimal digits the minor unit of an ISO 4217 currency has (EUR 2, JPY 0, KWD 3)."""
-    return int(_Iso4217(currency).exponent or 0)
-
-
-Id = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_check_id)]
-Text = Annotated[str, Field(max_length=4_000), AfterValidator(_check_text)]
-Currency = Annotated[str, Field(min_length=3, max_length=3), AfterValidator(_check_currency)]
-Count = Annotated[int, Field(ge=0, le=MAX_INT)]
-AmountMinor = Annotated[int, Field(ge=0, le=MAX_INT)]  # in minor units of the currency beside it
-Int = Annotated[int, Field(ge=-MAX_INT, le=MAX_INT)]
-UtcDatetime = AwareDatetime
 
 
 # ---------------------------------------------------------------- personal fields
@@ -104,10 +54,11 @@ class Masked:
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
-        sealed = core_schema.typed_dict_schema({SEALED: core_schema.typed_dict_field(core_schema.str_schema())}, extra_behavior="forbid")
-        return core_schema.union_schema(
-            [core_schema.is_instance_schema(cls), core_schema.no_info_after_validator_function(lambda _: MASKED, sealed)]
-        )
+        field = core_schema.typed_dict_field(core_schema.str_schema())
+        sealed = core_schema.typed_dict_schema({SEALED: field}, extra_behavior="forbid")
+        masked = core_schema.no_info_after_validator_function(lambda _: MASKED, sealed)
+        either = core_schema.json_or_python_schema(masked, core_schema.union_schema([core_schema.is_instance_schema(cls), masked]))
+        return core_schema.custom_error_schema(either, custom_error_type=_NOT_MASKED, custom_error_message="not a sealed value")
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: core_schema.CoreSchema, handler: Any) -> dict[str, Any]:
@@ -115,6 +66,7 @@ class Masked:
 
 
 SEALED: Final = "$sealed"
+_NOT_MASKED: Final = "not_masked"  # the error of the branch that sealed values take: never the one to report
 MASKED: Final = Masked()
 
 
@@ -125,7 +77,7 @@ class _PersonalMark:
 
 T = TypeVar("T")
 _MARK: Final = _PersonalMark()
-Personal = Annotated[T | Masked, _MARK]
+Personal = Annotated[Masked | T, Field(union_mode="left_to_right"), _MARK]  # a sealed value is masked, whatever T accepts
 """A field about a person: sealed under the subject's key before it is stored, `MASKED` to whoever may not unseal it."""
 
 
@@ -156,6 +108,10 @@ class Event(BaseModel):
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
         super().__pydantic_init_subclass__(**kwargs)
+        if "wire_name" in cls.model_fields:
+            raise BadDeclaration(what=cls.__qualname__, reason="wire_name belongs to the class; annotate it with ClassVar[str]")
+        if "wire_name" not in cls.__dict__ and hasattr(cls, "wire_name"):
+            raise BadDeclaration(what=cls.__qualname__, reason=f"it inherits the wire name {cls.wire_name!r}; give it one of its own")
         cls.personal_fields = frozenset(name for name, info in cls.model_fields.items() if _is_personal_info(info, cls, name))
         if "wire_name" in cls.__dict__:
             registry.add(cls)
@@ -164,6 +120,11 @@ class Event(BaseModel):
     def kind(self) -> str:
         """The wire name without its version: what policies and features name."""
         return self.wire_name.partition("@")[0]
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        """For logs and tracebacks, which are no place for personal values."""
+        for name, value in super().__repr_args__():
+            yield name, MASKED if name in self.personal_fields and value is not None else value
 
     def payload(self) -> dict[str, Any]:
         """The fields that are stored as `data`: everything but the envelope's, unset optional fields left out."""
@@ -176,14 +137,21 @@ def _is_personal(annotation: Any, cls: type, name: str, *, top: bool = True) -> 
         if not top:
             raise BadDeclaration(what=f"{cls.__name__}.{name}", reason="Personal[...] must be the outermost type of its field")
         return True
-    if (
-        isinstance(annotation, type)
-        and issubclass(annotation, BaseModel)
-        and any(_is_personal_info(i, annotation, n) for n, i in annotation.model_fields.items())
-    ):
-        raise BadDeclaration(what=f"{cls.__name__}.{name}", reason="a nested model has Personal[...] fields; move them to the event")
+    if hasattr(annotation, "__value__"):  # a `type` alias
+        return _is_personal(annotation.__value__, cls, name, top=top)
+    if isinstance(annotation, type) and any(_is_personal(inner, annotation, n) for n, inner in _nested(annotation).items()):
+        raise BadDeclaration(what=f"{cls.__name__}.{name}", reason="a nested type has Personal[...] fields; move them to the event")
     optional = get_origin(annotation) in (Union, UnionType) and type(None) in get_args(annotation)
     return any(_is_personal(arg, cls, name, top=top and optional) for arg in get_args(annotation))
+
+
+def _nested(annotation: type) -> dict[str, Any]:
+    """The fields of a model, dataclass, TypedDict or NamedTuple with their types; of any other type none."""
+    if issubclass(annotation, BaseModel):
+        return {n: Annotated[i.annotation, *i.metadata] if i.metadata else i.annotation for n, i in annotation.model_fields.items()}
+    if any(hasattr(annotation, mark) for mark in ("__dataclass_fields__", "__total__", "_fields")):
+        return get_type_hints(annotation, include_extras=True)
+    return {}
 
 
 def _is_personal_info(info: Any, cls: type, name: str) -> bool:
@@ -192,25 +160,56 @@ def _is_personal_info(info: Any, cls: type, name: str) -> bool:
 
 def invalid_input(what: str, error: ValidationError) -> InvalidInput:
     """The first problem of a pydantic error as our typed error: the field's path and a reason, never the value."""
-    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    path = ".".join(str(part) for part in first["loc"]) or "(whole)"
-    return InvalidInput(what=what, field=path, reason=first["msg"].removeprefix("Value error, "))
+    found = error.errors(include_url=False, include_input=False, include_context=False)
+    first = next((e for e in found if e["type"] != _NOT_MASKED), found[0])
+    # Branches of unions are no fields, and a key may itself be personal: what does not look like a field's name is left out.
+    names = [str(part) for part in first["loc"] if _FIELD.match(str(part)) and part not in _BRANCHES]
+    path = ".".join(names) or ("(unknown field)" if first["loc"] else "(whole)")
+    reason = "expected one of the known tags" if first["type"] == "union_tag_invalid" else first["msg"]
+    return InvalidInput(what=what, field=path, reason=reason.removeprefix("Value error, "))
 
 
 def encode_payload(event: Event) -> bytes:
     """Canonical JSON of the payload; InvalidInput names the field that JSON cannot carry exactly."""
-    fields = event.payload()
+    what = type(event).__name__
+    if not hasattr(event, "wire_name"):
+        raise BadDeclaration(what=what, reason="it has no wire name, so it cannot be stored")
+    return to_json(what, event.payload(), canonical)
+
+
+def to_json(what: str, fields: Mapping[str, object], dumps: Callable[[object], bytes] = orjson.dumps) -> bytes:
+    """JSON of fields, never with a value changed on the way; InvalidInput names the field that JSON cannot carry exactly."""
     try:
-        return canonical(fields)
+        raw = dumps(fields)
     except (orjson.JSONEncodeError, TypeError):
         for name, value in fields.items():
             try:
-                canonical(value)
+                dumps(value)
             except (orjson.JSONEncodeError, TypeError):
                 raise InvalidInput(
-                    what=type(event).__name__, field=name, reason="expected valid Unicode text, integers below 2^53, and JSON types"
+                    what=what, field=_field_name(name), reason="expected valid Unicode text, integers below 2^53, and JSON types"
                 ) from None
-        raise
+        raise InvalidInput(what=what, field="(unknown field)", reason="expected text as names of fields") from None
+    if b"null" in raw:  # how orjson writes NaN and infinity
+        for name, value in fields.items():
+            if not _is_finite(value):
+                raise InvalidInput(what=what, field=_field_name(name), reason="expected a finite number")
+    return raw
+
+
+def _is_finite(value: object) -> bool:
+    match value:
+        case float():
+            return math.isfinite(value)
+        case dict():
+            return all(map(_is_finite, value.values()))
+        case list() | tuple():
+            return all(map(_is_finite, value))
+    return True
+
+
+def _field_name(name: object) -> str:
+    return name if isinstance(name, str) and _FIELD.match(name) else "(unknown field)"
 
 
 # ---------------------------------------------------------------- the registry
@@ -241,8 +240,15 @@ class Registry:
         """Decorate a pure function that turns the stored fields of `old` into those of `new` (the next version)."""
 
         def register(function: Upcaster) -> Upcaster:
-            if old.partition("@")[0] != new.partition("@")[0] or int(new.partition("@")[2]) <= int(old.partition("@")[2]):
-                raise BadDeclaration(what=f"upcaster {old} → {new}", reason="must lead to a later version of the same kind")
+            what = f"upcaster {old} → {new}"
+            if not (_WIRE.match(old) and _WIRE.match(new)):
+                raise BadDeclaration(what=what, reason="both must be wire names of the form area/what-happened@1")
+            (old_kind, _, old_version), (new_kind, _, new_version) = old.partition("@"), new.partition("@")
+            if old_kind != new_kind or int(new_version) <= int(old_version):
+                raise BadDeclaration(what=what, reason="must lead to a later version of the same kind")
+            known = self._upcasters.get(old)
+            if known is not None and _place(known[1]) != _place(function):
+                raise BadDeclaration(what=what, reason=f"there is one from {old} already: {'.'.join(_place(known[1]))}")
             self._upcasters[old] = (new, function)
             return function
 
@@ -272,12 +278,27 @@ class Registry:
             try:
                 fields = function(dict(fields))
             except Exception as error:  # any defect of a user's function becomes one typed error
-                raise UpcastFailed(wire_name=name, position=position, reason=type(error).__name__) from error
+                # Not chained: the message of the cause may repeat a value, and values may be personal.
+                raise UpcastFailed(wire_name=name, position=position, reason=f"{type(error).__name__} {_last_line(error)}") from None
+            if not isinstance(fields, dict):
+                raise UpcastFailed(wire_name=name, position=position, reason=f"a result of type {type(fields).__name__}, not dict")
             name = newer
         return fields
 
     def is_current(self, wire_name: str) -> bool:
         return wire_name not in self._upcasters
+
+
+def _place(function: Upcaster) -> tuple[str, str]:
+    return function.__module__, function.__qualname__
+
+
+def _last_line(error: BaseException) -> str:
+    """Where it was raised: file and line, no values."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return f"at {Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}" if trace else ""
 
 
 registry: Final = Registry()
@@ -292,15 +313,32 @@ def schema_digest(cls: type[Event]) -> bytes:
 def decode_payload(wire_name: str, data: bytes, envelope: Mapping[str, str] | None = None, position: int | None = None) -> Event:
     """The event that `data` holds. `envelope` carries the values of `envelope_fields` as JSON strings.
 
-    Raises UnknownWireName, UpcastFailed, or InvalidInput when stored bytes do not fit their declared kind.
+    Raises UnknownWireName, UpcastFailed, LogDamaged when the bytes are not a JSON object, InvalidInput when they do not fit
+    their declared kind.
     """
     cls = registry.get(wire_name, position)
     if not registry.is_current(wire_name):
-        data = canonical(registry.upcast(wire_name, orjson.loads(data), position))
-    if envelope:
+        data = _upcast_bytes(wire_name, data, position)
+    if data[:1] != b"{":
+        raise LogDamaged(position=position or 0, reason="its data are not a JSON object")
+    if envelope:  # last, because the last of two equal keys counts: no payload speaks for the envelope
         head = orjson.dumps(envelope)
-        data = head if data == b"{}" else head[:-1] + b"," + data[1:]
+        data = head if data == b"{}" else data[:-1] + b"," + head[1:]
     try:
         return cls.__pydantic_validator__.validate_json(data)  # type: ignore[no-any-return]
     except ValidationError as error:
+        if error.errors(include_url=False, include_input=False)[0]["type"] == "json_invalid":
+            raise LogDamaged(position=position or 0, reason="its data are not JSON") from None
         raise invalid_input(f"{wire_name} at position {position}", error) from None
+
+
+def _upcast_bytes(wire_name: str, data: bytes, position: int | None) -> bytes:
+    try:
+        fields = orjson.loads(data)
+    except orjson.JSONDecodeError:
+        raise LogDamaged(position=position or 0, reason="its data are not JSON") from None
+    fields = registry.upcast(wire_name, fields, position)
+    try:
+        return to_json(wire_name, fields, canonical)
+    except InvalidInput as error:
+        raise UpcastFailed(wire_name=wire_name, position=position, reason=f"field {error.field}: {error.reason}") from None

@@ -160,7 +160,7 @@ def explain_health(model: HealthModel, facts: Sequence[Fact], as_of_us: int, kno
         band=score.band,
         value_micro=score.value_micro,
         components=score.components,
-        trend=Trend(before, change, None if change is None else _direction(change), from_us(before_us)),
+        trend=Trend(before, change, None if change is None else direction(change), from_us(before_us)),
         as_of=from_us(as_of_us),
         known_at=from_us(known_at_us),
         position=position if position is not None else max((f.position for f in known), default=0),
@@ -174,7 +174,7 @@ def _score(model: HealthModel, facts: Sequence[Fact], as_of_us: int) -> Score:
     return model.score(model.fold.finish(model.fold.fold(facts), as_of_us))
 
 
-def _direction(change_micro: int) -> str:
+def direction(change_micro: int) -> str:
     if abs(change_micro) < _STEADY_MICRO:
         return "steady"
     return "up" if change_micro > 0 else "down"

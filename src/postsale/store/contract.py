@@ -180,8 +180,12 @@ class Store(Protocol):
         """The newest decision-lane event of each stream, in the order asked. One round trip."""
         ...
 
+    def tenants(self) -> list[str]:
+        """Every tenant that has events, by name."""
+        ...
+
     def evidence(self) -> AbstractContextManager[Evidence]:
-        """What `verify` reads."""
+        """What is kept, undecoded, in one consistent snapshot: for `verify`."""
         ...
 
     def close(self) -> None: ...

@@ -5,14 +5,14 @@ The one place that writes. Stores below keep bytes; rooms above hand in typed ev
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
 from postsale.access import KeyVault, Unsealer, content_mac, fact_id, seal_fields
 from postsale.aggregates.customer import CustomerAggregate, evolve_decision, fold
 from postsale.aggregates.signals import Signal
-from postsale.errors import PostSaleError
+from postsale.errors import PostSaleError, VersionConflict
 from postsale.events import (
     SYSTEM,
     Actor,
@@ -26,12 +26,15 @@ from postsale.events import (
     StreamId,
     canonical,
     decode,
+    derive_id,
     encode_payload,
     iso,
     schema_digest,
     to_us,
 )
 from postsale.store.contract import Appended, Condition, Query, Store, Submission
+
+_RACES = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,6 +150,38 @@ class Log:
         if isinstance(outcome, PostSaleError):
             raise outcome
         return outcome
+
+    def transact(
+        self,
+        stream: StreamId,
+        decide: Callable[[CustomerAggregate], Sequence[Event]],
+        *,
+        cause: Cause,
+        conditions: Sequence[Condition] = (),
+    ) -> list[Recorded[Event]]:
+        """Load a customer, decide, append under its version; decide again when somebody else was first.
+
+        Returns what was appended, empty when there was nothing to do. Raises what `decide` raises, ConditionFailed, and
+        VersionConflict after 20 lost races.
+        """
+        lost: VersionConflict | None = None
+        for _ in range(_RACES):
+            customer = self.customer(stream)
+            events = decide(customer)
+            if not events:
+                return []
+            at_us = self.clock.now_us()
+            ids = (derive_id(stream, customer.version + i, event.wire_name) for i, event in enumerate(events))
+            drafts = [Draft(event, id_, at_us, cause) for event, id_ in zip(events, ids, strict=True)]
+            try:
+                done = self.append(self.decisions(stream, customer.version, drafts), conditions)
+            except VersionConflict as error:
+                lost = error
+                continue
+            lane = Query(tenant=stream.tenant, streams=(stream,), lane=Lane.DECISION, after=done.positions[0] - 1, upto=done.positions[-1])
+            return list(self.events(lane))
+        assert lost is not None
+        raise lost
 
     def _seal(self, event: Event, clear: bytes, stream: StreamId, event_id: UUID, subject: str) -> tuple[bytes, dict[str, tuple[str, str]]]:
         if not event.personal_fields:

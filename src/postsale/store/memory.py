@@ -124,6 +124,10 @@ class MemoryStore:
             lanes = [self._lanes.get((stream, Lane.DECISION)) for stream in streams]
             return [None if lane is None else self._rows[lane[-1] - 1] for lane in lanes]
 
+    def tenants(self) -> list[str]:
+        with self._open():
+            return sorted(self._frontiers)
+
     def evidence(self) -> MemoryEvidence:
         """The stored rows for `verify`."""
         with self._open():

@@ -294,6 +294,10 @@ class SQLiteStore:
                 _one(db, "WHERE stream = ? AND lane = 1 ORDER BY version DESC LIMIT 1", (stream_number(db, stream),)) for stream in streams
             ]
 
+    def tenants(self) -> list[str]:
+        with self.snapshot() as db:
+            return [name for (name,) in db.execute("SELECT name FROM tenants WHERE size > 0 ORDER BY name")]
+
     def evidence(self) -> SQLiteEvidence:
         """The raw bytes for `verify`."""
         if self._closed:

@@ -1,0 +1,119 @@
+"""Which customer an external id stands for: alias streams read in batches, names unsealed for people to read.
+
+Part of the wiring: may import everything below `app`.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import NamedTuple
+
+from pydantic import TypeAdapter, ValidationError
+
+from postsale.access import Unsealer, blind_index
+from postsale.aggregates.identity import ALIASES, AliasLinked, ExternalId, alias_stream, customer_stream
+from postsale.errors import InvalidInput, UnknownCustomer
+from postsale.events import Id, Lane, Masked, StreamId, decode, derive_id, invalid_input
+from postsale.store.contract import Query
+from postsale.store.log import Cause, Draft, Log
+
+_ID = TypeAdapter(Id)
+
+
+class Place(NamedTuple):
+    """Where an external id stands. `linked` is None while nothing is linked to it: facts then wait on `alias`."""
+
+    alias: StreamId
+    linked: AliasLinked | None
+
+    @property
+    def fact_stream(self) -> StreamId:
+        return self.alias if self.linked is None else customer_stream(self.alias.tenant, self.linked.account)
+
+    @property
+    def subject(self) -> str:
+        return self.alias.id if self.linked is None else self.linked.ref
+
+
+class Name(NamedTuple):
+    """An external id of a customer as a person reads it; `id` is "•••" to whoever may not unseal it."""
+
+    source: str
+    id: str
+
+
+def random_ref() -> str:
+    """A reference that says nothing about what it stands for: 32 random hex digits."""
+    return secrets.token_hex(16)
+
+
+def as_external(customer: str | ExternalId) -> ExternalId:
+    """A plain string is the tenant's own customer id. Raises InvalidInput for ids that are empty, over-long or unprintable."""
+    external = customer if isinstance(customer, ExternalId) else ExternalId("customer", "", customer)
+    try:
+        _ID.validate_python(external.id)
+    except ValidationError as error:
+        raise InvalidInput(what=external.kind, field="id", reason=invalid_input("id", error).reason) from None
+    return external
+
+
+class Directory:
+    """External ids to streams and back. Holds no state: the log is asked each time, in one round trip per batch."""
+
+    def __init__(self, log: Log, new_ref: Callable[[], str] = random_ref) -> None:
+        self._log = log
+        self.new_ref = new_ref
+
+    def alias(self, tenant: str, external: ExternalId) -> StreamId:
+        return alias_stream(tenant, blind_index(self._log.vault.tenant(tenant), external))
+
+    def resolve(self, tenant: str, externals: Iterable[ExternalId]) -> Mapping[ExternalId, Place]:
+        """Where each id stands now."""
+        wanted = {external: self.alias(tenant, external) for external in externals}
+        newest = self._log.store.latest(list(wanted.values()))
+        places = {}
+        for (external, stream), stored in zip(wanted.items(), newest, strict=True):
+            event = decode(stored).data if stored is not None else None
+            places[external] = Place(stream, event if isinstance(event, AliasLinked) else None)
+        return places
+
+    def link_draft(self, alias: StreamId, external: ExternalId, *, ref: str, account: str, at_us: int, cause: Cause) -> Draft:
+        """The event that links an id for the first time; linking it to the same reference again is the same event."""
+        event = AliasLinked(
+            of="contact" if external.kind == "contact" else "customer",
+            ref=ref,
+            account=account,
+            source=external.source,
+            external_id=external.id,
+        )
+        return Draft(event, derive_id(alias, ref), at_us, cause, subject=ref)
+
+    def customer(self, tenant: str, customer: str | ExternalId) -> StreamId:
+        """The stream of the customer that an id stands for today, after merges. Raises UnknownCustomer."""
+        external = as_external(customer)
+        linked = self.resolve(tenant, [external])[external].linked
+        if linked is None:
+            raise UnknownCustomer(tenant=tenant)
+        return self.survivor(customer_stream(tenant, linked.account))
+
+    def survivor(self, stream: StreamId) -> StreamId:
+        """The customer that this one is part of now: itself unless merged."""
+        into = self._log.customer(stream).merged_into
+        return stream if into is None else self.survivor(customer_stream(stream.tenant, into))
+
+    def links(self, tenant: str, unseal: Unsealer | None = None) -> Iterator[tuple[StreamId, AliasLinked]]:
+        """Every link of a tenant, oldest first."""
+        query = Query(tenant=tenant, category=ALIASES, lane=Lane.DECISION)
+        for recorded in self._log.events(query, unseal):
+            if isinstance(recorded.data, AliasLinked):
+                yield recorded.stored.stream, recorded.data
+
+    def names(self, tenant: str, unseal: Unsealer) -> dict[str, tuple[Name, ...]]:
+        """The customers of a tenant, by reference, with their external ids in the order they were linked."""
+        names: dict[str, tuple[Name, ...]] = {}
+        for _, link in self.links(tenant, unseal):
+            if link.of == "customer":
+                text = "•••" if isinstance(link.external_id, Masked) else link.external_id
+                names[link.account] = (*names.get(link.account, ()), Name(link.source, text))
+        return names

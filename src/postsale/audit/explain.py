@@ -1,0 +1,168 @@
+"""Explaining one decision from the log alone: what was known, which policy, who approved, what left, what came of it.
+
+Reads only; reaches no tool. May import everything below `audit`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import orjson
+
+from postsale.access import Unsealer
+from postsale.aggregates import decisions as d
+from postsale.aggregates.artifacts import ArtifactActivated, ArtifactPublished, policy_stream
+from postsale.errors import UnknownDecision
+from postsale.events import MASKED, Lane, Masked, Recorded, decode
+from postsale.projections.journal import Entry, read_journal
+from postsale.store.contract import Query
+from postsale.store.log import Log
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """An event that the decision rests on."""
+
+    position: int
+    kind: str
+    source: str
+    source_id: str
+    occurred_at: datetime
+    recorded_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyUsed:
+    """The policy version that decided, and who answers for it."""
+
+    name: str
+    digest: str
+    content: Mapping[str, Any]  # as published; empty when it is not in the log
+    owner: str | None
+    approver: str | None
+    activated_at: datetime | None
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """One effect: what was to be sent, and what became of it. `arguments` is "•••" to whoever may not unseal them."""
+
+    tool: str
+    idempotency_key: str
+    arguments: Mapping[str, Any] | str
+    status: str
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Everything about one decision. `str()` is for people, `to_dict()` for programs."""
+
+    decision: Entry
+    trigger_id: UUID
+    cause: Known | None
+    policy: PolicyUsed
+    effects: tuple[Effect, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        recorded = self.decision.recorded
+        return {
+            **self.decision.to_dict(),
+            "trigger": {
+                "id": str(self.trigger_id),
+                "condition": recorded.condition,
+                "depth": recorded.depth,
+                "cause": asdict(self.cause) if self.cause else None,
+            },
+            "mode": recorded.mode,
+            "known": {
+                "evidence": dict(recorded.evidence),
+                "context": dict(recorded.context),
+                "read_set": [r.model_dump() for r in recorded.read_set],
+            },
+            "policy": asdict(self.policy),
+            "model": recorded.model,
+            "decider": {"code": recorded.decider, "digest": recorded.decider_digest, "package_version": recorded.package_version},
+            "eligible": [e.model_dump() for e in recorded.eligible],
+            "verdicts": [v.model_dump() for v in recorded.verdicts],
+            "offer": recorded.offer.model_dump() if recorded.offer else None,
+            "effects": [asdict(e) for e in self.effects],
+            "history": [{"at": at.isoformat(), "what": what} for at, what in self.decision.history],
+        }
+
+    def __str__(self) -> str:
+        r = self.decision.recorded
+        lines = [f"Decision {self.decision.id}", f"  {r.agent} on {r.condition}, {r.decided_at:%Y-%m-%d %H:%M} UTC, mode {r.mode}"]
+        if self.cause:
+            c = self.cause
+            lines.append(
+                f"  Because  {c.kind} ({c.source} {c.source_id}), true {c.occurred_at:%Y-%m-%d %H:%M}, known {c.recorded_at:%Y-%m-%d %H:%M}, position {c.position}"
+            )
+        lines += ["  Known"] + [f"    {name} = {value}" for name, value in sorted(r.evidence.items())]
+        owner = f", owner {self.policy.owner}, approved by {self.policy.approver}" if self.policy.owner else ""
+        lines.append(f"  Policy   {self.policy.name} {self.policy.digest[:12]}{owner}; row {r.rule or 'none'}")
+        lines += ["  Guardrails"] + [f"    {'pass' if v.passed else 'STOP'}  {v.rule}: {v.reason}" for v in r.verdicts]
+        lines.append(f"  Chosen   {r.action or 'nothing'} — {r.rationale}")
+        if r.offer:
+            lines.append(
+                f"  Offer    {r.offer.kind} {r.offer.amount_minor} minor units {r.offer.currency}, limit {r.offer.authority_limit_minor}: {r.offer.terms}"
+            )
+        lines += [f"  Effect   {e.tool} {e.arguments} → {e.status}" for e in self.effects]
+        lines += ["  History"] + [f"    {at:%Y-%m-%d %H:%M}  {what}" for at, what in self.decision.history]
+        return "\n".join(lines)
+
+
+def explain(log: Log, tenant: str, decision_id: UUID, unseal: Unsealer) -> Explanation:
+    """Gather it from the log. Raises UnknownDecision."""
+    stored = log.store.find(tenant, decision_id)
+    if stored is None or stored.kind != "agent/decision-recorded":
+        raise UnknownDecision(tenant=tenant, decision_id=str(decision_id))
+    (entry,) = (e for e in read_journal(log.store, tenant, (stored.stream,)) if e.id == decision_id)
+    recorded = decode(stored, unseal).data
+    assert isinstance(recorded, d.DecisionRecorded)
+    return Explanation(entry, recorded.trigger_id, _cause(log, tenant, recorded), _policy(log, tenant, recorded), _effects(entry, recorded))
+
+
+def _cause(log: Log, tenant: str, recorded: d.DecisionRecorded) -> Known | None:
+    trigger = log.store.find(tenant, recorded.trigger_id)
+    if trigger is None:
+        return None
+    raised = decode(trigger).data
+    assert isinstance(raised, d.TriggerRaised)
+    stored = log.store.find(tenant, raised.causing_event)
+    if stored is None:
+        return None
+    cause: Recorded[Any] = decode(stored)
+    header = cause.header
+    return Known(stored.position, stored.kind, header.source, header.source_id, cause.occurred_at, cause.recorded_at)
+
+
+def _policy(log: Log, tenant: str, recorded: d.DecisionRecorded) -> PolicyUsed:
+    content: Mapping[str, Any] = {}
+    active: tuple[ArtifactActivated, datetime] | None = None
+    name = recorded.agent
+    for event in log.events(Query(tenant=tenant, streams=(policy_stream(tenant, name),), lane=Lane.DECISION)):
+        match event.data:
+            case ArtifactPublished(digest=digest, content=text) if digest == recorded.policy:
+                content = orjson.loads(text)
+            case ArtifactActivated(digest=digest) as activated if digest == recorded.policy and active is None:
+                active = (activated, event.occurred_at)
+    if active is None:
+        return PolicyUsed(name, recorded.policy, content, None, None, None, None)
+    by, at = active
+    return PolicyUsed(by.name, by.digest, content, by.owner, by.approver, at, by.reason)
+
+
+def _effects(entry: Entry, recorded: d.DecisionRecorded) -> tuple[Effect, ...]:
+    if recorded.arguments is None:
+        return ()
+    sealed = isinstance(recorded.arguments, Masked)
+    arguments: list[Any] = [str(MASKED)] * len(recorded.intents) if sealed else orjson.loads(str(recorded.arguments))
+    return tuple(
+        Effect(intent.tool, str(intent.intent_id), value, entry.effects.get(intent.intent_id, "held"))
+        for intent, value in zip(recorded.intents, arguments, strict=True)
+    )

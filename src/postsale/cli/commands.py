@@ -1,0 +1,243 @@
+"""The commands, by what they are about. Each opens the database, asks `app`, and prints a table or JSON.
+
+The demo is in `demo.py`; reading files in is in `ingest.py`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from postsale.cli.agents import agent_app, approval_app, decision_app
+from postsale.cli.common import (
+    DEFAULT_DB,
+    EXIT_CODES,
+    AsOf,
+    Db,
+    Json,
+    KnownAt,
+    TenantName,
+    counts,
+    emit,
+    hint,
+    opened,
+    out,
+    parse_time,
+    progress,
+    table,
+    tenant_of,
+)
+from postsale.cli.demo import demo
+from postsale.cli.ingest import ingest_app, quarantine_app
+from postsale.cli.run import run
+from postsale.events import Masked
+
+app = typer.Typer(
+    name="postsale",
+    help="Record what customers do and what agents decide in one immutable log; score health; act inside policy; prove it.",
+    epilog=EXIT_CODES,
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+customer_app = typer.Typer(no_args_is_help=True, help="Who is healthy, who is at risk, and why.", epilog=EXIT_CODES)
+projection_app = typer.Typer(no_args_is_help=True, help="Read models: how far they are behind the log.", epilog=EXIT_CODES)
+log_app = typer.Typer(no_args_is_help=True, help="The log itself: prove that nothing was changed.", epilog=EXIT_CODES)
+token_app = typer.Typer(no_args_is_help=True, help="Access tokens for people who approve through a program.", epilog=EXIT_CODES)
+
+app.command()(demo)
+app.command()(run)
+app.add_typer(ingest_app, name="ingest")
+app.add_typer(customer_app, name="customer")
+app.add_typer(decision_app, name="decision")
+app.add_typer(approval_app, name="approval")
+app.add_typer(agent_app, name="agent")
+app.add_typer(projection_app, name="projection")
+app.add_typer(quarantine_app, name="quarantine")
+app.add_typer(log_app, name="log")
+app.add_typer(token_app, name="token")
+
+CustomerId = Annotated[str, typer.Argument(help="The customer's id, as you record it.")]
+_BAND = {"poor": "[red]poor[/]", "fair": "[yellow]fair[/]", "good": "[green]good[/]"}
+
+
+# ---------------------------------------------------------------- customers
+
+
+@customer_app.command("list")
+def customer_list(
+    db: Db = DEFAULT_DB,
+    tenant: TenantName = None,
+    at_risk: Annotated[bool, typer.Option("--at-risk", help="Only band poor, or with an open risk case.")] = False,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="At most so many rows in the table; --json gives all.")] = 30,
+    as_of: AsOf = None,
+    known_at: KnownAt = None,
+    json: Json = False,
+) -> None:
+    """Customers with their health, the least healthy first."""
+    with opened(db) as ps:
+        rows = tenant_of(ps, tenant).customers(at_risk=at_risk, as_of=parse_time(as_of), known_at=parse_time(known_at))
+        if json:
+            emit([row.to_dict() for row in rows])
+            return
+        shown = [
+            (
+                escape(row.name),
+                f"{row.score:.2f}" if row.score is not None else "–",
+                _BAND.get(row.band or "", "–"),
+                "open" if row.open_case else "",
+            )
+            for row in rows[:limit]
+        ]
+        table("Customers at risk" if at_risk else "Customers", ("customer", "health", "band", "risk case"), shown, right=("health",))
+        if len(rows) > limit:
+            out.print(f"[dim]… and {len(rows) - limit:,} more (--limit, --json)[/]")
+        if rows:
+            hint(f"postsale customer why {escape(rows[0].name)}")
+
+
+@customer_app.command("show")
+def customer_show(
+    customer: CustomerId, db: Db = DEFAULT_DB, tenant: TenantName = None, as_of: AsOf = None, known_at: KnownAt = None, json: Json = False
+) -> None:
+    """One customer's state: facts by kind, consents, open matters."""
+    with opened(db) as ps:
+        t = tenant_of(ps, tenant)
+        at, known = parse_time(as_of), parse_time(known_at)
+        state, health = t.customer(customer, as_of=at, known_at=known), t.health(customer, as_of=at, known_at=known)
+        if json:
+            emit({"customer": customer, "state": state.to_dict(), "health": health.to_dict()})
+            return
+        out.print(
+            f"[bold]{escape(customer)}[/]  health {health.score if health.score is not None else '–'} {_BAND.get(health.band or '', '')}"
+        )
+        table(
+            "Facts",
+            ("kind", "count", "latest"),
+            [(k, f"{s['count']:,}", s["latest_at"]) for k, s in state.to_dict()["facts"].items()],
+            right=("count",),
+        )
+        table("Consents", ("channel", "purpose", "given"), [(c, p, "yes" if given else "no") for (c, p), given in state.consents.items()])
+        table("Open decisions", ("decision", "agent", "disposition"), [(k, o.agent, o.disposition) for k, o in state.decisions.items()])
+        hint(f"postsale customer timeline {escape(customer)}")
+
+
+@customer_app.command("timeline")
+def customer_timeline(
+    customer: CustomerId, db: Db = DEFAULT_DB, tenant: TenantName = None, as_of: AsOf = None, known_at: KnownAt = None, json: Json = False
+) -> None:
+    """Everything that was recorded about a customer, in the order in which it was recorded."""
+    with opened(db) as ps:
+        events = tenant_of(ps, tenant).timeline(customer, as_of=parse_time(as_of), known_at=parse_time(known_at))
+        if json:
+            emit([event_dict(e) for e in events])
+            return
+        table(
+            f"Timeline of {escape(customer)}",
+            ("position", "occurred", "recorded", "what", "details"),
+            [
+                (e.position, f"{e.occurred_at:%Y-%m-%d %H:%M}", f"{e.recorded_at:%Y-%m-%d %H:%M}", e.stored.kind, escape(_details(e)))
+                for e in events
+            ],
+            right=("position",),
+        )
+
+
+@customer_app.command("why")
+def customer_why(
+    customer: CustomerId, db: Db = DEFAULT_DB, tenant: TenantName = None, as_of: AsOf = None, known_at: KnownAt = None, json: Json = False
+) -> None:
+    """Why the health is what it is: by component and by event; the parts sum exactly."""
+    with opened(db) as ps:
+        why = tenant_of(ps, tenant).health(customer, as_of=parse_time(as_of), known_at=parse_time(known_at)).why()
+        if json:
+            emit(why.to_dict())
+        else:
+            out.print(escape(str(why)))
+
+
+def event_dict(e: Any) -> dict[str, Any]:
+    """One event for programs; personal fields as this reader may see them."""
+    payload = {k: str(v) if isinstance(v, Masked) else v for k, v in e.data.payload().items()}
+    return {
+        "position": e.position,
+        "kind": e.stored.wire_name,
+        "lane": e.stored.lane.name.lower(),
+        "occurred_at": e.occurred_at,
+        "recorded_at": e.recorded_at,
+        "source": e.header.source or None,
+        "source_id": e.header.source_id or None,
+        "actor": str(e.header.actor),
+        "data": payload,
+    }
+
+
+def _details(e: Any) -> str:
+    shown = {k: v for k, v in e.data.payload().items() if isinstance(v, (str, int, bool, Masked)) and len(str(v)) < 60}
+    return "  ".join(f"{k}={v}" for k, v in list(shown.items())[:6])
+
+
+# ---------------------------------------------------------------- projections, log, tokens
+
+
+@projection_app.command("status")
+def projection_status(db: Db = DEFAULT_DB, json: Json = False) -> None:
+    """How far each read model has come, and what waits in its dead letters."""
+    with opened(db) as ps:
+        status = ps.projections()
+        if json:
+            emit(status)
+            return
+        table(
+            "Projections",
+            ("projection", "at position", "behind", "rows", "dead letters"),
+            [(s["projection"], f"{s['position']:,}", f"{s['lag_events']:,}", f"{s['rows']:,}", s["dead_letters"]) for s in status],
+            right=("at position", "behind", "rows", "dead letters"),
+        )
+
+
+@log_app.command("verify")
+def log_verify(db: Db = DEFAULT_DB, json: Json = False) -> None:
+    """Recompute every leaf from the stored bytes; names each event that was changed. Exit status 1 when one was."""
+    with opened(db) as ps:
+        with progress("verifying", ps.log.store.head(), quiet=json) as advance:
+            report = ps.verify(_steps(advance))
+        if json:
+            emit(report.to_dict())
+        else:
+            counts("Verified", {"events": report.events, "problems": len(report.problems)})
+            table("Tree heads", ("tenant", "events", "root"), [(t, f"{size:,}", root) for t, (size, root) in report.roots.items()])
+            if report.problems:
+                table("[red]Problems[/]", ("position", "what is wrong"), [(p, escape(r)) for p, r in report.problems[:50]])
+            else:
+                out.print("[green]Every event is what was recorded.[/]")
+        raise typer.Exit(1 if report.problems else 0)
+
+
+def _steps(advance: Any) -> Any:
+    """`verify` reports how far it is; a bar wants how much more."""
+    done = 0
+
+    def at(position: int) -> None:
+        nonlocal done
+        advance(position - done)
+        done = position
+
+    return at
+
+
+@token_app.command("issue")
+def token_issue(
+    login: Annotated[str, typer.Argument(help="The person it stands for, as approvals will name them.")],
+    db: Db = DEFAULT_DB,
+    json: Json = False,
+) -> None:
+    """Issue an access token; it is shown once. Use it as POSTSALE_TOKEN."""
+    with opened(db) as ps:
+        token = ps.issue_token(login)
+        if json:
+            emit({"login": login, "token": token})
+        else:
+            out.print(f"{token}\n[dim]Shown once. Set POSTSALE_TOKEN to it to act as {escape(login)}.[/]")

@@ -1,0 +1,154 @@
+"""What every command shares: the options, opening the database, tables and JSON, errors and exit codes.
+
+Prints; decides nothing. May import `app` and everything below it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, date, datetime, time, timedelta
+from typing import Annotated, Any
+
+import orjson
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from postsale.access import Person
+from postsale.agents import Agent
+from postsale.app import PostSale, Tenant
+from postsale.errors import (
+    ApprovalRefused,
+    IdentityConflict,
+    InvalidInput,
+    KeyUnavailable,
+    LogDamaged,
+    MappingInvalid,
+    NotAllowed,
+    PolicyInvalid,
+    PostSaleError,
+    ReplayDiverged,
+    StoreUnavailable,
+    UnknownCustomer,
+    UnknownDecision,
+)
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+EXIT_CODES = """Exit status: 0 done · 1 a check found something wrong · 2 the input is wrong · 3 refused · 4 not found · 5 the database or its keys cannot be used"""
+
+_STATUS: tuple[tuple[tuple[type[PostSaleError], ...], int], ...] = (
+    ((LogDamaged, ReplayDiverged), 1),
+    ((InvalidInput, MappingInvalid, PolicyInvalid, IdentityConflict), 2),
+    ((ApprovalRefused, NotAllowed), 3),
+    ((UnknownCustomer, UnknownDecision), 4),
+    ((StoreUnavailable, KeyUnavailable), 5),
+)
+
+DEFAULT_DB = "sqlite:///postsale.db"
+
+Db = Annotated[str, typer.Option("--db", envvar="POSTSALE_DB", help="Database URL.", show_default=True)]
+TenantName = Annotated[
+    str | None, typer.Option("--tenant", envvar="POSTSALE_TENANT", help="Tenant; may be left out while the database has only one.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
+AsOf = Annotated[str | None, typer.Option("--as-of", help="What was true then: a date (its end, UTC) or an RFC 3339 time.")]
+KnownAt = Annotated[
+    str | None, typer.Option("--known-at", help="Only what was recorded by then: a date (its end, UTC) or an RFC 3339 time.")
+]
+Reason = Annotated[str, typer.Option("--reason", help="Why; it is recorded.")]
+
+
+def status_of(error: PostSaleError) -> int:
+    """The exit status of an error; see EXIT_CODES."""
+    return next((code for kinds, code in _STATUS if isinstance(error, kinds)), 2)
+
+
+def parse_time(text: str | None) -> datetime | None:
+    """A point in time from the command line; a date means its last microsecond in UTC. InvalidInput otherwise."""
+    if text is None:
+        return None
+    try:
+        if len(text) == 10:
+            return datetime.combine(date.fromisoformat(text), time.min, UTC) + timedelta(days=1, microseconds=-1)
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        raise InvalidInput(
+            what="option", field="time", reason="expected a date such as 2026-09-30 or a time such as 2026-09-30T12:00:00Z"
+        ) from None
+    if at.tzinfo is None:
+        raise InvalidInput(what="option", field="time", reason="expected a time zone, such as Z or +02:00")
+    return at
+
+
+@contextmanager
+def opened(db: str, agents: Sequence[Agent] = (), *, create: bool = False) -> Iterator[PostSale]:
+    """An open database; without `create` a missing one is an error that says how to make one."""
+    path = db.removeprefix("sqlite:///")
+    if not create and db.startswith("sqlite:///") and not os.path.exists(path):
+        raise StoreUnavailable(url=db, reason="there is no such database; start with `postsale demo` or `postsale ingest`")
+    with PostSale.open(db, agents=agents) as ps:
+        yield ps
+
+
+def tenant_of(ps: PostSale, name: str | None) -> Tenant:
+    """The tenant that was named, or the only one there is."""
+    if name is not None:
+        return ps.tenant(name)
+    known = ps.tenants()
+    if len(known) == 1:
+        return ps.tenant(known[0])
+    reason = (
+        f"the database has {len(known)} tenants ({', '.join(known[:8])}); say which" if known else "the database is empty; name a tenant"
+    )
+    raise InvalidInput(what="option", field="--tenant", reason=reason)
+
+
+def person(ps: PostSale) -> Person:
+    """Who is acting: the owner of the token in POSTSALE_TOKEN, else the operating-system user. Never a flag."""
+    token = os.environ.get("POSTSALE_TOKEN")
+    return ps.authenticate(token) if token else ps.person(None)
+
+
+def emit(value: Any) -> None:
+    """JSON on standard output, one document."""
+    sys.stdout.write(orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS, default=str).decode() + "\n")
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: Sequence[str] = ()) -> None:
+    """A table for people; says so when there is nothing in it."""
+    view = Table(title=title, title_justify="left", title_style="bold", header_style="dim", box=None, pad_edge=False)
+    for column in columns:
+        view.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    for row in rows:
+        view.add_row(*("" if cell is None else str(cell) for cell in row))
+    if view.row_count:
+        out.print(view)
+    else:
+        out.print(f"[bold]{title}[/]: none")
+
+
+def hint(text: str) -> None:
+    """What to type next."""
+    out.print(f"[dim]→ {text}[/]")
+
+
+def counts(title: str, values: Mapping[str, int]) -> None:
+    out.print(f"[bold]{title}[/]  " + " · ".join(f"{name} {number:,}" for name, number in values.items()))
+
+
+@contextmanager
+def progress(title: str, total: int | None, *, quiet: bool) -> Iterator[Callable[[int], None]]:
+    """A bar on standard error for work that may take more than a moment; call the function with how much more is done."""
+    if quiet or not err.is_terminal:
+        yield lambda _: None
+        return
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=err, transient=True) as bar:
+        task = bar.add_task(title, total=total)
+        yield lambda n: bar.update(task, advance=n)

@@ -1,0 +1,39 @@
+"""Which agents a command line names: shipped ones by name, your own by a policy file. None runs unless it is named."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from postsale.agents import Agent, ChurnOutreach, Policy, RenewalRescue
+from postsale.app import PostSale
+from postsale.errors import InvalidInput
+
+SHIPPED: dict[str, type[Agent]] = {"renewal-rescue": RenewalRescue, "churn-outreach": ChurnOutreach}
+
+AgentNames = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--agent", help=f"Name an agent: {', '.join(SHIPPED)}, or a policy file. Repeat for several. [default: those named before]"
+    ),
+]
+
+
+def agent_named(name: str) -> Agent:
+    """A shipped agent, or an agent of a policy file. InvalidInput for anything else."""
+    if name in SHIPPED:
+        return SHIPPED[name]()
+    if name.endswith(".toml") and Path(name).is_file():
+        return Agent(Policy.load(Path(name)))
+    raise InvalidInput(what="option", field="--agent", reason=f"expected {', '.join(SHIPPED)}, or the path of a policy file (.toml)")
+
+
+def named_agents(ps: PostSale, names: Sequence[str] | None) -> list[Agent]:
+    """The agents that were named here, else the shipped ones that have been named with `postsale agent`."""
+    if names:
+        return [agent_named(name) for name in names]
+    known = {name for tenant in ps.tenants() for name in ps.tenant(tenant).agent_names()}
+    return [agent_named(name) for name in sorted(known) if name in SHIPPED]

@@ -1,0 +1,50 @@
+"""`postsale run`: projections, agents and outbox once, or a simulation of the past into a database of its own."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from postsale.aggregates.artifacts import MODES
+from postsale.cli.common import DEFAULT_DB, AsOf, Db, Json, TenantName, counts, emit, hint, opened, out, parse_time, progress, tenant_of
+from postsale.cli.named import AgentNames, named_agents
+from postsale.errors import InvalidInput
+
+
+def run(
+    db: Db = DEFAULT_DB,
+    tenant: TenantName = None,
+    agent: AgentNames = None,
+    simulate: Annotated[
+        bool, typer.Option("--simulate", help="Run over the imported past, up to --as-of, into a database of its own.")
+    ] = False,
+    into: Annotated[str | None, typer.Option("--into", help="URL of the simulation's database. [default: beside the database]")] = None,
+    mode: Annotated[str, typer.Option("--mode", help="With --simulate: how far the agents may go there: observe, propose or act.")] = "act",
+    as_of: AsOf = None,
+    json: Json = False,
+) -> None:
+    """Do the work that waits, once: catch up projections, let the named agents decide, send what is due."""
+    at = parse_time(as_of)
+    if simulate != (at is not None):
+        raise InvalidInput(what="run", field="--as-of", reason="--simulate and --as-of go together")
+    if mode not in MODES:
+        raise InvalidInput(what="run", field="--mode", reason=f"expected one of {', '.join(MODES)}")
+    with opened(db) as ps:
+        agents = named_agents(ps, agent)
+        if simulate and at is not None:
+            with progress("simulating", None, quiet=json) as advance:
+                result = ps.simulate(tenant_of(ps, tenant).name, at, agents=agents, into=into, mode=mode, on_progress=advance)
+            report, url = result.report, result.url
+        else:
+            with progress("running", None, quiet=json) as advance:
+                report, url = ps.run_once(agents=agents, on_progress=advance), db
+    if json:
+        emit({**report.to_dict(), "db": url})
+        return
+    counts("Run", report.to_dict()["counts"])
+    counts("Dispositions", dict(report.dispositions)) if report.dispositions else out.print("[dim]No agent had anything to decide.[/]")
+    if url != db:
+        out.print(f"The simulation is in [bold]{escape(url)}[/]; the database it came from is unchanged.")
+    hint(f"postsale decision list --db {escape(url)}")

@@ -1,0 +1,173 @@
+"""The decision journal and the approval queue: every decision with its one current disposition, folded from the decision lane.
+
+Pure folds; a view or a one-off read feeds them. May import `aggregates`, `events` and `store.contract`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from postsale.aggregates import decisions as d
+from postsale.events import Event, Lane, Recorded, StoredEvent, StreamId, decode, from_us
+from postsale.store.contract import Query, Store
+
+KINDS = frozenset(
+    cls.wire_name.partition("@")[0]
+    for cls in (
+        d.DecisionRecorded,
+        d.ApprovalGranted,
+        d.ApprovalRejected,
+        d.ApprovalLapsed,
+        d.DecisionOverridden,
+        d.EffectStarted,
+        d.EffectSucceeded,
+        d.EffectFailed,
+        d.EffectUnknown,
+        d.EffectCancelled,
+        d.OutcomeObserved,
+    )
+)
+"""The kinds of event that change a journal entry."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One decision as it stands now."""
+
+    id: UUID
+    stream: StreamId
+    position: int
+    decided_at: datetime
+    recorded: d.DecisionRecorded
+    disposition: d.Disposition
+    suppressed_by: str | None
+    effects: Mapping[UUID, str]  # intent -> held, ready, started, retry, unknown, succeeded, failed, cancelled
+    approver: str | None = None
+    outcome: str | None = None  # success, none; None while it is open or where none was declared
+    history: tuple[tuple[datetime, str], ...] = field(default=())  # what happened to it, in order
+
+    @property
+    def agent(self) -> str:
+        return self.recorded.agent
+
+    @property
+    def action(self) -> str | None:
+        return self.recorded.action
+
+    def to_dict(self) -> dict[str, Any]:
+        """For programs; no personal data."""
+        return {
+            "id": str(self.id),
+            "customer_ref": self.stream.id,
+            "agent": self.agent,
+            "condition": self.recorded.condition,
+            "decided_at": self.decided_at.isoformat(),
+            "action": self.action,
+            "rule": self.recorded.rule,
+            "disposition": self.disposition,
+            "suppressed_by": self.suppressed_by,
+            "rationale": self.recorded.rationale,
+            "effects": {str(k): v for k, v in self.effects.items()},
+            "approver": self.approver,
+            "outcome": self.outcome,
+        }
+
+
+class Journal:
+    """Entries by decision id, in order of decision. Feed events in position order."""
+
+    def __init__(self) -> None:
+        self.entries: dict[UUID, Entry] = {}
+
+    def add(self, stored: StoredEvent, event: Event) -> None:
+        """Take one event of `KINDS` into account; any other is ignored."""
+        at = from_us(stored.occurred_at_us)
+        if isinstance(event, d.DecisionRecorded):
+            status = {"acted": "ready", "awaiting": "held"}.get(event.disposition, "cancelled")
+            effects = {i.intent_id: status for i in event.intents}
+            told = event.disposition + (f" by {event.suppressed_by}" if event.suppressed_by else "")
+            self.entries[stored.event_id] = Entry(
+                stored.event_id,
+                stored.stream,
+                stored.position,
+                at,
+                event,
+                event.disposition,
+                event.suppressed_by,
+                effects,
+                history=((at, told),),
+            )
+            return
+        decision_id = getattr(event, "decision_id", None)
+        entry = self.entries.get(decision_id) if decision_id is not None else None
+        if entry is not None:
+            self.entries[entry.id] = self._change(entry, event, at)
+
+    def _change(self, entry: Entry, event: Event, at: datetime) -> Entry:
+        match event:
+            case d.ApprovalGranted(approver=by):
+                return self._move(entry, at, f"approved by {by}", disposition="acted", approver=by, effects=_move_open(entry, "ready"))
+            case d.ApprovalRejected(approver=by):
+                return self._suppress(entry, at, f"rejected by {by}", "approval:rejected", by)
+            case d.ApprovalLapsed(why=why):
+                return self._suppress(entry, at, f"approval lapsed: {why}", f"approval:{why}", None)
+            case d.DecisionOverridden(by=by):
+                return self._suppress(entry, at, f"overridden by {by}", "override", None)
+            case d.EffectStarted(intent_id=intent, attempt=attempt):
+                return self._effect(entry, at, intent, "started", f"attempt {attempt}")
+            case d.EffectSucceeded(intent_id=intent, sandbox=sandbox):
+                return self._effect(entry, at, intent, "succeeded", "in the sandbox" if sandbox else "confirmed")
+            case d.EffectFailed(intent_id=intent, final=final, reason=reason):
+                return self._effect(entry, at, intent, "failed" if final else "retry", reason)
+            case d.EffectUnknown(intent_id=intent, reason=reason):
+                return self._effect(entry, at, intent, "unknown", reason)
+            case d.EffectCancelled(intent_id=intent, reason=reason):
+                return self._effect(entry, at, intent, "cancelled", reason)
+            case d.OutcomeObserved(outcome=outcome):
+                return self._move(entry, at, f"outcome: {outcome}", outcome=outcome)
+        return entry
+
+    @staticmethod
+    def _move(entry: Entry, at: datetime, told: str, **changes: Any) -> Entry:
+        return replace(entry, history=(*entry.history, (at, told)), **changes)
+
+    def _suppress(self, entry: Entry, at: datetime, told: str, rule: str, by: str | None) -> Entry:
+        effects = _move_open(entry, "cancelled")
+        return self._move(entry, at, told, disposition="suppressed", suppressed_by=rule, approver=by, effects=effects)
+
+    def _effect(self, entry: Entry, at: datetime, intent: UUID, status: str, detail: str) -> Entry:
+        effects = {**entry.effects, intent: status}
+        failed = all(s == "failed" for s in effects.values())
+        disposition = "failed" if failed else entry.disposition
+        return self._move(entry, at, f"effect {status}: {detail}", effects=effects, disposition=disposition)
+
+
+def _move_open(entry: Entry, status: str) -> dict[UUID, str]:
+    return {k: status if s in {"held", "ready", "retry"} else s for k, s in entry.effects.items()}
+
+
+def read_journal(store: Store, tenant: str, streams: tuple[StreamId, ...] = (), *, known_at_us: int | None = None) -> list[Entry]:
+    """Every decision of a tenant, or of some streams, as known at a time; oldest first."""
+    journal = Journal()
+    for recorded in decision_events(store, tenant, streams, known_at_us=known_at_us):
+        journal.add(recorded.stored, recorded.data)
+    return list(journal.entries.values())
+
+
+def decision_events(
+    store: Store, tenant: str, streams: tuple[StreamId, ...] = (), *, known_at_us: int | None = None
+) -> Iterator[Recorded[Event]]:
+    """The events a journal is folded from, in position order."""
+    query = Query(tenant=tenant, streams=streams, category="customers", lane=Lane.DECISION, kinds=KINDS, known_at_us=known_at_us)
+    for stored in store.read(query):
+        yield decode(stored)
+
+
+def awaiting(entries: Iterable[Entry]) -> list[Entry]:
+    """The approval queue: what waits for a person, the most urgent (first to expire) first."""
+    waiting = [e for e in entries if e.disposition == "awaiting"]
+    return sorted(waiting, key=lambda e: (e.recorded.approval_expires_at or datetime.max.replace(tzinfo=e.decided_at.tzinfo), e.position))
