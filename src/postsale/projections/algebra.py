@@ -167,7 +167,7 @@ def merge(leaf: Leaf[Any], a: Any, b: Any) -> Any:
 
 def _merge(cells: Callable[[Any, Any], Any], a: Any, b: Any, depth: int) -> Any:
     if depth == 0:
-        return cells(copy(a), copy(b))
+        return cells(a, b)  # cells are replaced, never changed in place, but for `distinct`, whose merge is new
     out = {key: copy(value) for key, value in a.items()}
     for key, value in b.items():
         out[key] = _merge(cells, out[key], value, depth - 1) if key in out else copy(value)
