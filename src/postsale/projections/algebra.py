@@ -195,7 +195,7 @@ def drop_old_tiles(tiles: dict[int, Any], days: int) -> None:
 def finish(leaf: Leaf[Any], state: Any, as_of_us: int) -> Any:
     """The value at `as_of_us`, which must not be before the newest fact. With `by=` a dict by key, sorted by key."""
     cell = _CELLS[leaf.operation]
-    if not state:  # most leaves of most customers
+    if not state and (leaf.window or leaf.by is not None):  # most leaves of most customers
         return {} if leaf.by is not None else cell.finish(cell.zero())
     if leaf.window:
         last = as_of_us // DAY_US
