@@ -11,9 +11,9 @@ from postsale.agents.evidence import HealthReading
 from postsale.agents.expressions import InputType
 from postsale.aggregates.customer import CustomerAggregate
 from postsale.events import DAY_US
-from postsale.projections import CUSTOMER_HEALTH, HealthModel, Runner
+from postsale.projections import CUSTOMER_HEALTH, HealthModel, Runner, State
 from postsale.projections.health import POINT_MICRO, round_half_even
-from postsale.projections.why import TREND_DAYS
+from postsale.projections.why import TREND_DAYS, direction
 
 
 class RunnerHealth:
@@ -29,33 +29,32 @@ class RunnerHealth:
         declared = self._model.features
         return dict.fromkeys([*declared.leaves, *(d.name for d in declared.deriveds)])
 
-    def read(self, customer: CustomerAggregate, at_us: int, wanted: frozenset[str]) -> HealthReading:
+    def read(self, customer: CustomerAggregate, at_us: int, wanted: frozenset[str], *, known_at_us: int | None = None) -> HealthReading:
         """Health and features of all the customer's streams at `at_us`; the trend only when it is wanted."""
-        fold, streams = self._model.fold, customer.fact_streams
-        read = self._runner.read_state(streams, as_of_us=at_us)
-        values = fold.finish(read.state, at_us)
+        fold = self._model.fold
+        read = self._runner.read_state(customer.fact_streams, as_of_us=at_us, known_at_us=known_at_us)
+        before_us = at_us - TREND_DAYS * DAY_US
+        before: State | None = None
+        if "health_trend" in wanted:
+            before = self._runner.read_state(customer.fact_streams, as_of_us=before_us, known_at_us=known_at_us).state
+        return self.reading(read.state, at_us, position=read.position, state_hash=fold.digest(read.state), before=before)
+
+    def reading(self, state: State, at_us: int, *, position: int, state_hash: str = "", before: State | None = None) -> HealthReading:
+        """The reading that a folded state gives at `at_us`; `before` is the state 30 days before, for the trend."""
+        values = self._model.fold.finish(state, at_us)
         score = self._model.score(values)
         trend = None
-        if "health_trend" in wanted and score.value_micro is not None:
-            trend = self._trend(customer, at_us, score.value_micro)
+        if before is not None and score.value_micro is not None:
+            then = self._model.score(self._model.fold.finish(before, at_us - TREND_DAYS * DAY_US))
+            trend = None if then.value_micro is None else direction(score.value_micro - then.value_micro)
         return HealthReading(
             score=None if score.value_micro is None else round_half_even(score.value_micro, POINT_MICRO),
             band=score.band,
             trend=trend,
             features=values,
             model=self._model.digest,
-            projection=fold.name,
+            projection=self._model.fold.name,
             projection_version=self._model.features.version,
-            position=read.position,
-            state_hash=fold.digest(read.state),
+            position=position,
+            state_hash=state_hash,
         )
-
-    def _trend(self, customer: CustomerAggregate, at_us: int, value_micro: int) -> str | None:
-        """up, down or steady (less than a point) against the value 30 days before, by what is known now; None without one."""
-        then_us = at_us - TREND_DAYS * DAY_US
-        state = self._runner.read_state(customer.fact_streams, as_of_us=then_us).state
-        before = self._model.score(self._model.fold.finish(state, then_us)).value_micro
-        if before is None:
-            return None
-        change = value_micro - before
-        return "steady" if abs(change) < POINT_MICRO else "up" if change > 0 else "down"
