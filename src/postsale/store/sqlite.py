@@ -300,6 +300,8 @@ class SQLiteStore:
 
     def evidence(self) -> SQLiteEvidence:
         """The raw bytes for `verify`."""
+        if self._closed:
+            raise StoreUnavailable(url=self._url, reason="closed")
         return SQLiteEvidence(self._path, busy_timeout_s=self._busy_timeout_s)
 
     def close(self) -> None:
