@@ -105,7 +105,7 @@ class PostSale:
         clock = clock or SystemClock()
         toolbox = Toolbox(tools, sandbox=sandbox)
         with ExitStack() as opened:
-            store = open_store(url, clock)
+            store = open_store(url, clock, durable=world is not Origin.SIMULATION)  # a simulation is made again
             opened.callback(store.close)
             vault = FileVault.in_memory() if url == "memory:" else FileVault(_beside(url, ".keys"))
             opened.callback(vault.close)
