@@ -1,8 +1,8 @@
-"""A tool of one's own: a contract and a call. It stays a sandbox until somebody says sandbox=False."""
+"""A tool of one's own: a contract and a call. Nothing leaves the building until somebody says sandbox=False."""
 
 from postsale import PostSale
 from postsale.agents import Agent, Policy
-from postsale.agents.tools import Receipt, Tool, Toolbox, ToolModel
+from postsale.agents.tools import Receipt, Tool, ToolModel
 
 
 class Task(ToolModel):
@@ -19,5 +19,5 @@ class Board(Tool):
 
 
 policy = Policy.load(__file__.replace("custom_tool.py", "custom_policy.toml"))
-with PostSale.open("memory:", agents=[Agent(policy)], toolbox=Toolbox([Board()], sandbox=False)) as ps:
-    ps.run_once()
+with PostSale.open("memory:", agents=[Agent(policy)], tools=[Board()], sandbox=False) as ps:
+    print(ps.run_once())
