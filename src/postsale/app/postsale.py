@@ -42,8 +42,6 @@ from postsale.projections.views import MemoryViews, SqliteViews, Views
 from postsale.store import Store, VerifyReport, open_store, verify
 from postsale.store.log import Log
 
-_TRIES = 20
-
 
 class PostSale:
     """An open log of signals and decisions. Use it as a context manager; safe to share between threads.
@@ -111,7 +109,7 @@ class PostSale:
         clock = clock or SystemClock()
         toolbox = Toolbox(tools, sandbox=sandbox)
         with ExitStack() as opened:
-            store = open_store(url, clock)
+            store = open_store(url, clock, durable=world is not Origin.SIMULATION)  # a simulation is made again
             opened.callback(store.close)
             # A log with events had keys: new ones would open nothing, and would record everything a second time.
             vault = FileVault.in_memory() if url == "memory:" else FileVault(_beside(url, ".keys"), create=not store.head())
@@ -216,17 +214,16 @@ class PostSale:
             if engine.agents:
                 Rounds(self.log, self.views, self.readings, engine).run(tenants, report, on_progress)
         for tenant in tenants:
-            report.dispositions.update(e.disposition for e in read_journal(self.log.store, tenant) if e.position > head)
+            report.dispositions.update(e.disposition for e in read_journal(self.log.store, tenant, after=head))
         return report
 
     def _catch_up(self) -> int:
-        """Facts folded; another process that folds the same view at the same time has done the rest."""
-        for _ in range(_TRIES):
+        """Facts folded. Another process that folds the same view is as good: then look again from where it has come to."""
+        while True:
             try:
                 return self.runner.catch_up().events
             except ViewMoved:
                 continue
-        return 0  # others are at it all the time; reads are up to date without the view
 
     def simulate(
         self,

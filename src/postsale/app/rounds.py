@@ -16,7 +16,7 @@ import orjson
 from postsale.agents.engines.embedded import Attended, EmbeddedEngine
 from postsale.aggregates.identity import CUSTOMERS
 from postsale.app.readings import Readings, Subject
-from postsale.errors import ViewMoved
+from postsale.errors import KeyUnavailable, PostSaleError, StoreUnavailable, ViewMoved
 from postsale.events import DAY_US, Lane, StoredEvent, StreamId
 from postsale.projections.views import Views
 from postsale.store.contract import Query
@@ -27,15 +27,7 @@ _LOOKED_AT = 50  # of one customer's new facts, when looking for the one that ma
 _MANY = 500  # from so many visits on, one pass over everybody is cheaper than looking at each
 News = dict[StreamId, list[StoredEvent]]
 _WAKING = frozenset(
-    {
-        "approval/granted",
-        "customer/command-issued",
-        "agent/trigger-raised",
-        "identity/stream-joined",
-        "identity/merged-into",
-        "identity/split-from",
-        "consent/withdrawn",
-    }
+    {"approval/granted", "customer/command-issued", "identity/stream-joined", "identity/merged-into", "identity/split-from"}
 )
 
 
@@ -50,6 +42,7 @@ class RunReport:
     called: int = 0  # tools
     lapsed: int = 0  # approval requests that expired
     outcomes: int = 0
+    problems: list[tuple[str, str]] = field(default_factory=list)  # customers that could not be visited, and why
     dispositions: Counter[str] = field(default_factory=Counter)  # of the decisions of this run, as they stand at its end
 
     def add(self, done: Attended) -> None:
@@ -62,7 +55,7 @@ class RunReport:
 
     def to_dict(self) -> dict[str, Any]:
         names = ("folded", "visited", "raised", "decided", "called", "lapsed", "outcomes")
-        return {"counts": {name: getattr(self, name) for name in names}, "dispositions": dict(self.dispositions)}
+        return {"counts": {name: getattr(self, name) for name in names}, "dispositions": dict(self.dispositions), "problems": self.problems}
 
 
 class Rounds:
@@ -87,16 +80,23 @@ class Rounds:
         visits = self._news(tenant, done, head)
         for key, raw in self._views.scan(view, "due/"):
             if (_number(raw) or 0) <= now_us:
-                visits.setdefault(StreamId(tenant, CUSTOMERS, key.removeprefix("due/")), [])
+                _, category, id_ = key.split("/", 2)
+                visits.setdefault(StreamId(tenant, category, id_), [])
         if done == 0 or now_us // DAY_US != last_us // DAY_US or len(visits) >= _MANY:
             visits = self._worth(tenant, visits, now_us)
         rows: dict[str, bytes | None] = {"last": orjson.dumps(now_us)}
         for stream, facts in visits.items():
-            attended = self._engine.attend(stream, self._cause(stream, facts, now_us), since_us=last_us)
+            try:
+                attended = self._engine.attend(stream, self._cause(stream, facts, now_us), since_us=last_us)
+            except (StoreUnavailable, KeyUnavailable):
+                raise
+            except PostSaleError as error:  # one customer's trouble is not the others'; it is visited again by the next run
+                report.problems.append((str(stream), f"{type(error).__name__}: {error}"))
+                rows[_due(stream)] = orjson.dumps(now_us)
+                continue
             report.add(attended)
             due = attended.next_due_us
-            if attended.customer is not None:
-                rows[f"due/{attended.customer.id}"] = None if due is None else orjson.dumps(due)
+            rows[_due(stream)] = None if due is None else orjson.dumps(due)
             on_progress(1)
         self._finish(view, rows, head, done)
 
@@ -161,6 +161,10 @@ class Rounds:
                 if condition.up(values, was) != was:
                     return True
         return False
+
+
+def _due(stream: StreamId) -> str:
+    return f"due/{stream.category}/{stream.id}"
 
 
 def _number(raw: bytes | None) -> int | None:

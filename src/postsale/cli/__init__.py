@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 
@@ -11,9 +12,12 @@ def main() -> None:
 
     from postsale.cli.commands import app
     from postsale.cli.common import err, status_of
+    from postsale.cli.named import imported
     from postsale.errors import PostSaleError
 
     try:
+        for module in filter(None, os.environ.get("POSTSALE_IMPORT", "").split(",")):
+            imported(module.strip())  # declares the user's own kinds of signal
         app()
     except PostSaleError as error:
         err.print(f"[bold red]{type(error).__name__}[/]: {escape(str(error))}", soft_wrap=True)
