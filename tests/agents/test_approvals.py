@@ -8,7 +8,9 @@ import pytest
 
 from agents.world import ANNA, BEN, World, calls
 from postsale.access import Person
+from postsale.agents import RenewalRescue
 from postsale.agents.decide import macs_digest, values_digest
+from postsale.agents.engines import EmbeddedEngine
 from postsale.agents.tools import Receipt, Tool, Toolbox
 from postsale.agents.tools.sandbox import Credit
 from postsale.aggregates.decisions import ApprovalGranted, ApprovalLapsed, EffectUnknown
@@ -106,6 +108,9 @@ def test_neither_an_agent_nor_somebody_unproven_can_approve(w: World) -> None:
     id_ = w.one_decision()
     with pytest.raises(ApprovalRefused, match="agent"):
         w.engine.approvals.approve("acme", id_, Person("dunning", "token"))
+    two = EmbeddedEngine(w.log, [*w.engine.agents.values(), RenewalRescue()])
+    with pytest.raises(ApprovalRefused, match="its own or another's"):
+        two.approvals.approve("acme", id_, Person("renewal-rescue", "token"))
     for nobody in ("ben", Person("ben", ""), Person(" ", "token"), None):
         with pytest.raises(NotAllowed):
             w.engine.approvals.approve("acme", id_, nobody)  # type: ignore[arg-type]

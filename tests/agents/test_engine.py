@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from uuid import uuid4
 
 import pytest
 
@@ -12,7 +13,15 @@ from postsale.agents.decide import decision_id
 from postsale.agents.desk import Change
 from postsale.agents.engines import EmbeddedEngine
 from postsale.aggregates import commands
-from postsale.aggregates.decisions import BudgetCommitted, BudgetReleased, BudgetReserved, DecisionRecorded, OutcomeObserved, RiskCaseClosed
+from postsale.aggregates.decisions import (
+    BudgetCommitted,
+    BudgetReleased,
+    BudgetReserved,
+    DecisionRecorded,
+    OutcomeObserved,
+    RiskCaseClosed,
+    TriggerRaised,
+)
 from postsale.aggregates.signals import InvoicePaid
 from postsale.errors import ApprovalRefused, BadDeclaration, InvalidInput, NotAllowed, PolicyInvalid
 from postsale.events import Actor, Lane, Origin, derive_id
@@ -441,3 +450,13 @@ def test_an_approval_needs_a_person_and_observing_proposing_acting_are_steps() -
     assert decision.disposition == "awaiting"
     with pytest.raises(ApprovalRefused):
         w.engine.approvals.approve("acme", decision_id(decision.trigger_id), ANNA._replace(login="dunning"))
+
+
+def test_a_condition_that_is_up_does_not_rise_again_whoever_asks() -> None:
+    w = World()
+    fact = w.failed()
+    w.attend(fact)
+    again = TriggerRaised(agent="dunning", condition="failing", cause="fact", causing_event=uuid4())
+    assert commands.raise_trigger(w.customer(), uuid4(), again) == ()
+    asked = again.model_copy(update={"cause": "command"})
+    assert commands.raise_trigger(w.customer(), uuid4(), asked) == (asked,)

@@ -428,6 +428,18 @@ def test_a_tool_that_cannot_work_is_refused_when_it_is_declared() -> None:
         Toolbox([Scripted(), Scripted()])
 
 
+def test_a_ledger_in_a_file_keeps_each_key_once_for_all_processes(tmp_path: Path) -> None:
+    path = tmp_path / "effects.jsonl"
+    for key in ("k1", "k2", "k1"):
+        Toolbox(ledger=Ledger(path)).call("crm.create_task@1", {"customer": "c", "title": "t"}, idempotency_key=key)
+    assert len(path.read_bytes().splitlines()) == 2
+    with path.open("ab") as file:
+        file.write(b'["crm.create_task@1","k3",{"cus')  # a line that a crash tore
+    assert [c.idempotency_key for c in Ledger(path).calls] == ["k1", "k2"]
+    Toolbox(ledger=Ledger(path)).call("crm.create_task@1", {"customer": "c", "title": "t"}, idempotency_key="k3")
+    assert [c.idempotency_key for c in Ledger(path).calls] == ["k1", "k2", "k3"]
+
+
 def test_arguments_that_do_not_fit_are_refused_before_the_tool_runs() -> None:
     tool = Scripted()
     result = Toolbox([tool], sandbox=False).call("crm.create_task@1", {"customer": "c1", "title": 7}, idempotency_key="k")

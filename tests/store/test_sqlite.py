@@ -6,12 +6,14 @@ import os
 import sqlite3
 import stat
 import threading
+import tracemalloc
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from postsale.errors import LogDamaged, StoreUnavailable, Unsupported
+from postsale.errors import LogDamaged, StoreUnavailable, Unsupported, VersionConflict
 from postsale.events import Lane, ManualClock, StreamId
 from postsale.store import MemoryStore, NoneSince, Query, SQLiteStore, Submission, open_store, verify
 from postsale.store import sqlite_read as reading
@@ -256,58 +258,104 @@ def test_a_failed_append_leaves_no_names_behind(path: Path, events: Events) -> N
         assert verify(store).ok
 
 
+def test_reading_and_verifying_a_long_log_take_little_memory(path: Path, events: Events) -> None:
+    stream = events.stream()
+    with closing(SQLiteStore(path)) as store:
+        for _ in range(4):
+            store.append(each(*(events.fact(stream, data=b"x" * 5_000) for _ in range(500))))
+        tracemalloc.start()
+        try:
+            for query in (Query(), Query(backward=True), Query(streams=(stream,))):
+                assert sum(1 for _ in store.read(query)) == 2_000
+            assert verify(store).ok
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert peak < 2_000_000, "the log holds 10 MB"
+
+
 # ---------------------------------------------------------------- sharing a commit
+
+
+def together(store: SQLiteStore, batches: list[list[Submission]]) -> tuple[list[Any], list[int]]:
+    """Append each batch from a thread of its own; nobody is served until everybody waits. What each got, and the sizes of commits."""
+    results: list[Any] = [None] * len(batches)
+    commits: list[int] = []
+    commit = store._commit
+    store._commit = lambda group: (commits.append(len(group)), commit(group))[1]  # type: ignore[method-assign]
+
+    def run(index: int) -> None:
+        try:
+            results[index] = store.append(batches[index])
+        except BaseException as error:
+            results[index] = error
+
+    threads = [threading.Thread(target=run, args=(index,)) for index in range(len(batches))]
+    with store._write_lock:
+        for thread in threads:
+            thread.start()
+        while len(store._waiting) < len(batches):
+            pass
+    for thread in threads:
+        thread.join()
+    return results, commits
 
 
 def test_waiting_threads_share_a_commit_and_each_gets_its_own_result(path: Path, events: Events) -> None:
     batches = [each(events.fact(), events.decision(events.stream(), 5), events.fact()) for _ in range(12)]
-    results: dict[int, list[object]] = {}
     with closing(SQLiteStore(path)) as store:
-        commits: list[int] = []
-        commit = store._commit
-        store._commit = lambda group: (commits.append(len(group)), commit(group))[1]  # type: ignore[method-assign]
-
-        def run(index: int) -> None:
-            results[index] = list(store.append(batches[index]))
-
-        def all_waiting() -> None:
-            while len(store._waiting) < len(batches):
-                pass
-
-        with store._write_lock:  # nobody is served until everybody waits
-            threads = [threading.Thread(target=run, args=(index,)) for index in range(len(batches))]
-            for thread in threads:
-                thread.start()
-            all_waiting()
-        for thread in threads:
-            thread.join()
+        results, commits = together(store, batches)
         assert commits == [12]
-        for index, batch in enumerate(batches):
-            first, refused, second = results[index]
+        for batch, (first, refused, second) in zip(batches, results, strict=True):
             (position,), (later,) = stored(first).positions, stored(second).positions
             assert later == position + 1
-            assert "VersionConflict" in type(refused).__name__
+            assert isinstance(refused, VersionConflict)
             assert store.find("acme", batch[0].events[0].event_id).position == position  # type: ignore[union-attr]
 
 
-def test_an_append_that_breaks_the_shared_commit_fails_alone(path: Path, events: Events) -> None:
-    """A defect (here: a submission that is none) is the caller's own error; those who shared the commit are served."""
-    good = [each(events.fact()) for _ in range(5)]
-    batches: list[list[Submission]] = [*good[:2], [None], *good[2:]]  # type: ignore[list-item]
-    results: dict[int, object] = {}
+def test_a_shared_commit_is_bounded(path: Path, events: Events) -> None:
+    batches = [each(*(events.fact() for _ in range(1_500))) for _ in range(5)]
     with closing(SQLiteStore(path)) as store:
-        tickets_ready = threading.Barrier(len(batches))
+        results, commits = together(store, batches)
+        assert commits == [3, 2]
+        assert sorted(position for result in results for outcome in result for position in outcome.positions) == list(range(1, 7_501))
 
-        def run(index: int) -> None:
-            tickets_ready.wait()
-            try:
-                results[index] = store.append(batches[index])
-            except Exception as error:
-                results[index] = error
 
-        in_threads(run, len(batches))
-        assert isinstance(results.pop(2), AttributeError)
-        assert sorted(stored(outcome[0]).positions[0] for outcome in results.values()) == [1, 2, 3, 4, 5]  # type: ignore[index]
+def test_an_append_that_breaks_the_shared_commit_fails_alone(path: Path, events: Events) -> None:
+    """A defect (here: an event that is none) is its caller's own error; those who shared the commit are served."""
+    broken = [Submission((None,))]  # type: ignore[arg-type]
+    batches = [broken, *(each(events.fact()) for _ in range(5))]
+    with closing(SQLiteStore(path)) as store:
+        results, commits = together(store, batches)
+        assert commits == [6, *[1] * 6]
+        assert isinstance(results[0], TypeError)
+        assert sorted(stored(outcome).positions[0] for (outcome,) in results[1:]) == [1, 2, 3, 4, 5]
+
+
+def test_what_is_wrong_with_the_store_is_everybodys_error_and_an_object_of_each(path: Path, events: Events) -> None:
+    with closing(SQLiteStore(path, busy_timeout_s=0)) as store, raw(path) as other:
+        other.execute("BEGIN IMMEDIATE")
+        results, commits = together(store, [each(events.fact()) for _ in range(4)])
+        assert commits == [4]
+        assert all(isinstance(error, StoreUnavailable) for error in results)
+        assert len(set(map(id, results))) == 4
+        other.execute("ROLLBACK")
+
+
+def test_an_interrupted_leader_leaves_the_others_to_be_served(path: Path, events: Events) -> None:
+    class Interrupting(ManualClock):
+        def now_us(self) -> int:
+            if interrupts:
+                raise interrupts.pop()
+            return super().now_us()
+
+    interrupts = [KeyboardInterrupt()]
+    with closing(SQLiteStore(path, clock=Interrupting(START))) as store:
+        results, _ = together(store, [each(events.fact()) for _ in range(5)])
+        assert sum(isinstance(result, KeyboardInterrupt) for result in results) == 1
+        assert sum(isinstance(result, list) and stored(result[0]).stored for result in results) == 4
+        assert store.head() == 5, "the interrupted one was stored by the next leader: like a lost answer, ids make a retry safe"
+        assert verify(store).ok
 
 
 # ---------------------------------------------------------------- plans

@@ -335,8 +335,8 @@ def _effect(c: CustomerAggregate, decision_id: UUID, intent_id: UUID, **changes:
     if known is None or intent_id not in known.effects:
         return c
     effects = {**known.effects, intent_id: replace(known.effects[intent_id], **changes)}
-    # A decision none of whose effects happened has failed; one that reached the customer has acted. What a person set aside stays so.
-    failed = known.disposition != "suppressed" and all(e.status in {"failed", "cancelled"} for e in effects.values())
+    # A decision none of whose effects happened has failed; one that reached the customer has acted.
+    failed = all(e.status in {"failed", "cancelled"} for e in effects.values())
     return _put(c, replace(known, effects=effects, disposition="failed" if failed else known.disposition))
 
 
