@@ -47,7 +47,7 @@ def demo(
         return
     out.print()
     hint("Look around (the demo's quarter is over, so say as of when):")
-    as_of = f"--as-of {clock.now():%Y-%m-%d}"
+    as_of = f"--as-of {start + timedelta(days=_DAYS - 1):%Y-%m-%d}"
     out.print(f"    export POSTSALE_DB={url}")
     for command in (f"customer list --at-risk {as_of}", f"customer why {story['example_customer']} {as_of}", *_LOOK):
         out.print(f"    {_program()} {command}")
