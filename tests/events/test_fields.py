@@ -197,7 +197,9 @@ def test_an_answer_outside_its_scale_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "bad", [math.nan, math.inf, 2**60, {1, 2}, object(), b"x", "\ud800", {1: 2}, [[math.nan]], {"a": {"b": -math.inf}}], ids=lambda bad: type(bad).__name__
+    "bad",
+    [math.nan, math.inf, 2**60, {1, 2}, object(), b"x", "\ud800", {1: 2}, [[math.nan]], {"a": {"b": -math.inf}}],
+    ids=lambda bad: type(bad).__name__,
 )
 def test_what_json_would_change_or_cannot_hold_is_refused_by_field_and_never_stored_as_null(bad: Any) -> None:
     event = Everything(loose={"deep": bad})

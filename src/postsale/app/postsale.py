@@ -29,7 +29,7 @@ from postsale.app.recorder import Recorder
 from postsale.app.rounds import Rounds, RunReport
 from postsale.app.simulation import Simulated
 from postsale.app.tenant import Tenant
-from postsale.errors import InvalidInput, UnknownDecision, Unsupported
+from postsale.errors import InvalidInput, UnknownDecision, Unsupported, ViewMoved
 from postsale.events import Clock, ManualClock, Origin, StreamId, SystemClock, check_tenant, to_us
 from postsale.projections import HealthModel
 from postsale.projections.customer_health import CUSTOMER_HEALTH
@@ -105,7 +105,7 @@ class PostSale:
         clock = clock or SystemClock()
         toolbox = Toolbox(tools, sandbox=sandbox)
         with ExitStack() as opened:
-            store = open_store(url, clock)
+            store = open_store(url, clock, durable=world is not Origin.SIMULATION)  # a simulation is made again
             opened.callback(store.close)
             vault = FileVault.in_memory() if url == "memory:" else FileVault(_beside(url, ".keys"))
             opened.callback(vault.close)
@@ -196,13 +196,21 @@ class PostSale:
         """
         engine = self.engine if agents is None else self.engine_of(agents)
         head = self.log.store.head()
-        report = RunReport(folded=self.runner.catch_up().events)
+        report = RunReport(folded=self._catch_up())
         tenants = self.tenants()
         if engine.agents:
             Rounds(self.log, self.views, self.readings, engine).run(tenants, report, on_progress)
         for tenant in tenants:
-            report.dispositions.update(e.disposition for e in read_journal(self.log.store, tenant) if e.position > head)
+            report.dispositions.update(e.disposition for e in read_journal(self.log.store, tenant, after=head))
         return report
+
+    def _catch_up(self) -> int:
+        """Facts folded. Another process that folds the same view is as good: then look again from where it has come to."""
+        while True:
+            try:
+                return self.runner.catch_up().events
+            except ViewMoved:
+                continue
 
     def simulate(
         self,

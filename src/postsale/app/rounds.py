@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +17,7 @@ import orjson
 from postsale.agents.engines.embedded import Attended, EmbeddedEngine
 from postsale.aggregates.identity import CUSTOMERS
 from postsale.app.readings import Readings, Subject
+from postsale.errors import KeyUnavailable, PostSaleError, StoreUnavailable, ViewMoved
 from postsale.events import DAY_US, Lane, StoredEvent, StreamId
 from postsale.projections.views import Views
 from postsale.store.contract import Query
@@ -25,7 +27,7 @@ _VIEW = "rounds"
 _LOOKED_AT = 50  # of one customer's new facts, when looking for the one that made the difference
 _MANY = 500  # from so many visits on, one pass over everybody is cheaper than looking at each
 News = dict[StreamId, list[StoredEvent]]
-_WAKING = frozenset({"approval/granted", "customer/command-issued", "agent/trigger-raised", "identity/stream-joined", "consent/withdrawn"})
+_WAKING = frozenset({"approval/granted", "customer/command-issued", "identity/stream-joined"})
 
 
 @dataclass(slots=True)
@@ -39,6 +41,7 @@ class RunReport:
     called: int = 0  # tools
     lapsed: int = 0  # approval requests that expired
     outcomes: int = 0
+    problems: list[tuple[str, str]] = field(default_factory=list)  # customers that could not be visited, and why
     dispositions: Counter[str] = field(default_factory=Counter)  # of the decisions of this run, as they stand at its end
 
     def add(self, done: Attended) -> None:
@@ -51,7 +54,7 @@ class RunReport:
 
     def to_dict(self) -> dict[str, Any]:
         names = ("folded", "visited", "raised", "decided", "called", "lapsed", "outcomes")
-        return {"counts": {name: getattr(self, name) for name in names}, "dispositions": dict(self.dispositions)}
+        return {"counts": {name: getattr(self, name) for name in names}, "dispositions": dict(self.dispositions), "problems": self.problems}
 
 
 class Rounds:
@@ -81,12 +84,20 @@ class Rounds:
             visits = self._worth(tenant, visits, now_us)
         rows: dict[str, bytes | None] = {"last": orjson.dumps(now_us)}
         for stream, facts in visits.items():
-            attended = self._engine.attend(stream, self._cause(stream, facts, now_us), since_us=last_us)
+            try:
+                attended = self._engine.attend(stream, self._cause(stream, facts, now_us), since_us=last_us)
+            except (StoreUnavailable, KeyUnavailable):
+                raise
+            except PostSaleError as error:  # one customer's trouble is not the others'; it is visited again by the next run
+                report.problems.append((str(stream), f"{type(error).__name__}: {error}"))
+                rows[f"due/{stream.id}"] = orjson.dumps(now_us)
+                continue
             report.add(attended)
             due = attended.next_due_us
             rows[f"due/{stream.id}"] = None if due is None else orjson.dumps(due)
             on_progress(1)
-        self._views.write(view, rows, checkpoint=head, expected=done)
+        with suppress(ViewMoved):  # another process made the same rounds meanwhile
+            self._views.write(view, rows, checkpoint=head, expected=done)
 
     def _worth(self, tenant: str, visits: News, now_us: int) -> News:
         """One cheap pass over everybody finds who has anything to be done; news of the others needs no visit."""

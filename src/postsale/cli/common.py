@@ -41,7 +41,8 @@ _WIDTH = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 140  # a pi
 out = Console(highlight=False, width=_WIDTH)
 err = Console(stderr=True, highlight=False)
 
-EXIT_CODES = """Exit status: 0 done · 1 a check found something wrong · 2 the input is wrong · 3 refused · 4 not found · 5 the database or its keys cannot be used"""
+EXIT_CODES = """Exit status: 0 done · 1 a check found something wrong · 2 the input is wrong · 3 refused · 4 not found · 5 the database or its keys cannot be used
+Environment: POSTSALE_DB · POSTSALE_TENANT · POSTSALE_TOKEN (act as its owner) · POSTSALE_IMPORT (modules that declare your own signals)"""
 
 _STATUS: tuple[tuple[tuple[type[PostSaleError], ...], int], ...] = (
     ((LogDamaged, ReplayDiverged), 1),

@@ -8,7 +8,22 @@ import typer
 from rich.markup import escape
 
 from postsale.aggregates.artifacts import MODES
-from postsale.cli.common import DEFAULT_DB, AsOf, Db, Json, TenantName, counts, emit, hint, opened, out, parse_time, progress, tenant_of
+from postsale.cli.common import (
+    DEFAULT_DB,
+    AsOf,
+    Db,
+    Json,
+    TenantName,
+    counts,
+    emit,
+    hint,
+    opened,
+    out,
+    parse_time,
+    progress,
+    table,
+    tenant_of,
+)
 from postsale.cli.named import AgentNames, named_agents
 from postsale.errors import InvalidInput
 
@@ -43,7 +58,7 @@ def run(
                 report, url = ps.run_once(agents=agents, on_progress=advance), db
     if json:
         emit({**report.to_dict(), "db": url})
-        return
+        raise typer.Exit(1 if report.problems else 0)
     counts("Run", report.to_dict()["counts"])
     if report.dispositions:
         counts("Dispositions", dict(report.dispositions))
@@ -51,4 +66,7 @@ def run(
         out.print("[dim]No agent had anything to decide.[/]")
     if url != db:
         out.print(f"The simulation is in [bold]{escape(url)}[/]; the database it came from is unchanged.")
+    if report.problems:
+        table("[red]Not visited[/]", ("customer", "why"), [(stream, escape(why)) for stream, why in report.problems[:20]])
+        raise typer.Exit(1)
     hint(f"postsale decision list --db {escape(url)}")
