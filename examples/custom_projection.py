@@ -1,9 +1,7 @@
 """A signal and features of your own, folded over a few facts."""
 
-from datetime import UTC, datetime
-
 from postsale.aggregates.signals import Signal
-from postsale.events import to_us
+from postsale.events import DAY_US, from_us
 from postsale.projections import Features, Fold, count, days, derived, fact_from
 
 
@@ -21,7 +19,6 @@ class Webinars(Features, version=1, owner="marketing"):
         return stayed / attended if attended else None
 
 
-at = datetime(2026, 1, 5, tzinfo=UTC)
-seen = [WebinarAttended(source="zoom", id=f"{n}", occurred_at=at, stayed_min=8 * n) for n in range(5)]
+seen = [WebinarAttended(source="zoom", id=f"{n}", occurred_at=from_us((20_600 + n) * DAY_US), stayed_min=8 * n) for n in range(5)]
 state = Fold(Webinars).fold(fact_from(signal, n) for n, signal in enumerate(seen, 1))
-print(dict(Fold(Webinars).finish(state, to_us(at))))
+print(dict(Fold(Webinars).finish(state, as_of_us=20_610 * DAY_US)))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from postsale.aggregates.identity import ExternalId
 from postsale.aggregates.signals import Signal, UsageObserved
 from postsale.events import Event, registry
-from postsale.ingest import cloudevents
+from postsale.ingest import ITEM_LIMIT, cloudevents
 
 from .support import CANARY, outcome, said
 
@@ -92,6 +92,18 @@ def test_a_type_that_is_no_signal_is_refused(name: str) -> None:
     assert item.error is not None
     assert len(str(item.error)) < 500
     assert CANARY not in said(item)
+
+
+def test_a_registered_event_that_is_not_a_signal_cannot_be_sent_by_a_source() -> None:
+    error = cloudevents.signals(EVENT | {"type": "ingest-tests/decided@1", "data": {}}).error
+    assert error is not None
+    assert error.fields()["reason"] == "ingest-tests/decided@1 is not a signal: a source cannot send it"
+
+
+def test_an_event_beyond_the_size_limit_is_refused_unparsed() -> None:
+    item = cloudevents.item(json.dumps(EVENT).encode() + b" " * ITEM_LIMIT)
+    assert item.error is not None
+    assert item.error.fields()["reason"] == f"longer than {ITEM_LIMIT} bytes"
 
 
 @pytest.mark.parametrize("name", ["specversion", "type", "source", "id", "subject", "time"])

@@ -63,6 +63,13 @@ def test_a_bad_line_is_one_refused_item_and_the_rest_continues(tmp_path: Path) -
     assert max(len(item.raw) for item in items) < ITEM_LIMIT  # what is kept of 10 MB is bounded
 
 
+def test_two_over_long_lines_that_differ_only_at_their_ends_are_not_the_same_content(tmp_path: Path) -> None:
+    long = b"{" + b" " * (2 * ITEM_LIMIT)
+    first, second = read(write(tmp_path, long + b"1\n" + long + b"2\n", "events.ndjson"))
+    assert first.raw == second.raw
+    assert first.source_item != second.source_item
+
+
 def test_a_first_bad_line_does_not_hide_that_the_file_has_lines(tmp_path: Path) -> None:
     text = '{"broken\n' + json.dumps(EVENTS[0])
     assert [outcome(item) for item in read(write(tmp_path, text, "events.json"))] == ["error", "signals"]
@@ -119,7 +126,8 @@ def test_what_is_wrong_with_the_call_or_the_file_raises_at_once(tmp_path: Path) 
 
 def test_the_count_hint_counts_lines_and_knows_when_it_does_not_know(tmp_path: Path) -> None:
     assert count_hint("stripe", write(tmp_path, SHAPES["lines"], "a.ndjson")) == 3
-    assert count_hint("stripe", write(tmp_path, SHAPES["array"], "a.json")) is None
+    for text in (SHAPES["array"], SHAPES["pretty array"], json.dumps(EVENTS[0], indent=1)):
+        assert count_hint("stripe", write(tmp_path, text, "a.json")) is None
 
 
 def test_the_quarantine_keeps_a_file_of_one_item_that_the_same_connector_reads_again(tmp_path: Path) -> None:

@@ -188,6 +188,15 @@ def test_recurring_revenue_is_a_months_worth_rounded_down_once(items: list[dict[
     assert signal.mrr_minor == mrr
 
 
+def test_a_yearly_subscription_says_so_and_its_yearly_coupon_counts_by_the_month() -> None:
+    body = subscription(
+        {"price": price(12_000, "year", 2), "quantity": 1}, discount={"coupon": {"amount_off": 2400, "duration": "forever"}}
+    )
+    (signal,) = stripe.signals(envelope("customer.subscription.updated", body)).signals
+    assert isinstance(signal, SubscriptionChanged)
+    assert (signal.interval, signal.interval_count, signal.mrr_minor) == ("year", 2, 400)
+
+
 @pytest.mark.parametrize(
     ("over", "mrr"),
     [

@@ -237,6 +237,17 @@ def test_a_window_keeps_no_more_tiles_than_it_has_days():
     assert json.loads(fold.dump(state))[2] == {str(day): 1 for day in range(3995, 4000)}
 
 
+def test_merging_many_parts_keeps_no_more_than_the_window_either():
+    class Windowed(Features, version=1, owner="x"):
+        n = count(Measured, window=days(5))
+
+    fold = Fold(Windowed)
+    state = fold.empty()
+    for day in range(300):
+        state = fold.merge(state, fold.fold([Fact(MEASURED, day + 1, day * DAY_US, 0, {})]))
+        assert len(state[2]) <= 5
+
+
 def test_of_two_facts_at_the_same_time_the_later_position_is_the_latest():
     facts = [Fact(MEASURED, p, 7, 7, {"amount": p * 10}) for p in (3, 1, 2)]
     assert FOLD.finish(FOLD.fold(facts), 7).of(Everything.last_amount) == 30

@@ -256,6 +256,19 @@ def test_a_runner_that_was_under_way_while_another_retried_parks_again_and_loses
     assert states(slow, views) == {str(s): whole(store, s) for s in STREAMS}
 
 
+def test_a_stream_that_another_runner_retried_is_read_afresh_by_the_one_that_parked_it():
+    store, views = small_log(4), MemoryViews()
+    poison(store, STREAMS[1], 5)
+    poke(store, STREAMS[1], 6)
+    one, other = (Runner(store, views, FOLD) for _ in range(2))
+    one.catch_up()
+    _mended["yes"] = True
+    assert other.retry() == ()
+    poke(store, STREAMS[1], 7)
+    one.catch_up()
+    assert states(one, views) == {str(s): whole(store, s) for s in STREAMS}
+
+
 # ---------------------------------------------------------------- fencing, killing, other logs
 
 

@@ -89,7 +89,7 @@ def test_a_scan_goes_by_key_within_a_prefix_over_any_number_of_rows(views):
 
 def test_of_many_writers_from_one_checkpoint_exactly_one_wins(views):
     outcomes = []
-    barrier = threading.Barrier(8)
+    barrier = threading.Barrier(8, timeout=20)
 
     def write(n):
         barrier.wait()
@@ -106,6 +106,30 @@ def test_of_many_writers_from_one_checkpoint_exactly_one_wins(views):
         t.join()
     (winner,) = outcomes
     assert list(views.scan("v")) == [(f"only-{winner}", b"x"), ("winner", b"%d" % winner)]
+
+
+def test_of_many_openers_of_one_file_exactly_one_wins_and_the_others_are_told_why(tmp_path):
+    openers = [SqliteViews(tmp_path / "x.views", "log-1") for _ in range(6)]
+    lost = []
+    barrier = threading.Barrier(6, timeout=20)
+
+    def write(views, n):
+        for turn in range(20):
+            barrier.wait()
+            try:
+                views.write("v", {str(turn): b"%d" % n}, checkpoint=turn + 1, expected=turn)
+            except ViewMoved as error:
+                lost.append((turn, error.actual_checkpoint))
+
+    threads = [threading.Thread(target=write, args=(v, n)) for n, v in enumerate(openers)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert sorted(lost) == [(turn, turn + 1) for turn in range(20) for _ in range(5)]
+    assert openers[0].views() == [("v", 20, 20)]
+    for views in openers:
+        views.close()
 
 
 @settings(max_examples=30)

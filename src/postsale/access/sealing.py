@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from postsale.access.vault import KeyVault, SubjectKey, TenantKeys
 from postsale.aggregates.identity import ExternalId
-from postsale.errors import KeyUnavailable, LogDamaged, SealBroken
+from postsale.errors import KeyUnavailable, SealBroken
 from postsale.events import SEALED, Header, StoredEvent, StreamId, canonical
 
 
@@ -104,7 +104,7 @@ class Unsealer:
         try:
             fields: dict[str, Any] = orjson.loads(stored.data)
         except orjson.JSONDecodeError:
-            raise LogDamaged(position=stored.position, reason="its data are not JSON") from None
+            raise SealBroken(field=", ".join(sorted(header.sealed)), position=stored.position) from None
         for name, (subject, key_id) in header.sealed.items():
             key = keys.get(subject)
             if key is None or key.id != key_id or not self._may_see(stored.stream, subject, name):

@@ -137,16 +137,16 @@ def effect_due_us(e: Effect, abandoned_after_us: int = 0) -> float:
 def start_effect(c: CustomerAggregate, decision_id: UUID, intent_id: UUID) -> tuple[d.CustomerEvent, ...]:
     """Claim the next attempt: call the tool only after `EffectStarted`; `()` when there is nothing to attempt.
 
-    An unsafe effect that a crash left started is unknown: at most once, never again. Of a decision that was set aside
-    meanwhile nothing leaves any more: what may have left is unknown, what has not is cancelled.
+    An unsafe effect that may have left (a crash, a time-out) is unknown: at most once, never again. Of a decision that was
+    set aside meanwhile nothing leaves any more: what may have left is unknown, what has not is cancelled.
     """
     decision = c.decisions.get(decision_id)
     effect = decision.effects.get(intent_id) if decision is not None else None
     if decision is None or effect is None or effect.status not in {"ready", "started", "retry"}:
         return ()
     set_aside = decision.disposition == "suppressed"
-    if effect.status == "started" and (set_aside or effect.intent.tool_kind == "unsafe"):
-        why = "a worker stopped between the call and its result"
+    if (effect.status == "started" or effect.ambiguous) and (set_aside or effect.intent.tool_kind == "unsafe"):
+        why = "an attempt broke off between the call and its result"
         return (d.EffectUnknown(decision_id=decision_id, intent_id=intent_id, attempt=effect.attempt, reason=why),)
     if set_aside:
         return (d.EffectCancelled(decision_id=decision_id, intent_id=intent_id, reason="the decision was set aside"),)

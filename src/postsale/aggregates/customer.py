@@ -6,7 +6,7 @@ Pure and total: no clock, no random, no I/O, nothing refused. May import `events
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, TypeVar, assert_never
@@ -17,6 +17,7 @@ from postsale.aggregates.identity import MergedInto, SplitFrom, StreamJoined, St
 from postsale.events import SEALED, Lane, StoredEvent, StreamId, decode, iso, to_us
 
 MAX_TOUCHES = 64  # a frequency cap cannot ask for more
+_TOGETHER = 256
 _EMPTY: Mapping[Any, Any] = MappingProxyType({})
 K = TypeVar("K")
 V = TypeVar("V")
@@ -165,17 +166,39 @@ def empty(tenant: str, ref: str) -> CustomerAggregate:
     return CustomerAggregate(stream=customer_stream(tenant, ref))
 
 
+def evolve_facts(customer: CustomerAggregate, facts: Sequence[StoredEvent]) -> CustomerAggregate:
+    """Facts of any registered kind, the user's own too. Only the newest payload of a kind is ever parsed."""
+    newest: dict[str, StoredEvent] = {}
+    counts: Counter[str] = Counter()
+    first: dict[str, int] = {}
+    for stored in facts:
+        kind, at = stored.kind, stored.occurred_at_us
+        counts[kind] += 1
+        first[kind] = min(at, first.get(kind, at))
+        best = newest.get(kind)
+        if best is None or (at, stored.position) > (best.occurred_at_us, best.position):
+            newest[kind] = stored
+    summaries = {**customer.facts}
+    for kind, stored in newest.items():
+        known = summaries.get(kind)
+        at = stored.occurred_at_us
+        if known is None:
+            summaries[kind] = KindSummary(counts[kind], first[kind], at, stored.position, stored.fields())
+        elif (at, stored.position) > (known.latest_at_us, known.latest_position):
+            since = min(known.first_at_us, first[kind])
+            summaries[kind] = KindSummary(known.count + counts[kind], since, at, stored.position, stored.fields())
+        else:
+            summaries[kind] = replace(known, count=known.count + counts[kind], first_at_us=min(known.first_at_us, first[kind]))
+    decisions = customer.decisions
+    for stored in facts if decisions else ():
+        decisions = {k: _succeeds(o, stored) for k, o in decisions.items()}
+    position = max((stored.position for stored in facts), default=0)
+    return replace(customer, facts=summaries, decisions=decisions, position=max(customer.position, position))
+
+
 def evolve_fact(customer: CustomerAggregate, stored: StoredEvent) -> CustomerAggregate:
-    """A fact of any registered kind, the user's own too."""
-    kind, at, known = stored.kind, stored.occurred_at_us, customer.facts.get(stored.kind)
-    if known is None:
-        summary = KindSummary(1, at, at, stored.position, stored.fields())
-    elif (at, stored.position) > (known.latest_at_us, known.latest_position):
-        summary = KindSummary(known.count + 1, min(known.first_at_us, at), at, stored.position, stored.fields())
-    else:
-        summary = replace(known, count=known.count + 1, first_at_us=min(known.first_at_us, at))
-    decisions = {k: _succeeds(o, stored) for k, o in customer.decisions.items()} if customer.decisions else customer.decisions
-    return replace(customer, facts={**customer.facts, kind: summary}, decisions=decisions, position=max(customer.position, stored.position))
+    """One fact."""
+    return evolve_facts(customer, (stored,))
 
 
 def _succeeds(o: OpenDecision, fact: StoredEvent) -> OpenDecision:
@@ -193,11 +216,16 @@ def evolve_decision(customer: CustomerAggregate, stored: StoredEvent) -> Custome
 
 
 def fold(customer: CustomerAggregate, events: Iterable[StoredEvent]) -> CustomerAggregate:
-    """Evolve over events of both lanes in position order."""
+    """Evolve over events of both lanes in position order. Memory is bounded: facts are taken in by the hundred."""
+    facts: list[StoredEvent] = []
     for stored in events:
-        evolve = evolve_fact if stored.lane is Lane.FACT else evolve_decision
-        customer = evolve(customer, stored)
-    return customer
+        if stored.lane is Lane.FACT and len(facts) < _TOGETHER:
+            facts.append(stored)
+            continue
+        customer = evolve_facts(customer, facts) if facts else customer
+        facts = [stored] if stored.lane is Lane.FACT else []
+        customer = customer if facts else evolve_decision(customer, stored)
+    return evolve_facts(customer, facts) if facts else customer
 
 
 def _evolve(c: CustomerAggregate, event: d.CustomerEvent, stored: StoredEvent) -> CustomerAggregate:
@@ -307,8 +335,8 @@ def _effect(c: CustomerAggregate, decision_id: UUID, intent_id: UUID, **changes:
     if known is None or intent_id not in known.effects:
         return c
     effects = {**known.effects, intent_id: replace(known.effects[intent_id], **changes)}
-    # A decision none of whose effects happened has failed; one that reached the customer has acted. What a person set aside stays so.
-    failed = known.disposition != "suppressed" and all(e.status in {"failed", "cancelled"} for e in effects.values())
+    # A decision none of whose effects happened has failed; one that reached the customer has acted.
+    failed = all(e.status in {"failed", "cancelled"} for e in effects.values())
     return _put(c, replace(known, effects=effects, disposition="failed" if failed else known.disposition))
 
 

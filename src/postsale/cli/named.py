@@ -1,23 +1,25 @@
-"""Which agents a command line names: shipped ones by name, your own by a policy file. None runs unless it is named."""
+"""Which agents a command line names: shipped ones by name, your own by a policy file or a module. None runs unless it is named."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated
 
 import typer
 
-from postsale.agents import Agent, ChurnOutreach, Policy, RenewalRescue
+from postsale.agents import SHIPPED, Agent, Policy
 from postsale.app import PostSale
 from postsale.errors import InvalidInput
-
-SHIPPED: dict[str, type[Agent]] = {"renewal-rescue": RenewalRescue, "churn-outreach": ChurnOutreach}
 
 AgentNames = Annotated[
     list[str] | None,
     typer.Option(
-        "--agent", help=f"Name an agent: {', '.join(SHIPPED)}, or a policy file. Repeat for several. [default: those named before]"
+        "--agent",
+        help=f"Name an agent: {', '.join(SHIPPED)}, a policy file, or module:Agent. Repeat for several. [default: those named before]",
     ),
 ]
 
@@ -28,7 +30,24 @@ def agent_named(name: str) -> Agent:
         return SHIPPED[name]()
     if name.endswith(".toml") and Path(name).is_file():
         return Agent(Policy.load(Path(name)))
-    raise InvalidInput(what="option", field="--agent", reason=f"expected {', '.join(SHIPPED)}, or the path of a policy file (.toml)")
+    module, colon, attribute = name.partition(":")
+    if colon:
+        found = getattr(imported(module), attribute, None)
+        agent = found() if isinstance(found, type) and issubclass(found, Agent) else found
+        if isinstance(agent, Agent):
+            return agent
+    reason = f"expected {', '.join(SHIPPED)}, the path of a policy file (.toml), or module:Agent"
+    raise InvalidInput(what="option", field="--agent", reason=reason)
+
+
+def imported(module: str) -> ModuleType:
+    """A module of the user's own, from the current folder or installed. InvalidInput when there is none of this name."""
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    try:
+        return import_module(module)
+    except ModuleNotFoundError:
+        raise InvalidInput(what="option", field="module", reason=f"there is no module {module!r} here") from None
 
 
 def named_agents(ps: PostSale, names: Sequence[str] | None) -> list[Agent]:

@@ -8,7 +8,22 @@ import typer
 from rich.markup import escape
 
 from postsale.aggregates.artifacts import MODES
-from postsale.cli.common import DEFAULT_DB, AsOf, Db, Json, TenantName, counts, emit, hint, opened, out, parse_time, progress, tenant_of
+from postsale.cli.common import (
+    DEFAULT_DB,
+    AsOf,
+    Db,
+    Json,
+    TenantName,
+    counts,
+    emit,
+    hint,
+    opened,
+    out,
+    parse_time,
+    progress,
+    table,
+    tenant_of,
+)
 from postsale.cli.named import AgentNames, named_agents
 from postsale.errors import InvalidInput
 
@@ -29,22 +44,29 @@ def run(
     at = parse_time(as_of)
     if simulate != (at is not None):
         raise InvalidInput(what="run", field="--as-of", reason="--simulate and --as-of go together")
-    if mode not in MODES:
+    how = next((m for m in MODES if m == mode), None)
+    if how is None:
         raise InvalidInput(what="run", field="--mode", reason=f"expected one of {', '.join(MODES)}")
     with opened(db) as ps:
         agents = named_agents(ps, agent)
         if simulate and at is not None:
             with progress("simulating", None, quiet=json) as advance:
-                result = ps.simulate(tenant_of(ps, tenant).name, at, agents=agents, into=into, mode=mode, on_progress=advance)
+                result = ps.simulate(tenant_of(ps, tenant).name, at, agents=agents, into=into, mode=how, on_progress=advance)
             report, url = result.report, result.url
         else:
             with progress("running", None, quiet=json) as advance:
                 report, url = ps.run_once(agents=agents, on_progress=advance), db
     if json:
         emit({**report.to_dict(), "db": url})
-        return
+        raise typer.Exit(1 if report.problems else 0)
     counts("Run", report.to_dict()["counts"])
-    counts("Dispositions", dict(report.dispositions)) if report.dispositions else out.print("[dim]No agent had anything to decide.[/]")
+    if report.dispositions:
+        counts("Dispositions", dict(report.dispositions))
+    else:
+        out.print("[dim]No agent had anything to decide.[/]")
     if url != db:
         out.print(f"The simulation is in [bold]{escape(url)}[/]; the database it came from is unchanged.")
+    if report.problems:
+        table("[red]Not visited[/]", ("customer", "why"), [(stream, escape(why)) for stream, why in report.problems[:20]])
+        raise typer.Exit(1)
     hint(f"postsale decision list --db {escape(url)}")

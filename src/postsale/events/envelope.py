@@ -14,10 +14,10 @@ from uuid import UUID
 
 import orjson
 
-from postsale.errors import InvalidInput, LogDamaged
+from postsale.errors import InvalidInput
 from postsale.events.clock import from_us, iso
 from postsale.events.ids import Lane, StreamId
-from postsale.events.model import Event, canonical, decode_payload, registry
+from postsale.events.model import Event, canonical, decode_payload, not_json, registry
 
 
 class Origin(StrEnum):
@@ -147,7 +147,7 @@ class StoredEvent(NamedTuple):
         try:
             fields = orjson.loads(self.data)
         except orjson.JSONDecodeError:
-            raise LogDamaged(position=self.position, reason="its data are not JSON") from None
+            raise not_json(self.wire_name, self.position) from None
         if registry.is_current(self.wire_name):
             return fields  # type: ignore[no-any-return]
         return registry.upcast(self.wire_name, fields, self.position)
@@ -186,13 +186,13 @@ class Recorded(Generic[E]):
 def decode(stored: StoredEvent, unseal: Unseal | None = None) -> Recorded[Event]:
     """The typed event and its header. Without `unseal` every personal field is MASKED.
 
-    Raises UnknownWireName, UpcastFailed, InvalidInput, SealBroken, LogDamaged; never skips.
+    Raises UnknownWireName, UpcastFailed, InvalidInput, SealBroken; never skips.
     """
     try:
         header = Header.from_bytes(stored.header)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        reason = error.reason if isinstance(error, InvalidInput) else type(error).__name__
-        raise LogDamaged(position=stored.position, reason=f"its header cannot be read ({reason})") from None
+        reason = error.reason if isinstance(error, InvalidInput) else f"not a header ({type(error).__name__})"
+        raise InvalidInput(what=f"{stored.wire_name} at position {stored.position}", field="header", reason=reason) from None
     data = unseal(stored, header) if unseal is not None and header.sealed else stored.data
     envelope: dict[str, str] = {}
     if registry.get(stored.wire_name, stored.position).envelope_fields:

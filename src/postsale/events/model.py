@@ -18,7 +18,7 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, ValidationError
 from pydantic_core import core_schema
 
-from postsale.errors import BadDeclaration, InvalidInput, LogDamaged, UnknownWireName, UpcastFailed
+from postsale.errors import BadDeclaration, InvalidInput, UnknownWireName, UpcastFailed
 
 _FIELD = re.compile(r"[A-Za-z0-9_$]{1,64}\Z")
 _BRANCHES: Final = frozenset({"bool", "int", "str", "float", "none"})  # what pydantic calls the branches of a union
@@ -313,30 +313,31 @@ def schema_digest(cls: type[Event]) -> bytes:
 def decode_payload(wire_name: str, data: bytes, envelope: Mapping[str, str] | None = None, position: int | None = None) -> Event:
     """The event that `data` holds. `envelope` carries the values of `envelope_fields` as JSON strings.
 
-    Raises UnknownWireName, UpcastFailed, LogDamaged when the bytes are not a JSON object, InvalidInput when they do not fit
-    their declared kind.
+    Raises UnknownWireName, UpcastFailed, or InvalidInput when stored bytes do not fit their declared kind.
     """
     cls = registry.get(wire_name, position)
     if not registry.is_current(wire_name):
         data = _upcast_bytes(wire_name, data, position)
-    if data[:1] != b"{":
-        raise LogDamaged(position=position or 0, reason="its data are not a JSON object")
+    if data[:1] != b"{" or data[-1:] != b"}":
+        raise not_json(wire_name, position)
     if envelope:  # last, because the last of two equal keys counts: no payload speaks for the envelope
         head = orjson.dumps(envelope)
         data = head if data == b"{}" else data[:-1] + b"," + head[1:]
     try:
         return cls.__pydantic_validator__.validate_json(data)  # type: ignore[no-any-return]
     except ValidationError as error:
-        if error.errors(include_url=False, include_input=False)[0]["type"] == "json_invalid":
-            raise LogDamaged(position=position or 0, reason="its data are not JSON") from None
         raise invalid_input(f"{wire_name} at position {position}", error) from None
+
+
+def not_json(wire_name: str, position: int | None) -> InvalidInput:
+    return InvalidInput(what=f"{wire_name} at position {position}", field="data", reason="expected a JSON object")
 
 
 def _upcast_bytes(wire_name: str, data: bytes, position: int | None) -> bytes:
     try:
         fields = orjson.loads(data)
     except orjson.JSONDecodeError:
-        raise LogDamaged(position=position or 0, reason="its data are not JSON") from None
+        raise not_json(wire_name, position) from None
     fields = registry.upcast(wire_name, fields, position)
     try:
         return to_json(wire_name, fields, canonical)

@@ -150,19 +150,23 @@ def _move_open(entry: Entry, status: str) -> dict[UUID, str]:
     return {k: status if s in {"held", "ready", "retry"} else s for k, s in entry.effects.items()}
 
 
-def read_journal(store: Store, tenant: str, streams: tuple[StreamId, ...] = (), *, known_at_us: int | None = None) -> list[Entry]:
-    """Every decision of a tenant, or of some streams, as known at a time; oldest first."""
+def read_journal(
+    store: Store, tenant: str, streams: tuple[StreamId, ...] = (), *, after: int = 0, known_at_us: int | None = None
+) -> list[Entry]:
+    """Every decision of a tenant, or of some streams, recorded after a position, as known at a time; oldest first."""
     journal = Journal()
-    for recorded in decision_events(store, tenant, streams, known_at_us=known_at_us):
+    for recorded in decision_events(store, tenant, streams, after=after, known_at_us=known_at_us):
         journal.add(recorded.stored, recorded.data)
     return list(journal.entries.values())
 
 
 def decision_events(
-    store: Store, tenant: str, streams: tuple[StreamId, ...] = (), *, known_at_us: int | None = None
+    store: Store, tenant: str, streams: tuple[StreamId, ...] = (), *, after: int = 0, known_at_us: int | None = None
 ) -> Iterator[Recorded[Event]]:
     """The events a journal is folded from, in position order."""
-    query = Query(tenant=tenant, streams=streams, category="customers", lane=Lane.DECISION, kinds=KINDS, known_at_us=known_at_us)
+    query = Query(
+        tenant=tenant, streams=streams, category="customers", lane=Lane.DECISION, kinds=KINDS, after=after, known_at_us=known_at_us
+    )
     for stored in store.read(query):
         yield decode(stored)
 

@@ -135,7 +135,7 @@ def code_of(error: Exception) -> str:
     return getattr(error, "sqlite_errorname", None) or type(error).__name__
 
 
-def connect(path: Path, *, busy_timeout_s: float, reader: bool = False) -> sqlite3.Connection:
+def connect(path: Path, *, busy_timeout_s: float, reader: bool = False, durable: bool = True) -> sqlite3.Connection:
     """A connection in autocommit mode, usable from any thread. Never creates a file. `path` is absolute."""
     db = sqlite3.connect(f"{path.as_uri()}?mode=rw", uri=True, timeout=busy_timeout_s, isolation_level=None, check_same_thread=False)
     try:
@@ -143,7 +143,8 @@ def connect(path: Path, *, busy_timeout_s: float, reader: bool = False) -> sqlit
         if reader:
             db.execute("PRAGMA query_only = ON")
         else:
-            db.execute("PRAGMA synchronous = FULL")  # WAL with NORMAL loses acknowledged commits with the power
+            # WAL with NORMAL loses acknowledged commits with the power; a simulation is made again instead.
+            db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'OFF'}")
             db.execute("PRAGMA cache_size = -32000")  # kB; random ids touch most pages of `keys`, hold them
             db.execute("PRAGMA wal_autocheckpoint = 8000")  # pages; a page changed by many commits is copied once
     except BaseException:
@@ -152,7 +153,7 @@ def connect(path: Path, *, busy_timeout_s: float, reader: bool = False) -> sqlit
     return db
 
 
-def open_file(path: Path, *, busy_timeout_s: float) -> sqlite3.Connection:
+def open_file(path: Path, *, busy_timeout_s: float, durable: bool = True) -> sqlite3.Connection:
     """A write connection to the log at `path`, created when there is no file, or an empty one.
 
     StoreUnavailable for anything that is not a log of this schema version; such a file is not changed.
@@ -166,7 +167,7 @@ def open_file(path: Path, *, busy_timeout_s: float) -> sqlite3.Connection:
                 raise
             except OSError as error:
                 raise StoreUnavailable(url=url, reason=f"cannot be created ({error.strerror})") from error
-        db = connect(path, busy_timeout_s=busy_timeout_s)
+        db = connect(path, busy_timeout_s=busy_timeout_s, durable=durable)
         try:
             db.execute("BEGIN")  # one snapshot: another process may be creating the log just now
             new = _is_new(db, url)

@@ -26,7 +26,7 @@ from postsale.aggregates import commands
 from postsale.aggregates import decisions as d
 from postsale.aggregates.artifacts import EVERY_AGENT, AgentControl, Mode, policy_stream
 from postsale.aggregates.customer import CustomerAggregate, PendingTrigger
-from postsale.aggregates.identity import ALIASES, AliasLinked, AliasMoved, customer_stream
+from postsale.aggregates.identity import ALIASES, AliasLinked, customer_stream
 from postsale.errors import BadDeclaration, ConditionFailed, ContentConflict, InvalidInput, StoreUnavailable, VersionConflict
 from postsale.events import DAY_US, Actor, Event, Header, Origin, StoredEvent, StreamId, decode, derive_id
 from postsale.store.contract import Condition, NoneSince, StreamAt
@@ -133,7 +133,7 @@ class EmbeddedEngine:
         if stream.category == ALIASES:
             (newest,) = self.log.store.latest([stream])
             event = decode(newest).data if newest is not None else None
-            if not isinstance(event, AliasLinked | AliasMoved):
+            if not isinstance(event, AliasLinked):
                 return None
             stream = customer_stream(stream.tenant, event.account)
         for _ in range(_MAX_MERGES):
@@ -159,6 +159,10 @@ class EmbeddedEngine:
         A live condition rises with time only when it was false at `since_us`: an imported history of troubles is no news.
         """
         return self._watch(self.log.customer(stream), cause, since_us)[0]
+
+    def raises(self, fact: StoredEvent) -> bool:
+        """Whether a fact of this origin can raise a trigger in this engine's world."""
+        return Header.from_bytes(fact.header).origin in self._raising
 
     def _watch(self, customer: CustomerAggregate, cause: StoredEvent | None, since_us: int | None) -> tuple[int, bool]:
         header = Header.from_bytes(cause.header) if cause is not None else None
@@ -370,7 +374,7 @@ class EmbeddedEngine:
 
     def _values(self, c: CustomerAggregate, agent: Agent, at_us: int) -> tuple[dict[str, d.Scalar], HealthReading]:
         """Everything on offer at a time, rounded, and the reading it came from."""
-        health = self.health.read(c, at_us)
+        health = self.health.read(c, at_us, agent.wanted)
         return {n: rounded(v) for n, v in agent.values(c, health, at_us).items()}, health
 
     def _reread(self, c: CustomerAggregate, agent: str) -> tuple[Mapping[str, d.Scalar], int]:
