@@ -17,6 +17,7 @@ from postsale.errors import StoreUnavailable
 from postsale.events import StoredEvent
 from postsale.store import MemoryStore, Query, SQLiteStore, VerifyReport, verify
 from postsale.store.leaves import Frontier, commitment, leaf_of
+from postsale.store.memory import MemoryEvidence
 from postsale.store.sqlite_schema import expected_schema
 from postsale.testing import Events
 from postsale.testing.store_building import each
@@ -352,6 +353,36 @@ def test_the_log_in_memory_is_verified_too(damage: Callable[[list[StoredEvent]],
     report = verify(store)
     assert min(named(report)) <= TARGET <= max(named(report))
     assert not report.ok
+
+
+def test_an_event_handed_to_another_tenant_is_named_even_when_its_id_goes_along(path: Path) -> None:
+    with without_triggers(path) as db:
+        for table in ("events", "keys"):
+            db.execute(f"UPDATE {table} SET tenant = 3 - tenant WHERE position = {TARGET}")
+    assert (TARGET, "its tenant is not the tenant of its stream") in verified(path).problems
+
+
+def test_an_id_used_twice_is_named_even_when_the_table_of_ids_agrees() -> None:
+    """No index of a sound file holds an id twice; a damaged one, or another store's, may."""
+
+    class Doubled(MemoryStore):
+        def evidence(self) -> MemoryEvidence:
+            whole = super().evidence()
+            rows = [*self._rows[:-1], self._rows[-1]._replace(event_id=self._rows[0].event_id)]
+            last = rows[-1]
+            fields = last._asdict()
+            del fields["leaf"]
+            rows[-1] = last._replace(leaf=leaf_of(commitment(**fields)))
+            frontier = Frontier()
+            for row in rows:
+                frontier.append(row.leaf)
+            keys = sorted((row.tenant, row.event_id.bytes, row.position, row.content_mac) for row in rows)
+            return MemoryEvidence(rows, keys, {"acme": (whole.heads()["acme"][1], frontier.to_bytes())})
+
+    with closing(Doubled()) as store:
+        events = Events(seed=3)
+        store.append(each(*(events.fact() for _ in range(5))))
+        assert verify(store).problems == [(5, "its id is not in order in the table of ids")]
 
 
 def test_a_wholly_damaged_log_does_not_fill_the_memory_with_reasons(monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
