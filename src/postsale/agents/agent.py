@@ -67,14 +67,19 @@ class Agent:
         """Everything on offer: the built-in evidence, the reading's features, and what this agent adds."""
         return customer_evidence(customer, health, at_us) | dict(self.evidence(customer, health, at_us))
 
-    def check(self, policy: Policy, features: Mapping[str, InputType]) -> None:
+    def check(self, policy: Policy, features: Mapping[str, InputType | None]) -> None:
         """Return when every input of `policy` is on offer with its declared type; else PolicyInvalid names the input."""
-        on_offer = dict(features) | {n: o.type for n, o in OFFERED.items()} | dict(self.offers)
+        on_offer: dict[str, InputType | None] = dict(features) | {n: o.type for n, o in OFFERED.items()} | dict(self.offers)
         for name, kind in policy.inputs.items():
             if name not in on_offer:
                 raise PolicyInvalid(policy=policy.name, where=f"inputs.{name}", reason=f"agent {self.name!r} has no such evidence")
-            if on_offer[name] != kind:
+            if on_offer[name] not in {kind, None}:
                 raise PolicyInvalid(policy=policy.name, where=f"inputs.{name}", reason=f"declared {kind}, but it is {on_offer[name]}")
+
+    @property
+    def wanted(self) -> frozenset[str]:
+        """Evidence names that the agent's own policy declares."""
+        return frozenset(self.policy.inputs)
 
     @property
     def spec(self) -> AgentSpec:

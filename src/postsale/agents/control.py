@@ -73,19 +73,21 @@ def set_mode(desk: Desk, tenant: str, agent: str, mode: Mode, *, person: Person,
     """How far the agent may go from now on: observe, propose, act."""
     if mode not in MODES:
         raise InvalidInput(what="autonomy", field="mode", reason=f"expected one of {', '.join(MODES)}")
-    event = AutonomyChanged(agent=agent, mode=mode, owner=person.login, reason=require_reason(reason, "autonomy"))
+    event = AutonomyChanged(
+        agent=agent, mode=mode, owner=require_person(person, "control agents").login, reason=require_reason(reason, "autonomy")
+    )
     return _change(desk, agent_stream(tenant, agent), event, person)
 
 
 def pause(desk: Desk, tenant: str, agent: str = EVERY_AGENT, *, person: Person, reason: str) -> AgentControl:
     """The kill switch: from the return on, no decision of the agent acts and no further effect leaves."""
-    event = AgentPaused(agent=agent, owner=person.login, reason=require_reason(reason, "pause"))
+    event = AgentPaused(agent=agent, owner=require_person(person, "control agents").login, reason=require_reason(reason, "pause"))
     return _change(desk, agent_stream(tenant, agent), event, person)
 
 
 def resume(desk: Desk, tenant: str, agent: str = EVERY_AGENT, *, person: Person, reason: str) -> AgentControl:
     """Release the kill switch."""
-    event = AgentResumed(agent=agent, owner=person.login, reason=require_reason(reason, "resume"))
+    event = AgentResumed(agent=agent, owner=require_person(person, "control agents").login, reason=require_reason(reason, "resume"))
     return _change(desk, agent_stream(tenant, agent), event, person)
 
 
@@ -100,7 +102,6 @@ def resume_everything(desk: Desk, *, person: Person, reason: str) -> AgentContro
 
 
 def _change(desk: Desk, stream: StreamId, event: AutonomyChanged | AgentPaused | AgentResumed, person: Person) -> AgentControl:
-    person = require_person(person, "control agents")
     for attempt in range(1, TRIES + 1):
         state = desk.control(stream)
         same = (

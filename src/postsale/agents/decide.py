@@ -107,6 +107,8 @@ def decide(spec: AgentSpec, policy: Policy, case: Case, mac: Mac) -> Decided:
             arguments = {k: _argument(v, case, because, offer) for k, v in sorted(chosen.arguments.items())}
         except _NoValue as missing:
             offer, problem = None, str(missing)
+    if case.flags and "failed" in case.flags:  # what surrounds the decision broke; recorded, so that it is made again alike
+        problem = str(case.flags["failed"])
     verdicts = judge(policy, chosen, no_row, offer, case.context, mode=case.mode, depth=case.depth, tools=case.tools)
     suppressed_by = first_failed(verdicts)
     disposition = _disposition(chosen, offer, case.mode, suppressed_by, problem)

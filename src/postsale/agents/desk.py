@@ -28,7 +28,7 @@ from postsale.aggregates.artifacts import (
 )
 from postsale.aggregates.customer import CustomerAggregate
 from postsale.aggregates.decisions import BudgetCommitted, BudgetEvent, BudgetReleased, BudgetReserved, DecisionRecorded
-from postsale.errors import ConditionFailed, UnknownDecision, VersionConflict
+from postsale.errors import ConditionFailed, ContentConflict, UnknownDecision, VersionConflict
 from postsale.events import Event, Lane, NewEvent, Origin, Recorded, StreamId, decode, derive_id
 from postsale.store.contract import Appended, Condition, Query, StreamAt
 from postsale.store.log import Cause, Draft, Log
@@ -55,6 +55,8 @@ class Change:
     conditions: tuple[Condition, ...] = ()
     reserve: BudgetReserved | None = None
     budget: str = ""  # the budget that `reserve` takes from
+    budget_version: int = 0  # at which it had enough left
+    ambiguous: bool = False  # an effect is claimed of which an earlier attempt may have happened
 
 
 NOTHING = Change()
@@ -153,20 +155,22 @@ class Desk:
         """An event that happens now."""
         return Draft(event, event_id, self.now_us(), cause, subject)
 
-    def change(self, stream: StreamId, rule: Callable[[CustomerAggregate], Change]) -> tuple[Change, Appended | None]:
-        """Load the customer, ask the rule, append; on a conflict load and ask again, a bounded number of times.
+    def change(
+        self, stream: StreamId, rule: Callable[[CustomerAggregate], Change], customer: CustomerAggregate | None = None
+    ) -> tuple[Change, Appended | None]:
+        """Load the customer (or begin with `customer`), ask the rule, append; on a conflict load and ask again, a few times.
 
         Settlements of budgets are added here, in the same append, so that their sums hold through crashes. Returns what
         was appended; the second is None when the rule had nothing to do. Raises the last conflict when none of the tries won.
         """
         for attempt in range(1, TRIES + 1):
-            customer = self.log.customer(stream)
+            customer = customer if customer is not None and attempt == 1 else self.log.customer(stream)
             change = rule(customer)
             if not change.drafts:
                 return change, None
             try:
                 return change, self.append(customer, change)
-            except (VersionConflict, ConditionFailed):
+            except (ContentConflict, VersionConflict, ConditionFailed):
                 if attempt == TRIES:
                     raise
         raise AssertionError("unreachable")
@@ -175,19 +179,22 @@ class Desk:
         """Store a change decided on `customer`, once. Raises VersionConflict, ConditionFailed, ContentConflict."""
         tenant = customer.stream.tenant
         events = list(self.log.decisions(customer.stream, customer.version, change.drafts))
+        versions: dict[str, int] = {}  # of budgets; several settlements may follow one another
         if change.reserve is not None:
-            events.append(self._budget_event(tenant, change.budget, change.reserve, change.drafts[0].cause, "reserved"))
+            versions[change.budget] = change.budget_version
+            events.append(self._budget_event(tenant, change.budget, change.reserve, change.drafts[0].cause, versions))
         for draft in change.drafts:
             settled = settlement(customer, draft.event)
             if settled is not None:
-                name, event = settled
-                events.append(self._budget_event(tenant, name, event, draft.cause, "settled"))
+                events.append(self._budget_event(tenant, *settled, draft.cause, versions))
         return self.log.append(events, change.conditions)
 
-    def _budget_event(self, tenant: str, name: str, event: BudgetEvent, cause: Cause, step: str) -> NewEvent:
-        state = self.budget(tenant, name)
+    def _budget_event(self, tenant: str, name: str, event: BudgetEvent, cause: Cause, versions: dict[str, int]) -> NewEvent:
+        version = versions[name] if name in versions else self.budget(tenant, name).version
+        versions[name] = version + 1
+        step = "reserved" if isinstance(event, BudgetReserved) else "settled"
         draft = self.draft(event, derive_id(event.decision_id, "budget", step), cause)
-        return self.log.decision(budget_stream(tenant, name), state.version, draft)
+        return self.log.decision(budget_stream(tenant, name), version, draft)
 
     def append_to(self, stream: StreamId, version: int, events: Sequence[tuple[Event, UUID]], cause: Cause) -> Appended:
         """Events for another decision lane, such as an agent's or a policy's, after `version`."""

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from postsale.agents.expressions import InputType
 from postsale.aggregates.customer import CustomerAggregate, KindSummary
@@ -37,7 +37,7 @@ class HealthReading:
     score: float | None = None  # 0 to 100
     band: str | None = None  # poor, fair, good
     trend: str | None = None  # such as falling, steady, rising
-    features: Mapping[str, Scalar | float] = field(default_factory=dict)
+    features: Mapping[str, Any] = field(default_factory=dict)  # only integers, texts, booleans and None become evidence
     model: str | None = None  # digest of the health model
     projection: str = "health"
     projection_version: int = 0
@@ -49,12 +49,12 @@ class HealthSource(Protocol):
     """Read models as agents see them. A read has seen every fact that was acknowledged before it."""
 
     @property
-    def features(self) -> Mapping[str, InputType]:
-        """Names that `HealthReading.features` may hold, with their types after rounding."""
+    def features(self) -> Mapping[str, InputType | None]:
+        """Names that `HealthReading.features` may hold, with their types; None where only a value shows its type."""
         ...
 
-    def read(self, customer: CustomerAggregate, at_us: int) -> HealthReading:
-        """The reading of this customer at `at_us`."""
+    def read(self, customer: CustomerAggregate, at_us: int, wanted: frozenset[str]) -> HealthReading:
+        """The reading of this customer at `at_us`. What is costly is made only when its evidence name is `wanted`."""
         ...
 
 
@@ -62,10 +62,10 @@ class NoHealth:
     """No read models: health is not known, everything else comes from the customer's own state."""
 
     @property
-    def features(self) -> Mapping[str, InputType]:
+    def features(self) -> Mapping[str, InputType | None]:
         return {}
 
-    def read(self, customer: CustomerAggregate, at_us: int) -> HealthReading:  # noqa: ARG002
+    def read(self, customer: CustomerAggregate, at_us: int, wanted: frozenset[str]) -> HealthReading:  # noqa: ARG002
         return HealthReading(position=customer.position)
 
 
@@ -77,7 +77,7 @@ class Offered(NamedTuple):
 
 
 OFFERED: Mapping[str, Offered] = {
-    "health": Offered("integer", "health score, 0 to 100, rounded half up"),
+    "health": Offered("integer", "health score, 0 to 100, rounded as its band is"),
     "health_band": Offered("text", "poor, fair or good"),
     "health_trend": Offered("text", "which way the score moves"),
     "subscribed": Offered("boolean", "whether a subscription runs; missing when none was ever reported"),
@@ -114,22 +114,24 @@ def customer_evidence(customer: CustomerAggregate, health: HealthReading, at_us:
     facts, paid = customer.facts, customer.facts.get(PAID)
     terms = _newest(customer, TERMS)
     kind, running = terms if terms is not None else ("", None)
-    subscribed = None if running is None else kind != ENDED
-    scheduled = None if running is None else kind == CANCELLING
+    f = health.features  # these know several subscriptions apart; the customer's state only the newest terms
+    several = bool(f.get("known")) and "running" in f and "cancelling" in f
+    subscribed = bool(f["running"]) if several else None if running is None else kind != ENDED
+    scheduled = bool(f["cancelling"]) if several else None if running is None else kind == CANCELLING
     profile = facts[PROFILE].latest if PROFILE in facts else {}
     renewal = facts[RENEWAL].latest if RENEWAL in facts else {}
     gap = _gap_days(paid)
     since_paid = _days_since(paid, at_us)
     opened, solved, escalated = (facts[k].count if k in facts else None for k in TICKETS)
     terms_now = running.latest if running is not None and kind != ENDED else {}
-    values: dict[str, Scalar] = {name: rounded(v) for name, v in health.features.items()}
+    values: dict[str, Scalar] = {n: rounded(v) for n, v in f.items() if v is None or isinstance(v, int | str | float)}
     values |= {
         "health": rounded(health.score),
         "health_band": health.band,
         "health_trend": health.trend,
         "subscribed": subscribed,
-        "mrr_minor": _int(terms_now.get("mrr_minor")),
-        "currency": _text(terms_now.get("currency")) or (_text(paid.latest.get("currency")) if paid else None),
+        "mrr_minor": _int(f.get("mrr_minor")) if f.get("mrr_minor") is not None else _int(terms_now.get("mrr_minor")),
+        "currency": _text(f.get("currency")) or _text(terms_now.get("currency")) or (_text(paid.latest.get("currency")) if paid else None),
         "plan": _text(terms_now.get("plan")),
         "cancellation_scheduled": scheduled,
         "days_to_cancellation": _days_until(terms_now.get("effective_at"), at_us) if scheduled else None,
@@ -151,16 +153,16 @@ def customer_evidence(customer: CustomerAggregate, health: HealthReading, at_us:
         "segment": _text(profile.get("segment")),
         "country": _text(profile.get("country")),
         "industry": _text(profile.get("industry")),
-        "seats": _int(terms_now.get("seats")) if terms_now.get("seats") is not None else _int(profile.get("seats")),
+        "seats": next((x for x in map(_int, (f.get("seats"), terms_now.get("seats"), profile.get("seats"))) if x is not None), None),
         "time_zone": _text(profile.get("time_zone")),
     }
     return values
 
 
 def rounded(value: Scalar | float) -> Scalar:
-    """A value fit for thresholds: floats rounded half up to an integer; NaN and infinity are not known."""
+    """A value fit for thresholds: floats rounded to an integer, halves to the even one; NaN and infinity are not known."""
     if isinstance(value, float):
-        return math.floor(value + 0.5) if math.isfinite(value) and abs(value) < MAX_INT else None
+        return round(value) if math.isfinite(value) and abs(value) < MAX_INT else None
     return value
 
 

@@ -155,8 +155,8 @@ def _literal(text: str, kind: InputType) -> Value:
         if text not in {"true", "false"}:
             raise _Bad(f"{text!r} is neither true nor false")
         return text == "true"
-    if re.search(r"[\[\]\"]", text):
-        raise _Bad("brackets and double quotes in a text need single quotes around it")
+    if re.search(r"[\[\]\"']", text):
+        raise _Bad("brackets and quotes in a text need single quotes around it, and a quote inside is doubled")
     return text
 
 

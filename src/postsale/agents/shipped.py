@@ -26,3 +26,7 @@ class ChurnOutreach(Agent):
 
 def _shipped(name: str) -> Policy:
     return Policy.from_toml((files("postsale.agents") / "policies" / name).read_text(encoding="utf-8"), name=name)
+
+
+SHIPPED: dict[str, type[Agent]] = {"renewal-rescue": RenewalRescue, "churn-outreach": ChurnOutreach}
+"""The shipped agents by name."""

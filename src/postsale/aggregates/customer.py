@@ -6,7 +6,7 @@ Pure and total: no clock, no random, no I/O, nothing refused. May import `events
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, TypeVar, assert_never
@@ -14,9 +14,10 @@ from uuid import UUID
 
 from postsale.aggregates import decisions as d
 from postsale.aggregates.identity import MergedInto, SplitFrom, StreamJoined, StreamParted, customer_stream
-from postsale.events import Lane, StoredEvent, StreamId, decode, to_us
+from postsale.events import SEALED, Lane, StoredEvent, StreamId, decode, iso, to_us
 
 MAX_TOUCHES = 64  # a frequency cap cannot ask for more
+_TOGETHER = 256
 _EMPTY: Mapping[Any, Any] = MappingProxyType({})
 K = TypeVar("K")
 V = TypeVar("V")
@@ -41,6 +42,7 @@ class Effect:
     status: str
     attempt: int = 0
     retry_at_us: int = 0
+    ready_at_us: int = 0  # since when it may leave
     started_at_us: int = 0  # of the newest attempt
     ambiguous: bool = False  # an earlier attempt may have acted: a failure now is not certain
 
@@ -134,6 +136,28 @@ class CustomerAggregate:
         summary = self.facts.get(kind)
         return None if summary is None else summary.latest.get(name)
 
+    def to_dict(self) -> dict[str, Any]:
+        """For programs: JSON types, times in RFC 3339; personal fields stay sealed and are left out."""
+        return {
+            "ref": self.ref,
+            "position": self.position,
+            "version": self.version,
+            "facts": {
+                kind: {
+                    "count": s.count,
+                    "first_at": iso(s.first_at_us),
+                    "latest_at": iso(s.latest_at_us),
+                    "latest": {k: v for k, v in s.latest.items() if not (isinstance(v, dict) and SEALED in v)},
+                }
+                for kind, s in sorted(self.facts.items())
+            },
+            "joined": [str(stream) for stream in self.joined],
+            "merged_into": self.merged_into,
+            "consents": [{"channel": c, "purpose": p, "given": given} for (c, p), given in sorted(self.consents.items())],
+            "open_decisions": [{"id": str(k), "agent": o.agent, "disposition": o.disposition} for k, o in self.decisions.items()],
+            "open_cases": [{"id": str(k), "stage": c.stage, "since": iso(c.stage_since_us)} for k, c in self.cases.items()],
+        }
+
     def may_contact(self, channel: str, purpose: str) -> bool:
         return self.consents.get((channel, purpose), False)
 
@@ -142,17 +166,39 @@ def empty(tenant: str, ref: str) -> CustomerAggregate:
     return CustomerAggregate(stream=customer_stream(tenant, ref))
 
 
+def evolve_facts(customer: CustomerAggregate, facts: Sequence[StoredEvent]) -> CustomerAggregate:
+    """Facts of any registered kind, the user's own too. Only the newest payload of a kind is ever parsed."""
+    newest: dict[str, StoredEvent] = {}
+    counts: Counter[str] = Counter()
+    first: dict[str, int] = {}
+    for stored in facts:
+        kind, at = stored.kind, stored.occurred_at_us
+        counts[kind] += 1
+        first[kind] = min(at, first.get(kind, at))
+        best = newest.get(kind)
+        if best is None or (at, stored.position) > (best.occurred_at_us, best.position):
+            newest[kind] = stored
+    summaries = {**customer.facts}
+    for kind, stored in newest.items():
+        known = summaries.get(kind)
+        at = stored.occurred_at_us
+        if known is None:
+            summaries[kind] = KindSummary(counts[kind], first[kind], at, stored.position, stored.fields())
+        elif (at, stored.position) > (known.latest_at_us, known.latest_position):
+            since = min(known.first_at_us, first[kind])
+            summaries[kind] = KindSummary(known.count + counts[kind], since, at, stored.position, stored.fields())
+        else:
+            summaries[kind] = replace(known, count=known.count + counts[kind], first_at_us=min(known.first_at_us, first[kind]))
+    decisions = customer.decisions
+    for stored in facts if decisions else ():
+        decisions = {k: _succeeds(o, stored) for k, o in decisions.items()}
+    position = max((stored.position for stored in facts), default=0)
+    return replace(customer, facts=summaries, decisions=decisions, position=max(customer.position, position))
+
+
 def evolve_fact(customer: CustomerAggregate, stored: StoredEvent) -> CustomerAggregate:
-    """A fact of any registered kind, the user's own too."""
-    kind, at, known = stored.kind, stored.occurred_at_us, customer.facts.get(stored.kind)
-    if known is None:
-        summary = KindSummary(1, at, at, stored.position, stored.fields())
-    elif (at, stored.position) > (known.latest_at_us, known.latest_position):
-        summary = KindSummary(known.count + 1, min(known.first_at_us, at), at, stored.position, stored.fields())
-    else:
-        summary = replace(known, count=known.count + 1, first_at_us=min(known.first_at_us, at))
-    decisions = {k: _succeeds(o, stored) for k, o in customer.decisions.items()} if customer.decisions else customer.decisions
-    return replace(customer, facts={**customer.facts, kind: summary}, decisions=decisions, position=max(customer.position, stored.position))
+    """One fact."""
+    return evolve_facts(customer, (stored,))
 
 
 def _succeeds(o: OpenDecision, fact: StoredEvent) -> OpenDecision:
@@ -170,11 +216,16 @@ def evolve_decision(customer: CustomerAggregate, stored: StoredEvent) -> Custome
 
 
 def fold(customer: CustomerAggregate, events: Iterable[StoredEvent]) -> CustomerAggregate:
-    """Evolve over events of both lanes in position order."""
+    """Evolve over events of both lanes in position order. Memory is bounded: facts are taken in by the hundred."""
+    facts: list[StoredEvent] = []
     for stored in events:
-        evolve = evolve_fact if stored.lane is Lane.FACT else evolve_decision
-        customer = evolve(customer, stored)
-    return customer
+        if stored.lane is Lane.FACT and len(facts) < _TOGETHER:
+            facts.append(stored)
+            continue
+        customer = evolve_facts(customer, facts) if facts else customer
+        facts = [stored] if stored.lane is Lane.FACT else []
+        customer = customer if facts else evolve_decision(customer, stored)
+    return evolve_facts(customer, facts) if facts else customer
 
 
 def _evolve(c: CustomerAggregate, event: d.CustomerEvent, stored: StoredEvent) -> CustomerAggregate:
@@ -193,11 +244,11 @@ def _evolve(c: CustomerAggregate, event: d.CustomerEvent, stored: StoredEvent) -
         case d.DecisionRecorded():
             return _decided(c, event, stored)
         case d.ApprovalGranted(decision_id=id_):
-            return _settle(c, id_, disposition="acted", effects="ready")
+            return _settle(c, id_, disposition="acted", effects="ready", at_us=at)
         case d.ApprovalRejected(decision_id=id_) | d.ApprovalLapsed(decision_id=id_):
-            return _settle(c, id_, disposition="suppressed", effects="cancelled")
+            return _settle(c, id_, disposition="suppressed", effects="cancelled", at_us=at)
         case d.DecisionOverridden(decision_id=id_):
-            return _settle(c, id_, disposition="suppressed", effects="cancelled")
+            return _settle(c, id_, disposition="suppressed", effects="cancelled", at_us=at)
         case d.ConsentGiven(channel=channel, purpose=purpose):
             return replace(c, consents={**c.consents, (channel, purpose): True})
         case d.ConsentWithdrawn(channel=channel, purpose=purpose):
@@ -248,7 +299,7 @@ def _decided(c: CustomerAggregate, event: d.DecisionRecorded, stored: StoredEven
         agent=event.agent,
         disposition=event.disposition,
         decided_at_us=at,
-        effects={i.intent_id: Effect(i, status) for i in event.intents},
+        effects={i.intent_id: Effect(i, status, ready_at_us=at) for i in event.intents},
         expires_at_us=to_us(event.approval_expires_at) if event.approval_expires_at else None,
         bound_to=event.bound_to,
         outcome_kinds=event.outcome_kinds,
@@ -269,11 +320,12 @@ def _put(c: CustomerAggregate, decision: OpenDecision) -> CustomerAggregate:
     return replace(c, decisions={**c.decisions, decision.decision_id: decision})
 
 
-def _settle(c: CustomerAggregate, decision_id: UUID, *, disposition: d.Disposition, effects: str) -> CustomerAggregate:
+def _settle(c: CustomerAggregate, decision_id: UUID, *, disposition: d.Disposition, effects: str, at_us: int) -> CustomerAggregate:
     known = c.decisions.get(decision_id)
     if known is None:
         return c
-    moved = {k: replace(e, status=effects) if e.status in {"held", "ready", "retry"} else e for k, e in known.effects.items()}
+    waiting = {"held", "ready", "retry"}
+    moved = {k: replace(e, status=effects, ready_at_us=at_us) if e.status in waiting else e for k, e in known.effects.items()}
     outcome_by = known.outcome_by_us if disposition == "acted" else None
     return _put(c, replace(known, disposition=disposition, effects=moved, outcome_by_us=outcome_by))
 

@@ -14,7 +14,8 @@ from postsale.aggregates import decisions as d
 from postsale.aggregates.identity import CUSTOMERS, MergedInto, SplitFrom, StreamJoined, StreamParted
 from postsale.app.directory import Directory, Name
 from postsale.events import Lane, StreamId
-from postsale.projections.fold import State, fact_of
+from postsale.projections.bulk import fold_all
+from postsale.projections.fold import State
 from postsale.projections.health import HealthModel, Score
 from postsale.store.contract import Query
 from postsale.store.log import Log
@@ -35,6 +36,11 @@ class CustomerRow:
     open_case: bool
     facts: int
     last_fact_us: int | None
+
+    @property
+    def name(self) -> str:
+        """The first id it was recorded under, for people."""
+        return self.names[0].id if self.names else self.ref
 
     @property
     def at_risk(self) -> bool:
@@ -85,29 +91,27 @@ def membership(log: Log, tenant: str, as_of_us: int | None, known_at_us: int | N
     return Membership(joined, frozenset(merged), frozenset(s for s, n in cases.items() if n > 0))
 
 
-def scores(log: Log, model: HealthModel, tenant: str, as_of_us: int, known_at_us: int) -> Iterator[tuple[StreamId, State, Score, bool]]:
-    """Every customer's state and score in one pass over the tenant's facts, with whether a risk case is open; by stream."""
+def scores(
+    log: Log, model: HealthModel, tenant: str, as_of_us: int, known_at_us: int | None
+) -> Iterator[tuple[StreamId, State, Score, bool]]:
+    """Every customer's state and score, with whether a risk case is open; by stream."""
     fold = model.fold
-    states: dict[StreamId, State] = {}
-    query = Query(tenant=tenant, lane=Lane.FACT, as_of_us=as_of_us, known_at_us=known_at_us)
-    for stored in log.store.read(query):
-        state = states.get(stored.stream)
-        if state is None:
-            state = states[stored.stream] = fold.empty()
-        fold.add(state, fact_of(stored))
+    states = dict(fold_all(log.store, fold, tenant, as_of_us, known_at_us))
     members = membership(log, tenant, as_of_us, known_at_us)
-    for stream in sorted({s for s in states if s.category == CUSTOMERS} | members.joined.keys()):
+    prefix = f"{tenant}/{CUSTOMERS}/"
+    own = {StreamId(tenant, CUSTOMERS, key.removeprefix(prefix)) for key in states if key.startswith(prefix)}
+    for stream in sorted(own | members.joined.keys()):
         if stream in members.merged:
             continue
-        state = states.get(stream) or fold.empty()
+        state = states.get(str(stream)) or fold.empty()
         for other in members.joined.get(stream, ()):
-            if other in states:
-                state = fold.merge(state, states[other])
+            if str(other) in states:
+                state = fold.merge(state, states[str(other)])
         yield stream, state, model.score(fold.finish(state, as_of_us)), stream in members.open_cases
 
 
 def customer_rows(
-    log: Log, directory: Directory, model: HealthModel, tenant: str, as_of_us: int, known_at_us: int, unseal: Unsealer
+    log: Log, directory: Directory, model: HealthModel, tenant: str, as_of_us: int, known_at_us: int | None, unseal: Unsealer
 ) -> list[CustomerRow]:
     """Every customer, the least healthy first, those without any score last."""
     names = directory.names(tenant, unseal)

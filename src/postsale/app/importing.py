@@ -92,7 +92,14 @@ class Importer:
         report.seconds = time.perf_counter() - started
         return report
 
-    def _chunk(self, kind: Kind, items: Sequence[Item], report: ImportReport) -> None:
+    def live(self, item: Item) -> ImportReport:
+        """One item that arrives now: its facts may raise triggers."""
+        report, started = ImportReport(), time.perf_counter()
+        self._chunk("stripe" if item.source.startswith("stripe") else "cloudevents", [item], report, Origin.LIVE)
+        report.seconds = time.perf_counter() - started
+        return report
+
+    def _chunk(self, via: str, items: Sequence[Item], report: ImportReport, origin: Origin = Origin.IMPORT) -> None:
         refused: list[QuarantineItem] = []
         batches: list[list[Entry]] = []
         for item in items:
@@ -107,8 +114,8 @@ class Importer:
                 refused.append(to_quarantine(self._tenant, item, self._log.clock.now_us(), bytes, digest=self._digest))
             else:
                 batches.append(list(_entries(item)))
-        self._quarantine(kind, refused)
-        cause = Cause(actor=Actor("source", kind), origin=Origin.IMPORT)
+        self._quarantine(via, refused)
+        cause = Cause(actor=Actor("source", via), origin=origin)
         outcomes = iter(self._recorder.record_each(self._tenant, [entry for batch in batches for entry in batch], cause))
         for batch in batches:
             self._count([next(outcomes) for _ in batch], report)
@@ -127,10 +134,10 @@ class Importer:
         else:
             report.duplicates += 1
 
-    def _quarantine(self, kind: Kind, items: list[QuarantineItem]) -> None:
-        via = orjson.dumps({"via": kind}) + b"\n"
+    def _quarantine(self, via: str, items: list[QuarantineItem]) -> None:
+        head = orjson.dumps({"via": via}) + b"\n"
         self._log.vault.subjects(self._tenant, [_subject(i.id) for i in items], create=True)  # one durable write for all
-        sealed = [replace(i, body=seal_blob(self._log.vault, self._tenant, _subject(i.id), via + i.body)) for i in items]
+        sealed = [replace(i, body=seal_blob(self._log.vault, self._tenant, _subject(i.id), head + i.body)) for i in items]
         self._log.store.quarantine.put(sealed)
 
     # ------------------------------------------------------------ again

@@ -5,22 +5,36 @@ May import everything below `app`; holds no rule of its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 from uuid import UUID
 
 from postsale.access import FileVault, KeyVault, Person, Unsealer, authenticate, everything, issue_token, os_user
 from postsale.access.sealing import MaySee
+from postsale.agents import SHIPPED, Agent
+from postsale.agents.engines.embedded import EmbeddedEngine
+from postsale.agents.reach import simulated_only
+from postsale.agents.readings import RunnerHealth
+from postsale.agents.tools import Tool, Toolbox
+from postsale.aggregates.artifacts import Mode
+from postsale.app import simulation
 from postsale.app.directory import Directory, random_ref
 from postsale.app.identity import Identity
+from postsale.app.readings import Readings
 from postsale.app.recorder import Recorder
+from postsale.app.rounds import Rounds, RunReport
+from postsale.app.simulation import Simulated
 from postsale.app.tenant import Tenant
-from postsale.errors import UnknownDecision
-from postsale.events import Clock, StreamId, SystemClock, check_tenant
+from postsale.errors import InvalidInput, UnknownDecision, Unsupported
+from postsale.events import Clock, ManualClock, Origin, StreamId, SystemClock, check_tenant, to_us
+from postsale.projections import HealthModel
 from postsale.projections.customer_health import CUSTOMER_HEALTH
-from postsale.projections.health import HealthModel
+from postsale.projections.journal import read_journal
+from postsale.projections.runner import Runner
 from postsale.projections.views import MemoryViews, SqliteViews, Views
 from postsale.store import Store, VerifyReport, open_store, verify
 from postsale.store.log import Log
@@ -39,45 +53,79 @@ class PostSale:
         views: Views,
         *,
         clock: Clock,
+        agents: Sequence[Agent] = (),
+        toolbox: Toolbox | None = None,
         health: HealthModel = CUSTOMER_HEALTH,
         new_ref: Callable[[], str] = random_ref,
         may_see: MaySee = everything,
+        world: Origin = Origin.LIVE,
+        url: str = "memory:",
     ) -> None:
+        self.url = url
         self.clock = clock
         self.model = health
+        self.agents = tuple(agents)
+        self.world = world
+        self._toolbox = toolbox if toolbox is not None else Toolbox()
         self.log = Log(store, vault, clock)
         self.views = views
         self.unsealer = Unsealer(vault, may_see)
         self.directory = Directory(self.log, new_ref)
         self.recorder = Recorder(self.log, self.directory)
         self.identity = Identity(self.log, self.directory)
+        self.runner = Runner(store, views, health.fold, clock=clock)
+        self._health = RunnerHealth(self.runner, health)
+        self.readings = Readings(self.log, health, self._health)
+        self.engine = self.engine_of(self.agents)
+
+    def engine_of(self, agents: Sequence[Agent]) -> EmbeddedEngine:
+        """An engine over this log for these agents. Raises BadDeclaration, PolicyInvalid."""
+        return EmbeddedEngine(self.log, agents, self._toolbox, self._health, origin=self.world)
 
     @classmethod
     def open(
         cls,
         url: str = "sqlite:///postsale.db",
         *,
+        agents: Sequence[Agent] = (),
+        tools: Sequence[Tool] = (),
+        sandbox: bool = True,
         health: HealthModel = CUSTOMER_HEALTH,
         clock: Clock | None = None,
         may_see: MaySee = everything,
+        new_ref: Callable[[], str] = random_ref,
+        world: Origin = Origin.LIVE,
     ) -> Self:
         """Open, or create, the log a URL names: `sqlite:///relative.db`, `sqlite:////absolute.db`, or `memory:`.
 
         Beside `NAME.db` it keeps `NAME.keys` (0600; lose it and personal data is unreadable) and `NAME.views` (derived).
-        Raises Unsupported, StoreUnavailable, KeyUnavailable.
+        `agents` are those that may run; a new one only observes. `tools` leave the building only with `sandbox=False`.
+        Raises Unsupported, StoreUnavailable, KeyUnavailable, BadDeclaration, PolicyInvalid.
         """
         clock = clock or SystemClock()
-        store = open_store(url, clock)
-        try:
-            if url == "memory:":
-                return cls(store, FileVault.in_memory(), MemoryViews(), clock=clock, health=health, may_see=may_see)
-            path = Path(url.partition(":///")[2])
-            vault = FileVault(path.with_suffix(".keys"))
-            views = SqliteViews(path.with_suffix(".views"), store.log_id)
-            return cls(store, vault, views, clock=clock, health=health, may_see=may_see)
-        except BaseException:
-            store.close()
-            raise
+        toolbox = Toolbox(tools, sandbox=sandbox)
+        with ExitStack() as opened:
+            store = open_store(url, clock, durable=world is not Origin.SIMULATION)  # a simulation is made again
+            opened.callback(store.close)
+            vault = FileVault.in_memory() if url == "memory:" else FileVault(_beside(url, ".keys"))
+            opened.callback(vault.close)
+            views: Views = MemoryViews() if url == "memory:" else SqliteViews(_beside(url, ".views"), store.log_id)
+            opened.callback(views.close)
+            ps = cls(
+                store,
+                vault,
+                views,
+                clock=clock,
+                agents=agents,
+                toolbox=toolbox,
+                health=health,
+                new_ref=new_ref,
+                may_see=may_see,
+                world=world,
+                url=url,
+            )
+            opened.pop_all()
+            return ps
 
     def close(self) -> None:
         """Close files. Everything acknowledged is durable already."""
@@ -113,6 +161,25 @@ class PostSale:
         """A new access token for a person. Shown once: only its digest is kept."""
         return issue_token(self.log.vault, login)
 
+    def engine_for(self, agent: str) -> EmbeddedEngine:
+        """The engine that knows this agent: among those opened with, else a shipped one. InvalidInput for any other name."""
+        if agent in self.engine.agents:
+            return self.engine
+        if agent in SHIPPED:
+            return self.engine_of([SHIPPED[agent]()])
+        raise InvalidInput(
+            what="agent", field="name", reason=f"{agent!r} is not among the agents this log was opened with, and does not ship"
+        )
+
+    def installed_digest(self, tenant: str, decision_id: UUID) -> str | None:
+        """The digest of the installed code of the agent that took a decision; None when that agent is not here."""
+        stream = self.decision_stream(tenant, decision_id)
+        (entry,) = (e for e in read_journal(self.log.store, tenant, (stream,)) if e.id == decision_id)
+        try:
+            return self.engine_for(entry.agent).agents[entry.agent].spec.decider_digest
+        except InvalidInput:
+            return None
+
     def decision_stream(self, tenant: str, decision_id: UUID) -> StreamId:
         """The customer's stream that holds a decision. Raises UnknownDecision."""
         stored = self.log.store.find(tenant, decision_id)
@@ -120,8 +187,91 @@ class PostSale:
             raise UnknownDecision(tenant=tenant, decision_id=str(decision_id))
         return stored.stream
 
+    # ------------------------------------------------------------ work
+
+    def run_once(self, *, agents: Sequence[Agent] | None = None, on_progress: Callable[[int], None] | None = None) -> RunReport:
+        """Do what waits, once: catch up read models, let agents decide, send what is due. Returns what was done.
+
+        `agents` run instead of those the log was opened with. Safe to repeat, to kill, and to run in several processes.
+        """
+        engine = self.engine if agents is None else self.engine_of(agents)
+        head = self.log.store.head()
+        report = RunReport(folded=self.runner.catch_up().events)
+        tenants = self.tenants()
+        if engine.agents:
+            Rounds(self.log, self.views, self.readings, engine).run(tenants, report, on_progress)
+        for tenant in tenants:
+            report.dispositions.update(e.disposition for e in read_journal(self.log.store, tenant) if e.position > head)
+        return report
+
+    def simulate(
+        self,
+        tenant: str,
+        as_of: datetime,
+        *,
+        agents: Sequence[Agent],
+        into: str | None = None,
+        mode: Mode = "act",
+        on_progress: Callable[[int], None] | None = None,
+    ) -> Simulated:
+        """Bring one tenant's past up to `as_of` into a database of its own and let agents run there as of then.
+
+        The simulation's database is made anew at each call; this one is not changed. Only sandbox tools are reachable.
+        Raises InvalidInput without agents, Unsupported for a log that is not in a file.
+        """
+        if not agents:
+            raise InvalidInput(what="simulate", field="agents", reason="name at least one, such as --agent churn-outreach")
+        if not self.url.startswith("sqlite:///"):
+            raise Unsupported(what="a simulation of a log that is not in a file", supported="sqlite:///")
+        as_of_us, tell = to_us(as_of), on_progress or (lambda _: None)
+        source = Path(self.url.removeprefix("sqlite:///"))
+        target = simulation.target_path(source, as_of_us) if into is None else Path(into.removeprefix("sqlite:///"))
+        simulation.prepare(source, target)
+        clock = ManualClock(as_of_us)
+        url = f"sqlite:///{target}"
+        with PostSale.open(url, agents=agents, health=self.model, clock=clock, world=Origin.SIMULATION) as there:
+            copied = simulation.copy(self.log.store, tenant, there.log.store, clock, as_of_us, tell)
+            for agent in agents:
+                there.engine.install(tenant, agent.name)
+                there.engine.set_mode(tenant, agent.name, mode, person=os_user(), reason="simulation")
+            with simulated_only():
+                report = there.run_once(on_progress=tell)
+        return Simulated(url, copied, report)
+
+    def projections(self) -> list[dict[str, Any]]:
+        """How far each read model is, for operators."""
+        status, head = self.runner.status(), self.log.store.head()
+        out = [
+            {
+                "projection": status.view,
+                "position": status.checkpoint,
+                "lag_events": status.lag.events,
+                "lag_seconds": status.lag.seconds,
+                "rows": status.rows,
+                "dead_letters": len(status.parked),
+            }
+        ]
+        for info in self.views.views():
+            if info.view.startswith("rounds/"):
+                behind = max(0, head - info.checkpoint)
+                out.append(
+                    {
+                        "projection": info.view,
+                        "position": info.checkpoint,
+                        "lag_events": behind,
+                        "lag_seconds": None,
+                        "rows": info.rows,
+                        "dead_letters": 0,
+                    }
+                )
+        return out
+
     # ------------------------------------------------------------ proofs
 
     def verify(self, on_progress: Callable[[int], None] | None = None) -> VerifyReport:
         """Recompute every leaf from stored bytes and name every event that is not what was recorded."""
         return verify(self.log.store, on_progress)
+
+
+def _beside(url: str, suffix: str) -> Path:
+    return Path(url.partition(":///")[2]).with_suffix(suffix)

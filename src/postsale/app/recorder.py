@@ -25,7 +25,7 @@ from postsale.store.log import Cause, Log
 CHUNK = 2_000
 _RETRY = (VersionConflict, ConditionFailed)  # somebody else linked the same id first: resolve again
 _MAX_PASSES = 50
-_FUTURE_US = 300 * SECOND_US  # as far as a source's clock may be ahead of ours
+FUTURE_US = 300 * SECOND_US  # as far as a source's clock may be ahead of ours
 VIA_RECORD = "record"
 """Marks a quarantined body that came through `record`, not through a connector."""
 
@@ -147,7 +147,7 @@ class Recorder:
 
     def _too_early(self, entry: Entry) -> InvalidInput | None:
         """A fact of the future cannot be a fact: it would be in every score from now on and in none of today's."""
-        if to_us(entry.signal.occurred_at) <= self._log.clock.now_us() + _FUTURE_US:
+        if to_us(entry.signal.occurred_at) <= self._log.clock.now_us() + FUTURE_US:
             return None
         reason = "lies more than 5 minutes in the future; expected when it happened, not when it takes effect"
         return InvalidInput(what=type(entry.signal).__name__, field="occurred_at", reason=reason)

@@ -6,24 +6,34 @@ Part of the wiring: may import everything below `app`. Every read takes two cloc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from postsale.access import Person
+from postsale.agents import control
+from postsale.agents.engines.embedded import EmbeddedEngine
 from postsale.aggregates import commands
+from postsale.aggregates.artifacts import EVERY_AGENT, AgentControl, Mode
 from postsale.aggregates.customer import CustomerAggregate
-from postsale.aggregates.decisions import CommandIssued
 from postsale.aggregates.identity import ExternalId, customer_stream
 from postsale.aggregates.signals import Signal
 from postsale.app.directory import as_external
-from postsale.app.recorder import Entry, Receipt, RecordReport
-from postsale.audit.explain import Explanation, explain
+from postsale.app.health import CustomerRow, customer_rows
+from postsale.app.importing import Importer, ImportReport, Refused
+from postsale.app.readings import health_of
+from postsale.app.recorder import FUTURE_US, Entry, Receipt, RecordReport
+from postsale.audit import Explanation, Replayed, explain, replay
 from postsale.errors import IdentityConflict, InvalidInput
-from postsale.events import Actor, Event, Origin, Recorded, StreamId, to_us
+from postsale.events import Actor, Event, Lane, Origin, Recorded, StreamId, to_us
+from postsale.ingest import Item
+from postsale.ingest import Mapping as TableMapping
+from postsale.ingest.sources import Kind
 from postsale.projections.journal import Entry as Decision
 from postsale.projections.journal import awaiting, read_journal
+from postsale.projections.why import Health
 from postsale.store.contract import Query
 from postsale.store.log import Cause
 
@@ -73,6 +83,35 @@ class Tenant:
     def _source(signal: Signal) -> Cause:
         return Cause(actor=Actor("source", signal.source))
 
+    # ------------------------------------------------------------ files in
+
+    def ingest(
+        self, kind: Kind, path: Path | str, mapping: Path | str | None = None, *, on_progress: Callable[[int], None] | None = None
+    ) -> ImportReport:
+        """Import a file: `stripe`, `cloudevents`, or `table` with a mapping file. Safe to repeat; raises no trigger.
+
+        recorded + duplicates + quarantined + ignored = items. Raises InvalidInput or MappingInvalid for the file as a whole.
+        """
+        return self._importer().file(kind, Path(path), None if mapping is None else TableMapping.load(Path(mapping)), on_progress)
+
+    def receive(self, item: Item) -> ImportReport:
+        """Record one item of a connector as it arrives live, such as `stripe.signals(event)` of a verified webhook.
+
+        Idempotent by the source's id, with the same idea of "same content" as `ingest` has; a refused item goes to quarantine.
+        """
+        return self._importer().live(item)
+
+    def quarantine(self) -> list[Refused]:
+        """What was refused and waits, oldest first; bodies stay sealed."""
+        return self._importer().waiting()
+
+    def retry_quarantine(self, ids: Sequence[str] | None = None, *, mapping: Path | str | None = None) -> dict[str, int]:
+        """Try refused items again, all by default; rows of tables need the (corrected) mapping."""
+        return self._importer().retry(ids, None if mapping is None else TableMapping.load(Path(mapping)))
+
+    def _importer(self) -> Importer:
+        return Importer(self._ps.log, self._ps.recorder, self.name)
+
     # ------------------------------------------------------------ identity
 
     def link(self, external: ExternalId, customer: Customer) -> bool:
@@ -104,6 +143,22 @@ class Tenant:
         stream = self._ps.directory.customer(self.name, customer)
         return self._ps.log.customer(stream, as_of_us=_us(as_of), known_at_us=_us(known_at))
 
+    def health(self, customer: Customer, *, as_of: datetime | None = None, known_at: datetime | None = None) -> Health:
+        """The customer's health, with `why()`. Reads the log itself: it has seen every write acknowledged before."""
+        aggregate = self.customer(customer, as_of=as_of, known_at=known_at)
+        return health_of(self._ps.log, self._ps.model, aggregate, as_of_us=_us(as_of), known_at_us=_us(known_at))
+
+    def customers(self, *, at_risk: bool = False, as_of: datetime | None = None, known_at: datetime | None = None) -> list[CustomerRow]:
+        """Every customer with its score, the least healthy first; `at_risk`: only band poor or with an open risk case."""
+        ps = self._ps
+        as_of_us = ps.clock.now_us() + FUTURE_US if as_of is None else to_us(as_of)  # facts may be ahead of our clock by so much
+        rows = customer_rows(ps.log, ps.directory, ps.model, self.name, as_of_us, _us(known_at), ps.unsealer)
+        return [row for row in rows if row.at_risk] if at_risk else rows
+
+    def names(self) -> dict[str, str]:
+        """Customers by reference: the first id each was recorded under, "•••" where you may not see it."""
+        return {ref: names[0].id for ref, names in self._ps.directory.names(self.name, self._ps.unsealer).items()}
+
     def timeline(self, customer: Customer, *, as_of: datetime | None = None, known_at: datetime | None = None) -> list[Recorded[Event]]:
         """Every event of the customer, both lanes, in the order in which it was recorded; personal fields as you may see them."""
         aggregate = self.customer(customer)
@@ -121,6 +176,13 @@ class Tenant:
         """Decisions that wait for a person, the first to expire first."""
         return awaiting(self.decisions())
 
+    def replay(self, decision_id: UUID | str) -> Replayed:
+        """Decide again from the record alone and compare byte by byte; reaches no tool. Raises ReplayDiverged."""
+        id_ = _uuid(decision_id)
+        self._ps.decision_stream(self.name, id_)
+        installed = self._ps.installed_digest(self.name, id_)
+        return replay(self._ps.log, self.name, id_, self._ps.unsealer, installed_digest=installed)
+
     def explain(self, decision_id: UUID | str) -> Explanation:
         """What was known, which policy, who approved, what left, what came of it. Raises UnknownDecision."""
         return explain(self._ps.log, self.name, _uuid(decision_id), self._ps.unsealer)
@@ -132,25 +194,95 @@ class Tenant:
         rule = commands.give_consent if given else commands.withdraw_consent
         return self._command(customer, lambda c: rule(c, channel, purpose, evidence))
 
-    def request(self, customer: Customer, command: str, *, reason: str, agent: str | None = None, by: Person | None = None) -> bool:
-        """Ask an agent (or all) to look at this customer now: a command is a trigger."""
-        event = CommandIssued(command=command, agent=agent, reason=reason)
-        return self._command(customer, lambda _: (event,), by)
+    def ask(self, customer: Customer, agent: str, command: str, *, reason: str, by: Person | None = None) -> UUID:
+        """Ask an agent to decide about this customer now; returns the trigger's id. The decision is made by the next `run_once`."""
+        stream = self._ps.directory.customer(self.name, customer)
+        return self._ps.engine_for(agent).ask(stream, agent, command, person=self._ps.person(by), reason=reason)
 
-    def override(self, decision_id: UUID | str, *, reason: str, by: Person | None = None) -> bool:
-        """Set a decision aside with a reason; effects that have not left are cancelled."""
-        person = self._ps.person(by)
+    def approve(
+        self, decision_id: UUID | str, *, by: Person | None = None, reason: str = "", seen: Sequence[Mapping[str, Any]] | None = None
+    ) -> None:
+        """Let a waiting decision's effects leave, once. `by` is an authenticated person, by default the owner of this process.
+
+        `seen`: the arguments as they were shown to the person; other ones are refused. Raises ApprovalRefused when it does not
+        wait (any more), expired, or what it was bound to has changed; NotAllowed; UnknownDecision.
+        """
         id_ = _uuid(decision_id)
-        stream = self._ps.decision_stream(self.name, id_)
-        done = self._ps.log.transact(
-            stream, lambda c: commands.override(c, id_, by=person.login, reason=reason), cause=Cause(actor=person.actor)
-        )
-        return bool(done)
+        self._engine_of(id_).approvals.approve(self.name, id_, self._ps.person(by), reason=reason, seen=seen)
+
+    def reject(self, decision_id: UUID | str, *, reason: str, by: Person | None = None) -> None:
+        """Say no to a waiting decision. Raises ApprovalRefused, InvalidInput without a reason, UnknownDecision."""
+        id_ = _uuid(decision_id)
+        self._engine_of(id_).approvals.reject(self.name, id_, self._ps.person(by), reason=reason)
+
+    def settle(self, decision_id: UUID | str, intent_id: UUID | str, *, happened: bool, reason: str, by: Person | None = None) -> None:
+        """Say what became of an effect whose outcome nobody knows."""
+        id_, intent = _uuid(decision_id), _uuid(intent_id)
+        self._engine_of(id_).approvals.settle_unknown(self.name, id_, intent, happened=happened, person=self._ps.person(by), reason=reason)
+
+    def _engine_of(self, decision_id: UUID) -> EmbeddedEngine:
+        stored = self._ps.decision_stream(self.name, decision_id)
+        (entry,) = (e for e in read_journal(self._ps.log.store, self.name, (stored,)) if e.id == decision_id)
+        return self._ps.engine_for(entry.agent)
+
+    def override(self, decision_id: UUID | str, *, reason: str, by: Person | None = None) -> None:
+        """Set a decision aside with a reason; effects that have not left are cancelled."""
+        id_ = _uuid(decision_id)
+        self._engine_of(id_).approvals.override(self.name, id_, self._ps.person(by), reason=reason)
+
+    # ------------------------------------------------------------ agents
+
+    def agent(self, name: str) -> AgentHandle:
+        """One agent of this tenant: its autonomy and its kill switch."""
+        return AgentHandle(self._ps, self.name, name)
+
+    def agent_names(self) -> list[str]:
+        """Agents that somebody has said anything to, by name."""
+        query = Query(tenant=self.name, category="agents", lane=Lane.DECISION)
+        return sorted({stored.stream.id for stored in self._ps.log.store.read(query)} - {EVERY_AGENT})
 
     def _command(self, customer: Customer, decide: Callable[[CustomerAggregate], Sequence[Event]], by: Person | None = None) -> bool:
         actor = self._ps.person(by).actor if by is not None else Actor("system", "api")
         stream = self._ps.directory.customer(self.name, customer)
         return bool(self._ps.log.transact(stream, decide, cause=Cause(actor=actor)))
+
+
+class AgentHandle:
+    """An agent of a tenant: how far it may go, and the switch that stops it. Each change is an event with owner and reason."""
+
+    def __init__(self, ps: PostSale, tenant: str, name: str) -> None:
+        self._ps = ps
+        self._tenant = tenant
+        self.name = name
+
+    @property
+    def control(self) -> AgentControl:
+        """Its mode, and whether it is paused by any of its switches."""
+        switches = self._ps.engine.desk.switches(self._tenant, self.name)
+        return AgentControl(switches.states[0].mode, switches.paused, switches.states[0].version)
+
+    def observe(self, *, reason: str, by: Person | None = None) -> AgentControl:
+        """It decides, and nothing leaves."""
+        return self._mode("observe", reason, by)
+
+    def propose(self, *, reason: str, by: Person | None = None) -> AgentControl:
+        """A person approves before anything leaves."""
+        return self._mode("propose", reason, by)
+
+    def act(self, *, reason: str, by: Person | None = None) -> AgentControl:
+        """It acts within its policy."""
+        return self._mode("act", reason, by)
+
+    def pause(self, *, reason: str, by: Person | None = None) -> AgentControl:
+        """The kill switch: no further effect leaves. The name "all" stops every agent of the tenant."""
+        return control.pause(self._ps.engine.desk, self._tenant, self.name, person=self._ps.person(by), reason=reason)
+
+    def resume(self, *, reason: str, by: Person | None = None) -> AgentControl:
+        """Release the kill switch."""
+        return control.resume(self._ps.engine.desk, self._tenant, self.name, person=self._ps.person(by), reason=reason)
+
+    def _mode(self, mode: Mode, reason: str, by: Person | None) -> AgentControl:
+        return control.set_mode(self._ps.engine.desk, self._tenant, self.name, mode, person=self._ps.person(by), reason=reason)
 
 
 def _us(at: datetime | None) -> int | None:

@@ -1,0 +1,7 @@
+"""Audit: explain a decision, replay it, verify the log. Reads only; nothing here reaches a tool."""
+
+from postsale.audit.explain import Explanation, explain
+from postsale.audit.replay import Replayed, replay
+from postsale.store import VerifyReport, verify
+
+__all__ = ["Explanation", "Replayed", "VerifyReport", "explain", "replay", "verify"]

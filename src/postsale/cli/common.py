@@ -37,7 +37,8 @@ from postsale.errors import (
     UnknownDecision,
 )
 
-out = Console(highlight=False)
+_WIDTH = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 140  # a pipe has no width of its own
+out = Console(highlight=False, width=_WIDTH)
 err = Console(stderr=True, highlight=False)
 
 EXIT_CODES = """Exit status: 0 done · 1 a check found something wrong · 2 the input is wrong · 3 refused · 4 not found · 5 the database or its keys cannot be used"""
@@ -124,7 +125,8 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], 
     """A table for people; says so when there is nothing in it."""
     view = Table(title=title, title_justify="left", title_style="bold", header_style="dim", box=None, pad_edge=False)
     for column in columns:
-        view.add_column(column, justify="right" if column in right else "left", overflow="fold")
+        short = column in right or column in {"id", "when", "customer", "agent"}
+        view.add_column(column, justify="right" if column in right else "left", overflow="fold", no_wrap=short)
     for row in rows:
         view.add_row(*("" if cell is None else str(cell) for cell in row))
     if view.row_count:

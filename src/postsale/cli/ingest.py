@@ -9,7 +9,9 @@ import typer
 from rich.markup import escape
 
 from postsale.app.importing import ImportReport
-from postsale.cli.common import DEFAULT_DB, EXIT_CODES, Db, Json, TenantName, counts, emit, hint, opened, out, progress, table
+from postsale.cli.common import DEFAULT_DB, EXIT_CODES, Db, Json, TenantName, counts, emit, hint, opened, out, progress, table, tenant_of
+from postsale.ingest import Mapping
+from postsale.ingest.sources import Kind, count_hint
 
 ingest_app = typer.Typer(
     no_args_is_help=True,
@@ -45,11 +47,12 @@ def ingest_table(
     _ingest("table", file, mapping, db, tenant, json)
 
 
-def _ingest(kind: str, file: Path, mapping: Path | None, db: str, tenant: str | None, json: bool) -> None:
+def _ingest(kind: Kind, file: Path, mapping: Path | None, db: str, tenant: str | None, json: bool) -> None:
     with opened(db, create=True) as ps:
         known = ps.tenants()
         name = tenant or (known[0] if len(known) == 1 else "main")
-        with progress(f"reading {file.name}", None, quiet=json) as advance:
+        total = count_hint(kind, file, Mapping.load(mapping) if mapping else None)
+        with progress(f"reading {file.name}", total, quiet=json) as advance:
             report = ps.tenant(name).ingest(kind, file, mapping, on_progress=advance)
         if json:
             emit(report.to_dict())
@@ -88,8 +91,6 @@ def _show(report: ImportReport, file: str, tenant: str) -> None:
 @quarantine_app.command("list")
 def quarantine_list(db: Db = DEFAULT_DB, tenant: TenantName = None, json: Json = False) -> None:
     """What waits, with the reason it was refused; bodies stay sealed."""
-    from postsale.cli.common import tenant_of
-
     with opened(db) as ps:
         items = tenant_of(ps, tenant).quarantine()
         if json:
@@ -116,8 +117,6 @@ def quarantine_retry(
     json: Json = False,
 ) -> None:
     """Try again, after a fix; what is still refused keeps waiting."""
-    from postsale.cli.common import tenant_of
-
     with opened(db) as ps:
         result = tenant_of(ps, tenant).retry_quarantine(None if everything else ids or [], mapping=mapping)
         if json:

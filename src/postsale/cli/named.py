@@ -8,11 +8,9 @@ from typing import Annotated
 
 import typer
 
-from postsale.agents import Agent, ChurnOutreach, Policy, RenewalRescue
+from postsale.agents import SHIPPED, Agent, Policy
 from postsale.app import PostSale
 from postsale.errors import InvalidInput
-
-SHIPPED: dict[str, type[Agent]] = {"renewal-rescue": RenewalRescue, "churn-outreach": ChurnOutreach}
 
 AgentNames = Annotated[
     list[str] | None,

@@ -29,13 +29,14 @@ def run(
     at = parse_time(as_of)
     if simulate != (at is not None):
         raise InvalidInput(what="run", field="--as-of", reason="--simulate and --as-of go together")
-    if mode not in MODES:
+    how = next((m for m in MODES if m == mode), None)
+    if how is None:
         raise InvalidInput(what="run", field="--mode", reason=f"expected one of {', '.join(MODES)}")
     with opened(db) as ps:
         agents = named_agents(ps, agent)
         if simulate and at is not None:
             with progress("simulating", None, quiet=json) as advance:
-                result = ps.simulate(tenant_of(ps, tenant).name, at, agents=agents, into=into, mode=mode, on_progress=advance)
+                result = ps.simulate(tenant_of(ps, tenant).name, at, agents=agents, into=into, mode=how, on_progress=advance)
             report, url = result.report, result.url
         else:
             with progress("running", None, quiet=json) as advance:
@@ -44,7 +45,10 @@ def run(
         emit({**report.to_dict(), "db": url})
         return
     counts("Run", report.to_dict()["counts"])
-    counts("Dispositions", dict(report.dispositions)) if report.dispositions else out.print("[dim]No agent had anything to decide.[/]")
+    if report.dispositions:
+        counts("Dispositions", dict(report.dispositions))
+    else:
+        out.print("[dim]No agent had anything to decide.[/]")
     if url != db:
         out.print(f"The simulation is in [bold]{escape(url)}[/]; the database it came from is unchanged.")
     hint(f"postsale decision list --db {escape(url)}")

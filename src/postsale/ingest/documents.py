@@ -9,7 +9,7 @@ import hashlib
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO, Final, NamedTuple
+from typing import Any, BinaryIO, Final, NamedTuple
 
 from postsale.errors import InvalidInput
 from postsale.events import canonical
@@ -61,7 +61,7 @@ def documents(path: Path, what: str, unwrap: Callable[[object], Sequence[object]
     `unwrap` looks at a single document and gives the items it holds, if it is a list in a wrapper; None when it is not.
     """
     with open_file(path, what) as file:
-        shape = "lines" if path.suffix in (".ndjson", ".jsonl") else _shape(file)
+        shape = "lines" if path.suffix in (".ndjson", ".jsonl") else _shape(file, unwrap)
         file.seek(0)
         if shape == "lines":
             number = 0
@@ -89,26 +89,28 @@ def _unwrapped(text: bytes, what: str, unwrap: Callable[[object], Sequence[objec
         return None  # the document itself is then refused, with the reason
 
 
-def _shape(file: BinaryIO) -> str:
-    """Look at the first lines: "array", "lines" (some line is an object by itself), or "document"."""
+def _shape(file: BinaryIO, unwrap: Callable[[object], Sequence[object] | None] | None) -> str:
+    """Look at the first lines: "array", "lines" (some line is an object by itself, not a wrapper), or "document"."""
     first = True
     for line in lines(file):
         start = line.raw.removeprefix(_BOM) if line.number == 1 else line.raw
         if first and start.lstrip().startswith(b"["):
             return "array"
         first = first and not start.strip()
-        if start.startswith(b"{") and _is_object(start):
-            return "lines"
+        found = _object(start) if start.startswith(b"{") else None
+        if found is not None:
+            return "lines" if unwrap is None or unwrap(found) is None else "document"
         if line.number == 1_000:
             break
     return "document"
 
 
-def _is_object(text: bytes) -> bool:
+def _object(text: bytes) -> dict[str, Any] | None:
     try:
-        return isinstance(parse(text, "line"), dict)
+        value = parse(text, "line")
     except InvalidInput:
-        return False
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def elements(text: bytes) -> Iterator[Line]:

@@ -60,7 +60,8 @@ class Item:
 
 
 def refused(source_item: bytes, raw: bytes, error: InvalidInput | MappingInvalid, where: str, source: str, context: bytes = b"") -> Item:
-    """An item that goes to quarantine."""
+    """An item that goes to quarantine. The error keeps neither frames nor the errors behind it: they hold values."""
+    error.__traceback__ = error.__context__ = error.__cause__ = None
     return Item(source_item, raw, None, (), None, error, where, source, (), context)
 
 

@@ -7,7 +7,7 @@ found when it is loaded, as MappingInvalid with the place in the file.
 from __future__ import annotations
 
 import tomllib
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -40,7 +40,8 @@ def _time_format(form: str) -> str:
     if form in ("iso", "unix_s", "unix_ms"):
         return form
     try:
-        read = datetime.strptime(datetime(2004, 5, 6, 7, 8).strftime(form), form)  # noqa: DTZ001, DTZ007 – only tried
+        sample = datetime(2004, 5, 6, 7, 8, tzinfo=UTC).strftime(form)
+        read = datetime.strptime(sample, form)  # noqa: DTZ007 – only tried
     except ValueError:
         read = None
     if read is None or (read.year, read.month, read.day) != (2004, 5, 6):

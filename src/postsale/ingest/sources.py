@@ -10,7 +10,7 @@ from typing import Final, Literal, get_args
 from postsale.errors import InvalidInput, MappingInvalid, Unsupported
 from postsale.ingest import cloudevents, stripe
 from postsale.ingest.documents import Line, documents, open_file
-from postsale.ingest.items import Digest, Item, refused
+from postsale.ingest.items import ITEM_LIMIT, Digest, Item, refused
 from postsale.ingest.mapping import Mapping
 from postsale.ingest.table import read_table
 
@@ -54,8 +54,10 @@ def count_hint(kind: Kind, path: str | Path, mapping: Mapping | None = None) -> 
 
         return parquet_rows(path, mapping.name)
     with open_file(path, kind) as file:
-        if kind != "table" and file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"[":
-            return None
+        if kind != "table":
+            first = next((line for line in iter(lambda: file.readline(ITEM_LIMIT), b"") if line.strip()), b"").strip()
+            if first and not first.endswith(b"}"):  # an array, or one object over several lines
+                return None
         file.seek(0)
         count, last = 0, b"\n"
         while block := file.read(1 << 20):

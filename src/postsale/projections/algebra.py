@@ -167,7 +167,7 @@ def merge(leaf: Leaf[Any], a: Any, b: Any) -> Any:
 
 def _merge(cells: Callable[[Any, Any], Any], a: Any, b: Any, depth: int) -> Any:
     if depth == 0:
-        return cells(copy(a), copy(b))
+        return cells(a, b)  # cells are replaced, never changed in place, but for `distinct`, whose merge is new
     out = {key: copy(value) for key, value in a.items()}
     for key, value in b.items():
         out[key] = _merge(cells, out[key], value, depth - 1) if key in out else copy(value)
@@ -195,6 +195,8 @@ def drop_old_tiles(tiles: dict[int, Any], days: int) -> None:
 def finish(leaf: Leaf[Any], state: Any, as_of_us: int) -> Any:
     """The value at `as_of_us`, which must not be before the newest fact. With `by=` a dict by key, sorted by key."""
     cell = _CELLS[leaf.operation]
+    if not state and (leaf.window or leaf.by is not None):  # most leaves of most customers
+        return {} if leaf.by is not None else cell.finish(cell.zero())
     if leaf.window:
         last = as_of_us // DAY_US
         first = last - leaf.window.days

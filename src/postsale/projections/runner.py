@@ -227,7 +227,6 @@ class Runner:
             changed = {_PARKED + record.key: None if aside is None else _record(aside)}
             rows = {record.key: self._fold.dump(state)}
             self._views.write(self.view, rows, checkpoint=at, expected=at, also={self._aside: changed})
-            self._states.pop(record.key, None)
         return tuple(still)
 
     def _parked(self, keys: Sequence[str]) -> dict[str, Parked]:

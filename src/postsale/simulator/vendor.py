@@ -1,10 +1,11 @@
 """The vendor: who its customers are, what happens to them, and how its five sources report it, imperfectly.
 
-The model, in order. Each customer has an archetype and a plan. Engagement starts near 1 and is multiplied every week by
+The model, in order. Each customer has an archetype and a plan. Engagement starts between 0.5 and 1.15 and is multiplied every week by
 the archetype's drift and a log-normal shock. Usage per weekday is Poisson with mean seats x engagement x 3. Invoices fall
 due monthly; each charge fails with the archetype's probability and is tried again after 3 and 7 days. Tickets are Poisson per
 week with mean tickets_per_week / engagement; one in five is escalated where engagement is low. One NPS answer per quarter is
-normal around 10 x engagement. CRM says who the customer is and when the contract renews.
+normal around 10 x engagement. A customer whose engagement is below 0.45 cancels, to the end of the next month, with a chance of
+one in eight each week, once. CRM says who the customer is and when the contract renews.
 
 Then the sources: each delivers after its own exponential delay (so signals arrive late and out of order), repeats a share
 of deliveries word for word, and one source is silent for a day and catches up afterwards.
@@ -21,6 +22,7 @@ from typing import Literal
 
 from postsale.aggregates.signals import (
     AccountProfiled,
+    CancellationScheduled,
     InvoicePaid,
     InvoicePaymentFailed,
     RenewalDue,
@@ -157,7 +159,7 @@ class Vendor:
         if rng.random() < 0.8:
             yield ConsentGivenAt(self.start + timedelta(hours=1 + number % 5), name, "email", "service")
         yield from self._billing(rng, name, source_ids, kind, mrr_minor)
-        yield from self._weeks(rng, name, source_ids, kind, seats)
+        yield from self._weeks(rng, name, source_ids, kind, seats, mrr_minor)
 
     def _billing(self, rng: random.Random, name: str, ids: _Ids, kind: Archetype, mrr_minor: int) -> Iterator[tuple[Source, str, Signal]]:
         due = self.start + timedelta(days=rng.randrange(0, 30), hours=rng.randrange(24))
@@ -195,15 +197,35 @@ class Vendor:
                 )
             due += timedelta(days=30)
 
-    def _weeks(self, rng: random.Random, name: str, ids: _Ids, kind: Archetype, seats: int) -> Iterator[tuple[Source, str, Signal]]:
-        engagement = rng.uniform(0.75, 1.15)
+    def _weeks(
+        self, rng: random.Random, name: str, ids: _Ids, kind: Archetype, seats: int, mrr_minor: int
+    ) -> Iterator[tuple[Source, str, Signal]]:
+        engagement = rng.uniform(0.5, 1.15)
         asked = rng.randrange(10, 80)
+        cancelled = False
         for day in range(self.days):
             at = self.start + timedelta(days=day, hours=rng.uniform(7, 18))
             if day % 7 == 0:
                 engagement = min(1.5, max(0.02, engagement * kind.drift * math.exp(rng.gauss(0, 0.08))))
                 for _ in range(_poisson(rng, kind.tickets_per_week / max(0.2, engagement))):
                     yield from self._ticket(rng, name, ids, at + timedelta(hours=rng.uniform(0, 100)), engagement)
+                if not cancelled and engagement < 0.45 and rng.random() < 0.125:
+                    cancelled = True
+                    yield (
+                        "billing",
+                        name,
+                        CancellationScheduled(
+                            source="billing",
+                            id=ids.next("cancelled"),
+                            occurred_at=at,
+                            subscription_id=f"sub_{name.removeprefix('cus_')}",
+                            mrr_minor=mrr_minor,
+                            interval="month",
+                            currency="EUR",
+                            effective_at=at + timedelta(days=30),
+                            seats=seats,
+                        ),
+                    )
             if at.weekday() < 5 and (uses := _poisson(rng, seats * engagement * 3)):
                 active = min(seats, max(1, round(seats * min(1.0, engagement * rng.uniform(0.6, 1.0)))))
                 yield (

@@ -44,7 +44,7 @@ __all__ = [
 _SUPPORTED = "memory:, sqlite:///relative.db or sqlite:////absolute.db (postgresql:// is coming)"
 
 
-def open_store(url: str, clock: Clock | None = None) -> MemoryStore | SQLiteStore:
+def open_store(url: str, clock: Clock | None = None, *, durable: bool = True) -> MemoryStore | SQLiteStore:
     """The store a URL names: `memory:`, `sqlite:///relative.db`, `sqlite:////absolute.db`.
 
     Raises Unsupported for any other URL (which is not repeated: it may hold a password), StoreUnavailable from the store itself.
@@ -53,5 +53,5 @@ def open_store(url: str, clock: Clock | None = None) -> MemoryStore | SQLiteStor
         return MemoryStore(clock=clock)
     scheme, _, path = url.partition(":///")
     if scheme == "sqlite" and path and path != ":memory:":
-        return SQLiteStore(path, clock=clock)
+        return SQLiteStore(path, clock=clock, durable=durable)
     raise Unsupported(what=f"a store URL with the scheme {url.partition(':')[0]!r}", supported=_SUPPORTED)

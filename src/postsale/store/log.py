@@ -6,11 +6,11 @@ The one place that writes. Stores below keep bytes; rooms above hand in typed ev
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from uuid import UUID
 
 from postsale.access import KeyVault, Unsealer, content_mac, fact_id, seal_fields
-from postsale.aggregates.customer import CustomerAggregate, evolve_decision, fold
+from postsale.aggregates.customer import CustomerAggregate, fold
 from postsale.aggregates.signals import Signal
 from postsale.errors import PostSaleError, VersionConflict
 from postsale.events import (
@@ -203,11 +203,11 @@ class Log:
 
     def customer(self, stream: StreamId, *, as_of_us: int | None = None, known_at_us: int | None = None) -> CustomerAggregate:
         """The customer: true at `as_of_us`, as known at `known_at_us`; both inclusive, None is unbounded."""
-        customer = CustomerAggregate(stream=stream)
-        lane = Query(tenant=stream.tenant, streams=(stream,), lane=Lane.DECISION, as_of_us=as_of_us, known_at_us=known_at_us)
-        for stored in self.store.read(lane):
-            customer = evolve_decision(customer, stored)
-        streams = customer.fact_streams
-        whole = Query(tenant=stream.tenant, streams=streams, as_of_us=as_of_us, known_at_us=known_at_us)
+        own = Query(tenant=stream.tenant, streams=(stream,), as_of_us=as_of_us, known_at_us=known_at_us)
+        customer = fold(CustomerAggregate(stream=stream), self.store.read(own))
+        if not customer.joined:
+            return customer
+        # Some of its facts are on other streams: fold again, merged by position.
+        whole = replace(own, streams=customer.fact_streams)
         mine = (s for s in self.store.read(whole) if s.lane is Lane.FACT or s.stream == stream)
         return fold(CustomerAggregate(stream=stream), mine)

@@ -17,7 +17,7 @@ from uuid import UUID
 from postsale.errors import ConditionFailed, ContentConflict, EventTooLarge, InvalidInput, PostSaleError, VersionConflict
 from postsale.events import Header, Lane, NewEvent, StoredEvent, StreamId, check_tenant
 from postsale.store.contract import Appended, Condition, NoneSince, Outcome, StreamAt, Submission
-from postsale.store.leaves import StreamNames, inner_digest, join_commitment, kind_names, leaf_of
+from postsale.store.leaves import StreamNames, join_commitment, kind_names, leaf_of
 
 DEFAULT_LIMIT_BYTES: Final = 1_048_576
 SALT_BYTES: Final = 16
@@ -203,8 +203,11 @@ class _Planner:
             self._leaf_counts[tenant] = leaf_index + 1
             at = len(rows) * SALT_BYTES
             salt = self._salts[at : at + SALT_BYTES]
-            inner = inner_digest(salt, position, raw_id, occurred_at_us, recorded_at_us, header, content_mac, data)
-            leaf = leaf_of(join_commitment(_checked_stream(stream), leaf_index, lane, version, _checked_kind(wire_name, schema), inner))
+            names, kind = _checked_stream(stream), _checked_kind(wire_name, schema)
+            times = (occurred_at_us, recorded_at_us)
+            leaf = leaf_of(
+                join_commitment(names, kind, leaf_index, lane, version, salt, position, raw_id, *times, header, content_mac, data)
+            )
             envelope = (position, stream, lane, version, event_id, wire_name, schema, occurred_at_us, recorded_at_us)
             row = StoredEvent(*envelope, content_mac, header, data, salt, leaf_index, leaf)
             rows.append(row)

@@ -39,7 +39,8 @@ _INSERT_KEY: Final = "INSERT INTO keys VALUES (?, ?, ?, ?)"
 class SQLiteStore:
     """A log in one file, created with mode 0600 when it is not there. Any number of threads and processes may share the file.
 
-    An acknowledged append survives SIGKILL and loss of power. StoreUnavailable: the file belongs to another program or a newer
+    An acknowledged append survives SIGKILL and loss of power; the latter not with `durable=False`, which is for logs that can be
+    made again, such as simulations. StoreUnavailable: the file belongs to another program or a newer
     release, the disk is full, or another process held the write lock for longer than `busy_timeout_s`.
     """
 
@@ -50,6 +51,7 @@ class SQLiteStore:
         clock: Clock | None = None,
         limit_bytes: int = DEFAULT_LIMIT_BYTES,
         busy_timeout_s: float = 10.0,
+        durable: bool = True,
     ) -> None:
         if str(path) in ("", ":memory:"):
             raise StoreUnavailable(url=f"sqlite:///{path}", reason="SQLiteStore keeps a file; MemoryStore is the log without one")
@@ -64,7 +66,7 @@ class SQLiteStore:
         self._idle: list[sqlite3.Connection] = []
         self._idle_lock = threading.Lock()
         self._closed = False
-        self._writer = open_file(self._path, busy_timeout_s=busy_timeout_s)
+        self._writer = open_file(self._path, busy_timeout_s=busy_timeout_s, durable=durable)
         try:
             self._names = Names(self._writer)
             with translated(self._url):
@@ -300,6 +302,8 @@ class SQLiteStore:
 
     def evidence(self) -> SQLiteEvidence:
         """The raw bytes for `verify`."""
+        if self._closed:
+            raise StoreUnavailable(url=self._url, reason="closed")
         return SQLiteEvidence(self._path, busy_timeout_s=self._busy_timeout_s)
 
     def close(self) -> None:

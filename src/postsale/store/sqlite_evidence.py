@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
 from postsale.store.contract import Row, Unreadable
-from postsale.store.sqlite_schema import code_of, connect, expected_schema, translated, url_of
+from postsale.store.sqlite_schema import DAMAGE, code_of, connect, expected_schema, translated, url_of
 
 _ROWS: Final = (
     "SELECT position, tenant, stream, lane, version, event_id, kind, occurred_at, recorded_at, content_mac, header, data, salt,"
@@ -52,7 +51,7 @@ class SQLiteEvidence:
                         hole, tries = "", 0
                     last = row[0]
                     yield row
-            except sqlite3.Error as error:
+            except DAMAGE as error:
                 hole = hole or code_of(error)
                 tries += 1
                 # Other pages may still be readable: go on a little behind the damage.
@@ -73,14 +72,14 @@ class SQLiteEvidence:
     def _value(self, sql: str) -> Any:
         try:
             row = self._db.execute(sql).fetchone()
-        except sqlite3.Error:
+        except DAMAGE:
             return None
         return row[0] if row else None
 
     def ids(self) -> Iterator[tuple[Any, Any, Any, Any] | Unreadable]:
         try:
             yield from self._db.execute("SELECT tenant, event_id, position, content_mac FROM keys ORDER BY tenant, event_id")
-        except sqlite3.Error as error:
+        except DAMAGE as error:
             yield Unreadable(0, 0, code_of(error))
 
     def stream(self, ref: Any) -> tuple[Any, bytes, bytes, bytes] | None:
@@ -98,14 +97,14 @@ class SQLiteEvidence:
     def _row(self, sql: str, ref: Any) -> Row | None:
         try:
             row: Row | None = self._db.execute(sql, (ref,)).fetchone()
-        except (sqlite3.Error, OverflowError):
+        except (*DAMAGE, OverflowError):
             return None
         return row
 
     def heads(self) -> dict[Any, tuple[bytes, Any, Any]]:
         try:
             rows = self._db.execute("SELECT no, name, size, frontier FROM tenants NOT INDEXED").fetchall()
-        except sqlite3.Error:
+        except DAMAGE:
             return {}
         return {no: (name if type(name) is bytes else repr(name).encode(), size, frontier) for no, name, size, frontier in rows}
 
@@ -124,5 +123,5 @@ class SQLiteEvidence:
             for (line,) in self._db.execute("PRAGMA integrity_check"):
                 if line != b"ok":
                     yield line.decode(errors="backslashreplace")
-        except sqlite3.Error as error:
+        except DAMAGE as error:
             yield f"the file is damaged ({code_of(error)})"

@@ -77,7 +77,10 @@ def decision_version(db: sqlite3.Connection, stream: int | None) -> int:
 
 
 def first_breach(db: sqlite3.Connection, names: Names, condition: NoneSince) -> Breach | None:
-    kinds = ", ".join(map(str, kind_numbers(db, condition.kinds)))
+    numbers = kind_numbers(db, condition.kinds)
+    if not numbers:  # `IN ()` beside INDEXED BY is "no query solution" to SQLite
+        return None
+    kinds = ", ".join(map(str, numbers))
     found: list[tuple[int, StreamId, str]] = []
     for stream in condition.streams:
         row = db.execute(

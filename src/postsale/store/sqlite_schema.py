@@ -108,6 +108,10 @@ _REASONS: Final = {
 }
 
 
+DAMAGE: Final = (sqlite3.Error, UnicodeDecodeError)
+"""What the driver raises over a damaged file: a text that is not UTF-8 may stand even in SQLite's own messages."""
+
+
 def url_of(path: Path) -> str:
     return f"sqlite:///{path}"
 
@@ -120,25 +124,26 @@ def translated(url: str) -> Iterator[None]:
     except sqlite3.IntegrityError as error:
         # Planned under the lock, so no constraint can fail unless the tables disagree with each other.
         raise LogDamaged(position=0, reason=f"a write broke a rule of the file ({code_of(error)})") from error
-    except sqlite3.Error as error:
+    except DAMAGE as error:
         code = code_of(error)
         plain = "_".join(code.split("_")[:2])  # SQLITE_READONLY_DBMOVED and the like are kinds of the plain code
         raise StoreUnavailable(url=url, reason=f"{_REASONS[plain]} ({code})" if plain in _REASONS else code) from error
 
 
-def code_of(error: sqlite3.Error) -> str:
+def code_of(error: Exception) -> str:
     return getattr(error, "sqlite_errorname", None) or type(error).__name__
 
 
-def connect(path: Path, *, busy_timeout_s: float, reader: bool = False) -> sqlite3.Connection:
-    """A connection in autocommit mode, usable from any thread. The file must exist."""
-    db = sqlite3.connect(path, timeout=busy_timeout_s, isolation_level=None, check_same_thread=False)
+def connect(path: Path, *, busy_timeout_s: float, reader: bool = False, durable: bool = True) -> sqlite3.Connection:
+    """A connection in autocommit mode, usable from any thread. Never creates a file. `path` is absolute."""
+    db = sqlite3.connect(f"{path.as_uri()}?mode=rw", uri=True, timeout=busy_timeout_s, isolation_level=None, check_same_thread=False)
     try:
         db.execute("PRAGMA recursive_triggers = ON")
         if reader:
             db.execute("PRAGMA query_only = ON")
         else:
-            db.execute("PRAGMA synchronous = FULL")  # WAL with NORMAL loses acknowledged commits with the power
+            # WAL with NORMAL loses acknowledged commits with the power; a simulation is made again instead.
+            db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'OFF'}")
             db.execute("PRAGMA cache_size = -32000")  # kB; random ids touch most pages of `keys`, hold them
             db.execute("PRAGMA wal_autocheckpoint = 8000")  # pages; a page changed by many commits is copied once
     except BaseException:
@@ -147,7 +152,7 @@ def connect(path: Path, *, busy_timeout_s: float, reader: bool = False) -> sqlit
     return db
 
 
-def open_file(path: Path, *, busy_timeout_s: float) -> sqlite3.Connection:
+def open_file(path: Path, *, busy_timeout_s: float, durable: bool = True) -> sqlite3.Connection:
     """A write connection to the log at `path`, created when there is no file, or an empty one.
 
     StoreUnavailable for anything that is not a log of this schema version; such a file is not changed.
@@ -161,7 +166,7 @@ def open_file(path: Path, *, busy_timeout_s: float) -> sqlite3.Connection:
                 raise
             except OSError as error:
                 raise StoreUnavailable(url=url, reason=f"cannot be created ({error.strerror})") from error
-        db = connect(path, busy_timeout_s=busy_timeout_s)
+        db = connect(path, busy_timeout_s=busy_timeout_s, durable=durable)
         try:
             if _is_new(db, url):
                 db.execute("PRAGMA journal_mode = WAL")

@@ -13,13 +13,14 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from postsale.store.contract import Evidence, Row, Store, Unreadable
-from postsale.store.leaves import Frontier, StreamNames, inner_digest, join_commitment, kind_names, leaf_of
+from postsale.store.leaves import Frontier, StreamNames, join_commitment, kind_names, leaf_of
 
 MAX_PROBLEMS: Final = 10_000  # a wholly damaged file must not fill the memory with reasons
 _PROGRESS_EVERY: Final = 10_000
 _BUCKET: Final = 1_024  # positions per bucket when events and keys are compared
 _MAX_BUCKETS: Final = 256  # buckets looked into when they differ
 _NAMES_HELD: Final = 100_000
+_MALFORMED: Final = (KeyError, TypeError, ValueError, AttributeError, struct.error)  # what garbage in place of a value leads to
 _ROW_IN_INDEX: Final = re.compile(r"row (\d+) missing from index (?:events|decisions)_")
 
 
@@ -37,6 +38,16 @@ class VerifyReport:
     def ok(self) -> bool:
         return not self.problems
 
+    def to_dict(self) -> dict[str, Any]:
+        """For programs."""
+        return {
+            "ok": self.ok,
+            "events": self.events,
+            "roots": {tenant: {"size": size, "root": root} for tenant, (size, root) in self.roots.items()},
+            "problems": [{"position": position, "reason": reason} for position, reason in self.problems],
+            "truncated": self.truncated,
+        }
+
 
 def verify(store: Store, on_progress: Callable[[int], None] | None = None) -> VerifyReport:
     """Check the whole log as it is now. `on_progress` is told the number of events done, every 10,000.
@@ -47,24 +58,35 @@ def verify(store: Store, on_progress: Callable[[int], None] | None = None) -> Ve
         return _Verification(evidence, on_progress or (lambda _: None)).run()
 
 
+class _Tenant:
+    """How far a tenant's leaves have been followed."""
+
+    __slots__ = ("damaged", "frontier", "next_leaf")
+
+    def __init__(self) -> None:
+        self.frontier = Frontier()
+        self.next_leaf = 0  # differs from the frontier's size once a leaf could not be computed
+        self.damaged = False  # a problem with a position is known already
+
+
 class _Verification:
     def __init__(self, evidence: Evidence, on_progress: Callable[[int], None]) -> None:
         self._evidence = evidence
         self._on_progress = on_progress
         self._report = VerifyReport()
         self._heads = dict(evidence.heads())
-        self._streams: dict[Any, tuple[Any, StreamNames] | None] = {}
-        self._kinds: dict[Any, bytes | None] = {}
-        self._frontiers: dict[Any, Frontier] = {}  # by tenant
-        self._next_leaf: dict[Any, int] = {}  # by tenant; differs from the frontier's size once a leaf is missing
-        self._damaged: set[Any] = set()  # tenants with a problem that has a position already
+        self._tenants: dict[Any, _Tenant] = {}
+        self._streams: dict[Any, tuple[Any, Any]] = {}  # tenant and names, or None twice
+        self._kinds: dict[Any, Any] = {}
         self._versions: dict[Any, int] = {}  # by stream: newest decision
         self._sums: dict[int, int] = {}  # by bucket of positions: digests of keys that events ask for less those that are there
+        self._last = 0  # position
+        self._last_recorded_at = -(2**63)
 
     def run(self) -> VerifyReport:
-        last = self._scan()
-        self._check_head(last)
-        for tenant in sorted(self._frontiers.keys() | self._heads.keys(), key=str):
+        self._scan()
+        self._check_head()
+        for tenant in sorted(self._tenants.keys() | self._heads.keys(), key=str):
             self._check_tenant(tenant)
         if self._sum_keys():
             self._compare_keys({bucket for bucket, total in self._sums.items() if total})
@@ -82,53 +104,96 @@ class _Verification:
 
     # ---------------------------------------------------------------- events
 
-    def _scan(self) -> int:
-        """Check every row for itself and against the one before; returns the last position."""
-        last, last_recorded_at, done = 0, -(2**63), 0
-        sums = self._sums
+    def _scan(self) -> None:
+        """Every row in order. One test tells a sound row from the rest; what is wrong with the rest is found out apart."""
+        tenants, streams, kinds, versions, sums = self._tenants, self._streams, self._kinds, self._versions, self._sums
+        last, last_recorded_at, done = self._last, self._last_recorded_at, 0
+        row: Any
         for row in self._evidence.rows():
-            if isinstance(row, Unreadable):
+            try:
+                position, tenant, stream, lane, version, event_id, kind, occurred_at, recorded_at, mac, header, data, salt, index, leaf = (
+                    row
+                )
+                home, names = streams[stream]
+                state = tenants[tenant]
+                computed = leaf_of(
+                    join_commitment(
+                        names, kinds[kind], index, lane, version, salt, position, event_id, occurred_at, recorded_at, header, mac, data
+                    )
+                )
+                sound = (
+                    computed == leaf
+                    and position == last + 1
+                    and index == state.next_leaf
+                    and recorded_at > last_recorded_at
+                    and version == (position if lane == 0 else versions.get(stream, 0) + 1)
+                    and home == tenant
+                    and len(salt) == len(mac) == len(event_id) == 16
+                    and lane in (0, 1)
+                )
+            except _MALFORMED:
+                sound = False
+            if sound:
+                last = position
+                last_recorded_at = recorded_at
+                state.next_leaf = index + 1
+                state.frontier.append(computed)
+                if lane:
+                    versions[stream] = version
+                bucket = position // _BUCKET
+                sums[bucket] = sums.get(bucket, 0) + hash((tenant, event_id, position, mac))
+            elif isinstance(row, Unreadable):
                 self._problem(row.first, f"cannot be read up to position {row.last}: {row.reason}")
                 last = max(last, row.last)
                 continue
-            position, tenant, recorded_at = row[0], row[1], row[8]
-            before = len(self._report.problems)
-            last = position if position == last + 1 else self._gap(position, last)
-            try:
-                if recorded_at <= last_recorded_at:
-                    self._problem(position, f"recorded_at {recorded_at} is not after its predecessor's {last_recorded_at}")
-                else:
-                    last_recorded_at = recorded_at
-                self._check_row(row)
-                bucket = position // _BUCKET
-                sums[bucket] = sums.get(bucket, 0) + hash((tenant, row[5], position, row[9]))
-            except (TypeError, ValueError, struct.error) as error:
-                self._problem(position, f"a column has a value of a wrong type or size ({type(error).__name__})")
-            if len(self._report.problems) != before:
-                self._damaged.add(tenant)
+            else:
+                self._last, self._last_recorded_at = last, last_recorded_at
+                self._examine(row)
+                last, last_recorded_at = self._last, self._last_recorded_at
             done += 1
             if not done % _PROGRESS_EVERY:
                 self._on_progress(done)
+        self._last = last
         self._report.events = done
         self._on_progress(done)
-        return last
 
-    def _gap(self, position: Any, last: int) -> int:
+    def _examine(self, row: Row) -> None:
+        """A row that is not sound, or the first of its tenant, stream or kind: name whatever is wrong with it."""
+        position, tenant, recorded_at = row[0], row[1], row[8]
+        state = self._tenants.setdefault(tenant, _Tenant())
+        before = len(self._report.problems)
+        if position != self._last + 1:
+            self._gap(position)
+        else:
+            self._last = position
+        try:
+            bucket = position // _BUCKET
+            self._sums[bucket] = self._sums.get(bucket, 0) + hash((tenant, row[5], position, row[9]))
+            if recorded_at <= self._last_recorded_at:
+                self._problem(position, f"recorded_at {recorded_at} is not after its predecessor's {self._last_recorded_at}")
+            else:
+                self._last_recorded_at = recorded_at
+            self._examine_leaf(row, state)
+        except _MALFORMED as error:
+            self._problem(position, f"a column has a value of a wrong type or size ({type(error).__name__})")
+        state.damaged |= len(self._report.problems) != before
+
+    def _gap(self, position: Any) -> None:
+        last = self._last
         if type(position) is int and position > last:
             missing = f"position {last + 1} is" if position == last + 2 else f"positions {last + 1} to {position - 1} are"
             self._problem(last + 1, f"{missing} missing before position {position}")
-            return position
-        self._problem(position, f"position {position} follows position {last}")
-        return last
+            self._last = position
+        else:
+            self._problem(position, f"position {position} follows position {last}")
 
-    def _check_row(self, row: Row) -> None:
+    def _examine_leaf(self, row: Row, state: _Tenant) -> None:
         position, tenant, stream, lane, version, event_id, kind, occurred_at, recorded_at, mac, header, data, salt, leaf_index, leaf = row
-        try:
-            home, names = self._streams[stream] or self._unknown
-            kind_bytes = self._kinds[kind]
-        except KeyError:
-            home, names = self._stream(stream) or self._unknown
-            kind_bytes = self._kind(kind)
+        if (due := state.next_leaf) != leaf_index:
+            self._problem(position, f"leaf index {leaf_index} where {due} was due")
+        state.next_leaf = (leaf_index if type(leaf_index) is int else due) + 1
+        home, names = self._streams.get(stream) or self._stream(stream)
+        kind_bytes = self._kinds.get(kind) or self._kind(kind)
         if names is None or kind_bytes is None:
             self._problem(position, f"its {'stream' if names is None else 'kind'} is not in the table of names")
             return
@@ -143,28 +208,23 @@ class _Verification:
             expected = self._versions.get(stream, 0) + 1
             if version != expected:
                 self._problem(position, f"decision version {version} where {expected} was due")
-            self._versions[stream] = version
+            self._versions[stream] = version if type(version) is int else expected
         else:
             self._problem(position, f"lane {lane!r} does not exist")
-        if (due := self._next_leaf.get(tenant, 0)) != leaf_index:
-            self._problem(position, f"leaf index {leaf_index} where {due} was due")
-        self._next_leaf[tenant] = leaf_index + 1
-        inner = inner_digest(salt, position, event_id, occurred_at, recorded_at, header, mac, data)
-        computed = leaf_of(join_commitment(names, leaf_index, lane, version, kind_bytes, inner))
+        computed = leaf_of(
+            join_commitment(
+                names, kind_bytes, leaf_index, lane, version, salt, position, event_id, occurred_at, recorded_at, header, mac, data
+            )
+        )
         if computed != leaf:
             self._problem(position, "the stored bytes do not match their leaf")
-        frontier = self._frontiers.get(tenant)
-        if frontier is None:
-            frontier = self._frontiers[tenant] = Frontier()
-        frontier.append(computed)
+        state.frontier.append(computed)
 
-    _unknown: tuple[None, None] = (None, None)
-
-    def _stream(self, ref: Any) -> tuple[Any, StreamNames] | None:
+    def _stream(self, ref: Any) -> tuple[Any, Any]:
         found = self._evidence.stream(ref)
         if len(self._streams) >= _NAMES_HELD:
             self._streams.clear()
-        names = self._streams[ref] = None if found is None else (found[0], StreamNames.of_bytes(*found[1:]))
+        names = self._streams[ref] = (None, None) if found is None else (found[0], StreamNames.of_bytes(*found[1:]))
         return names
 
     def _kind(self, ref: Any) -> bytes | None:
@@ -174,7 +234,8 @@ class _Verification:
 
     # ---------------------------------------------------------------- heads
 
-    def _check_head(self, last: int) -> None:
+    def _check_head(self) -> None:
+        last = self._last
         position, _ = self._evidence.head()
         if type(position) is not int:
             self._problem(0, "the log's head is unreadable")
@@ -184,7 +245,8 @@ class _Verification:
             self._problem(position + 1, f"positions {position + 1} to {last} are beyond the log's head")
 
     def _check_tenant(self, tenant: Any) -> None:
-        frontier = self._frontiers.get(tenant, Frontier())
+        state = self._tenants.get(tenant) or _Tenant()
+        frontier = state.frontier
         name, size, raw = self._heads.get(tenant, (str(tenant).encode(), None, None))
         label = name.decode(errors="backslashreplace")
         self._report.tenants += 1
@@ -192,16 +254,15 @@ class _Verification:
         if type(size) is not int or type(raw) is not bytes:
             self._problem(0, f"tenant {label!r} has no readable tree head")
             return
-        leaves = self._next_leaf.get(tenant, 0)
-        if size != leaves:
-            self._problem(0, f"tenant {label!r} has {leaves} leaves, its tree head says {size}")
+        if size != state.next_leaf:
+            self._problem(0, f"tenant {label!r} has {state.next_leaf} leaves, its tree head says {size}")
             return
         try:
             stored = Frontier.from_bytes(size, raw)
         except ValueError:
             self._problem(0, f"the tree head of tenant {label!r} is unreadable")
             return
-        if tenant not in self._damaged and stored.to_bytes() != frontier.to_bytes():
+        if not state.damaged and stored.to_bytes() != frontier.to_bytes():
             for mine, theirs in zip(frontier.subtrees(), stored.subtrees(), strict=True):
                 if mine != theirs:
                     self._rewritten(tenant, label, mine[0], mine[0] + mine[1] - 1)
@@ -217,16 +278,18 @@ class _Verification:
 
     def _sum_keys(self) -> bool:
         """Take every key off the sums; False when the keys cannot be read, so that comparing would blame the wrong."""
-        sums, previous = self._sums, None
+        sums, last_tenant, last_id = self._sums, None, b""
+        key: Any
         for key in self._evidence.ids():
             if isinstance(key, Unreadable):
                 self._problem(0, f"the table of ids cannot be read: {key.reason}")
                 return False
             try:
-                if previous is not None and key[:2] <= previous:
-                    self._problem(key[2], "its id is not in order in the table of ids")
-                previous = key[:2]
-                bucket = key[2] // _BUCKET
+                tenant, event_id, position, _ = key
+                if tenant == last_tenant and event_id <= last_id:
+                    self._problem(position, "its id is not in order in the table of ids")
+                last_tenant, last_id = tenant, event_id
+                bucket = position // _BUCKET
                 sums[bucket] = sums.get(bucket, 0) - hash(key)
             except TypeError:
                 self._problem(0, "a row of the table of ids has a value of a wrong type")

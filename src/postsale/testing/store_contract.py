@@ -132,6 +132,10 @@ class ReadContract(Hooks):
             assert store.find(event.tenant, event.event_id) == event
         assert store.find("acme", UUID(int=1)) is None
 
+    def test_the_tenants_are_those_with_events(self, store: Store, history: list[StoredEvent], events: Events) -> None:
+        store.append(each(events.fact(events.stream("refused"), data=b"x" * (LIMIT_BYTES + 1))))
+        assert store.tenants() == sorted({event.tenant for event in history})
+
     def test_leaf_indexes_are_gapless_per_tenant_and_leaves_commit_to_the_event(self, history: list[StoredEvent]) -> None:
         counts: dict[str, int] = {}
         for event in history:

@@ -45,9 +45,11 @@ class Ledger:
             with self._path.open("a+b") as file:
                 fcntl.flock(file, fcntl.LOCK_EX)
                 file.seek(0)
-                if call.idempotency_key in _parse(file.read()):
+                raw = file.read()
+                if any(known.idempotency_key == call.idempotency_key for known in _parse(raw)):
                     return False
-                file.write(canonical([call.tool, call.idempotency_key, dict(call.arguments)]) + b"\n")
+                torn = b"\n" if raw and not raw.endswith(b"\n") else b""  # a crash in mid-line: end it, or this call joins it
+                file.write(torn + canonical([call.tool, call.idempotency_key, dict(call.arguments)]) + b"\n")
                 file.flush()
                 os.fsync(file.fileno())
                 return True
@@ -57,17 +59,17 @@ class Ledger:
         """Every call that counted, in order."""
         if self._path is None:
             return tuple(self._calls.values())
-        return tuple(_parse(self._path.read_bytes()).values()) if self._path.exists() else ()
+        return tuple(_parse(self._path.read_bytes())) if self._path.exists() else ()
 
 
-def _parse(raw: bytes) -> dict[str, Call]:
-    out: dict[str, Call] = {}
+def _parse(raw: bytes) -> list[Call]:
+    out: list[Call] = []
     for line in raw.splitlines():
         try:
             tool, key, arguments = orjson.loads(line)
         except ValueError:
             continue  # a line torn by a crash: that call never returned
-        out[key] = Call(tool, key, arguments)
+        out.append(Call(tool, key, arguments))
     return out
 
 

@@ -1,0 +1,219 @@
+"""The outbox: effects of decisions leave here, and only here. Claimed in the log first, called then, recorded after.
+
+An idempotent or queryable tool has its effect once through any crash; an unsafe one at most once, and a person looks when
+the outcome is unknown. The kill switch, consent and the customer's version are conditions of every claim.
+May import the desk, tools, aggregates, events.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import orjson
+
+from postsale.agents import reach
+from postsale.agents.decide import intent_mac
+from postsale.agents.desk import NOTHING, Change, Desk
+from postsale.agents.tools.contract import Tool
+from postsale.agents.tools.toolbox import Result, Toolbox
+from postsale.aggregates import decisions as d
+from postsale.aggregates.commands import effect_due_us, effects_due, start_effect
+from postsale.aggregates.customer import CustomerAggregate, Effect
+from postsale.events import DAY_US, SECOND_US, Actor, Event, Origin, Recorded, StreamId, derive_id, from_us, to_us
+from postsale.store.log import Cause
+
+MAX_BACKOFF_S = 3_600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Dispatched:
+    """What one round over a customer's effects did."""
+
+    called: int = 0
+    settled: int = 0  # succeeded, failed for good, cancelled, or handed to a person
+
+
+class Outbox:
+    """Dispatches the effects of a customer's decisions. Several workers may run it; a claim lets one of them through."""
+
+    def __init__(
+        self,
+        desk: Desk,
+        toolbox: Toolbox,
+        *,
+        abandoned_after_s: float = 300.0,
+        too_late_after_s: float = 3 * 86_400.0,
+    ) -> None:
+        """`abandoned_after_s`: a started effect without a result counts as left by a crash after this time.
+
+        `too_late_after_s`: an effect that could not leave so long after it was due is cancelled, not sent late.
+        """
+        self._desk = desk
+        self._toolbox = toolbox
+        self._abandoned_us = int(abandoned_after_s * SECOND_US)
+        self._too_late_us = int(too_late_after_s * SECOND_US)
+
+    def next_due_us(self, customer: CustomerAggregate) -> float:
+        """When the next effect of this customer can leave; infinity when none waits."""
+        times = [effect_due_us(e, self._abandoned_us) for o in customer.decisions.values() for e in o.effects.values()]
+        return min(times, default=float("inf"))
+
+    def dispatch(self, stream: StreamId, customer: CustomerAggregate | None = None) -> Dispatched:
+        """Let every due effect of this customer leave once. Raises ToolUnreachable where none may; a tool's fault is an event."""
+        customer = customer if customer is not None else self._desk.log.customer(stream)
+        with reach.simulated_only() if self._desk.origin is Origin.SIMULATION else nullcontext():
+            return self._dispatch(stream, customer)
+
+    def _dispatch(self, stream: StreamId, customer: CustomerAggregate) -> Dispatched:
+        called = settled = 0
+        for open_, effect in effects_due(customer, self._desk.now_us(), abandoned_after_us=self._abandoned_us):
+            did = self._one(stream, open_.decision_id, effect.intent.intent_id)
+            called += did.called
+            settled += did.settled
+        return Dispatched(called, settled)
+
+    # ------------------------------------------------------------ one effect
+
+    def _one(self, stream: StreamId, decision_id: UUID, intent_id: UUID) -> Dispatched:
+        decision = self._desk.decision(stream.tenant, decision_id)
+        intent = next((i for i in decision.data.intents if i.intent_id == intent_id), None)
+        if intent is None:
+            return Dispatched()
+        tool = self._toolbox.get(intent.tool)
+        if tool is not None:
+            reach.check(intent.tool, simulated=tool.sandbox)  # before the claim, so that nothing is left started
+        arguments = self._arguments(stream, decision, intent)
+        change, stored = self._desk.change(stream, lambda c: self._claim(c, decision, intent, tool, arguments))
+        if stored is None or not stored.stored:
+            return Dispatched()  # nothing to do any more, or another worker won
+        started = change.drafts[0].event
+        if not isinstance(started, d.EffectStarted) or tool is None or arguments is None:
+            return Dispatched(settled=1)
+        result = self._call(tool, intent, arguments, ambiguous=change.ambiguous)
+        final, _ = self._desk.change(stream, lambda c: self._record(c, decision, intent, tool, started.attempt, result))
+        done = any(not isinstance(x.event, d.EffectFailed) or x.event.final for x in final.drafts)
+        return Dispatched(called=1, settled=int(done))
+
+    def _arguments(self, stream: StreamId, decision: Recorded[d.DecisionRecorded], intent: d.EffectIntent) -> Mapping[str, Any] | None:
+        """The unsealed arguments when they are exactly those that were decided; None when erased or altered."""
+        text = decision.data.arguments
+        if not isinstance(text, str):
+            return None
+        listed = orjson.loads(text)
+        index = decision.data.intents.index(intent)
+        if (
+            index >= len(listed)
+            or intent_mac(self._desk.mac(stream.tenant), intent.intent_id, intent.tool, listed[index]) != intent.arguments_mac
+        ):
+            return None
+        found: Mapping[str, Any] = listed[index]
+        return found
+
+    def _claim(
+        self,
+        c: CustomerAggregate,
+        decision: Recorded[d.DecisionRecorded],
+        intent: d.EffectIntent,
+        tool: Tool | None,
+        arguments: Mapping[str, Any] | None,
+    ) -> Change:
+        """The right to call, or the reason why nothing leaves. Nothing while a switch is thrown: it may be released again."""
+        data, decision_id = decision.data, decision.event_id
+        open_ = c.decisions.get(decision_id)
+        effect = open_.effects.get(intent.intent_id) if open_ else None
+        now_us = self._desk.now_us()
+        if effect is None or effect_due_us(effect, self._abandoned_us) > now_us:
+            return NOTHING
+        switches = self._desk.switches(c.stream.tenant, data.agent)
+        if switches.paused:
+            return NOTHING
+        stop = self._stop(c, data, effect, intent, tool, arguments, now_us)
+        if stop is not None:
+            return self._change(decision, stop, "stopped", effect.attempt)
+        (event,) = start_effect(c, decision_id, intent.intent_id)
+        step = "started" if isinstance(event, d.EffectStarted) else "unknown"
+        change = self._change(decision, event, step, effect.attempt + 1)
+        return Change(change.drafts, switches.conditions, ambiguous=effect.ambiguous or effect.status == "started")
+
+    def _stop(
+        self,
+        c: CustomerAggregate,
+        data: d.DecisionRecorded,
+        effect: Effect,
+        intent: d.EffectIntent,
+        tool: Tool | None,
+        arguments: Mapping[str, Any] | None,
+        now_us: int,
+    ) -> Event | None:
+        """Why this effect does not leave, as an event; None when it may. What may have happened already goes to a person."""
+        uncertain = effect.ambiguous or effect.status == "started"
+        decision_id = next(k for k, o in c.decisions.items() if intent.intent_id in o.effects)
+        purpose = str(data.context.get("purpose", ""))
+        cancel = fail = ""
+        if intent.channel is not None and not c.may_contact(intent.channel, purpose):
+            cancel = f"consent for {intent.channel}/{purpose} was withdrawn"
+        elif now_us > max(effect.ready_at_us, to_us(intent.due_at)) + self._too_late_us:
+            cancel = f"it could not leave within {self._too_late_us // DAY_US} days"
+        elif tool is None:
+            fail = f"{intent.tool} is not installed any more"
+        elif tool.ref.digest != intent.tool_digest:
+            fail = f"the contract of {intent.tool} changed since the decision"
+        elif arguments is None:
+            fail = "the arguments are erased or are not those that were decided"
+        elif effect.status == "started" and effect.attempt >= tool.max_attempts:
+            fail = "no attempt is left"
+        if not cancel and not fail:
+            return None
+        if uncertain:
+            return d.EffectUnknown(decision_id=decision_id, intent_id=intent.intent_id, attempt=effect.attempt, reason=cancel or fail)
+        if cancel:
+            return d.EffectCancelled(decision_id=decision_id, intent_id=intent.intent_id, reason=cancel)
+        return d.EffectFailed(decision_id=decision_id, intent_id=intent.intent_id, attempt=effect.attempt, final=True, reason=fail)
+
+    def _call(self, tool: Tool, intent: d.EffectIntent, arguments: Mapping[str, Any], *, ambiguous: bool) -> Result:
+        key = str(intent.intent_id)
+        if tool.kind == "queryable" and ambiguous:
+            found = self._toolbox.query(intent.tool, idempotency_key=key)
+            if found.status != "absent":
+                return found
+        return self._toolbox.call(intent.tool, arguments, idempotency_key=key)
+
+    def _record(
+        self, c: CustomerAggregate, decision: Recorded[d.DecisionRecorded], intent: d.EffectIntent, tool: Tool, attempt: int, result: Result
+    ) -> Change:
+        """The result as an event. A success counts even when another worker took over; a failure only of the newest attempt."""
+        open_ = c.decisions.get(decision.event_id)
+        effect = open_.effects.get(intent.intent_id) if open_ else None
+        if effect is None or effect.settled:
+            return NOTHING
+        ids: dict[str, Any] = {"decision_id": decision.event_id, "intent_id": intent.intent_id, "attempt": attempt}
+        if result.status == "done":
+            event: Event = d.EffectSucceeded(**ids, sandbox=result.sandbox, receipt=result.receipt)
+            return self._change(decision, event, "result", attempt)
+        if effect.status != "started" or effect.attempt != attempt:
+            return NOTHING
+        uncertain = result.ambiguous or effect.ambiguous
+        if uncertain and (tool.kind == "unsafe" or attempt >= tool.max_attempts or result.status == "refused"):
+            event = d.EffectUnknown(**ids, reason=result.reason)
+        elif result.status == "refused" or attempt >= tool.max_attempts:
+            event = d.EffectFailed(**ids, final=True, reason=result.reason)
+        else:
+            wait_s = min(MAX_BACKOFF_S, tool.backoff_s * 2 ** (attempt - 1))
+            retry_at = from_us(self._desk.now_us() + int(wait_s * SECOND_US))
+            event = d.EffectFailed(**ids, final=False, reason=result.reason, retry_at=retry_at, ambiguous=result.ambiguous)
+        return self._change(decision, event, "result", attempt)
+
+    def _change(self, decision: Recorded[d.DecisionRecorded], event: Event, step: str, attempt: int) -> Change:
+        intent_id = getattr(event, "intent_id", None)
+        cause = Cause(
+            actor=Actor("agent", decision.data.agent),
+            causation_id=decision.event_id,
+            correlation_id=decision.data.trigger_id,
+            depth=decision.data.depth + 1,  # what a tool sends back is one deeper than what caused it
+            origin=self._desk.origin,
+        )
+        return Change((self._desk.draft(event, derive_id(intent_id, step, attempt), cause),))

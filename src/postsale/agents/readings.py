@@ -1,0 +1,60 @@
+"""Readings for agents from the read models: the score of a health model over a runner's state, which has seen every fact.
+
+May import projections, aggregates, events. No decision is made here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from postsale.agents.evidence import HealthReading
+from postsale.agents.expressions import InputType
+from postsale.aggregates.customer import CustomerAggregate
+from postsale.events import DAY_US
+from postsale.projections import CUSTOMER_HEALTH, HealthModel, Runner, State
+from postsale.projections.health import POINT_MICRO, round_half_even
+from postsale.projections.why import TREND_DAYS, direction
+
+
+class RunnerHealth:
+    """A `HealthSource` over a projection runner. Safe to use from any thread, as `Runner.read_state` is."""
+
+    def __init__(self, runner: Runner, model: HealthModel = CUSTOMER_HEALTH) -> None:
+        self._runner = runner
+        self._model = model
+
+    @property
+    def features(self) -> Mapping[str, InputType | None]:
+        """Every declared feature; which type it has, its value shows."""
+        declared = self._model.features
+        return dict.fromkeys([*declared.leaves, *(d.name for d in declared.deriveds)])
+
+    def read(self, customer: CustomerAggregate, at_us: int, wanted: frozenset[str], *, known_at_us: int | None = None) -> HealthReading:
+        """Health and features of all the customer's streams at `at_us`; the trend only when it is wanted."""
+        fold = self._model.fold
+        read = self._runner.read_state(customer.fact_streams, as_of_us=at_us, known_at_us=known_at_us)
+        before_us = at_us - TREND_DAYS * DAY_US
+        before: State | None = None
+        if "health_trend" in wanted:
+            before = self._runner.read_state(customer.fact_streams, as_of_us=before_us, known_at_us=known_at_us).state
+        return self.reading(read.state, at_us, position=read.position, state_hash=fold.digest(read.state), before=before)
+
+    def reading(self, state: State, at_us: int, *, position: int, state_hash: str = "", before: State | None = None) -> HealthReading:
+        """The reading that a folded state gives at `at_us`; `before` is the state 30 days before, for the trend."""
+        values = self._model.fold.finish(state, at_us)
+        score = self._model.score(values)
+        trend = None
+        if before is not None and score.value_micro is not None:
+            then = self._model.score(self._model.fold.finish(before, at_us - TREND_DAYS * DAY_US))
+            trend = None if then.value_micro is None else direction(score.value_micro - then.value_micro)
+        return HealthReading(
+            score=None if score.value_micro is None else round_half_even(score.value_micro, POINT_MICRO),
+            band=score.band,
+            trend=trend,
+            features=values,
+            model=self._model.digest,
+            projection=self._model.fold.name,
+            projection_version=self._model.features.version,
+            position=position,
+            state_hash=state_hash,
+        )

@@ -1,0 +1,147 @@
+"""Rounds: whom the agents visit now. New facts, new decisions, what is due, and once a day everybody.
+
+Decides nothing: a visit is `EmbeddedEngine.attend`. Where the rounds have come to is a view; lose it, and everybody is visited
+once. Part of the wiring: may import everything below `app`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from postsale.agents.engines.embedded import Attended, EmbeddedEngine
+from postsale.aggregates.identity import CUSTOMERS
+from postsale.app.readings import Readings, Subject
+from postsale.events import DAY_US, Lane, StoredEvent, StreamId
+from postsale.projections.views import Views
+from postsale.store.contract import Query
+from postsale.store.log import Log
+
+_VIEW = "rounds"
+_LOOKED_AT = 50  # of one customer's new facts, when looking for the one that made the difference
+_MANY = 500  # from so many visits on, one pass over everybody is cheaper than looking at each
+News = dict[StreamId, list[StoredEvent]]
+_WAKING = frozenset({"approval/granted", "customer/command-issued", "agent/trigger-raised", "identity/stream-joined", "consent/withdrawn"})
+
+
+@dataclass(slots=True)
+class RunReport:
+    """What one run did."""
+
+    folded: int = 0  # facts taken into read models
+    visited: int = 0  # customers
+    raised: int = 0  # triggers
+    decided: int = 0
+    called: int = 0  # tools
+    lapsed: int = 0  # approval requests that expired
+    outcomes: int = 0
+    dispositions: Counter[str] = field(default_factory=Counter)  # of the decisions of this run, as they stand at its end
+
+    def add(self, done: Attended) -> None:
+        self.visited += 1
+        self.raised += done.raised
+        self.decided += len(done.decided)
+        self.called += done.called
+        self.lapsed += done.lapsed
+        self.outcomes += done.outcomes
+
+    def to_dict(self) -> dict[str, Any]:
+        names = ("folded", "visited", "raised", "decided", "called", "lapsed", "outcomes")
+        return {"counts": {name: getattr(self, name) for name in names}, "dispositions": dict(self.dispositions)}
+
+
+class Rounds:
+    """The visits of one engine."""
+
+    def __init__(self, log: Log, views: Views, readings: Readings, engine: EmbeddedEngine) -> None:
+        self._log = log
+        self._views = views
+        self._readings = readings
+        self._engine = engine
+        self._wanted = frozenset(name for agent in engine.agents.values() for name in agent.wanted)
+
+    def run(self, tenants: Iterable[str], report: RunReport, on_progress: Callable[[int], None] | None = None) -> None:
+        """Visit whoever needs it. Safe to repeat, to kill and to run beside another one: visits do each thing once."""
+        for tenant in tenants:
+            self._tenant(tenant, report, on_progress or (lambda _: None))
+
+    def _tenant(self, tenant: str, report: RunReport, on_progress: Callable[[int], None]) -> None:
+        view, now_us, head = f"{_VIEW}/{tenant}", self._log.clock.now_us(), self._log.store.head()
+        done = self._views.checkpoint(view)
+        last_us = _number(self._views.get(view, "last")) or now_us - DAY_US
+        visits = self._news(tenant, done, head)
+        for key, raw in self._views.scan(view, "due/"):
+            if (_number(raw) or 0) <= now_us:
+                visits.setdefault(StreamId(tenant, CUSTOMERS, key.removeprefix("due/")), [])
+        if done == 0 or now_us // DAY_US != last_us // DAY_US or len(visits) >= _MANY:
+            visits = self._worth(tenant, visits, now_us)
+        rows: dict[str, bytes | None] = {"last": orjson.dumps(now_us)}
+        for stream, facts in visits.items():
+            attended = self._engine.attend(stream, self._cause(stream, facts, now_us), since_us=last_us)
+            report.add(attended)
+            due = attended.next_due_us
+            rows[f"due/{stream.id}"] = None if due is None else orjson.dumps(due)
+            on_progress(1)
+        self._views.write(view, rows, checkpoint=head, expected=done)
+
+    def _worth(self, tenant: str, visits: News, now_us: int) -> News:
+        """One cheap pass over everybody finds who has anything to be done; news of the others needs no visit."""
+        worth: News = {stream: facts for stream, facts in visits.items() if stream.category != CUSTOMERS}
+        for subject in self._readings.subjects(tenant, now_us, self._wanted):
+            c = subject.customer
+            if self._moved(subject, now_us):
+                facts = [fact for stream in c.fact_streams for fact in visits.get(stream, [])]
+                worth[c.stream] = sorted(facts, key=lambda e: e.position)
+        return worth
+
+    def _news(self, tenant: str, after: int, upto: int) -> News:
+        """Streams with something new, in the order of their first news, with the facts that may raise a trigger."""
+        visits: News = {}
+        for stored in self._log.store.read(Query(tenant=tenant, lane=Lane.FACT, after=after, upto=upto)):
+            if self._engine.raises(stored):
+                facts = visits.setdefault(stored.stream, [])
+                facts.append(stored)
+                del facts[:-_LOOKED_AT]
+        woken = Query(tenant=tenant, category=CUSTOMERS, lane=Lane.DECISION, kinds=_WAKING, after=after, upto=upto)
+        for stored in self._log.store.read(woken):
+            facts = visits.setdefault(stored.stream, [])
+            if stored.kind == "identity/stream-joined" and not facts:
+                facts.extend(self._newest(stored.stream))
+        return visits
+
+    def _newest(self, stream: StreamId) -> list[StoredEvent]:
+        """A link or merge is news because of the facts that came with it."""
+        customer = self._log.customer(stream)
+        return list(self._log.store.read(Query(streams=customer.fact_streams, lane=Lane.FACT, backward=True, limit=1)))
+
+    def _cause(self, stream: StreamId, facts: list[StoredEvent], now_us: int) -> StoredEvent | None:
+        """Of several new facts the first one that changed a condition; the newest when none alone did."""
+        if len(facts) < 2:
+            return facts[0] if facts else None
+        for fact in facts[:-1]:
+            if self._moved(
+                self._readings.subject(stream, now_us, self._wanted, known_at_us=fact.recorded_at_us), now_us, open_matters=False
+            ):
+                return fact
+        return facts[-1]
+
+    def _moved(self, subject: Subject, now_us: int, *, open_matters: bool = True) -> bool:
+        """Whether a visit has anything to do: a condition that changed, or a matter that is open."""
+        c = subject.customer
+        if open_matters and (c.pending or c.decisions):
+            return True
+        for agent in self._engine.agents.values():
+            values = agent.values(c, subject.reading, now_us)
+            for condition in agent.policy.conditions:
+                was = (agent.name, condition.id) in c.up
+                if condition.up(values, was) != was:
+                    return True
+        return False
+
+
+def _number(raw: bytes | None) -> int | None:
+    return None if raw is None else int(orjson.loads(raw))

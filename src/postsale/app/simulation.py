@@ -1,0 +1,110 @@
+"""Simulation: the imported past, brought into a database of its own, in which agents may run as of then.
+
+Events are copied as they are stored, with origin `simulation`; keys are copied with them; only sandbox tools are reachable.
+Part of the wiring: may import everything below `app`.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import chain
+from pathlib import Path
+
+from postsale.app.rounds import RunReport
+from postsale.errors import InvalidInput, PostSaleError, StoreUnavailable
+from postsale.events import Header, Lane, ManualClock, NewEvent, Origin, StoredEvent, StreamId, iso
+from postsale.store.contract import Query, Store, Submission
+
+_BATCH = 2_000
+_KEPT_DECISIONS = frozenset(
+    {
+        "identity/alias-linked",
+        "identity/stream-joined",
+        "identity/stream-parted",
+        "identity/merged-into",
+        "identity/split-from",
+        "consent/given",
+        "consent/withdrawn",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Simulated:
+    """Where the simulation is, and what the agents did in it."""
+
+    url: str
+    copied: int
+    report: RunReport
+
+
+def target_path(source: Path, as_of_us: int) -> Path:
+    """Beside the database, named by the day: NAME.simulation-1997-09-30.db."""
+    return source.with_name(f"{source.stem}.simulation-{iso(as_of_us)[:10]}{source.suffix}")
+
+
+def prepare(source: Path, target: Path) -> None:
+    """A fresh target with the source's keys. A database that is not a simulation's is never overwritten."""
+    if target == source:
+        raise InvalidInput(what="simulate", field="into", reason="a simulation needs a database of its own")
+    for suffix in ("", "-wal", "-shm"):
+        target.with_name(target.name + suffix).unlink(missing_ok=True)
+    target.with_suffix(".views").unlink(missing_ok=True)
+    try:
+        shutil.copyfile(source.with_suffix(".keys"), target.with_suffix(".keys"))
+        target.with_suffix(".keys").chmod(0o600)
+    except OSError as error:
+        raise StoreUnavailable(url=f"sqlite:///{target}", reason=type(error).__name__) from None
+
+
+def copy(source: Store, tenant: str, target: Store, clock: ManualClock, as_of_us: int, on_progress: Callable[[int], None]) -> int:
+    """Bring over what was true by `as_of_us`: who is who and consents first, then facts in the order they occurred."""
+    facts = sorted(source.read(Query(tenant=tenant, lane=Lane.FACT, as_of_us=as_of_us)), key=lambda e: (e.occurred_at_us, e.position))
+    clock.move_to(facts[0].occurred_at_us if facts else as_of_us)
+    versions: Counter[StreamId] = Counter()
+    total = 0
+    for batch in _batches(chain(source.read(Query(tenant=tenant, lane=Lane.DECISION, kinds=_KEPT_DECISIONS)), facts)):
+        if batch[-1].lane is Lane.FACT:
+            clock.move_to(batch[-1].occurred_at_us)
+        for outcome in target.append([Submission((_again(stored, versions),)) for stored in batch]):
+            if isinstance(outcome, PostSaleError):
+                raise outcome
+        total += len(batch)
+        on_progress(len(batch))
+    clock.move_to(as_of_us)
+    return total
+
+
+def _batches(events: Iterable[StoredEvent]) -> Iterator[list[StoredEvent]]:
+    batch: list[StoredEvent] = []
+    for stored in events:
+        if batch and (len(batch) == _BATCH or batch[0].lane is not stored.lane):
+            yield batch
+            batch = []
+        batch.append(stored)
+    if batch:
+        yield batch
+
+
+def _again(stored: StoredEvent, versions: Counter[StreamId]) -> NewEvent:
+    """The same event, bytes and id, as a simulation's; decision lanes are counted anew, because decisions are not copied."""
+    header = replace(Header.from_bytes(stored.header), origin=Origin.SIMULATION).to_bytes()
+    version = None
+    if stored.lane is Lane.DECISION:
+        version = versions[stored.stream]
+        versions[stored.stream] += 1
+    return NewEvent(
+        stored.stream,
+        stored.lane,
+        version,
+        stored.event_id,
+        stored.wire_name,
+        stored.schema,
+        stored.occurred_at_us,
+        stored.content_mac,
+        header,
+        stored.data,
+    )

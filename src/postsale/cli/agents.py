@@ -1,0 +1,267 @@
+"""`postsale decision`, `approval` and `agent`: what agents decided, what waits for a person, how far agents may go."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+from uuid import UUID
+
+import typer
+from rich.markup import escape
+
+from postsale.aggregates.artifacts import EVERY_AGENT
+from postsale.app import PostSale, Tenant
+from postsale.cli.common import (
+    DEFAULT_DB,
+    EXIT_CODES,
+    Db,
+    Json,
+    KnownAt,
+    Reason,
+    TenantName,
+    emit,
+    hint,
+    opened,
+    out,
+    parse_time,
+    person,
+    table,
+    tenant_of,
+)
+from postsale.cli.named import agent_named
+from postsale.errors import InvalidInput
+from postsale.projections.journal import Entry
+
+decision_app = typer.Typer(no_args_is_help=True, help="What agents decided, why, and whether it can be reproduced.", epilog=EXIT_CODES)
+approval_app = typer.Typer(
+    no_args_is_help=True,
+    help="What waits for a person. You act as the operating-system user, or as the owner of the token in POSTSALE_TOKEN.",
+    epilog=EXIT_CODES,
+)
+agent_app = typer.Typer(no_args_is_help=True, help="How far agents may go, and the switch that stops them.", epilog=EXIT_CODES)
+
+DecisionId = Annotated[str, typer.Argument(help="The decision's id, or its first characters.")]
+_COLOUR = {"acted": "green", "awaiting": "yellow", "suppressed": "dim", "failed": "red"}
+
+
+def find(tenant: Tenant, prefix: str) -> UUID:
+    """The decision whose id begins so. InvalidInput when none or several do."""
+    found = [e.id for e in tenant.decisions() if str(e.id).startswith(prefix.lower())]
+    if len(found) != 1:
+        raise InvalidInput(what="argument", field="decision", reason=f"{len(found)} decisions begin so; see: postsale decision list")
+    return found[0]
+
+
+def decision_rows(entries: Sequence[Entry], names: dict[str, str]) -> list[tuple[object, ...]]:
+    return [
+        (
+            str(e.id)[:8],
+            f"{e.decided_at:%Y-%m-%d %H:%M}",
+            escape(names.get(e.stream.id, e.stream.id[:8])),
+            e.agent,
+            e.recorded.condition,
+            e.action or "nothing",
+            f"[{_COLOUR[e.disposition]}]{e.disposition}[/]" + (f" by {e.suppressed_by}" if e.suppressed_by else ""),
+        )
+        for e in entries
+    ]
+
+
+# ---------------------------------------------------------------- decisions
+
+
+@decision_app.command("list")
+def decision_list(
+    customer: Annotated[str | None, typer.Argument(help="Only this customer's.")] = None,
+    disposition: Annotated[str | None, typer.Option("--disposition", help="acted, awaiting, suppressed or failed.")] = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="The newest so many in the table; --json gives all.")] = 30,
+    db: Db = DEFAULT_DB,
+    tenant: TenantName = None,
+    known_at: KnownAt = None,
+    json: Json = False,
+) -> None:
+    """Decisions, the newest last, each with its one current disposition."""
+    with opened(db) as ps:
+        t = tenant_of(ps, tenant)
+        entries = [e for e in t.decisions(customer, known_at=parse_time(known_at)) if disposition in (None, e.disposition)]
+        if json:
+            emit([e.to_dict() for e in entries])
+            return
+        table(
+            "Decisions",
+            ("id", "when", "customer", "agent", "condition", "action", "disposition"),
+            decision_rows(entries[-limit:], t.names()),
+        )
+        if len(entries) > limit:
+            out.print(f"[dim]… and {len(entries) - limit:,} before these (--limit, --json)[/]")
+        if entries:
+            hint(f"postsale decision explain {str(entries[-1].id)[:8]}")
+
+
+@decision_app.command("explain")
+def decision_explain(decision: DecisionId, db: Db = DEFAULT_DB, tenant: TenantName = None, json: Json = False) -> None:
+    """What was known, which policy and row, each guardrail, who approved, what left, what came of it."""
+    with opened(db) as ps:
+        t = tenant_of(ps, tenant)
+        explanation = t.explain(find(t, decision))
+        if json:
+            emit(explanation.to_dict())
+            return
+        out.print(escape(str(explanation)))
+        hint(f"postsale decision replay {str(explanation.decision.id)[:8]}")
+
+
+@decision_app.command("replay")
+def decision_replay(decision: DecisionId, db: Db = DEFAULT_DB, tenant: TenantName = None, json: Json = False) -> None:
+    """Decide again from the record alone, reaching no tool; exit status 1 when a byte differs."""
+    with opened(db) as ps:
+        t = tenant_of(ps, tenant)
+        result = t.replay(find(t, decision))
+        if json:
+            emit(result.to_dict())
+            return
+        out.print(f"[green]The same bytes.[/] {result.intents} effect intents, policy {result.policy[:12]}, decided by {result.decider}.")
+        if not result.arguments_checked:
+            out.print("[yellow]The arguments are erased or may not be read; everything else was compared.[/]")
+        if not result.decider_is_installed:
+            out.print("[yellow]Other deciding code is installed than the code that decided; it gives the same bytes.[/]")
+
+
+# ---------------------------------------------------------------- approvals
+
+
+@approval_app.command("list")
+def approval_list(db: Db = DEFAULT_DB, tenant: TenantName = None, json: Json = False) -> None:
+    """What waits for a person, the first to expire first."""
+    with opened(db) as ps:
+        t = tenant_of(ps, tenant)
+        entries = t.approvals()
+        if json:
+            emit([{**e.to_dict(), "expires_at": e.recorded.approval_expires_at} for e in entries])
+            return
+        names = t.names()
+        rows = [
+            (
+                str(e.id)[:8],
+                escape(names.get(e.stream.id, "")),
+                e.agent,
+                e.action,
+                f"{e.recorded.approval_expires_at:%Y-%m-%d %H:%M}" if e.recorded.approval_expires_at else "",
+                escape(e.recorded.rationale),
+            )
+            for e in entries
+        ]
+        table("Waiting for approval", ("id", "customer", "agent", "action", "expires", "because"), rows)
+        if entries:
+            hint(f"postsale decision explain {str(entries[0].id)[:8]}   then: postsale approval approve {str(entries[0].id)[:8]}")
+
+
+@approval_app.command("approve")
+def approval_approve(
+    decision: DecisionId,
+    reason: Annotated[str, typer.Option("--reason", help="Why; it is recorded.")] = "",
+    db: Db = DEFAULT_DB,
+    tenant: TenantName = None,
+    json: Json = False,
+) -> None:
+    """Let the decision's effects leave, once, if nothing it was bound to has changed."""
+    with opened(db) as ps:
+        t, by = tenant_of(ps, tenant), person(ps)
+        id_ = find(t, decision)
+        t.approve(id_, by=by, reason=reason)
+        _settled(id_, "approved", by.login, json)
+
+
+@approval_app.command("reject")
+def approval_reject(decision: DecisionId, reason: Reason, db: Db = DEFAULT_DB, tenant: TenantName = None, json: Json = False) -> None:
+    """Say no; the reason is recorded."""
+    with opened(db) as ps:
+        t, by = tenant_of(ps, tenant), person(ps)
+        id_ = find(t, decision)
+        t.reject(id_, by=by, reason=reason)
+        _settled(id_, "rejected", by.login, json)
+
+
+def _settled(decision_id: UUID, what: str, by: str, json: bool) -> None:
+    if json:
+        emit({"decision_id": str(decision_id), "result": what, "by": by})
+        return
+    out.print(f"{what.capitalize()} by [bold]{escape(by)}[/].")
+    hint("postsale run" if what == "approved" else "postsale approval list")
+
+
+# ---------------------------------------------------------------- agents
+
+
+AgentName = Annotated[str, typer.Argument(help="renewal-rescue, churn-outreach, or a policy file.")]
+
+
+@agent_app.command("list")
+def agent_list(db: Db = DEFAULT_DB, tenant: TenantName = None, json: Json = False) -> None:
+    """Agents that were named here, and how far each may go."""
+    with opened(db) as ps:
+        t = tenant_of(ps, tenant)
+        rows = [(name, t.agent(name).control) for name in t.agent_names()]
+        if json:
+            emit([{"agent": name, "mode": c.mode, "paused": c.paused} for name, c in rows])
+            return
+        table("Agents", ("agent", "mode", "switch"), [(name, c.mode, "[red]paused[/]" if c.paused else "on") for name, c in rows])
+        if not rows:
+            hint("postsale agent observe renewal-rescue --reason 'first look'")
+
+
+def _change(ps: PostSale, tenant: str | None, name: str, change: str, reason: str, json: bool) -> None:
+    t, by = tenant_of(ps, tenant), person(ps)
+    known = name if change in {"pause", "resume"} and (name == EVERY_AGENT or name in t.agent_names()) else agent_named(name).name
+    state = getattr(t.agent(known), change)(reason=reason, by=by)
+    if json:
+        emit({"agent": known, "mode": state.mode, "paused": state.paused, "by": by.login})
+    else:
+        out.print(f"{known}: {state.mode}{', [red]paused[/]' if state.paused else ''}, said {escape(by.login)}.")
+
+
+@agent_app.command("observe")
+def agent_observe(name: AgentName, reason: Reason, db: Db = DEFAULT_DB, tenant: TenantName = None, json: Json = False) -> None:
+    """It decides, and nothing leaves: how every agent begins."""
+    with opened(db) as ps:
+        _change(ps, tenant, name, "observe", reason, json)
+
+
+@agent_app.command("propose")
+def agent_propose(name: AgentName, reason: Reason, db: Db = DEFAULT_DB, tenant: TenantName = None, json: Json = False) -> None:
+    """A person approves before anything leaves."""
+    with opened(db) as ps:
+        _change(ps, tenant, name, "propose", reason, json)
+
+
+@agent_app.command("act")
+def agent_act(name: AgentName, reason: Reason, db: Db = DEFAULT_DB, tenant: TenantName = None, json: Json = False) -> None:
+    """It acts within its policy."""
+    with opened(db) as ps:
+        _change(ps, tenant, name, "act", reason, json)
+
+
+@agent_app.command("pause")
+def agent_pause(
+    name: Annotated[str, typer.Argument(help="An agent's name, or: all")],
+    reason: Reason,
+    db: Db = DEFAULT_DB,
+    tenant: TenantName = None,
+    json: Json = False,
+) -> None:
+    """The kill switch: from now on no effect leaves, also of decisions that were approved."""
+    with opened(db) as ps:
+        _change(ps, tenant, name, "pause", reason, json)
+
+
+@agent_app.command("resume")
+def agent_resume(
+    name: Annotated[str, typer.Argument(help="An agent's name, or: all")],
+    reason: Reason,
+    db: Db = DEFAULT_DB,
+    tenant: TenantName = None,
+    json: Json = False,
+) -> None:
+    """Release the kill switch."""
+    with opened(db) as ps:
+        _change(ps, tenant, name, "resume", reason, json)

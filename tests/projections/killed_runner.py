@@ -1,0 +1,45 @@
+"""Run as a process by test_runner: folds a log into a views file and kills itself where it is told."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal as signals
+import sys
+
+from postsale.aggregates.signals import InvoicePaid, TicketOpened, UsageObserved
+from postsale.events import StreamId
+from postsale.projections import CustomerHealth, Fold, Runner, SqliteViews
+
+from .customers import day, signal
+from .list_store import ListStore
+
+EVENTS = 400
+
+
+def make_store() -> ListStore:
+    """The same log in every process."""
+    rng = random.Random(11)
+    store = ListStore()
+    for n in range(EVENTS):
+        store.now_us = day(n)
+        kind = rng.choice([InvoicePaid, UsageObserved, TicketOpened])
+        store.record(StreamId("acme", "customers", f"c{rng.randrange(9)}"), signal(kind, n - rng.randrange(3)))
+    return store
+
+
+def main(path: str, commits: int, facts: int) -> None:
+    seen = {"commits": 0, "facts": 0}
+
+    def count(what: str, limit: int) -> None:
+        seen[what] += 1
+        if seen[what] == limit:
+            os.kill(os.getpid(), signals.SIGKILL)
+
+    views = SqliteViews(path, "log-1")
+    runner = Runner(make_store(), views, Fold(CustomerHealth), batch=37)
+    runner.catch_up(on_fact=lambda *_: count("facts", facts), on_progress=lambda _: count("commits", commits))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))

@@ -1,0 +1,221 @@
+"""Declarations are checked when they are declared, and have a digest that changes exactly with their numbers."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import ClassVar
+
+import pytest
+
+from postsale.aggregates.signals import InvoicePaid, InvoicePaymentFailed, Signal
+from postsale.errors import BadDeclaration
+from postsale.events import Registry, registry
+from postsale.projections import (
+    Features,
+    Fold,
+    Leaf,
+    count,
+    days,
+    derived,
+    fact_from,
+    first_seen,
+    last_seen,
+    latest,
+    maximum,
+    minimum,
+    total,
+)
+
+from .support import Everything, Measured
+
+
+class Billing(Features, version=1, owner="revops"):
+    failed = count(InvoicePaymentFailed, window=days(90), unit="charges", description="failed charges")
+    paid = count(InvoicePaid, window=days(90))
+    owed = total(InvoicePaymentFailed, lambda e: e.amount_minor, by=lambda e: e.currency)
+
+    @derived(unit="ratio")
+    def failure_rate(failed: int, paid: int) -> float | None:
+        """Of all charges, how many failed."""
+        return failed / (failed + paid) if failed + paid else None
+
+    @derived()
+    def alarm(failure_rate: float | None) -> bool:
+        return failure_rate is not None and failure_rate > 0.5
+
+    @derived()
+    def doubled(failure_rate: float) -> float:
+        return failure_rate * 2
+
+
+def test_a_declaration_knows_its_features_with_unit_description_and_owner():
+    assert isinstance(Billing.failed, Leaf)
+    assert (Billing.failed.name, Billing.failed.unit, Billing.failed.description) == ("failed", "charges", "failed charges")
+    assert (Billing.failure_rate.unit, Billing.failure_rate.description) == ("ratio", "Of all charges, how many failed.")
+    assert (Billing.version, Billing.owner) == (1, "revops")
+    assert list(Billing.leaves) == ["failed", "owed", "paid"]
+    assert [d.name for d in Billing.deriveds].index("failure_rate") < [d.name for d in Billing.deriveds].index("alarm")
+
+
+def test_a_derived_feature_gets_none_only_where_its_annotation_admits_it():
+    fold = Fold(Billing)
+    values = fold.finish(fold.empty(), 0)
+    assert values["failure_rate"] is None
+    assert values["doubled"] is None
+    assert values["alarm"] is False
+
+
+def test_a_derived_float_is_rounded_before_anything_compares_it():
+    class Third(Features, version=1, owner="x"):
+        n = count(Measured)
+
+        @derived()
+        def third(n: int) -> float:
+            return (n + 1) / 3
+
+    fold = Fold(Third)
+    assert fold.finish(fold.empty(), 0).of(Third.third) == 0.333333333
+
+
+def declare(**members):
+    version, owner = members.pop("version", 1), members.pop("owner", "x")
+    return type("Declared", (Features,), members, version=version, owner=owner)
+
+
+def test_the_digest_is_stable_across_processes_and_orders_of_declaration():
+    one = declare(a=count(Measured), b=total(Measured, lambda e: e.amount))
+    other = declare(b=total(Measured, lambda e: e.amount, unit="EUR", description="text"), a=count(Measured), owner="y")
+    assert one.digest == other.digest == "5164b1c9384d19ceada3b980cd8869c0"  # a change here is a new view for everybody
+
+
+def test_the_digest_changes_with_everything_that_changes_a_number():
+    variants = [
+        declare(a=count(Measured)),
+        declare(a=count(Measured), version=2),
+        declare(b=count(Measured)),
+        declare(a=count(InvoicePaid)),
+        declare(a=count((InvoicePaid, Measured))),
+        declare(a=count(Measured, window=days(2))),
+        declare(a=count(Measured, window=days(3))),
+        declare(a=count(Measured, by=lambda e: e.label)),
+        declare(a=count(Measured, where=lambda e: e.good)),
+        declare(a=count(Measured, where=lambda e: e.amount > 1)),
+        declare(a=count(Measured, where=lambda e: e.amount > 2)),
+        declare(a=total(Measured, lambda e: e.amount)),
+        declare(a=latest(Measured, lambda e: e.amount)),
+        declare(a=minimum(Measured, lambda e: e.amount)),
+        declare(a=maximum(Measured, lambda e: e.amount)),
+        declare(a=first_seen(Measured)),
+        declare(a=last_seen(Measured)),
+        declare(a=count(Measured), d=derived()(_needs_a)),
+        type("Other", (Features,), {"a": count(Measured)}, version=1, owner="x"),
+    ]
+    assert len({v.digest for v in variants}) == len(variants)
+
+
+def _needs_a(a: int) -> int:
+    return a
+
+
+def _unknown(nope: int) -> int:
+    return nope
+
+
+def _no_annotation(a) -> int:
+    return a
+
+
+def _no_result(a: int):
+    return a
+
+
+def _default(a: int = 3) -> int:
+    return a
+
+
+def _star(*a: int) -> int:
+    return 1
+
+
+def _unresolved(a: NotImported) -> int:  # noqa: F821
+    return 1
+
+
+def _x(y: int) -> int:
+    return y
+
+
+def _y(x: int) -> int:
+    return x
+
+
+class Unnamed(Signal):
+    pass
+
+
+REFUSED = {
+    "no feature": (dict, "no feature over signals"),
+    "version 0": (lambda: {"a": count(Measured), "version": 0}, "version"),
+    "version True": (lambda: {"a": count(Measured), "version": True}, "version"),
+    "no owner": (lambda: {"a": count(Measured), "owner": ""}, "owner"),
+    "a private name": (lambda: {"_a": count(Measured)}, "reserved"),
+    "a reserved name": (lambda: {"digest": count(Measured)}, "reserved"),
+    "a plain method": (lambda: {"a": count(Measured), "rate": _needs_a}, "@derived"),
+    "an unknown parameter": (lambda: {"a": count(Measured), "d": derived()(_unknown)}, "'nope' is not a feature"),
+    "no annotation": (lambda: {"a": count(Measured), "d": derived()(_no_annotation)}, "'a' has no annotation"),
+    "no result": (lambda: {"a": count(Measured), "d": derived()(_no_result)}, "'return' has no annotation"),
+    "a default": (lambda: {"a": count(Measured), "d": derived()(_default)}, "without a default"),
+    "a star": (lambda: {"a": count(Measured), "d": derived()(_star)}, "must be plain"),
+    "an unresolved annotation": (lambda: {"a": count(Measured), "d": derived()(_unresolved)}, "NotImported"),
+    "itself": (lambda: {"b": count(Measured), "a": derived()(_needs_a)}, "a → a"),
+    "a cycle": (lambda: {"a": count(Measured), "x": derived()(_x), "y": derived()(_y)}, "x → y → x"),
+    "no kind": (lambda: {"a": count(())}, "at least one"),
+    "no signal": (lambda: {"a": count(int)}, "signal classes"),
+    "no wire name": (lambda: {"a": count(Unnamed)}, "wire name"),
+    "no class": (lambda: {"a": count("billing/invoice-paid")}, "signal classes"),
+    "a bare window": (lambda: {"a": count(Measured, window=90)}, r"days\(n\)"),
+    "an empty window": (lambda: {"a": count(Measured, window=days(0))}, "whole number"),
+    "half a day": (lambda: {"a": count(Measured, window=days(0.5))}, "whole number"),
+    "an endless window": (lambda: {"a": count(Measured, window=days(10**6))}, "whole number"),
+    "a condition that is no condition": (lambda: {"a": count(Measured, where=lambda e: e.amount)}, "expected a boolean"),
+    "a sum of text": (lambda: {"a": total(Measured, lambda e: e.label)}, "gives str, expected int"),
+    "a sum of flags": (lambda: {"a": total(Measured, lambda e: e.good)}, "gives bool, expected int"),
+    "the least text": (lambda: {"a": minimum(Measured, lambda e: e.label)}, "gives str, expected int"),
+    "the greatest flag": (lambda: {"a": maximum(Measured, lambda e: e.good)}, "gives bool, expected int"),
+}
+
+
+@pytest.mark.parametrize("name", sorted(REFUSED))
+def test_a_declaration_that_cannot_work_is_refused_when_it_is_declared(name):
+    members, reason = REFUSED[name]
+    with pytest.raises(BadDeclaration, match=reason):
+        declare(**members())
+
+
+def test_declarations_do_not_inherit_and_are_not_instantiated():
+    with pytest.raises(BadDeclaration, match="do not inherit"):
+        type("Sub", (Everything,), {"a": count(Measured)}, version=1, owner="x")
+    with pytest.raises(BadDeclaration, match="not instantiated"):
+        Everything()
+
+
+def test_a_class_that_has_a_later_version_is_refused_because_its_fields_are_never_seen(monkeypatch):
+    scratch = Registry()
+    scratch._classes.update(registry._classes)
+    monkeypatch.setattr("postsale.projections.features.registry", scratch)
+    scratch.upcaster("tests.projections/measured@1", "tests.projections/measured@2")(dict)
+    with pytest.raises(BadDeclaration, match="later version"):
+        count(Measured)
+
+
+def test_a_users_own_signal_counts_like_a_shipped_one():
+    class Ours(Signal):
+        wire_name: ClassVar[str] = "tests.projections/ours@1"
+
+    class Own(Features, version=1, owner="x"):
+        n = count(Ours)
+
+    fold = Fold(Own)
+    signal = Ours(source="s", id="1", occurred_at=datetime(2026, 1, 1, tzinfo=UTC))
+    state = fold.fold([fact_from(signal, 1)])
+    assert fold.finish(state, fold.newest_us(state)).of(Own.n) == 1

@@ -1,0 +1,28 @@
+"""What is shown to users runs: the example and the benchmark, small."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def run(*arguments):
+    done = subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
+    return done.stdout
+
+
+def test_a_projection_of_ones_own_fits_on_a_page():
+    path = ROOT / "examples" / "custom_projection.py"
+    assert len(path.read_text().splitlines()) < 25
+    assert run(str(path)) == "{'attended': 5, 'stayed': 2, 'attention': 0.4}\n"
+
+
+def test_the_live_benchmark_compares_equal_folds_and_ends_with_its_json():
+    last = json.loads(run("-m", "benchmarks.live", "--json", "--size", "3000", "--rounds", "1").splitlines()[-1])
+    assert last["benchmark"] == "live"
+    for measure in last["measures"]:
+        assert set(measure) == {"name", "value", "unit", "goal", "met", "peer", "limit"}
