@@ -81,7 +81,7 @@ class Entry:
     def to_bytes(self) -> bytes:
         """Everything needed to record it later; personal data in the clear, so seal it."""
         values = orjson.loads(self.signal.model_dump_json(exclude_none=True))
-        return orjson.dumps({"customer": self.customer, "kind": self.signal.wire_name, "index": self.index, "signal": values})
+        return orjson.dumps({"customer": list(self.customer), "kind": self.signal.wire_name, "index": self.index, "signal": values})
 
     @classmethod
     def from_bytes(cls, raw: bytes) -> Entry:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import sys
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,6 +22,7 @@ from postsale.simulator import ConsentGivenAt, Delivery, Vendor
 
 _TENANT = "acme"
 _DAYS = 91
+_LOOK = ("decision list", "decision explain last", "approval list", "log verify")
 
 
 def demo(
@@ -44,9 +47,17 @@ def demo(
         emit({"db": url, "tenant": _TENANT, **story})
         return
     out.print()
-    hint("Look around:")
-    for command in ("customer list --at-risk", f"customer why {story['example_customer']}", "decision list", "approval list", "log verify"):
-        out.print(f"    postsale {command} --db {url}")
+    hint("Look around (the demo's quarter is over, so say as of when):")
+    as_of = f"--as-of {start + timedelta(days=_DAYS - 1):%Y-%m-%d}"
+    out.print(f"    export POSTSALE_DB={url}")
+    for command in (f"customer list --at-risk {as_of}", f"customer why {story['example_customer']} {as_of}", *_LOOK):
+        out.print(f"    {_program()} {command}")
+
+
+def _program() -> str:
+    """What to type for this program: its path where it is not on PATH, as after `make demo`."""
+    called = Path(sys.argv[0])
+    return os.path.relpath(called) if called.name == "postsale" and not shutil.which("postsale") else "postsale"
 
 
 def _live_through(ps: PostSale, acme: Tenant, clock: ManualClock, vendor: Vendor, *, quiet: bool) -> RecordReport:
