@@ -8,7 +8,7 @@ import secrets
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -160,13 +160,12 @@ def open_file(path: Path, *, busy_timeout_s: float, durable: bool = True) -> sql
     """
     url = url_of(path)
     with translated(url):
-        with suppress(FileExistsError):
-            try:
-                os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
-            except FileExistsError:
-                raise
-            except OSError as error:
-                raise StoreUnavailable(url=url, reason=f"cannot be created ({error.strerror})") from error
+        try:
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+        except FileExistsError:
+            pass
+        except OSError as error:
+            raise StoreUnavailable(url=url, reason=f"cannot be created ({error.strerror})") from error
         db = connect(path, busy_timeout_s=busy_timeout_s, durable=durable)
         try:
             db.execute("BEGIN")  # one snapshot: another process may be creating the log just now
