@@ -19,6 +19,7 @@ QUARTER = Vendor(7, customers=40, start=START).arrivals()
 DELIVERIES = [a for a in QUARTER if isinstance(a, Delivery)]
 KINDS = {
     signals.AccountProfiled,
+    signals.CancellationScheduled,
     signals.InvoicePaid,
     signals.InvoicePaymentFailed,
     signals.RenewalDue,
