@@ -156,6 +156,8 @@ class Outbox:
         cancel = fail = ""
         if intent.channel is not None and not c.may_contact(intent.channel, purpose):
             cancel = f"consent for {intent.channel}/{purpose} was withdrawn"
+        elif c.merged_into is not None:
+            cancel = "the customer is part of another one by now"
         elif now_us > max(effect.ready_at_us, to_us(intent.due_at)) + self._too_late_us:
             cancel = f"it could not leave within {self._too_late_us // DAY_US} days"
         elif tool is None:

@@ -19,6 +19,7 @@ Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]  # SHA-256, hex
 Content = Annotated[str, Field(max_length=200_000)]
 Mode = Literal["observe", "propose", "act"]
 MODES: tuple[Mode, ...] = ("observe", "propose", "act")
+POLICIES = "policies"
 EVERY_AGENT = "all"  # the agent name that stands for all of them
 
 
@@ -117,4 +118,4 @@ def switch_streams(tenant: str, agent: str) -> tuple[StreamId, ...]:
 
 
 def policy_stream(tenant: str, name: str) -> StreamId:
-    return StreamId(tenant, "policies", name)
+    return StreamId(tenant, POLICIES, name)

@@ -195,7 +195,10 @@ def join_alias(c: CustomerAggregate, blind: str) -> tuple[d.CustomerEvent, ...]:
 def merge(
     survivor: CustomerAggregate, other: CustomerAggregate, reason: str
 ) -> tuple[tuple[d.CustomerEvent, ...], tuple[d.CustomerEvent, ...]]:
-    """Events for the survivor's and the other's decision lane; both empty when it is done already."""
+    """Events for the survivor's and the other's decision lane; both empty when it is done already.
+
+    Where one of the two has said no to being contacted, the survivor has.
+    """
     if other.merged_into == survivor.ref:
         return (), ()
     tenant = survivor.stream.tenant
@@ -204,7 +207,12 @@ def merge(
     if other.merged_into or survivor.merged_into:
         raise IdentityConflict(tenant=tenant, reason="one of the two is merged into another customer already")
     joined = tuple(StreamJoined(category=s.category, id=s.id, why="merge", reason=reason) for s in other.fact_streams)
-    return joined, (MergedInto(survivor=survivor.ref, reason=reason),)
+    withdrawn = tuple(
+        d.ConsentWithdrawn(channel=channel, purpose=purpose, evidence="withdrawn by the customer that was merged into this one")
+        for (channel, purpose), given in other.consents.items()
+        if not given and survivor.may_contact(channel, purpose)
+    )
+    return (*joined, *withdrawn), (MergedInto(survivor=survivor.ref, reason=reason),)
 
 
 def split(

@@ -92,6 +92,10 @@ class SplitFrom(Event):
     reason: Text
 
 
+IDENTITY_KINDS = frozenset(cls.wire_name.partition("@")[0] for cls in (AliasLinked, StreamJoined, StreamParted, MergedInto, SplitFrom))
+"""The kinds of event that say who is who."""
+
+
 def customer_stream(tenant: str, ref: str) -> StreamId:
     return StreamId(tenant, CUSTOMERS, ref)
 

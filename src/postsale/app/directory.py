@@ -12,13 +12,14 @@ from typing import NamedTuple
 from pydantic import TypeAdapter, ValidationError
 
 from postsale.access import Unsealer, blind_index
-from postsale.aggregates.identity import ALIASES, AliasLinked, ExternalId, alias_stream, customer_stream
+from postsale.aggregates.identity import ALIASES, AliasLinked, ExternalId, MergedInto, alias_stream, customer_stream
 from postsale.errors import InvalidInput, UnknownCustomer
 from postsale.events import Id, Lane, Masked, StreamId, decode, derive_id, invalid_input
 from postsale.store.contract import Query
 from postsale.store.log import Cause, Draft, Log
 
 _ID = TypeAdapter(Id)
+_MERGES = frozenset({"identity/merged-into", "identity/split-from"})
 
 
 class Place(NamedTuple):
@@ -51,10 +52,16 @@ def random_ref() -> str:
 def as_external(customer: str | ExternalId) -> ExternalId:
     """A plain string is the tenant's own customer id. Raises InvalidInput for ids that are empty, over-long or unprintable."""
     external = customer if isinstance(customer, ExternalId) else ExternalId("customer", "", customer)
-    try:
-        _ID.validate_python(external.id)
-    except ValidationError as error:
-        raise InvalidInput(what=external.kind, field="id", reason=invalid_input("id", error).reason) from None
+    if external.kind not in {"customer", "contact"}:
+        raise InvalidInput(what="external id", field="kind", reason="expected customer or contact")
+    for field in ("id", "source"):
+        value = getattr(external, field)
+        if field == "source" and value == "":
+            continue
+        try:
+            _ID.validate_python(value, strict=True)
+        except ValidationError as error:
+            raise InvalidInput(what=external.kind, field=field, reason=invalid_input(field, error).reason) from None
     return external
 
 
@@ -89,18 +96,21 @@ class Directory:
         )
         return Draft(event, derive_id(alias, ref), at_us, cause, subject=ref)
 
-    def customer(self, tenant: str, customer: str | ExternalId) -> StreamId:
-        """The stream of the customer that an id stands for today, after merges. Raises UnknownCustomer."""
+    def customer(self, tenant: str, customer: str | ExternalId, *, known_at_us: int | None = None) -> StreamId:
+        """The stream of the customer that an id stands for, after the merges known by then. Raises UnknownCustomer."""
         external = as_external(customer)
         linked = self.resolve(tenant, [external])[external].linked
         if linked is None:
             raise UnknownCustomer(tenant=tenant)
-        return self.survivor(customer_stream(tenant, linked.account))
+        return self.survivor(customer_stream(tenant, linked.account), known_at_us=known_at_us)
 
-    def survivor(self, stream: StreamId) -> StreamId:
-        """The customer that this one is part of now: itself unless merged."""
-        into = self._log.customer(stream).merged_into
-        return stream if into is None else self.survivor(customer_stream(stream.tenant, into))
+    def survivor(self, stream: StreamId, *, known_at_us: int | None = None) -> StreamId:
+        """The customer that this one is part of, as known then: itself unless merged."""
+        query = Query(streams=(stream,), lane=Lane.DECISION, kinds=_MERGES, known_at_us=known_at_us, backward=True, limit=1)
+        for recorded in self._log.events(query):
+            if isinstance(recorded.data, MergedInto):
+                return self.survivor(customer_stream(stream.tenant, recorded.data.survivor), known_at_us=known_at_us)
+        return stream
 
     def links(self, tenant: str, unseal: Unsealer | None = None) -> Iterator[tuple[StreamId, AliasLinked]]:
         """Every link of a tenant, oldest first."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from postsale.access import Unsealer
 from postsale.aggregates import decisions as d
-from postsale.aggregates.identity import CUSTOMERS, MergedInto, SplitFrom, StreamJoined, StreamParted
+from postsale.aggregates.identity import CUSTOMERS, IDENTITY_KINDS, MergedInto, SplitFrom, StreamJoined, StreamParted
 from postsale.app.directory import Directory, Name
 from postsale.events import Lane, StreamId
 from postsale.projections.bulk import fold_all
@@ -21,7 +21,6 @@ from postsale.store.contract import Query
 from postsale.store.log import Log
 
 _CASE = frozenset({"risk/case-opened", "risk/case-closed"})
-_JOIN = frozenset({"identity/stream-joined", "identity/stream-parted", "identity/merged-into", "identity/split-from"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +71,10 @@ def membership(log: Log, tenant: str, as_of_us: int | None, known_at_us: int | N
     joined: dict[StreamId, tuple[StreamId, ...]] = {}
     merged: set[StreamId] = set()
     cases: dict[StreamId, int] = {}
-    query = Query(tenant=tenant, category=CUSTOMERS, lane=Lane.DECISION, kinds=_CASE | _JOIN, as_of_us=as_of_us, known_at_us=known_at_us)
+    query = Query(tenant=tenant, category=CUSTOMERS, lane=Lane.DECISION, kinds=_CASE | IDENTITY_KINDS, known_at_us=known_at_us)
     for event in log.events(query):
+        if event.stored.kind in _CASE and as_of_us is not None and event.stored.occurred_at_us > as_of_us:
+            continue
         stream = event.stored.stream
         match event.data:
             case StreamJoined(category=category, id=id_):
@@ -92,9 +93,10 @@ def membership(log: Log, tenant: str, as_of_us: int | None, known_at_us: int | N
 
 
 def scores(
-    log: Log, model: HealthModel, tenant: str, as_of_us: int, known_at_us: int | None
+    log: Log, model: HealthModel, tenant: str, as_of_us: int | None, known_at_us: int | None
 ) -> Iterator[tuple[StreamId, State, Score, bool]]:
-    """Every customer's state and score, with whether a risk case is open; by stream."""
+    """Every customer's state and score, with whether a risk case is open; by stream. `as_of_us` None is now, as in `health_of`."""
+    now_us = log.clock.now_us()
     fold = model.fold
     states = dict(fold_all(log.store, fold, tenant, as_of_us, known_at_us))
     members = membership(log, tenant, as_of_us, known_at_us)
@@ -107,11 +109,12 @@ def scores(
         for other in members.joined.get(stream, ()):
             if str(other) in states:
                 state = fold.merge(state, states[str(other)])
-        yield stream, state, model.score(fold.finish(state, as_of_us)), stream in members.open_cases
+        at_us = max(now_us, fold.newest_us(state) or 0) if as_of_us is None else as_of_us
+        yield stream, state, model.score(fold.finish(state, at_us)), stream in members.open_cases
 
 
 def customer_rows(
-    log: Log, directory: Directory, model: HealthModel, tenant: str, as_of_us: int, known_at_us: int | None, unseal: Unsealer
+    log: Log, directory: Directory, model: HealthModel, tenant: str, as_of_us: int | None, known_at_us: int | None, unseal: Unsealer
 ) -> list[CustomerRow]:
     """Every customer, the least healthy first, those without any score last."""
     names = directory.names(tenant, unseal)

@@ -9,12 +9,13 @@ from postsale.access import Person
 from postsale.aggregates import commands
 from postsale.aggregates.customer import CustomerAggregate
 from postsale.aggregates.identity import ExternalId, customer_stream
-from postsale.app.directory import Directory, Place, as_external
-from postsale.errors import IdentityConflict, UnknownCustomer, VersionConflict
-from postsale.events import Event, NewEvent, StreamId, derive_id
+from postsale.app.directory import Directory, as_external
+from postsale.errors import ContentConflict, IdentityConflict, UnknownCustomer, VersionConflict
+from postsale.events import Event, NewEvent, derive_id
 from postsale.store.log import Cause, Draft, Log
 
 _RACES = 20
+_LOST = (VersionConflict, ContentConflict)  # ids carry the version: another event may hold this one
 
 
 class Identity:
@@ -24,22 +25,26 @@ class Identity:
         self._log = log
         self._directory = directory
 
-    def link(self, external: ExternalId, place: Place, target: StreamId, cause: Cause | None = None) -> bool:
-        """Link an unlinked id to a customer and let what waited under it count. VersionConflict when it was linked meanwhile."""
-        cause = cause or Cause()
-        now_us = self._log.clock.now_us()
-        ref = self._directory.new_ref() if external.kind == "contact" else target.id
-        draft = self._directory.link_draft(place.alias, external, ref=ref, account=target.id, at_us=now_us, cause=cause)
-        for attempt in range(_RACES):
-            customer = self._log.customer(target)
-            joins = self._drafts(customer, commands.join_alias(customer, place.alias.id), cause, now_us)
+    def link(self, tenant: str, external: str | ExternalId, customer: str | ExternalId) -> bool:
+        """Link an id to a customer and let what waited under it count; False when it stands for this customer already."""
+        external, cause = as_external(external), Cause()
+        for _ in range(_RACES):
+            target = self._directory.customer(tenant, customer)
+            place = self._directory.resolve(tenant, [external])[external]
+            if place.linked is not None:
+                if self._directory.survivor(customer_stream(tenant, place.linked.account)) != target:
+                    raise IdentityConflict(tenant=tenant, reason="this id is linked to another customer")
+                return False
+            now_us = self._log.clock.now_us()
+            ref = self._directory.new_ref() if external.kind == "contact" else target.id
+            draft = self._directory.link_draft(place.alias, external, ref=ref, account=target.id, at_us=now_us, cause=cause)
+            state = self._log.customer(target)
+            joins = self._drafts(state, commands.join_alias(state, place.alias.id), cause, now_us)
             try:
-                self._log.append((self._log.decision(place.alias, 0, draft), *joins))
-                return True
-            except VersionConflict as error:
-                if error.stream == str(place.alias) or attempt == _RACES - 1:
-                    raise
-        return False
+                return self._log.append((self._log.decision(place.alias, 0, draft), *joins)).stored
+            except _LOST:
+                continue  # somebody else was first: look again
+        raise IdentityConflict(tenant=tenant, reason="the customer keeps changing")
 
     def merge(self, tenant: str, other: str | ExternalId, into: str | ExternalId, reason: str, by: Person) -> bool:
         """Join the other's streams to the survivor."""
@@ -77,7 +82,7 @@ class Identity:
         cause, now_us = Cause(actor=by.actor), self._log.clock.now_us()
         try:
             self._log.append((*self._drafts(a, for_a, cause, now_us), *self._drafts(b, for_b, cause, now_us)))
-        except VersionConflict:
+        except _LOST:
             return False
         return True
 

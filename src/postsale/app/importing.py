@@ -101,7 +101,7 @@ class Importer:
 
     def _chunk(self, via: str, items: Sequence[Item], report: ImportReport, origin: Origin = Origin.IMPORT) -> None:
         refused: list[QuarantineItem] = []
-        batches: list[list[Entry]] = []
+        batches: list[tuple[Item, list[Entry]]] = []
         for item in items:
             report.items += 1
             report.flags.update(item.flags)
@@ -113,16 +113,22 @@ class Importer:
                 report.quarantine_reasons[str(item.error)] += 1
                 refused.append(to_quarantine(self._tenant, item, self._log.clock.now_us(), bytes, digest=self._digest))
             else:
-                batches.append(list(_entries(item)))
-        self._quarantine(via, refused)
+                batches.append((item, list(_entries(item))))
         cause = Cause(actor=Actor("source", via), origin=origin)
-        outcomes = iter(self._recorder.record_each(self._tenant, [entry for batch in batches for entry in batch], cause))
-        for batch in batches:
-            self._count([next(outcomes) for _ in batch], report)
+        outcomes = iter(self._recorder.record_each(self._tenant, [entry for _, batch in batches for entry in batch], cause))
+        for item, batch in batches:
+            rejects = self._count([next(outcomes) for _ in batch], report)
+            if rejects and not any(r.quarantine_id for r in rejects):  # the recorder keeps conflicts itself
+                reason, now_us = str(rejects[0].error), self._log.clock.now_us()
+                refused.append(to_quarantine(self._tenant, item, now_us, bytes, digest=self._digest, reason=reason))
+        self._quarantine(via, refused)
 
     @staticmethod
-    def _count(outcomes: list[Receipt | Reject], report: ImportReport) -> None:
-        """An item counts once: as quarantined when any of its signals was refused, else as recorded when any was new."""
+    def _count(outcomes: list[Receipt | Reject], report: ImportReport) -> list[Reject]:
+        """An item counts once: as quarantined when any of its signals was refused, else as recorded when any was new.
+
+        Returns what was refused.
+        """
         rejects = [o for o in outcomes if isinstance(o, Reject)]
         new = sum(1 for o in outcomes if isinstance(o, Receipt) and o.stored)
         report.signals += new
@@ -133,6 +139,7 @@ class Importer:
             report.recorded += 1
         else:
             report.duplicates += 1
+        return rejects
 
     def _quarantine(self, via: str, items: list[QuarantineItem]) -> None:
         head = orjson.dumps({"via": via}) + b"\n"

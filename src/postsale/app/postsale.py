@@ -5,6 +5,7 @@ May import everything below `app`; holds no rule of its own.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from datetime import datetime
@@ -29,15 +30,19 @@ from postsale.app.recorder import Recorder
 from postsale.app.rounds import Rounds, RunReport
 from postsale.app.simulation import Simulated
 from postsale.app.tenant import Tenant
+from postsale.audit.replay import policy_of
 from postsale.errors import InvalidInput, UnknownDecision, Unsupported, ViewMoved
 from postsale.events import Clock, ManualClock, Origin, StreamId, SystemClock, check_tenant, to_us
 from postsale.projections import HealthModel
 from postsale.projections.customer_health import CUSTOMER_HEALTH
+from postsale.projections.journal import Entry as Decision
 from postsale.projections.journal import read_journal
 from postsale.projections.runner import Runner
 from postsale.projections.views import MemoryViews, SqliteViews, Views
 from postsale.store import Store, VerifyReport, open_store, verify
 from postsale.store.log import Log
+
+_TRIES = 20
 
 
 class PostSale:
@@ -66,6 +71,7 @@ class PostSale:
         self.model = health
         self.agents = tuple(agents)
         self.world = world
+        self._running = threading.Lock()  # a runner is one thread's at a time
         self._toolbox = toolbox if toolbox is not None else Toolbox()
         self.log = Log(store, vault, clock)
         self.views = views
@@ -107,7 +113,8 @@ class PostSale:
         with ExitStack() as opened:
             store = open_store(url, clock, durable=world is not Origin.SIMULATION)  # a simulation is made again
             opened.callback(store.close)
-            vault = FileVault.in_memory() if url == "memory:" else FileVault(_beside(url, ".keys"))
+            # A log with events had keys: new ones would open nothing, and would record everything a second time.
+            vault = FileVault.in_memory() if url == "memory:" else FileVault(_beside(url, ".keys"), create=not store.head())
             opened.callback(vault.close)
             views: Views = MemoryViews() if url == "memory:" else SqliteViews(_beside(url, ".views"), store.log_id)
             opened.callback(views.close)
@@ -142,8 +149,10 @@ class PostSale:
     # ------------------------------------------------------------ tenants and people
 
     def tenant(self, name: str) -> Tenant:
-        """A tenant by name: 1 to 64 of a-z, 0-9, `.`, `_`, `-`. It exists from its first event on."""
-        return Tenant(self, check_tenant(name))
+        """A tenant by name: 1 to 64 of a-z, 0-9, `.`, `_`, `-`, not beginning with `_`. It exists from its first event on."""
+        if check_tenant(name).startswith("_"):
+            raise InvalidInput(what="tenant", field="name", reason="names that begin with '_' belong to the system")
+        return Tenant(self, name)
 
     def tenants(self) -> list[str]:
         """Tenants that have events, by name."""
@@ -161,12 +170,17 @@ class PostSale:
         """A new access token for a person. Shown once: only its digest is kept."""
         return issue_token(self.log.vault, login)
 
-    def engine_for(self, agent: str) -> EmbeddedEngine:
-        """The engine that knows this agent: among those opened with, else a shipped one. InvalidInput for any other name."""
+    def engine_for(self, agent: str, decision: Decision | None = None) -> EmbeddedEngine:
+        """The engine that knows this agent: among those opened with, else a shipped one. InvalidInput for any other name.
+
+        The agent of a `decision` that was made by its policy alone is made again from the policy in the log.
+        """
         if agent in self.engine.agents:
             return self.engine
         if agent in SHIPPED:
             return self.engine_of([SHIPPED[agent]()])
+        if decision is not None and decision.recorded.decider == f"{Agent.__module__}:{Agent.__qualname__}":
+            return self.engine_of([Agent(policy_of(self.log, decision.stream.tenant, decision.recorded), name=agent)])
         raise InvalidInput(
             what="agent", field="name", reason=f"{agent!r} is not among the agents this log was opened with, and does not ship"
         )
@@ -176,7 +190,7 @@ class PostSale:
         stream = self.decision_stream(tenant, decision_id)
         (entry,) = (e for e in read_journal(self.log.store, tenant, (stream,)) if e.id == decision_id)
         try:
-            return self.engine_for(entry.agent).agents[entry.agent].spec.decider_digest
+            return self.engine_for(entry.agent, entry).agents[entry.agent].spec.decider_digest
         except InvalidInput:
             return None
 
@@ -196,21 +210,23 @@ class PostSale:
         """
         engine = self.engine if agents is None else self.engine_of(agents)
         head = self.log.store.head()
-        report = RunReport(folded=self._catch_up())
-        tenants = self.tenants()
-        if engine.agents:
-            Rounds(self.log, self.views, self.readings, engine).run(tenants, report, on_progress)
+        with self._running:
+            report = RunReport(folded=self._catch_up())
+            tenants = self.tenants()
+            if engine.agents:
+                Rounds(self.log, self.views, self.readings, engine).run(tenants, report, on_progress)
         for tenant in tenants:
             report.dispositions.update(e.disposition for e in read_journal(self.log.store, tenant, after=head))
         return report
 
     def _catch_up(self) -> int:
-        """Facts folded. Another process that folds the same view is as good: then look again from where it has come to."""
-        while True:
+        """Facts folded; another process that folds the same view at the same time has done the rest."""
+        for _ in range(_TRIES):
             try:
                 return self.runner.catch_up().events
             except ViewMoved:
                 continue
+        return 0  # others are at it all the time; reads are up to date without the view
 
     def simulate(
         self,

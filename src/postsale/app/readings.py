@@ -43,7 +43,7 @@ def health_of(
     now_us = log.clock.now_us()
     facts = read_facts(log.store, customer.fact_streams, as_of_us=as_of_us, known_at_us=known_at_us)
     if as_of_us is None:
-        as_of_us = max([now_us, *(f.occurred_at_us for f in facts)])
+        as_of_us = max([now_us, *(f.occurred_at_us for f in facts if f.kind in model.fold.kinds)])
     if known_at_us is None:
         known_at_us = max(now_us, newest.recorded_at_us if newest else 0)
     return explain_health(model, facts, as_of_us, known_at_us, position=newest.position if newest else 0)
@@ -63,7 +63,7 @@ class Readings:
         return Subject(customer, self._health.read(customer, at_us, wanted, known_at_us=known_at_us))
 
     def subjects(self, tenant: str, at_us: int, wanted: frozenset[str]) -> Iterator[Subject]:
-        """Every customer of a tenant in one pass over its events; customers that are part of another one are left out.
+        """Every customer of a tenant in one pass over its events; customers that are part of another one and have no open matter are left out.
 
         Memory is bounded by customers, not by events.
         """
@@ -85,7 +85,7 @@ class Readings:
                         fold.add(row.before, fact)
         for stream, row in rows.items():
             row.settle()
-            if row.customer.merged_into is not None:
+            if row.customer.merged_into is not None and not (row.customer.pending or row.customer.decisions):
                 continue
             if row.customer.joined:  # few: their facts are on other streams too
                 yield self.subject(stream, at_us, wanted)

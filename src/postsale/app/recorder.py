@@ -107,15 +107,17 @@ class Recorder:
         return outcome
 
     def record_many(
-        self, tenant: str, entries: Iterable[Entry], cause: Cause, on_progress: Callable[[int], None] | None = None
+        self, tenant: str, entries: Iterable[Entry | InvalidInput], cause: Cause, on_progress: Callable[[int], None] | None = None
     ) -> RecordReport:
         """Record many; each succeeds or is rejected on its own. Memory is bounded by a chunk of 2,000."""
         report, done = RecordReport(), 0
         source = iter(entries)
         while chunk := list(islice(source, CHUNK)):
-            for i, outcome in enumerate(self.record_each(tenant, chunk, cause)):
+            outcomes = iter(self.record_each(tenant, [entry for entry in chunk if isinstance(entry, Entry)], cause))
+            for i, entry in enumerate(chunk, done):
+                outcome = next(outcomes) if isinstance(entry, Entry) else Reject(i, entry)
                 if isinstance(outcome, Reject):
-                    report.rejects.append(Reject(done + i, outcome.error, outcome.quarantine_id))
+                    report.rejects.append(Reject(i, outcome.error, outcome.quarantine_id))
                     continue
                 report.recorded += outcome.stored
                 report.duplicates += not outcome.stored
@@ -129,6 +131,7 @@ class Recorder:
         """Record a chunk in one go; one outcome each, in order. Conflicts are kept in quarantine unless told otherwise."""
         results: dict[int, Receipt | Reject] = {}
         left = []
+        there: set[int] = set()  # entries whose fact the log holds
         for i, entry in enumerate(entries):
             refusal = self._too_early(entry)
             if refusal is None:
@@ -138,7 +141,7 @@ class Recorder:
         for _ in range(_MAX_PASSES):
             if not left:
                 break
-            left = self._pass(tenant, entries, left, cause, results)
+            left = self._pass(tenant, entries, left, cause, results, there)
         for i in left:  # a livelock that no honest workload reaches; the caller may send it again
             results[i] = Reject(i, VersionConflict(stream=f"{tenant}/aliases", expected_version=0, actual_version=1))
         if quarantine:
@@ -153,7 +156,7 @@ class Recorder:
         return InvalidInput(what=type(entry.signal).__name__, field="occurred_at", reason=reason)
 
     def _pass(
-        self, tenant: str, entries: Sequence[Entry], todo: list[int], cause: Cause, results: dict[int, Receipt | Reject]
+        self, tenant: str, entries: Sequence[Entry], todo: list[int], cause: Cause, results: dict[int, Receipt | Reject], there: set[int]
     ) -> list[int]:
         """Append what can go now. An entry that needs an id which another entry of this pass creates waits for the next."""
         places = self._directory.resolve(tenant, dict.fromkeys(e for i in todo for e in entries[i].externals))
@@ -161,7 +164,7 @@ class Recorder:
         later: list[int] = []
         claimed: set[ExternalId] = set()
         for i in todo:
-            needs = _to_create(entries[i], places)
+            needs = [] if i in there else _to_create(entries[i], places)
             if claimed.isdisjoint(needs):
                 claimed.update(needs)
                 work[i] = needs
@@ -178,6 +181,10 @@ class Recorder:
                 results[i] = Reject(i, error)
         for (i, submission), outcome in zip(submissions.items(), self._log.store.append(list(submissions.values())), strict=True):
             if isinstance(outcome, _RETRY):
+                later.append(i)
+            elif isinstance(outcome, ContentConflict) and work[i]:
+                # The fact is there and the links beside it are new: alone it is a duplicate, or truly a conflict.
+                there.add(i)
                 later.append(i)
             elif isinstance(outcome, PostSaleError):
                 results[i] = Reject(i, outcome)

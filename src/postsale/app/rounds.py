@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,7 +26,16 @@ _VIEW = "rounds"
 _LOOKED_AT = 50  # of one customer's new facts, when looking for the one that made the difference
 _MANY = 500  # from so many visits on, one pass over everybody is cheaper than looking at each
 News = dict[StreamId, list[StoredEvent]]
-_WAKING = frozenset({"approval/granted", "customer/command-issued", "identity/stream-joined"})
+_WAKING = frozenset(
+    {
+        "approval/granted",
+        "customer/command-issued",
+        "identity/stream-joined",
+        "identity/merged-into",
+        "identity/split-from",
+        "consent/withdrawn",
+    }
+)
 
 
 @dataclass(slots=True)
@@ -94,10 +102,18 @@ class Rounds:
                 continue
             report.add(attended)
             due = attended.next_due_us
-            rows[f"due/{stream.id}"] = None if due is None else orjson.dumps(due)
+            if attended.customer is not None:
+                rows[f"due/{attended.customer.id}"] = None if due is None else orjson.dumps(due)
             on_progress(1)
-        with suppress(ViewMoved):  # another process made the same rounds meanwhile
+        self._finish(view, rows, head, done)
+
+    def _finish(self, view: str, rows: dict[str, bytes | None], head: int, done: int) -> None:
+        """Keep where the rounds have come to. Where another process was faster, add only what is due later to its rows."""
+        try:
             self._views.write(view, rows, checkpoint=head, expected=done)
+        except ViewMoved as moved:
+            at = moved.actual_checkpoint
+            self._finish(view, {k: v for k, v in rows.items() if v is not None and k != "last"}, max(at, head), at)
 
     def _worth(self, tenant: str, visits: News, now_us: int) -> News:
         """One cheap pass over everybody finds who has anything to be done; news of the others needs no visit."""

@@ -9,27 +9,20 @@ from __future__ import annotations
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
+from postsale.aggregates.identity import IDENTITY_KINDS
 from postsale.app.rounds import RunReport
 from postsale.errors import InvalidInput, PostSaleError, StoreUnavailable
 from postsale.events import Header, Lane, ManualClock, NewEvent, Origin, StoredEvent, StreamId, iso
+from postsale.store import open_store
 from postsale.store.contract import Query, Store, Submission
 
 _BATCH = 2_000
-_KEPT_DECISIONS = frozenset(
-    {
-        "identity/alias-linked",
-        "identity/stream-joined",
-        "identity/stream-parted",
-        "identity/merged-into",
-        "identity/split-from",
-        "consent/given",
-        "consent/withdrawn",
-    }
-)
+_CONSENTS = frozenset({"consent/given", "consent/withdrawn"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +41,12 @@ def target_path(source: Path, as_of_us: int) -> Path:
 
 def prepare(source: Path, target: Path) -> None:
     """A fresh target with the source's keys. A database that is not a simulation's is never overwritten."""
-    if target == source:
+    if target.resolve().with_suffix("") == source.resolve().with_suffix(""):  # the keys lie beside it under the same name
         raise InvalidInput(what="simulate", field="into", reason="a simulation needs a database of its own")
+    if not _is_simulation(target):
+        raise InvalidInput(
+            what="simulate", field="into", reason="that file, or its keys, is there and is not a simulation's; name another one"
+        )
     for suffix in ("", "-wal", "-shm"):
         target.with_name(target.name + suffix).unlink(missing_ok=True)
     target.with_suffix(".views").unlink(missing_ok=True)
@@ -60,13 +57,26 @@ def prepare(source: Path, target: Path) -> None:
         raise StoreUnavailable(url=f"sqlite:///{target}", reason=type(error).__name__) from None
 
 
+def _is_simulation(target: Path) -> bool:
+    """Whether nothing is lost when the target is made anew: it is not there, is empty, or began as a simulation."""
+    if not target.exists():
+        return not target.with_suffix(".keys").exists()
+    if not target.stat().st_size:
+        return True
+    with closing(open_store(f"sqlite:///{target}")) as store, closing(store.read(Query(limit=1))) as events:
+        first = next(events, None)
+    return first is None or Header.from_bytes(first.header).origin is Origin.SIMULATION
+
+
 def copy(source: Store, tenant: str, target: Store, clock: ManualClock, as_of_us: int, on_progress: Callable[[int], None]) -> int:
     """Bring over what was true by `as_of_us`: who is who and consents first, then facts in the order they occurred."""
     facts = sorted(source.read(Query(tenant=tenant, lane=Lane.FACT, as_of_us=as_of_us)), key=lambda e: (e.occurred_at_us, e.position))
     clock.move_to(facts[0].occurred_at_us if facts else as_of_us)
     versions: Counter[StreamId] = Counter()
     total = 0
-    for batch in _batches(chain(source.read(Query(tenant=tenant, lane=Lane.DECISION, kinds=_KEPT_DECISIONS)), facts)):
+    known = source.read(Query(tenant=tenant, lane=Lane.DECISION, kinds=IDENTITY_KINDS | _CONSENTS))
+    known = (e for e in known if e.kind in IDENTITY_KINDS or e.occurred_at_us <= as_of_us)
+    for batch in _batches(chain(known, facts)):
         if batch[-1].lane is Lane.FACT:
             clock.move_to(batch[-1].occurred_at_us)
         for outcome in target.append([Submission((_again(stored, versions),)) for stored in batch]):

@@ -18,15 +18,15 @@ from postsale.agents.engines.embedded import EmbeddedEngine
 from postsale.aggregates import commands
 from postsale.aggregates.artifacts import EVERY_AGENT, AgentControl, Mode
 from postsale.aggregates.customer import CustomerAggregate
-from postsale.aggregates.identity import ExternalId, customer_stream
+from postsale.aggregates.identity import CUSTOMERS, ExternalId
 from postsale.aggregates.signals import Signal
 from postsale.app.directory import as_external
 from postsale.app.health import CustomerRow, customer_rows
 from postsale.app.importing import Importer, ImportReport, Refused
 from postsale.app.readings import health_of
-from postsale.app.recorder import FUTURE_US, Entry, Receipt, RecordReport
+from postsale.app.recorder import Entry, Receipt, RecordReport
 from postsale.audit import Explanation, Replayed, explain, replay
-from postsale.errors import IdentityConflict, InvalidInput
+from postsale.errors import InvalidInput
 from postsale.events import Actor, Event, Lane, Origin, Recorded, StreamId, to_us
 from postsale.ingest import Item
 from postsale.ingest import Mapping as TableMapping
@@ -69,7 +69,7 @@ class Tenant:
         origin: Origin = Origin.LIVE,
     ) -> RecordReport:
         """Record many; each succeeds or is rejected on its own, with its reason. Any number: memory is bounded."""
-        entries = (self._entry(customer, signal) for customer, signal in items)
+        entries = (self._entry_or_error(customer, signal) for customer, signal in items)
         cause = Cause(actor=Actor("source", "api"), origin=origin)
         return self._ps.recorder.record_many(self.name, entries, cause, on_progress)
 
@@ -78,6 +78,13 @@ class Tenant:
         if not isinstance(signal, Signal):
             raise InvalidInput(what="record", field="signal", reason=f"expected a Signal, got {type(signal).__name__}")
         return Entry(as_external(customer), signal)
+
+    @classmethod
+    def _entry_or_error(cls, customer: Customer, signal: Signal) -> Entry | InvalidInput:
+        try:
+            return cls._entry(customer, signal)
+        except InvalidInput as error:
+            return error.with_traceback(None)
 
     @staticmethod
     def _source(signal: Signal) -> Cause:
@@ -114,19 +121,13 @@ class Tenant:
 
     # ------------------------------------------------------------ identity
 
-    def link(self, external: ExternalId, customer: Customer) -> bool:
+    def link(self, external: Customer, customer: Customer) -> bool:
         """Say that another system's id stands for this customer; facts that waited under it count from now on.
 
-        False when it was linked to this customer already; IdentityConflict when it is linked to another one.
+        A plain string is one more id of the tenant's own. False when it was linked to this customer already; IdentityConflict
+        when it is linked to another one (`merge` joins customers that both have records).
         """
-        target = self._ps.directory.customer(self.name, customer)
-        place = self._ps.directory.resolve(self.name, [as_external(external)])[external]
-        if place.linked is not None:
-            linked = self._ps.directory.survivor(customer_stream(self.name, place.linked.account))
-            if linked != target:
-                raise IdentityConflict(tenant=self.name, reason="this id is linked to another customer")
-            return False
-        return self._ps.identity.link(external, place, target)
+        return self._ps.identity.link(self.name, external, customer)
 
     def merge(self, other: Customer, *, into: Customer, reason: str, by: Person | None = None) -> bool:
         """Make one customer of two; reads of either id give the survivor. False when they are one already."""
@@ -140,7 +141,7 @@ class Tenant:
 
     def customer(self, customer: Customer, *, as_of: datetime | None = None, known_at: datetime | None = None) -> CustomerAggregate:
         """The customer's state: true at `as_of`, as known at `known_at`. Raises UnknownCustomer."""
-        stream = self._ps.directory.customer(self.name, customer)
+        stream = self._ps.directory.customer(self.name, customer, known_at_us=_us(known_at))
         return self._ps.log.customer(stream, as_of_us=_us(as_of), known_at_us=_us(known_at))
 
     def health(self, customer: Customer, *, as_of: datetime | None = None, known_at: datetime | None = None) -> Health:
@@ -151,8 +152,7 @@ class Tenant:
     def customers(self, *, at_risk: bool = False, as_of: datetime | None = None, known_at: datetime | None = None) -> list[CustomerRow]:
         """Every customer with its score, the least healthy first; `at_risk`: only band poor or with an open risk case."""
         ps = self._ps
-        as_of_us = ps.clock.now_us() + FUTURE_US if as_of is None else to_us(as_of)  # facts may be ahead of our clock by so much
-        rows = customer_rows(ps.log, ps.directory, ps.model, self.name, as_of_us, _us(known_at), ps.unsealer)
+        rows = customer_rows(ps.log, ps.directory, ps.model, self.name, _us(as_of), _us(known_at), ps.unsealer)
         return [row for row in rows if row.at_risk] if at_risk else rows
 
     def names(self) -> dict[str, str]:
@@ -161,15 +161,18 @@ class Tenant:
 
     def timeline(self, customer: Customer, *, as_of: datetime | None = None, known_at: datetime | None = None) -> list[Recorded[Event]]:
         """Every event of the customer, both lanes, in the order in which it was recorded; personal fields as you may see them."""
-        aggregate = self.customer(customer)
+        aggregate = self.customer(customer, known_at=known_at)
         query = Query(tenant=self.name, streams=aggregate.fact_streams, as_of_us=_us(as_of), known_at_us=_us(known_at))
         return list(self._ps.log.events(query, self._ps.unsealer))
 
     def decisions(self, customer: Customer | None = None, *, known_at: datetime | None = None) -> list[Decision]:
-        """Decisions about one customer, or all of them, oldest first, each with its one current disposition."""
+        """Decisions about one customer, or all of them, oldest first, each with its one current disposition.
+
+        Those about customers that were merged into it are decisions about it.
+        """
         streams: tuple[StreamId, ...] = ()
         if customer is not None:
-            streams = (self._ps.directory.customer(self.name, customer),)
+            streams = tuple(s for s in self.customer(customer, known_at=known_at).fact_streams if s.category == CUSTOMERS)
         return read_journal(self._ps.log.store, self.name, streams, known_at_us=_us(known_at))
 
     def approvals(self) -> list[Decision]:
@@ -223,7 +226,7 @@ class Tenant:
     def _engine_of(self, decision_id: UUID) -> EmbeddedEngine:
         stored = self._ps.decision_stream(self.name, decision_id)
         (entry,) = (e for e in read_journal(self._ps.log.store, self.name, (stored,)) if e.id == decision_id)
-        return self._ps.engine_for(entry.agent)
+        return self._ps.engine_for(entry.agent, entry)
 
     def override(self, decision_id: UUID | str, *, reason: str, by: Person | None = None) -> None:
         """Set a decision aside with a reason; effects that have not left are cancelled."""

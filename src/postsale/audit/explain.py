@@ -15,7 +15,7 @@ import orjson
 
 from postsale.access import Unsealer
 from postsale.aggregates import decisions as d
-from postsale.aggregates.artifacts import ArtifactActivated, ArtifactPublished, policy_stream
+from postsale.aggregates.artifacts import POLICIES, ArtifactActivated, ArtifactPublished
 from postsale.errors import UnknownDecision
 from postsale.events import MASKED, Lane, Masked, Recorded, decode
 from postsale.projections.journal import Entry, read_journal
@@ -60,7 +60,7 @@ class Effect:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """Everything about one decision. `str()` is for people, `to_dict()` for programs."""
+    """Everything about one decision. `str()` is for people, `to_dict()` (JSON types) for programs."""
 
     decision: Entry
     trigger_id: UUID
@@ -76,20 +76,20 @@ class Explanation:
                 "id": str(self.trigger_id),
                 "condition": recorded.condition,
                 "depth": recorded.depth,
-                "cause": asdict(self.cause) if self.cause else None,
+                "cause": _json(asdict(self.cause)) if self.cause else None,
             },
             "mode": recorded.mode,
             "known": {
                 "evidence": dict(recorded.evidence),
                 "context": dict(recorded.context),
-                "read_set": [r.model_dump() for r in recorded.read_set],
+                "read_set": [r.model_dump(mode="json") for r in recorded.read_set],
             },
-            "policy": asdict(self.policy),
+            "policy": _json(asdict(self.policy)),
             "model": recorded.model,
             "decider": {"code": recorded.decider, "digest": recorded.decider_digest, "package_version": recorded.package_version},
-            "eligible": [e.model_dump() for e in recorded.eligible],
-            "verdicts": [v.model_dump() for v in recorded.verdicts],
-            "offer": recorded.offer.model_dump() if recorded.offer else None,
+            "eligible": [e.model_dump(mode="json") for e in recorded.eligible],
+            "verdicts": [v.model_dump(mode="json") for v in recorded.verdicts],
+            "offer": recorded.offer.model_dump(mode="json") if recorded.offer else None,
             "effects": [asdict(e) for e in self.effects],
             "history": [{"at": at.isoformat(), "what": what} for at, what in self.decision.history],
         }
@@ -124,7 +124,8 @@ def explain(log: Log, tenant: str, decision_id: UUID, unseal: Unsealer) -> Expla
     (entry,) = (e for e in read_journal(log.store, tenant, (stored.stream,)) if e.id == decision_id)
     recorded = decode(stored, unseal).data
     assert isinstance(recorded, d.DecisionRecorded)
-    return Explanation(entry, recorded.trigger_id, _cause(log, tenant, recorded), _policy(log, tenant, recorded), _effects(entry, recorded))
+    policy = _policy(log, tenant, recorded, upto=stored.position)
+    return Explanation(entry, recorded.trigger_id, _cause(log, tenant, recorded), policy, _effects(entry, recorded))
 
 
 def _cause(log: Log, tenant: str, recorded: d.DecisionRecorded) -> Known | None:
@@ -141,18 +142,18 @@ def _cause(log: Log, tenant: str, recorded: d.DecisionRecorded) -> Known | None:
     return Known(stored.position, stored.kind, header.source, header.source_id, cause.occurred_at, cause.recorded_at)
 
 
-def _policy(log: Log, tenant: str, recorded: d.DecisionRecorded) -> PolicyUsed:
+def _policy(log: Log, tenant: str, recorded: d.DecisionRecorded, *, upto: int) -> PolicyUsed:
+    """The policy by its digest, with the activation under which it decided: the newest one before the decision."""
     content: Mapping[str, Any] = {}
     active: tuple[ArtifactActivated, datetime] | None = None
-    name = recorded.agent
-    for event in log.events(Query(tenant=tenant, streams=(policy_stream(tenant, name),), lane=Lane.DECISION)):
+    for event in log.events(Query(tenant=tenant, category=POLICIES, lane=Lane.DECISION, upto=upto)):
         match event.data:
             case ArtifactPublished(digest=digest, content=text) if digest == recorded.policy:
                 content = orjson.loads(text)
-            case ArtifactActivated(digest=digest) as activated if digest == recorded.policy and active is None:
+            case ArtifactActivated(digest=digest) as activated if digest == recorded.policy:
                 active = (activated, event.occurred_at)
     if active is None:
-        return PolicyUsed(name, recorded.policy, content, None, None, None, None)
+        return PolicyUsed(recorded.agent, recorded.policy, content, None, None, None, None)
     by, at = active
     return PolicyUsed(by.name, by.digest, content, by.owner, by.approver, at, by.reason)
 
@@ -166,3 +167,7 @@ def _effects(entry: Entry, recorded: d.DecisionRecorded) -> tuple[Effect, ...]:
         Effect(intent.tool, str(intent.intent_id), value, entry.effects.get(intent.intent_id, "held"))
         for intent, value in zip(recorded.intents, arguments, strict=True)
     )
+
+
+def _json(fields: dict[str, Any]) -> dict[str, Any]:
+    return {name: value.isoformat() if isinstance(value, datetime) else value for name, value in fields.items()}

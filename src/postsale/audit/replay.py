@@ -14,7 +14,7 @@ from postsale.agents import reach
 from postsale.agents.decide import Rederived, rederive
 from postsale.agents.policy import Policy
 from postsale.aggregates import decisions as d
-from postsale.aggregates.artifacts import ArtifactPublished, content_digest
+from postsale.aggregates.artifacts import POLICIES, ArtifactPublished, content_digest
 from postsale.errors import ReplayDiverged, UnknownDecision
 from postsale.events import Lane, decode
 from postsale.store.contract import Query
@@ -66,7 +66,7 @@ def replay(log: Log, tenant: str, decision_id: UUID, unseal: Unsealer, *, instal
 
 def policy_of(log: Log, tenant: str, recorded: d.DecisionRecorded) -> Policy:
     """The policy version a decision names, from the log. ReplayDiverged when it is not there or is not what its digest says."""
-    published = Query(tenant=tenant, category="policies", lane=Lane.DECISION, kinds=frozenset({"artifact/published"}))
+    published = Query(tenant=tenant, category=POLICIES, lane=Lane.DECISION, kinds=frozenset({"artifact/published"}))
     for event in log.events(published):
         if isinstance(event.data, ArtifactPublished) and event.data.digest == recorded.policy:
             if content_digest(event.data.content) != recorded.policy:

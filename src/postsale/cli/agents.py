@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Annotated
 from uuid import UUID
@@ -29,7 +30,7 @@ from postsale.cli.common import (
     tenant_of,
 )
 from postsale.cli.named import agent_named
-from postsale.errors import InvalidInput
+from postsale.errors import InvalidInput, UnknownDecision
 from postsale.projections.journal import Entry
 
 decision_app = typer.Typer(no_args_is_help=True, help="What agents decided, why, and whether it can be reproduced.", epilog=EXIT_CODES)
@@ -41,14 +42,18 @@ approval_app = typer.Typer(
 agent_app = typer.Typer(no_args_is_help=True, help="How far agents may go, and the switch that stops them.", epilog=EXIT_CODES)
 
 DecisionId = Annotated[str, typer.Argument(help="The decision's id, or its first characters.")]
+_ID_PREFIX = re.compile(r"[0-9A-Fa-f-]+\Z")
 AnyDecision = Annotated[str, typer.Argument(help="The decision's id, its first characters, or: last")]
 _COLOUR = {"acted": "green", "awaiting": "yellow", "suppressed": "dim", "failed": "red"}
 
 
 def find(tenant: Tenant, prefix: str) -> UUID:
-    """The decision whose id begins so. InvalidInput when none or several do."""
+    """The decision whose id begins so. UnknownDecision when none does, InvalidInput when several do."""
     found = [e.id for e in tenant.decisions() if str(e.id).startswith(prefix.lower())]
-    if len(found) != 1:
+    if not found:
+        shown = prefix[:36] if _ID_PREFIX.match(prefix) else "that begins so"
+        raise UnknownDecision(tenant=tenant.name, decision_id=shown)
+    if len(found) > 1:
         raise InvalidInput(what="argument", field="decision", reason=f"{len(found)} decisions begin so; see: postsale decision list")
     return found[0]
 

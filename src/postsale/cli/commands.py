@@ -119,7 +119,11 @@ def customer_show(
             [(k, f"{s['count']:,}", s["latest_at"]) for k, s in state.to_dict()["facts"].items()],
             right=("count",),
         )
-        table("Consents", ("channel", "purpose", "given"), [(c, p, "yes" if given else "no") for (c, p), given in state.consents.items()])
+        table(
+            "Consents",
+            ("channel", "purpose", "given"),
+            [(escape(c), escape(p), "yes" if given else "no") for (c, p), given in state.consents.items()],
+        )
         table("Open decisions", ("decision", "agent", "disposition"), [(k, o.agent, o.disposition) for k, o in state.decisions.items()])
         hint(f"postsale customer timeline {escape(customer)}")
 

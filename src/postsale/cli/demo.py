@@ -27,14 +27,15 @@ _LOOK = ("decision list", "decision explain last", "approval list", "log verify"
 
 def demo(
     folder: Annotated[Path, typer.Option("--folder", help="Where to put the demo's database.")] = Path("postsale-demo"),
-    seed: Annotated[int, typer.Option("--seed", help="The same seed tells the same story.")] = 7,
+    seed: Annotated[int, typer.Option("--seed", help="The same seed tells the same story.")] = 3,
     customers: Annotated[int, typer.Option("--customers", min=5, max=2_000)] = 60,
     json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
 ) -> None:
     """A vendor's quarter: five sources, late and doubled signals, one agent from observing to acting, a proof at the end."""
     start = datetime(2026, 7, 1, tzinfo=UTC)
-    shutil.rmtree(folder, ignore_errors=True) if (folder / "demo.db").exists() else None
     folder.mkdir(parents=True, exist_ok=True)
+    for name in ("demo.db", "demo.db-wal", "demo.db-shm", "demo.keys", "demo.views", "demo.views-wal", "demo.views-shm"):
+        (folder / name).unlink(missing_ok=True)  # an earlier demo's, and nothing else: the folder may be anybody's
     url = f"sqlite:///{folder / 'demo.db'}"
     clock = ManualClock(start)
     with PostSale.open(url, agents=[RenewalRescue()], clock=clock) as ps:
@@ -171,17 +172,17 @@ def _short_why(acme: Tenant, customer: str) -> str:
 
 def _tamper(folder: Path, *, quiet: bool) -> dict[str, object]:
     """Flip one byte of a stored event in a copy of the database, and see that it is found and named."""
-    copy = folder / "tampered.db"
+    copy = folder / "demo-tampered.db"
     for suffix in ("db", "keys"):
-        shutil.copyfile(folder / f"demo.{suffix}", folder / f"tampered.{suffix}")
-    (folder / "tampered.keys").chmod(0o600)
+        shutil.copyfile(folder / f"demo.{suffix}", folder / f"demo-tampered.{suffix}")
+    (folder / "demo-tampered.keys").chmod(0o600)
     raw = bytearray(copy.read_bytes())
     at = raw.find(b'"amount_minor":')
     raw[at + len(b'"amount_minor":')] ^= 1
     copy.write_bytes(bytes(raw))
     with PostSale.open(f"sqlite:///{copy}") as ps:
         problems = ps.verify().problems
-    for left in folder.glob("tampered.*"):
+    for left in folder.glob("demo-tampered.*"):
         left.unlink()
     if not quiet:
         found = f"found at position {problems[0][0]}: {problems[0][1]}" if problems else "[red]NOT FOUND[/]"

@@ -49,14 +49,14 @@ def _refuse(text: str, categories: frozenset[str], *, allowed: str = "") -> None
             raise ValueError("expected no control characters, NUL or lone surrogates")
 
 
-_YEARS: Final = range(1685, 2255)  # whole years whose microseconds are within MAX_INT
+_FIRST_YEAR, _LAST_YEAR = 1685, 2254  # whole years whose microseconds are within MAX_INT
 _ISO_TEXT: Final = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ]"
 
 
 def _in_utc(at: datetime) -> datetime:
-    if at.year not in _YEARS:
-        raise ValueError(f"expected a time from {_YEARS[0]} to {_YEARS[-1]}, so that its microseconds stay below 2^53")
-    return at.astimezone(UTC)
+    if not _FIRST_YEAR <= at.year <= _LAST_YEAR:
+        raise ValueError(f"expected a time from {_FIRST_YEAR} to {_LAST_YEAR}, so that its microseconds stay below 2^53")
+    return at if at.tzinfo is UTC else at.astimezone(UTC)
 
 
 class _UtcSchema:

@@ -116,7 +116,7 @@ class Journal:
             case d.ApprovalLapsed(why=why):
                 return self._suppress(entry, at, f"approval lapsed: {why}", f"approval:{why}", None)
             case d.DecisionOverridden(by=by):
-                return self._suppress(entry, at, f"overridden by {by}", "override", None)
+                return self._suppress(entry, at, f"overridden by {by}", "override", entry.approver)
             case d.EffectStarted(intent_id=intent, attempt=attempt):
                 return self._effect(entry, at, intent, "started", f"attempt {attempt}")
             case d.EffectSucceeded(intent_id=intent, sandbox=sandbox):
@@ -141,7 +141,8 @@ class Journal:
 
     def _effect(self, entry: Entry, at: datetime, intent: UUID, status: str, detail: str) -> Entry:
         effects = {**entry.effects, intent: status}
-        failed = all(s == "failed" for s in effects.values())
+        # As the customer's own state has it: what a person set aside stays so; else without any effect left it has failed.
+        failed = entry.disposition != "suppressed" and all(s in {"failed", "cancelled"} for s in effects.values())
         disposition = "failed" if failed else entry.disposition
         return self._move(entry, at, f"effect {status}: {detail}", effects=effects, disposition=disposition)
 

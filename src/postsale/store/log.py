@@ -6,13 +6,14 @@ The one place that writes. Stores below keep bytes; rooms above hand in typed ev
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from uuid import UUID
 
 from postsale.access import KeyVault, Unsealer, content_mac, fact_id, seal_fields
 from postsale.aggregates.customer import CustomerAggregate, fold
+from postsale.aggregates.identity import IDENTITY_KINDS
 from postsale.aggregates.signals import Signal
-from postsale.errors import PostSaleError, VersionConflict
+from postsale.errors import ContentConflict, PostSaleError, VersionConflict
 from postsale.events import (
     SYSTEM,
     Actor,
@@ -162,9 +163,9 @@ class Log:
         """Load a customer, decide, append under its version; decide again when somebody else was first.
 
         Returns what was appended, empty when there was nothing to do. Raises what `decide` raises, ConditionFailed, and
-        VersionConflict after 20 lost races.
+        VersionConflict or ContentConflict after 20 lost races.
         """
-        lost: VersionConflict | None = None
+        lost: VersionConflict | ContentConflict | None = None
         for _ in range(_RACES):
             customer = self.customer(stream)
             events = decide(customer)
@@ -175,7 +176,7 @@ class Log:
             drafts = [Draft(event, id_, at_us, cause) for event, id_ in zip(events, ids, strict=True)]
             try:
                 done = self.append(self.decisions(stream, customer.version, drafts), conditions)
-            except VersionConflict as error:
+            except (VersionConflict, ContentConflict) as error:  # ids carry the version: another event may hold this one
                 lost = error
                 continue
             lane = Query(tenant=stream.tenant, streams=(stream,), lane=Lane.DECISION, after=done.positions[0] - 1, upto=done.positions[-1])
@@ -202,12 +203,17 @@ class Log:
             yield decode(stored, unseal)
 
     def customer(self, stream: StreamId, *, as_of_us: int | None = None, known_at_us: int | None = None) -> CustomerAggregate:
-        """The customer: true at `as_of_us`, as known at `known_at_us`; both inclusive, None is unbounded."""
-        own = Query(tenant=stream.tenant, streams=(stream,), as_of_us=as_of_us, known_at_us=known_at_us)
-        customer = fold(CustomerAggregate(stream=stream), self.store.read(own))
-        if not customer.joined:
-            return customer
-        # Some of its facts are on other streams: fold again, merged by position.
-        whole = replace(own, streams=customer.fact_streams)
-        mine = (s for s in self.store.read(whole) if s.lane is Lane.FACT or s.stream == stream)
-        return fold(CustomerAggregate(stream=stream), mine)
+        """The customer: true at `as_of_us`, as known at `known_at_us`; both inclusive, None is unbounded.
+
+        Who is who has no time in the world: a link or merge counts for every `as_of_us` once it is known.
+        """
+        streams: tuple[StreamId, ...] = (stream,)
+        while True:  # a second time where streams are joined; again only when they changed in between
+            whole = Query(tenant=stream.tenant, streams=streams, known_at_us=known_at_us)
+            mine = (s for s in self.store.read(whole) if s.lane is Lane.FACT or s.stream == stream)
+            if as_of_us is not None:
+                mine = (s for s in mine if s.occurred_at_us <= as_of_us or s.kind in IDENTITY_KINDS)
+            customer = fold(CustomerAggregate(stream=stream), mine)
+            if customer.fact_streams == streams:
+                return customer
+            streams = customer.fact_streams

@@ -45,6 +45,7 @@ class Attended:
     lapsed: int = 0
     outcomes: int = 0
     next_due_us: int | None = None
+    customer: StreamId | None = None  # whose facts are on the visited stream; None for an alias that nobody linked
 
 
 class EmbeddedEngine:
@@ -113,12 +114,26 @@ class EmbeddedEngine:
         `cause`: the fact that brings us here, None for the passing of time since `since_us` (default: a day). `stream` may be
         an alias or a merged customer: the visit is to the customer it belongs to; an alias that is not linked yet has none.
         """
-        customer = self.customer_of(stream)
-        if customer is None:
+        chain = self._chain(stream)
+        if not chain:
             return Attended()
-        home = customer.stream
+        *merged, customer = chain
+        before = [self._settle(part) for part in merged]  # what they had open still needs its end
         raised, moved = self._watch(customer, cause, since_us)
-        customer = self.log.customer(home) if moved else customer
+        done = self._settle(self.log.customer(customer.stream) if moved else customer)
+        return Attended(
+            raised,
+            tuple(x for part in (*before, done) for x in part.decided),
+            sum(part.called for part in (*before, done)),
+            sum(part.lapsed for part in (*before, done)),
+            sum(part.outcomes for part in (*before, done)),
+            min((part.next_due_us for part in (*before, done) if part.next_due_us is not None), default=None),
+            chain[0].stream,
+        )
+
+    def _settle(self, customer: CustomerAggregate) -> Attended:
+        """Decide what is pending, record what time brought, send what is due; no new trigger."""
+        home = customer.stream
         waiting = sorted(customer.pending.values(), key=lambda t: t.position)
         decided = tuple(x for x in (self.handle(home, t.trigger_id) for t in waiting) if x is not None)
         customer = self.log.customer(home) if decided else customer
@@ -126,22 +141,29 @@ class EmbeddedEngine:
         customer = self.log.customer(home) if lapsed or outcomes else customer
         called = self.outbox.dispatch(home, customer).called
         customer = self.log.customer(home) if called else customer
-        return Attended(raised, decided, called, lapsed, outcomes, self.next_due_us(customer))
+        return Attended(0, decided, called, lapsed, outcomes, self.next_due_us(customer))
 
     def customer_of(self, stream: StreamId) -> CustomerAggregate | None:
         """The customer that facts on this stream belong to now: aliases and merges followed; None for an alias nobody linked."""
+        chain = self._chain(stream)
+        return chain[-1] if chain else None
+
+    def _chain(self, stream: StreamId) -> list[CustomerAggregate]:
+        """The customer of a stream, then those it was merged into, the survivor last; empty for an alias nobody linked."""
         if stream.category == ALIASES:
             (newest,) = self.log.store.latest([stream])
             event = decode(newest).data if newest is not None else None
             if not isinstance(event, AliasLinked):
-                return None
+                return []
             stream = customer_stream(stream.tenant, event.account)
+        chain: list[CustomerAggregate] = []
         for _ in range(_MAX_MERGES):
             customer = self.log.customer(stream)
+            chain.append(customer)
             if customer.merged_into is None:
-                return customer
+                break
             stream = customer_stream(stream.tenant, customer.merged_into)
-        return customer
+        return chain
 
     def next_due_us(self, c: CustomerAggregate) -> int | None:
         """When this customer needs a visit although nothing happens: retries, expiries, outcomes; None: never."""
