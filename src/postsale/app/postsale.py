@@ -42,8 +42,6 @@ from postsale.projections.views import MemoryViews, SqliteViews, Views
 from postsale.store import Store, VerifyReport, open_store, verify
 from postsale.store.log import Log
 
-_TRIES = 20
-
 
 class PostSale:
     """An open log of signals and decisions. Use it as a context manager; safe to share between threads.
