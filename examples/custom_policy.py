@@ -1,4 +1,4 @@
-"""An agent under a policy file of one's own."""
+"""An agent under a policy file of your own. It observes: it decides, and nothing leaves."""
 
 from datetime import UTC, datetime
 from pathlib import Path

@@ -1,24 +1,25 @@
-"""A signal and features of your own, folded over a few facts."""
+"""A read model of your own: features declared once, judged by your health model, and explained."""
 
-from postsale.aggregates.signals import Signal
-from postsale.events import DAY_US, from_us
-from postsale.projections import Features, Fold, count, days, derived, fact_from
+from datetime import UTC, datetime, timedelta
 
-
-class WebinarAttended(Signal):
-    wire_name = "acme.webinars/attended@1"
-    stayed_min: int
+from postsale import PostSale
+from postsale.aggregates.signals import UsageObserved
+from postsale.projections import Component, Features, HealthModel, days, derived, last_seen, total
 
 
-class Webinars(Features, version=1, owner="marketing"):
-    attended = count(WebinarAttended, window=days(30))
-    stayed = count(WebinarAttended, where=lambda e: e.stayed_min >= 20, window=days(30))
+class Reports(Features, version=1, owner="data-team"):
+    exports = total(UsageObserved, lambda e: e.count, where=lambda e: e.feature == "export", window=days(30))
+    uses = total(UsageObserved, lambda e: e.count, window=days(30))
+    last = last_seen(UsageObserved)
 
-    @derived(unit="ratio")
-    def attention(stayed: int, attended: int) -> float | None:
-        return stayed / attended if attended else None
+    @derived(unit="percent")
+    def export_percent(exports: int, uses: int) -> int | None:
+        return 100 * exports // uses if uses else None
 
 
-seen = [WebinarAttended(source="zoom", id=f"{n}", occurred_at=from_us((20_600 + n) * DAY_US), stayed_min=8 * n) for n in range(5)]
-state = Fold(Webinars).fold(fact_from(signal, n) for n, signal in enumerate(seen, 1))
-print(dict(Fold(Webinars).finish(state, as_of_us=20_610 * DAY_US)))
+model = HealthModel("reports", 1, Reports, (Component("exports", 1, lambda v: v["export_percent"] * 1_000_000, fresh="last"),))
+with PostSale.open("memory:", health=model) as ps:
+    acme, start = ps.tenant("acme"), datetime.now(UTC) - timedelta(days=9)
+    for n, feature in enumerate(["search", "search", "export", "export"]):
+        acme.record("cus_42", UsageObserved(source="app", id=f"u{n}", occurred_at=start + timedelta(days=n), feature=feature, count=n + 1))
+    print(acme.health("cus_42").why())

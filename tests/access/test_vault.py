@@ -140,12 +140,14 @@ def test_keys_survive_closing_and_a_destroyed_key_stays_destroyed(path: Path) ->
 
 def test_a_destroyed_key_is_not_left_in_the_file(path: Path) -> None:
     vault = opened(path)
-    key = vault.subjects(TENANT, [SUBJECT], create=True)[SUBJECT].key
-    assert key in path.read_bytes()
-    vault.destroy(TENANT, SUBJECT)
-    assert key not in path.read_bytes()
-    vault.close()
-    assert key not in path.read_bytes()
+    refs = [f"person-{n}" for n in range(200)]
+    keys = {ref: key.key for ref, key in vault.subjects(TENANT, refs, create=True).items()}
+    assert all(key in path.read_bytes() for key in keys.values())
+    for ref in refs[::3]:
+        vault.destroy(TENANT, ref)
+    left = {ref for ref, key in keys.items() if key[:8] in path.read_bytes() or key[-8:] in path.read_bytes()}
+    assert left == set(refs) - set(refs[::3])
+    assert [p.name for p in path.parent.iterdir()] == [path.name]  # no journal that still holds them
 
 
 def test_many_subjects_are_found_in_one_call(path: Path) -> None:
@@ -171,6 +173,26 @@ def test_threads_that_ask_at_once_get_the_same_keys(path: Path) -> None:
         thread.join()
     assert len(got) == 8
     assert len(set(got)) == 1
+
+
+def test_a_key_that_another_writer_made_between_looking_and_making_is_the_one_that_counts(path: Path) -> None:
+    ours, theirs = opened(path), opened(path)
+    made: list[object] = []
+
+    def just_before_we_write(statement: str) -> None:
+        if statement.startswith("BEGIN") and not made:
+            made.append(theirs.subjects(TENANT, [SUBJECT], create=True)[SUBJECT])
+
+    ours._db.set_trace_callback(just_before_we_write)
+    assert [ours.subjects(TENANT, [SUBJECT], create=True)[SUBJECT]] == made
+    assert theirs.subjects(TENANT, [SUBJECT], create=True)[SUBJECT] == made[0]
+
+
+def test_a_key_that_was_destroyed_between_looking_and_making_is_not_made(path: Path) -> None:
+    ours, theirs = opened(path), opened(path)
+    ours._db.set_trace_callback(lambda statement: theirs.destroy(TENANT, SUBJECT) if statement.startswith("BEGIN") else None)
+    with pytest.raises(KeyUnavailable, match="erasure"):
+        ours.subjects(TENANT, [SUBJECT], create=True)
 
 
 # ---------------------------------------------------------------- processes

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
-import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +14,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted(p for p in (ROOT / "docs").rglob("*.md") if "reference" not in p.parts and "adr" not in p.parts)]
 FENCE = re.compile(r"^```(python|console|toml)(?: file=(\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-SLOW = {"make demo", "make test"}  # what CI does itself
+SHOWN = re.compile(r"# → (.*)$")
+NOT_HERE = ("make ", "pip ", "git ", "cd ", "python3 -m venv ", ". .venv/")  # what CI does itself
 
 
 def blocks(page: Path) -> list[tuple[str, str, str]]:
@@ -24,30 +25,70 @@ def blocks(page: Path) -> list[tuple[str, str, str]]:
 WITH_CODE = [page for page in PAGES if blocks(page)]
 
 
+def checked(text: str) -> str:
+    """Python source in which each expression with a comment `# → value` is compared with that value."""
+    lines = text.splitlines()
+
+    class Checks(ast.NodeTransformer):
+        def visit_Expr(self, node: ast.Expr) -> ast.stmt:
+            said = SHOWN.search(lines[(node.end_lineno or 1) - 1])
+            if said is None:
+                return node
+            return ast.parse(f"shows(({ast.unparse(node.value)}), {said[1].strip()!r})").body[0]
+
+    return ast.unparse(ast.fix_missing_locations(Checks().visit(ast.parse(text))))
+
+
+def script(text: str) -> str:
+    """The `$ ` lines of a console block as one shell script, less what installs or builds."""
+    commands = [line[2:] for line in text.splitlines() if line.startswith("$ ")]
+    return "\n".join(c for c in commands if not c.startswith(NOT_HERE))
+
+
+PRELUDE = """
+import subprocess
+def shows(value, text):
+    assert text in (repr(value), str(value)), f"shown as {text!r}, is {value!r}"
+def shell(text):
+    done = subprocess.run(["bash", "-euo", "pipefail", "-c", text], capture_output=True, text=True)
+    assert done.returncode == 0, (text, done.returncode, done.stdout[-2000:], done.stderr[-2000:])
+space = {"__name__": "snippet", "shows": shows}
+"""
+
+
 @pytest.mark.parametrize("page", WITH_CODE, ids=lambda p: str(p.relative_to(ROOT)))
 def test_every_snippet_of_a_page_runs_in_order(page: Path, tmp_path: Path) -> None:
-    """Python blocks of a page share a process; shell lines that start with `$ postsale` run with the same folder."""
-    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    """Python blocks of a page share a process, and say what they say; each console block is a shell script in the same folder."""
+    folder, bin_ = tmp_path / "folder", tmp_path / "bin"
+    folder.mkdir()
+    bin_.mkdir()
+    (folder / "examples").symlink_to(ROOT / "examples")
+    for name, arguments in (("postsale", "-m postsale.cli "), ("python3", "")):
+        (bin_ / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" {arguments}"$@"\n')
+        (bin_ / name).chmod(0o755)
     program: list[str] = []
     for language, file, text in blocks(page):
         if file:
             program.append(f"import pathlib; pathlib.Path({file!r}).write_text({text!r})")
         elif language == "python":
-            program.append(f"exec(compile({text!r}, {page.name!r}, 'exec'), space)")
-        elif language == "console":
-            commands = [line[2:] for line in text.splitlines() if line.startswith("$ ")]
-            program += [f"run({shlex.split(c)!r})" for c in commands if c not in SLOW and shlex.split(c)[0] == "postsale"]
-    prelude = (
-        "import subprocess, sys\nspace = {'__name__': 'snippet'}\n"
-        "def run(argv):\n"
-        "    done = subprocess.run([sys.executable, '-m', 'postsale.cli', *argv[1:]], capture_output=True, text=True)\n"
-        "    assert done.returncode == 0, (argv, done.returncode, done.stdout[-2000:], done.stderr[-2000:])\n"
-    )
-    env = {**os.environ, "PYTHONWARNINGS": "error", "NO_COLOR": "1", "COLUMNS": "120"}
-    env.pop("POSTSALE_DB", None)
-    code = prelude + "\n".join(program)
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+            program.append(f"exec(compile({checked(text)!r}, {page.name!r}, 'exec'), space)")
+        elif language == "console" and script(text):
+            program.append(f"shell({script(text)!r})")
+    env = {**os.environ, "PYTHONWARNINGS": "error", "NO_COLOR": "1", "COLUMNS": "120", "PATH": f"{bin_}:{os.environ['PATH']}"}
+    for name in ("POSTSALE_DB", "POSTSALE_TENANT", "POSTSALE_TOKEN"):
+        env.pop(name, None)
+    code = PRELUDE + "\n".join(program)
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
+
+
+def test_a_wrong_value_in_a_snippet_is_noticed() -> None:
+    """The check of `# → value` checks."""
+    space: dict[str, object] = {}
+    exec(PRELUDE, space)
+    exec(checked("1 + 1  # → 2"), space)
+    with pytest.raises(AssertionError, match="shown as '3', is 2"):
+        exec(checked("if True:\n    1 + 1  # → 3"), space)
 
 
 def test_pages_with_snippets_were_found() -> None:

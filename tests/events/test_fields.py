@@ -1,6 +1,7 @@
 """Field types: what must not enter is refused at the boundary, by a typed error that names the field and never the value."""
 
 import math
+import re
 import unicodedata
 from datetime import UTC, date, datetime, timedelta, timezone, tzinfo
 from typing import Annotated, Any, ClassVar, Literal
@@ -67,6 +68,8 @@ BAD_IDS = {
     "a variation selector": "a\ufe0fb",
     "a braille blank": "a\u2800b",
     "a hangul filler": "a\u115fb",
+    "a cyrillic letter among latin ones": "\u0430cme",
+    "a greek letter among latin ones": "acm\u03b5",
 }
 
 
@@ -139,7 +142,7 @@ def test_the_minor_unit_of_a_currency_is_known_and_an_unknown_one_is_an_error() 
 @pytest.mark.parametrize(
     "bad",
     [
-        datetime(2026, 3, 1),  # noqa: DTZ001 - the point
+        datetime(2026, 3, 1),
         datetime(2026, 3, 1, tzinfo=NoOffset()),
         date(2026, 3, 1),
         "2026-03-01T00:00:00Z",
@@ -149,13 +152,13 @@ def test_the_minor_unit_of_a_currency_is_known_and_an_unknown_one_is_an_error() 
         datetime(1, 1, 1, tzinfo=UTC),
         datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=14))),
     ],
-    ids=lambda at: at.isoformat() if hasattr(at, "isoformat") and not hasattr(at.tzinfo, "__dict__") else type(at).__name__,
+    ids=lambda bad: re.sub(r" at 0x[0-9a-f]+", "", ascii(bad)),
 )
 def test_a_time_is_an_aware_datetime_whose_microseconds_everybody_can_carry(bad: Any) -> None:
     refused("at", at=bad)
 
 
-@given(st.datetimes(datetime(1700, 1, 1), datetime(2250, 1, 1)), st.integers(-14 * 60, 14 * 60))  # noqa: DTZ001
+@given(st.datetimes(datetime(1700, 1, 1), datetime(2250, 1, 1)), st.integers(-14 * 60, 14 * 60))
 def test_one_instant_has_one_stored_form_whatever_its_time_zone(naive: datetime, offset_min: int) -> None:
     local = naive.replace(tzinfo=timezone(timedelta(minutes=offset_min)))
     here, utc = Everything(at=local), Everything(at=local.astimezone(UTC))
@@ -199,7 +202,7 @@ def test_an_answer_outside_its_scale_is_refused() -> None:
 @pytest.mark.parametrize(
     "bad",
     [math.nan, math.inf, 2**60, {1, 2}, object(), b"x", "\ud800", {1: 2}, [[math.nan]], {"a": {"b": -math.inf}}],
-    ids=lambda bad: type(bad).__name__,
+    ids=lambda bad: re.sub(r" at 0x[0-9a-f]+", "", ascii(bad)),
 )
 def test_what_json_would_change_or_cannot_hold_is_refused_by_field_and_never_stored_as_null(bad: Any) -> None:
     event = Everything(loose={"deep": bad})
@@ -221,7 +224,9 @@ def test_a_model_of_the_users_own_inside_an_event_cannot_smuggle_nan_in() -> Non
     assert caught.value.field == "inner"
 
 
-@pytest.mark.parametrize("bad", [math.nan, -math.inf, "\ud800", object(), 2**70], ids=lambda bad: type(bad).__name__)
+@pytest.mark.parametrize(
+    "bad", [math.nan, -math.inf, "\ud800", object(), 2**70], ids=lambda bad: re.sub(r" at 0x[0-9a-f]+", "", ascii(bad))
+)
 def test_a_row_with_a_value_json_cannot_hold_is_refused_by_field_and_not_read_as_missing(bad: Any) -> None:
     with pytest.raises(InvalidInput) as caught:
         signal_from(AccountProfiled, {"source": "crm", "id": "1", "occurred_at": "2026-03-01T12:00:00Z", "seats": bad})

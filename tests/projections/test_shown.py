@@ -1,4 +1,4 @@
-"""What is shown to users runs: the example and the benchmark, small."""
+"""What is shown to users runs: the benchmark, small."""
 
 from __future__ import annotations
 
@@ -13,12 +13,6 @@ ROOT = Path(__file__).parent.parent.parent
 def run(*arguments):
     done = subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
     return done.stdout
-
-
-def test_a_projection_of_ones_own_fits_on_a_page():
-    path = ROOT / "examples" / "custom_projection.py"
-    assert len(path.read_text().splitlines()) < 25
-    assert run(str(path)) == "{'attended': 5, 'stayed': 2, 'attention': 0.4}\n"
 
 
 def test_the_live_benchmark_compares_equal_folds_and_ends_with_its_json():

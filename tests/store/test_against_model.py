@@ -245,7 +245,7 @@ def asdict(query: Query) -> dict[str, Any]:
     ("make", "examples"),
     [
         (lambda _, clock: MemoryStore(clock=clock, limit_bytes=LIMIT_BYTES), 100),
-        (lambda path, clock: SQLiteStore(path, clock=clock, limit_bytes=LIMIT_BYTES), 60),
+        (lambda path, clock: SQLiteStore(path, clock=clock, limit_bytes=LIMIT_BYTES, durable=False), 60),
     ],
     ids=["memory", "sqlite"],
 )

@@ -117,7 +117,8 @@ def test_a_place_that_cannot_hold_a_log_is_unavailable(place: str, tmp_path: Pat
         SQLiteStore(place)
 
 
-def test_many_threads_may_create_the_same_log_at_once(path: Path) -> None:
+@pytest.mark.parametrize("attempt", range(12))
+def test_many_threads_may_create_the_same_log_at_once(path: Path, attempt: int) -> None:
     stores: list[SQLiteStore] = []
     in_threads(lambda _: stores.append(SQLiteStore(path)), 8)
     assert len({store.log_id for store in stores}) == 1

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -17,6 +18,7 @@ from postsale.errors import StoreUnavailable
 from postsale.events import StoredEvent
 from postsale.store import MemoryStore, Query, SQLiteStore, VerifyReport, verify
 from postsale.store.leaves import Frontier, commitment, leaf_of
+from postsale.store.memory import MemoryEvidence
 from postsale.store.sqlite_schema import expected_schema
 from postsale.testing import Events
 from postsale.testing.store_building import each
@@ -352,6 +354,60 @@ def test_the_log_in_memory_is_verified_too(damage: Callable[[list[StoredEvent]],
     report = verify(store)
     assert min(named(report)) <= TARGET <= max(named(report))
     assert not report.ok
+
+
+def test_an_event_handed_to_another_tenant_is_named_even_where_leaf_index_and_id_fit(path: Path) -> None:
+    path.unlink()
+    events = Events(seed=3)
+    stream = events.stream("acme")
+    with closing(SQLiteStore(path)) as store:
+        store.append(each(events.decision(stream, 0), events.fact(events.stream("globex")), events.decision(stream, 1)))
+    with without_triggers(path) as db:
+        for table in ("events", "keys"):
+            db.execute(f"UPDATE {table} SET tenant = 3 - tenant WHERE position = 3")
+    assert (3, "its tenant is not the tenant of its stream") in verified(path).problems
+
+
+class Forged(MemoryStore):
+    """A log whose owner computed leaves, tree head and table of ids anew for the rows he wants: only the rules give him away."""
+
+    def __init__(self, change: Callable[[list[StoredEvent]], None]) -> None:
+        super().__init__()
+        self._change = change
+
+    def evidence(self) -> MemoryEvidence:
+        rows, frontier = list(self._rows), Frontier()
+        self._change(rows)
+        for index, row in enumerate(rows):
+            fields = row._asdict()
+            del fields["leaf"]
+            rows[index] = row._replace(leaf=leaf_of(commitment(**fields)))
+            frontier.append(rows[index].leaf)
+        keys = sorted((row.tenant, row.event_id.bytes, row.position, row.content_mac) for row in rows)
+        return MemoryEvidence(rows, keys, {"acme": (len(rows), frontier.to_bytes())})
+
+
+FORGERIES: list[tuple[int, dict[str, Any], str]] = [
+    (5, {"event_id": UUID(int=1)}, "its id is not in order in the table of ids"),
+    (3, {"recorded_at_us": 1}, "recorded_at 1 is not after its predecessor's"),
+    (3, {"version": 4}, "a fact's version is its position, not 4"),
+    (5, {"version": 3}, "decision version 3 where 2 was due"),
+    (3, {"leaf_index": 1}, "leaf index 1 where 2 was due"),
+]
+
+
+@pytest.mark.parametrize(
+    ("position", "fields", "reason"), FORGERIES, ids=lambda value: next(iter(value)) if isinstance(value, dict) else ""
+)
+def test_a_forgery_with_sound_leaves_breaks_a_rule(position: int, fields: dict[str, Any], reason: str) -> None:
+    def change(rows: list[StoredEvent]) -> None:
+        rows[position - 1] = rows[position - 1]._replace(**fields)
+
+    events = Events(seed=3)
+    stream = events.stream()
+    with closing(Forged(change)) as store:
+        store.append(each(*(events.fact(stream, event_id=UUID(int=n)) for n in (1, 2, 3)), *(events.decision(stream, n) for n in (0, 1))))
+        assert any(at == position and found.startswith(reason) for at, found in verify(store).problems)
 
 
 def test_a_wholly_damaged_log_does_not_fill_the_memory_with_reasons(monkeypatch: pytest.MonkeyPatch, path: Path) -> None:

@@ -15,6 +15,7 @@ from postsale.app import PostSale, Tenant
 from postsale.cli.common import (
     DEFAULT_DB,
     EXIT_CODES,
+    AsOf,
     Db,
     Json,
     KnownAt,
@@ -43,6 +44,7 @@ agent_app = typer.Typer(no_args_is_help=True, help="How far agents may go, and t
 
 DecisionId = Annotated[str, typer.Argument(help="The decision's id, or its first characters.")]
 _ID_PREFIX = re.compile(r"[0-9A-Fa-f-]+\Z")
+AnyDecision = Annotated[str, typer.Argument(help="The decision's id, its first characters, or: last")]
 _COLOUR = {"acted": "green", "awaiting": "yellow", "suppressed": "dim", "failed": "red"}
 
 
@@ -55,6 +57,13 @@ def find(tenant: Tenant, prefix: str) -> UUID:
     if len(found) > 1:
         raise InvalidInput(what="argument", field="decision", reason=f"{len(found)} decisions begin so; see: postsale decision list")
     return found[0]
+
+
+def newest_or(tenant: Tenant, name: str) -> UUID:
+    """As `find`; "last" is the newest decision. For commands that only read: what is approved is named."""
+    if name == "last" and (entries := tenant.decisions()):
+        return entries[-1].id
+    return find(tenant, name)
 
 
 def decision_rows(entries: Sequence[Entry], names: dict[str, str]) -> list[tuple[object, ...]]:
@@ -82,13 +91,16 @@ def decision_list(
     limit: Annotated[int, typer.Option("--limit", min=1, help="The newest so many in the table; --json gives all.")] = 30,
     db: Db = DEFAULT_DB,
     tenant: TenantName = None,
+    as_of: AsOf = None,
     known_at: KnownAt = None,
     json: Json = False,
 ) -> None:
     """Decisions, the newest last, each with its one current disposition."""
     with opened(db) as ps:
         t = tenant_of(ps, tenant)
-        entries = [e for e in t.decisions(customer, known_at=parse_time(known_at)) if disposition in (None, e.disposition)]
+        entries = [
+            e for e in t.decisions(customer, as_of=parse_time(as_of), known_at=parse_time(known_at)) if disposition in (None, e.disposition)
+        ]
         if json:
             emit([e.to_dict() for e in entries])
             return
@@ -104,11 +116,11 @@ def decision_list(
 
 
 @decision_app.command("explain")
-def decision_explain(decision: DecisionId, db: Db = DEFAULT_DB, tenant: TenantName = None, json: Json = False) -> None:
+def decision_explain(decision: AnyDecision, db: Db = DEFAULT_DB, tenant: TenantName = None, json: Json = False) -> None:
     """What was known, which policy and row, each guardrail, who approved, what left, what came of it."""
     with opened(db) as ps:
         t = tenant_of(ps, tenant)
-        explanation = t.explain(find(t, decision))
+        explanation = t.explain(newest_or(t, decision))
         if json:
             emit(explanation.to_dict())
             return
@@ -117,11 +129,11 @@ def decision_explain(decision: DecisionId, db: Db = DEFAULT_DB, tenant: TenantNa
 
 
 @decision_app.command("replay")
-def decision_replay(decision: DecisionId, db: Db = DEFAULT_DB, tenant: TenantName = None, json: Json = False) -> None:
+def decision_replay(decision: AnyDecision, db: Db = DEFAULT_DB, tenant: TenantName = None, json: Json = False) -> None:
     """Decide again from the record alone, reaching no tool; exit status 1 when a byte differs."""
     with opened(db) as ps:
         t = tenant_of(ps, tenant)
-        result = t.replay(find(t, decision))
+        result = t.replay(newest_or(t, decision))
         if json:
             emit(result.to_dict())
             return
@@ -136,11 +148,11 @@ def decision_replay(decision: DecisionId, db: Db = DEFAULT_DB, tenant: TenantNam
 
 
 @approval_app.command("list")
-def approval_list(db: Db = DEFAULT_DB, tenant: TenantName = None, json: Json = False) -> None:
+def approval_list(db: Db = DEFAULT_DB, tenant: TenantName = None, as_of: AsOf = None, known_at: KnownAt = None, json: Json = False) -> None:
     """What waits for a person, the first to expire first."""
     with opened(db) as ps:
         t = tenant_of(ps, tenant)
-        entries = t.approvals()
+        entries = t.approvals(as_of=parse_time(as_of), known_at=parse_time(known_at))
         if json:
             emit([{**e.to_dict(), "expires_at": e.recorded.approval_expires_at} for e in entries])
             return

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import sys
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,11 +22,12 @@ from postsale.simulator import ConsentGivenAt, Delivery, Vendor
 
 _TENANT = "acme"
 _DAYS = 91
+_LOOK = ("decision list", "decision explain last", "approval list", "log verify")
 
 
 def demo(
     folder: Annotated[Path, typer.Option("--folder", help="Where to put the demo's database.")] = Path("postsale-demo"),
-    seed: Annotated[int, typer.Option("--seed", help="The same seed tells the same story.")] = 7,
+    seed: Annotated[int, typer.Option("--seed", help="The same seed tells the same story.")] = 3,
     customers: Annotated[int, typer.Option("--customers", min=5, max=2_000)] = 60,
     json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
 ) -> None:
@@ -44,18 +47,27 @@ def demo(
         emit({"db": url, "tenant": _TENANT, **story})
         return
     out.print()
-    hint("Look around:")
-    for command in ("customer list --at-risk", f"customer why {story['example_customer']}", "decision list", "approval list", "log verify"):
-        out.print(f"    postsale {command} --db {url}")
+    hint("Look around (the demo's quarter is over, so say as of when):")
+    as_of = f"--as-of {start + timedelta(days=_DAYS - 1):%Y-%m-%d}"
+    out.print(f"    export POSTSALE_DB={url}")
+    for command in (f"customer list --at-risk {as_of}", f"customer why {story['example_customer']} {as_of}", *_LOOK):
+        out.print(f"    {_program()} {command}")
+
+
+def _program() -> str:
+    """What to type for this program: its path where it is not on PATH, as after `make demo`."""
+    called = Path(sys.argv[0])
+    return os.path.relpath(called) if called.name == "postsale" and not shutil.which("postsale") else "postsale"
 
 
 def _live_through(ps: PostSale, acme: Tenant, clock: ManualClock, vendor: Vendor, *, quiet: bool) -> RecordReport:
-    """Day by day: what arrives is recorded, then the agent runs. It observes for a month, proposes for a month, then acts."""
+    """Day by day: what arrives is recorded, then the agent runs. It observes for a month, proposes for a month, acts, and proposes in the last week."""
     agent = acme.agent("renewal-rescue")
     steps = {
         0: ("observe", "first month: watch"),
         30: ("propose", "its decisions looked right"),
         61: ("act", "30 days without a rejection"),
+        vendor.days - 7: ("propose", "quarter end: a person looks at everything"),
     }
     total, arrivals = RecordReport(), iter(vendor.arrivals())
     pending = next(arrivals, None)

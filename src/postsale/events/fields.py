@@ -19,6 +19,8 @@ _UNPRINTABLE: Final = frozenset({"Cc", "Cs"})  # controls, lone surrogates
 _UNNAMEABLE: Final = _UNPRINTABLE | {"Co", "Cn", "Zl", "Zp"}  # and private use, unassigned, line and paragraph separators
 _INVISIBLE: Final = frozenset("\u034f\u115f\u1160\u1680\u17b4\u17b5\u180b\u180c\u180d\u180f\u2800\u3164\uffa0")  # beside category Cf
 
+_ALIKE: Final = frozenset({"LATIN", "CYRILLIC", "GREEK"})  # alphabets with letters that look the same (Unicode TR 39)
+
 
 def _check_id(text: str) -> str:
     if text.isascii() and text.isprintable() and text == text.strip():
@@ -28,6 +30,9 @@ def _check_id(text: str) -> str:
         raise ValueError("expected no outer blanks and no look-alike characters (NFKC form)")
     if any(_is_invisible(ch) for ch in text):
         raise ValueError("expected no invisible or direction-changing characters")
+    scripts = {unicodedata.name(ch, "").partition(" ")[0] for ch in text if ch.isalpha()}
+    if len(scripts & _ALIKE) > 1:
+        raise ValueError("expected letters of one alphabet: Latin, Cyrillic and Greek letters look alike")
     return text
 
 
@@ -49,14 +54,14 @@ def _refuse(text: str, categories: frozenset[str], *, allowed: str = "") -> None
             raise ValueError("expected no control characters, NUL or lone surrogates")
 
 
-_YEARS: Final = range(1685, 2255)  # whole years whose microseconds are within MAX_INT
+_FIRST_YEAR, _LAST_YEAR = 1685, 2254  # whole years whose microseconds are within MAX_INT
 _ISO_TEXT: Final = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ]"
 
 
 def _in_utc(at: datetime) -> datetime:
-    if at.year not in _YEARS:
-        raise ValueError(f"expected a time from {_YEARS[0]} to {_YEARS[-1]}, so that its microseconds stay below 2^53")
-    return at.astimezone(UTC)
+    if not _FIRST_YEAR <= at.year <= _LAST_YEAR:
+        raise ValueError(f"expected a time from {_FIRST_YEAR} to {_LAST_YEAR}, so that its microseconds stay below 2^53")
+    return at if at.tzinfo is UTC else at.astimezone(UTC)
 
 
 class _UtcSchema:

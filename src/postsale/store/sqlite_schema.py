@@ -6,8 +6,9 @@ import functools
 import os
 import secrets
 import sqlite3
+import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -159,27 +160,41 @@ def open_file(path: Path, *, busy_timeout_s: float, durable: bool = True) -> sql
     """
     url = url_of(path)
     with translated(url):
-        with suppress(FileExistsError):
-            try:
-                os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
-            except FileExistsError:
-                raise
-            except OSError as error:
-                raise StoreUnavailable(url=url, reason=f"cannot be created ({error.strerror})") from error
+        try:
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+        except FileExistsError:
+            pass
+        except OSError as error:
+            raise StoreUnavailable(url=url, reason=f"cannot be created ({error.strerror})") from error
         db = connect(path, busy_timeout_s=busy_timeout_s, durable=durable)
         try:
-            if _is_new(db, url):
-                db.execute("PRAGMA journal_mode = WAL")
+            db.execute("BEGIN")  # one snapshot: another process may be creating the log just now
+            new = _is_new(db, url)
+            db.execute("ROLLBACK")
+            if new:
+                _use_wal(db, busy_timeout_s)
                 db.execute("BEGIN IMMEDIATE")
                 if _is_new(db, url):  # not if another process was quicker
                     _create(db)
                 db.execute("COMMIT")
-            if db.execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
+            if _use_wal(db, busy_timeout_s) != "wal":
                 raise StoreUnavailable(url=url, reason="this file system does not support SQLite's WAL")
         except BaseException:
             db.close()
             raise
         return db
+
+
+def _use_wal(db: sqlite3.Connection, busy_timeout_s: float) -> str:
+    """Waits for other processes that are opening the file: here SQLite fails at once, whatever its busy timeout."""
+    deadline = time.monotonic() + busy_timeout_s
+    while True:
+        try:
+            return str(db.execute("PRAGMA journal_mode = WAL").fetchone()[0])
+        except sqlite3.OperationalError as error:
+            if code_of(error) != "SQLITE_BUSY" or time.monotonic() > deadline:
+                raise
+        time.sleep(0.005)
 
 
 def _is_new(db: sqlite3.Connection, url: str) -> bool:

@@ -1,0 +1,66 @@
+"""The examples that users copy: short, public names only, and they run in an empty folder."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+SCRIPTS = sorted(EXAMPLES.glob("*.py"))
+PUBLIC = {"postsale", "postsale.agents", "postsale.agents.tools", "postsale.projections", "postsale.testing"}
+SHORT = [*SCRIPTS, EXAMPLES / "custom_policy.toml"]
+
+SAYS = {
+    "custom_policy": ["First row that matches", "row call", "suppressed by autonomy:observe"],
+    "custom_projection": ["health 70.00 fair", "together", "+70.000000"],
+    "custom_signal": ["stored: True", "stored again: False", "acme.webinars/attended@1 {'webinar': 'onboarding', 'stayed_min': 42}"],
+    "custom_tool": ["your CRM is called here, within 30 s: Call about failing payments", "→ succeeded", "effect succeeded: confirmed"],
+}
+
+
+def named(path: Path) -> str:
+    return path.stem
+
+
+def test_the_four_promised_examples_are_there() -> None:
+    """A custom signal, projection, policy and tool."""
+    assert {path.stem for path in SCRIPTS} == SAYS.keys()
+
+
+@pytest.mark.parametrize("path", SHORT, ids=lambda p: p.name)
+def test_an_example_is_under_25_lines(path: Path) -> None:
+    """Blank lines are not counted; comments are."""
+    assert sum(1 for line in path.read_text().splitlines() if line.strip()) < 25
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=named)
+def test_an_example_uses_public_names_only(path: Path) -> None:
+    """Modules that the documentation names, and nothing that begins with an underscore."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        modules: list[str] = []
+        if isinstance(node, ast.ImportFrom):
+            modules = [node.module or ""]
+            assert not [alias.name for alias in node.names if alias.name.startswith("_")]
+        elif isinstance(node, ast.Import):
+            modules = [alias.name for alias in node.names]
+        elif isinstance(node, ast.Attribute):
+            assert not node.attr.startswith("_"), node.attr
+        for module in modules:
+            if module.partition(".")[0] == "postsale":
+                assert module in PUBLIC or module.startswith("postsale.aggregates."), module
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=named)
+def test_an_example_runs_in_an_empty_folder_and_says_what_it_shows(path: Path, tmp_path: Path) -> None:
+    """With warnings as errors; it leaves nothing behind."""
+    env = {**os.environ, "PYTHONWARNINGS": "error"}
+    done = subprocess.run([sys.executable, str(path)], cwd=tmp_path, env=env, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr[-2000:]
+    for text in SAYS[path.stem]:
+        assert text in done.stdout
+    assert list(tmp_path.iterdir()) == []
