@@ -23,8 +23,7 @@ from benchmarks.append import BATCH, batches, make_events, measure
 from postsale.store import Query, SQLiteStore, Submission, verify
 from postsale.store.sqlite_read import COLUMNS
 
-GOAL_PER_S = 150_000
-GOAL_OF_LIMIT = 0.33
+GOAL_PER_S = 500_000
 
 
 def least(path: Path) -> int:
@@ -74,7 +73,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         "benchmark": "verify",
         "measures": [
             measure("verify", rate, GOAL_PER_S, None, limit),
-            measure("verify, of the limit", rate / limit, GOAL_OF_LIMIT, None, 1, "ratio"),
+            measure("verify, of the limit", rate / limit, None, None, 1, "ratio"),
             measure("read", read, None, None, limit),
         ],
     }

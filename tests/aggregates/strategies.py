@@ -32,7 +32,7 @@ class Visited(Signal):
     page: Id
 
 
-instants = st.datetimes(START.replace(tzinfo=None), datetime(2027, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001
+instants = st.datetimes(START.replace(tzinfo=None), datetime(2027, 1, 1), timezones=st.just(UTC))
 names = st.sampled_from(["a", "b", "renewal-rescue", "email", "Zoë", "crm/renewal-due", "x" * 200])
 texts = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=12)
 

@@ -88,7 +88,7 @@ def test_a_header_that_cannot_be_read_is_a_typed_error_that_names_the_event(raw:
         decode(stored(Everything.wire_name, b"{}", position=6)._replace(header=raw))
 
 
-instants = st.datetimes(datetime(1700, 1, 1), datetime(2250, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001
+instants = st.datetimes(datetime(1700, 1, 1), datetime(2250, 1, 1), timezones=st.just(UTC))
 
 
 @given(instants, st.none() | instants, st.none() | st.sampled_from(["0001", "2026-03", "é"]))

@@ -68,6 +68,8 @@ BAD_IDS = {
     "a variation selector": "a\ufe0fb",
     "a braille blank": "a\u2800b",
     "a hangul filler": "a\u115fb",
+    "a cyrillic letter among latin ones": "\u0430cme",
+    "a greek letter among latin ones": "acm\u03b5",
 }
 
 
@@ -140,7 +142,7 @@ def test_the_minor_unit_of_a_currency_is_known_and_an_unknown_one_is_an_error() 
 @pytest.mark.parametrize(
     "bad",
     [
-        datetime(2026, 3, 1),  # noqa: DTZ001 - the point
+        datetime(2026, 3, 1),
         datetime(2026, 3, 1, tzinfo=NoOffset()),
         date(2026, 3, 1),
         "2026-03-01T00:00:00Z",
@@ -156,7 +158,7 @@ def test_a_time_is_an_aware_datetime_whose_microseconds_everybody_can_carry(bad:
     refused("at", at=bad)
 
 
-@given(st.datetimes(datetime(1700, 1, 1), datetime(2250, 1, 1)), st.integers(-14 * 60, 14 * 60))  # noqa: DTZ001
+@given(st.datetimes(datetime(1700, 1, 1), datetime(2250, 1, 1)), st.integers(-14 * 60, 14 * 60))
 def test_one_instant_has_one_stored_form_whatever_its_time_zone(naive: datetime, offset_min: int) -> None:
     local = naive.replace(tzinfo=timezone(timedelta(minutes=offset_min)))
     here, utc = Everything(at=local), Everything(at=local.astimezone(UTC))

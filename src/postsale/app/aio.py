@@ -99,13 +99,15 @@ class AsyncTenant:
         """See `Tenant.timeline`."""
         return await asyncio.to_thread(self.sync.timeline, customer, as_of=as_of, known_at=known_at)
 
-    async def decisions(self, customer: Customer | None = None, *, known_at: datetime | None = None) -> list[Decision]:
+    async def decisions(
+        self, customer: Customer | None = None, *, as_of: datetime | None = None, known_at: datetime | None = None
+    ) -> list[Decision]:
         """See `Tenant.decisions`."""
-        return await asyncio.to_thread(self.sync.decisions, customer, known_at=known_at)
+        return await asyncio.to_thread(self.sync.decisions, customer, as_of=as_of, known_at=known_at)
 
-    async def approvals(self) -> list[Decision]:
+    async def approvals(self, *, as_of: datetime | None = None, known_at: datetime | None = None) -> list[Decision]:
         """See `Tenant.approvals`."""
-        return await asyncio.to_thread(self.sync.approvals)
+        return await asyncio.to_thread(self.sync.approvals, as_of=as_of, known_at=known_at)
 
     async def approve(
         self, decision_id: UUID | str, *, by: Person | None = None, reason: str = "", seen: Sequence[Mapping[str, Any]] | None = None

@@ -42,8 +42,6 @@ from postsale.projections.views import MemoryViews, SqliteViews, Views
 from postsale.store import Store, VerifyReport, open_store, verify
 from postsale.store.log import Log
 
-_TRIES = 20
-
 
 class PostSale:
     """An open log of signals and decisions. Use it as a context manager; safe to share between threads.
@@ -220,13 +218,12 @@ class PostSale:
         return report
 
     def _catch_up(self) -> int:
-        """Facts folded; another process that folds the same view at the same time has done the rest."""
-        for _ in range(_TRIES):
+        """Facts folded. Another process that folds the same view is as good: then look again from where it has come to."""
+        while True:
             try:
                 return self.runner.catch_up().events
             except ViewMoved:
                 continue
-        return 0  # others are at it all the time; reads are up to date without the view
 
     def simulate(
         self,

@@ -27,14 +27,7 @@ _LOOKED_AT = 50  # of one customer's new facts, when looking for the one that ma
 _MANY = 500  # from so many visits on, one pass over everybody is cheaper than looking at each
 News = dict[StreamId, list[StoredEvent]]
 _WAKING = frozenset(
-    {
-        "approval/granted",
-        "customer/command-issued",
-        "identity/stream-joined",
-        "identity/merged-into",
-        "identity/split-from",
-        "consent/withdrawn",
-    }
+    {"approval/granted", "customer/command-issued", "identity/stream-joined", "identity/merged-into", "identity/split-from"}
 )
 
 
@@ -87,7 +80,8 @@ class Rounds:
         visits = self._news(tenant, done, head)
         for key, raw in self._views.scan(view, "due/"):
             if (_number(raw) or 0) <= now_us:
-                visits.setdefault(StreamId(tenant, CUSTOMERS, key.removeprefix("due/")), [])
+                _, category, id_ = key.split("/", 2)
+                visits.setdefault(StreamId(tenant, category, id_), [])
         if done == 0 or now_us // DAY_US != last_us // DAY_US or len(visits) >= _MANY:
             visits = self._worth(tenant, visits, now_us)
         rows: dict[str, bytes | None] = {"last": orjson.dumps(now_us)}
@@ -98,12 +92,11 @@ class Rounds:
                 raise
             except PostSaleError as error:  # one customer's trouble is not the others'; it is visited again by the next run
                 report.problems.append((str(stream), f"{type(error).__name__}: {error}"))
-                rows[f"due/{stream.id}"] = orjson.dumps(now_us)
+                rows[_due(stream)] = orjson.dumps(now_us)
                 continue
             report.add(attended)
             due = attended.next_due_us
-            if attended.customer is not None:
-                rows[f"due/{attended.customer.id}"] = None if due is None else orjson.dumps(due)
+            rows[_due(stream)] = None if due is None else orjson.dumps(due)
             on_progress(1)
         self._finish(view, rows, head, done)
 
@@ -168,6 +161,10 @@ class Rounds:
                 if condition.up(values, was) != was:
                     return True
         return False
+
+
+def _due(stream: StreamId) -> str:
+    return f"due/{stream.category}/{stream.id}"
 
 
 def _number(raw: bytes | None) -> int | None:

@@ -165,19 +165,21 @@ class Tenant:
         query = Query(tenant=self.name, streams=aggregate.fact_streams, as_of_us=_us(as_of), known_at_us=_us(known_at))
         return list(self._ps.log.events(query, self._ps.unsealer))
 
-    def decisions(self, customer: Customer | None = None, *, known_at: datetime | None = None) -> list[Decision]:
-        """Decisions about one customer, or all of them, oldest first, each with its one current disposition.
+    def decisions(
+        self, customer: Customer | None = None, *, as_of: datetime | None = None, known_at: datetime | None = None
+    ) -> list[Decision]:
+        """Decisions about one customer, or all of them, oldest first, each with its one current disposition (at `as_of`).
 
         Those about customers that were merged into it are decisions about it.
         """
         streams: tuple[StreamId, ...] = ()
         if customer is not None:
             streams = tuple(s for s in self.customer(customer, known_at=known_at).fact_streams if s.category == CUSTOMERS)
-        return read_journal(self._ps.log.store, self.name, streams, known_at_us=_us(known_at))
+        return read_journal(self._ps.log.store, self.name, streams, as_of_us=_us(as_of), known_at_us=_us(known_at))
 
-    def approvals(self) -> list[Decision]:
+    def approvals(self, *, as_of: datetime | None = None, known_at: datetime | None = None) -> list[Decision]:
         """Decisions that wait for a person, the first to expire first."""
-        return awaiting(self.decisions())
+        return awaiting(self.decisions(as_of=as_of, known_at=known_at))
 
     def replay(self, decision_id: UUID | str) -> Replayed:
         """Decide again from the record alone and compare byte by byte; reaches no tool. Raises ReplayDiverged."""

@@ -15,6 +15,7 @@ from postsale.app import PostSale, Tenant
 from postsale.cli.common import (
     DEFAULT_DB,
     EXIT_CODES,
+    AsOf,
     Db,
     Json,
     KnownAt,
@@ -90,13 +91,16 @@ def decision_list(
     limit: Annotated[int, typer.Option("--limit", min=1, help="The newest so many in the table; --json gives all.")] = 30,
     db: Db = DEFAULT_DB,
     tenant: TenantName = None,
+    as_of: AsOf = None,
     known_at: KnownAt = None,
     json: Json = False,
 ) -> None:
     """Decisions, the newest last, each with its one current disposition."""
     with opened(db) as ps:
         t = tenant_of(ps, tenant)
-        entries = [e for e in t.decisions(customer, known_at=parse_time(known_at)) if disposition in (None, e.disposition)]
+        entries = [
+            e for e in t.decisions(customer, as_of=parse_time(as_of), known_at=parse_time(known_at)) if disposition in (None, e.disposition)
+        ]
         if json:
             emit([e.to_dict() for e in entries])
             return
@@ -144,11 +148,11 @@ def decision_replay(decision: AnyDecision, db: Db = DEFAULT_DB, tenant: TenantNa
 
 
 @approval_app.command("list")
-def approval_list(db: Db = DEFAULT_DB, tenant: TenantName = None, json: Json = False) -> None:
+def approval_list(db: Db = DEFAULT_DB, tenant: TenantName = None, as_of: AsOf = None, known_at: KnownAt = None, json: Json = False) -> None:
     """What waits for a person, the first to expire first."""
     with opened(db) as ps:
         t = tenant_of(ps, tenant)
-        entries = t.approvals()
+        entries = t.approvals(as_of=parse_time(as_of), known_at=parse_time(known_at))
         if json:
             emit([{**e.to_dict(), "expires_at": e.recorded.approval_expires_at} for e in entries])
             return

@@ -61,12 +61,13 @@ def _program() -> str:
 
 
 def _live_through(ps: PostSale, acme: Tenant, clock: ManualClock, vendor: Vendor, *, quiet: bool) -> RecordReport:
-    """Day by day: what arrives is recorded, then the agent runs. It observes for a month, proposes for a month, then acts."""
+    """Day by day: what arrives is recorded, then the agent runs. It observes for a month, proposes for a month, acts, and proposes in the last week."""
     agent = acme.agent("renewal-rescue")
     steps = {
         0: ("observe", "first month: watch"),
         30: ("propose", "its decisions looked right"),
         61: ("act", "30 days without a rejection"),
+        vendor.days - 7: ("propose", "quarter end: a person looks at everything"),
     }
     total, arrivals = RecordReport(), iter(vendor.arrivals())
     pending = next(arrivals, None)

@@ -19,6 +19,8 @@ _UNPRINTABLE: Final = frozenset({"Cc", "Cs"})  # controls, lone surrogates
 _UNNAMEABLE: Final = _UNPRINTABLE | {"Co", "Cn", "Zl", "Zp"}  # and private use, unassigned, line and paragraph separators
 _INVISIBLE: Final = frozenset("\u034f\u115f\u1160\u1680\u17b4\u17b5\u180b\u180c\u180d\u180f\u2800\u3164\uffa0")  # beside category Cf
 
+_ALIKE: Final = frozenset({"LATIN", "CYRILLIC", "GREEK"})  # alphabets with letters that look the same (Unicode TR 39)
+
 
 def _check_id(text: str) -> str:
     if text.isascii() and text.isprintable() and text == text.strip():
@@ -28,6 +30,9 @@ def _check_id(text: str) -> str:
         raise ValueError("expected no outer blanks and no look-alike characters (NFKC form)")
     if any(_is_invisible(ch) for ch in text):
         raise ValueError("expected no invisible or direction-changing characters")
+    scripts = {unicodedata.name(ch, "").partition(" ")[0] for ch in text if ch.isalpha()}
+    if len(scripts & _ALIKE) > 1:
+        raise ValueError("expected letters of one alphabet: Latin, Cyrillic and Greek letters look alike")
     return text
 
 

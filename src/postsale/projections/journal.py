@@ -152,21 +152,43 @@ def _move_open(entry: Entry, status: str) -> dict[UUID, str]:
 
 
 def read_journal(
-    store: Store, tenant: str, streams: tuple[StreamId, ...] = (), *, after: int = 0, known_at_us: int | None = None
+    store: Store,
+    tenant: str,
+    streams: tuple[StreamId, ...] = (),
+    *,
+    after: int = 0,
+    as_of_us: int | None = None,
+    known_at_us: int | None = None,
 ) -> list[Entry]:
-    """Every decision of a tenant, or of some streams, recorded after a position, as known at a time; oldest first."""
+    """Every decision of a tenant, or of some streams, recorded after a position; oldest first.
+
+    As it stood at `as_of_us`, as known at `known_at_us`.
+    """
     journal = Journal()
-    for recorded in decision_events(store, tenant, streams, after=after, known_at_us=known_at_us):
+    for recorded in decision_events(store, tenant, streams, after=after, as_of_us=as_of_us, known_at_us=known_at_us):
         journal.add(recorded.stored, recorded.data)
     return list(journal.entries.values())
 
 
 def decision_events(
-    store: Store, tenant: str, streams: tuple[StreamId, ...] = (), *, after: int = 0, known_at_us: int | None = None
+    store: Store,
+    tenant: str,
+    streams: tuple[StreamId, ...] = (),
+    *,
+    after: int = 0,
+    as_of_us: int | None = None,
+    known_at_us: int | None = None,
 ) -> Iterator[Recorded[Event]]:
     """The events a journal is folded from, in position order."""
     query = Query(
-        tenant=tenant, streams=streams, category="customers", lane=Lane.DECISION, kinds=KINDS, after=after, known_at_us=known_at_us
+        tenant=tenant,
+        streams=streams,
+        category="customers",
+        lane=Lane.DECISION,
+        kinds=KINDS,
+        after=after,
+        as_of_us=as_of_us,
+        known_at_us=known_at_us,
     )
     for stored in store.read(query):
         yield decode(stored)

@@ -45,7 +45,6 @@ class Attended:
     lapsed: int = 0
     outcomes: int = 0
     next_due_us: int | None = None
-    customer: StreamId | None = None  # whose facts are on the visited stream; None for an alias that nobody linked
 
 
 class EmbeddedEngine:
@@ -128,7 +127,6 @@ class EmbeddedEngine:
             sum(part.lapsed for part in (*before, done)),
             sum(part.outcomes for part in (*before, done)),
             min((part.next_due_us for part in (*before, done) if part.next_due_us is not None), default=None),
-            chain[0].stream,
         )
 
     def _settle(self, customer: CustomerAggregate) -> Attended:
