@@ -5,7 +5,7 @@ Part of the wiring: may import everything below `app`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,7 +33,7 @@ class CustomerRow:
     band: str | None
     value_micro: int | None
     open_case: bool
-    facts: int
+    position: int  # of the newest fact that the score rests on, 0 without any
     last_fact_us: int | None
 
     @property
@@ -93,15 +93,19 @@ def membership(log: Log, tenant: str, as_of_us: int | None, known_at_us: int | N
 
 
 def scores(
-    log: Log, model: HealthModel, tenant: str, as_of_us: int | None, known_at_us: int | None
+    log: Log, model: HealthModel, tenant: str, as_of_us: int | None, known_at_us: int | None, known: Iterable[str] = ()
 ) -> Iterator[tuple[StreamId, State, Score, bool]]:
-    """Every customer's state and score, with whether a risk case is open; by stream. `as_of_us` None is now, as in `health_of`."""
+    """Every customer's state and score, with whether a risk case is open; by stream. `as_of_us` None is now, as in `health_of`.
+
+    `known`: references of customers that are listed although no fact of the model is known about them.
+    """
     now_us = log.clock.now_us()
     fold = model.fold
     states = dict(fold_all(log.store, fold, tenant, as_of_us, known_at_us))
     members = membership(log, tenant, as_of_us, known_at_us)
     prefix = f"{tenant}/{CUSTOMERS}/"
     own = {StreamId(tenant, CUSTOMERS, key.removeprefix(prefix)) for key in states if key.startswith(prefix)}
+    own |= {StreamId(tenant, CUSTOMERS, ref) for ref in known}
     for stream in sorted(own | members.joined.keys()):
         if stream in members.merged:
             continue
@@ -119,7 +123,8 @@ def customer_rows(
     """Every customer, the least healthy first, those without any score last."""
     names = directory.names(tenant, unseal)
     rows = []
-    for stream, state, score, case in scores(log, model, tenant, as_of_us, known_at_us):
+    now = as_of_us is None and known_at_us is None
+    for stream, state, score, case in scores(log, model, tenant, as_of_us, known_at_us, names if now else ()):
         fold = model.fold
         rows.append(
             CustomerRow(
