@@ -29,8 +29,9 @@ torture: $(VENV)/.dev ## the long form of the crash and race tests
 bench: $(VENV)/.dev ## every benchmark, with the peer and the raw limit beside it
 	@for name in $$(ls benchmarks | sed -n 's/^\([a-z]*\)\.py$$/\1/p'); do $(BIN)/python -m benchmarks.$$name --json; done
 
-docs: $(VENV)/.dev ## regenerate docs/reference and schemas from the code
+docs: $(VENV)/.dev ## regenerate docs/reference and schemas, and the output in the README, from the code
 	@$(BIN)/python -m docs.generate
+	@$(BIN)/python -m docs.readme_demo
 
 clean: ## remove what the other targets made
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist

@@ -5,18 +5,24 @@ Nothing is written by hand below docs/reference and schemas/. Reads only the pub
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
+import re
 import sys
+from collections.abc import Callable, Iterable
 from dataclasses import fields, is_dataclass
+from enum import Enum
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin, get_overloads
 
 import orjson
 
 ROOT = Path(__file__).resolve().parent.parent
 MODULES = (
     "postsale",
+    "postsale.app",
     "postsale.agents",
     "postsale.agents.tools",
     "postsale.aggregates.identity",
@@ -45,91 +51,215 @@ def public_names(module: Any) -> list[str]:
     return sorted(n for n in own if inspect.isclass(vars(module)[n]) or inspect.isfunction(vars(module)[n]))
 
 
+def _type(annotation: Any) -> str:
+    """An annotation as it is written in the code."""
+    text = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
+    text = re.sub(r"ForwardRef\('(.*?)'\)", r"\1", text)
+    return re.sub(r"\b(?:typing|collections\.abc|datetime|uuid|postsale(?:\.\w+)*)\.(?=\w)", "", text)
+
+
+def _default(value: Any) -> str:
+    if isinstance(value, Enum):
+        return f"{type(value).__name__}.{value.name}"
+    if isinstance(value, (bool, int, float, str, tuple, type(None))):
+        return repr(value)
+    if isinstance(value, frozenset):
+        return f"frozenset({{{', '.join(sorted(map(repr, value)))}}})" if value else "frozenset()"
+    return getattr(value, "__name__", "…")
+
+
+def _parameter(p: inspect.Parameter) -> str:
+    mark = {p.VAR_POSITIONAL: "*", p.VAR_KEYWORD: "**"}.get(p.kind, "")
+    kind = "" if p.annotation is p.empty else f": {_type(p.annotation)}"
+    default = "" if p.default is p.empty else f" = {_default(p.default)}" if kind else f"={_default(p.default)}"
+    return f"{mark}{p.name}{kind}{default}"
+
+
 def _signature(value: Any) -> str:
+    """Parameters and result, less `self`."""
     try:
-        text = str(inspect.signature(value))
+        signature = inspect.signature(value)
     except (TypeError, ValueError):
         return ""
-    return text.replace("'", "").replace("~", "")
+    parts: list[str] = []
+    star = False
+    for p in signature.parameters.values():
+        if p.name in {"self", "cls"} and p.annotation is p.empty:
+            continue
+        if p.kind is p.KEYWORD_ONLY and not star:
+            parts.append("*")
+        star = star or p.kind in {p.KEYWORD_ONLY, p.VAR_POSITIONAL}
+        parts.append(_parameter(p))
+    result = signature.return_annotation
+    arrow = "" if inspect.isclass(value) or result is signature.empty else f" -> {_type(result)}"
+    if parts == ["*args", "**kwargs"]:
+        return ""  # a Protocol's
+    line = f"({', '.join(parts)}){arrow}"
+    return line if len(line) < 100 else "(\n    " + ",\n    ".join(parts) + f",\n){arrow}"
+
+
+def _heading(level: str, name: str, *signatures: str) -> list[str]:
+    """A name, and below it how it is called."""
+    called = [f"{name.removeprefix('.')}{signature}" for signature in signatures if len(signature) > 2]
+    fenced = ["```python", *called, "```", ""] if called else []
+    return [f"{level} `{name}{'()' if signatures == ('()',) else ''}`", "", *fenced]
 
 
 def _doc(value: Any) -> str:
     if inspect.isclass(value) and "__doc__" not in value.__dict__:
         return ""
-    if is_dataclass(value) and inspect.isclass(value) and (value.__doc__ or "").startswith(value.__name__ + "("):
-        return ""  # the text that dataclass writes
-    return inspect.cleandoc(value.__doc__ or "") if inspect.isclass(value) or callable(value) else ""
+    text = value.__doc__ or ""
+    if inspect.isclass(value) and (text.startswith(value.__name__ + "(") or text == "An enumeration."):
+        return ""  # the text that dataclass, NamedTuple or Enum writes
+    return inspect.cleandoc(text) if inspect.isclass(value) or callable(value) else ""
+
+
+def _annotations(cls: type) -> dict[str, str]:
+    """Field types as written, of the class and its bases."""
+    out: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        if base.__module__.startswith("postsale"):
+            out |= {name: _type(annotation) for name, annotation in inspect.get_annotations(base).items()}
+    return out
+
+
+def _remarks(cls: type) -> dict[str, str]:
+    """What stands in a comment behind a field."""
+    out: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        if base.__module__.startswith("postsale"):
+            found = re.findall(r"^    (\w+): [^#\n]*#\s+(?!type:|noqa)(.*)$", inspect.getsource(base), re.MULTILINE)
+            out |= {name: remark.strip() for name, remark in found}
+    return out
+
+
+def _field_table(cls: type, names: Iterable[str], marks: Callable[[str], list[str]]) -> list[str]:
+    types, remarks = _annotations(cls), _remarks(cls)
+    lines = ["| field | type | |", "|---|---|---|"]
+    for name in names:
+        text = "; ".join([*marks(name), *([remarks[name]] if name in remarks else [])])
+        kind = re.sub(r"\bPersonal\[(\w+)\]", r"\1", types.get(name, ""))
+        cells = (f"`{name}`", f"`{kind}`" if kind else "", text)
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return [*lines, ""] if len(lines) > 2 else []
+
+
+def _fields(cls: type) -> list[str]:
+    """The fields of a model, dataclass or named tuple, with types and remarks. Every signal's envelope fields are told once."""
+    model = getattr(cls, "model_fields", None)
+    if isinstance(model, dict) and model:
+        told = cls.envelope_fields if getattr(cls, "wire_name", None) and hasattr(cls, "envelope_fields") else frozenset()
+        personal = getattr(cls, "personal_fields", frozenset())
+
+        def marks(name: str) -> list[str]:
+            return ["personal"] * (name in personal) + ["optional"] * (not model[name].is_required())
+
+        lines = _field_table(cls, [n for n in model if n not in told], marks)
+        return [*([f"Wire name `{cls.wire_name}`; recorded with the fields of `Signal`." if told else ""]), "", *lines]
+    if is_dataclass(cls):
+        return _field_table(cls, [f.name for f in fields(cls) if not f.name.startswith("_")], lambda _: [])
+    if issubclass(cls, tuple) and hasattr(cls, "_fields"):
+        return _field_table(cls, cls._fields, lambda _: [])
+    if issubclass(cls, Enum):
+        return ["Members: " + ", ".join(f"`{m.name}` = {m.value!r}" for m in cls) + ".", ""]
+    return []
 
 
 def _members(cls: type) -> list[str]:
     lines: list[str] = []
-    model_fields = getattr(cls, "model_fields", None)
-    if isinstance(model_fields, dict) and model_fields:
-        named = ", ".join(f"`{n}`" if f.is_required() else f"`{n}` (optional)" for n, f in model_fields.items())
-        lines.append(f"Fields: {named}.")
-    elif is_dataclass(cls):
-        named = ", ".join(f"`{f.name}`" for f in fields(cls) if not f.name.startswith("_"))
-        lines.append(f"Fields: {named}." if named else "")
     for name, member in vars(cls).items():
         function = member.__func__ if isinstance(member, (classmethod, staticmethod)) else member
+        if isinstance(member, cached_property):
+            function = member = property(member.func)
         if name.startswith("_") or not (inspect.isfunction(function) or isinstance(member, property)):
             continue
         target = member.fget if isinstance(member, property) else function
         text = inspect.cleandoc(target.__doc__ or "") if target is not None else ""
         if text:
-            shown = f"{name}" if isinstance(member, property) else f"{name}{_signature(function)}"
-            lines += [f"#### `{shown}`", "", text, ""]
-    return [line for line in lines if line is not None]
+            result = inspect.signature(target).return_annotation if isinstance(member, property) and target is not None else ""
+            if isinstance(member, property):
+                lines += [f"### `.{name}: {_type(result)}`", "", text, ""]
+            else:
+                lines += [*_heading("###", f".{name}", _signature(function)), text, ""]
+    return lines
+
+
+def _constant(name: str, value: Any) -> list[str]:
+    """A constant or a type: how it is assigned, and the text that stands below that or behind it."""
+    text, note = "", ""
+    for module in [m for n, m in sorted(sys.modules.items()) if n.startswith("postsale") and vars(m).get(name) is value]:
+        source = inspect.getsource(module)
+        for statement, after in zip(body := ast.parse(source).body, [*body[1:], None], strict=True):
+            targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
+            if not any(isinstance(t, ast.Name) and t.id == name for t in targets) or not isinstance(statement, (ast.Assign, ast.AnnAssign)):
+                continue
+            text = ast.unparse(statement.value) if statement.value is not None else ""
+            note = source.splitlines()[(statement.end_lineno or 1) - 1].partition("  # ")[2]
+            if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) and isinstance(after.value.value, str):
+                note = inspect.cleandoc(after.value.value)
+    kind = f"`{text}`" if 0 < len(text) < 200 else f"A `{type(value).__name__}`."
+    return [f"## `{name}`", "", kind, "", note[:1].upper() + note[1:], ""]
 
 
 def reference(name: str) -> str:
     """One module's page, in Markdown."""
     module = importlib.import_module(name)
-    lines = [
-        f"# {name}",
-        "",
-        "<!-- Generated by `make docs`; edit the docstrings instead. -->",
-        "",
-        inspect.cleandoc(module.__doc__ or ""),
-        "",
-    ]
-    for public in public_names(module):
+    note = "<!-- Generated by `make docs`; edit the docstrings instead. -->"
+    lines = [f"# {name}", "", note, "", inspect.cleandoc(module.__doc__ or ""), ""]
+    elsewhere = public_names(importlib.import_module("postsale")) if name == "postsale.app" else []
+    for public in [n for n in public_names(module) if n not in elsewhere]:
         value = getattr(module, public)
         if inspect.isclass(value):
-            signature = "" if issubclass(value, BaseException) else _signature(value)
-            lines += [
-                f"## `{public}`",
-                "",
-                *([f"`{public}{signature}`", ""] if 2 < len(signature) < 400 else []),
-                _doc(value),
-                "",
-                *_members(value),
-                "",
-            ]
-        elif callable(value):
-            lines += [f"## `{public}{_signature(value)}`", "", _doc(value), ""]
+            plain = issubclass(value, (BaseException, Enum, tuple)) or hasattr(value, "model_fields") or is_dataclass(value)
+            signature = "" if plain else _signature(value)
+            lines += [*_heading("##", public, signature), _doc(value), "", *_fields(value), *_members(value)]
+        elif inspect.ismodule(value):
+            lines += [f"## `{public}`", "", inspect.cleandoc(value.__doc__ or ""), ""]
+            for inner in public_names(value):
+                if inspect.isfunction(vars(value)[inner]):
+                    lines += [*_heading("###", f"{public}.{inner}", _signature(vars(value)[inner])), _doc(vars(value)[inner]), ""]
+        elif inspect.isfunction(inspect.unwrap(value)) if callable(value) and get_origin(value) is None else False:
+            forms = get_overloads(value) or [inspect.unwrap(value)]
+            lines += [*_heading("##", public, *map(_signature, forms)), _doc(value), ""]
         else:
-            lines += [f"## `{public}`", ""]
+            lines += _constant(public, value)
     return _squeeze(lines)
+
+
+def index() -> str:
+    """The list of pages, each with the first sentence of its module."""
+    lines = [
+        "# Reference",
+        "",
+        "<!-- Generated by `make docs`. -->",
+        "",
+        "Every public name, from the docstrings. Start with `postsale`.",
+        "",
+    ]
+    lines += ["| module | |", "|---|---|"]
+    for name in MODULES:
+        first = inspect.cleandoc(importlib.import_module(name).__doc__ or "").partition("\n\n")[0].replace("\n", " ")
+        lines.append(f"| [{name}]({name}.md) | {first} |")
+    return _squeeze([*lines, "| [events](events.md) | The catalogue: every kind of event that is stored, with its fields. |"])
 
 
 def catalogue() -> str:
     """Every kind of event: wire name, meaning, fields."""
+    from postsale.aggregates.signals import Signal
     from postsale.events import registry
 
     lines = ["# Event catalogue", "", "<!-- Generated by `make docs`. -->", "", "Every kind that is stored. Wire names are for ever.", ""]
+    lines += ["Signals also carry, in the envelope:", "", *_field_table(Signal, sorted(Signal.envelope_fields), lambda _: [])]
     for wire_name in registry:
         cls = registry.get(wire_name)
         if not cls.__module__.startswith("postsale."):
             continue
-        lines += [f"## `{wire_name}`", "", f"`{cls.__module__}.{cls.__qualname__}`. {_doc(cls)}", ""]
-        envelope = sorted(cls.envelope_fields)
-        for field, info in cls.model_fields.items():
-            if field in envelope:
-                continue
-            marks = ", ".join(["personal"] * (field in cls.personal_fields) + ["optional"] * (not info.is_required()))
-            lines.append(f"- `{field}`{f' ({marks})' if marks else ''}")
-        lines.append("")
+
+        def marks(name: str, cls: Any = cls) -> list[str]:
+            return ["personal"] * (name in cls.personal_fields) + ["optional"] * (not cls.model_fields[name].is_required())
+
+        own = [name for name in cls.model_fields if name not in cls.envelope_fields]
+        lines += [f"## `{wire_name}`", "", f"`{cls.__module__}.{cls.__qualname__}`. {_doc(cls)}", "", *_field_table(cls, own, marks)]
     return _squeeze(lines)
 
 
@@ -156,7 +286,7 @@ def _squeeze(lines: list[str]) -> str:
 def outputs() -> dict[Path, str]:
     """Every generated file and what it must hold."""
     pages = {Path("docs/reference") / f"{name}.md": reference(name) for name in MODULES}
-    pages[Path("docs/reference/events.md")] = catalogue()
+    pages |= {Path("docs/reference/events.md"): catalogue(), Path("docs/reference/README.md"): index()}
     return pages | {Path("schemas") / name: text for name, text in schemas().items()}
 
 

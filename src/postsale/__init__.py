@@ -9,20 +9,38 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from postsale.access import Person
+    from postsale.aggregates.identity import ExternalId, contact, foreign
     from postsale.app import PostSale, Receipt, RecordReport, Tenant
     from postsale.app.aio import AsyncPostSale, AsyncTenant
     from postsale.errors import PostSaleError
 
-__all__ = ["AsyncPostSale", "AsyncTenant", "PostSale", "PostSaleError", "Receipt", "RecordReport", "Tenant"]
+__all__ = [
+    "AsyncPostSale",
+    "AsyncTenant",
+    "ExternalId",
+    "Person",
+    "PostSale",
+    "PostSaleError",
+    "Receipt",
+    "RecordReport",
+    "Tenant",
+    "contact",
+    "foreign",
+]
 
 _HOMES = {
     "AsyncPostSale": "postsale.app.aio",
     "AsyncTenant": "postsale.app.aio",
+    "ExternalId": "postsale.aggregates.identity",
+    "Person": "postsale.access",
     "PostSale": "postsale.app",
     "PostSaleError": "postsale.errors",
     "Receipt": "postsale.app",
     "RecordReport": "postsale.app",
     "Tenant": "postsale.app",
+    "contact": "postsale.aggregates.identity",
+    "foreign": "postsale.aggregates.identity",
 }
 
 

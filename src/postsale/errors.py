@@ -49,7 +49,7 @@ class InvalidInput(PostSaleError, ValueError):
     field: str
     reason: str
     found = "{what}.{field}: {reason}"
-    todo = "Correct this field and send it again; nothing was recorded."
+    todo = "Correct it and try again; nothing was changed."
 
 
 @dataclass(eq=False, kw_only=True)

@@ -14,7 +14,7 @@ import pytest
 from postsale import PostSale
 from postsale.agents import RenewalRescue
 from postsale.aggregates.identity import ExternalId, contact, foreign
-from postsale.aggregates.signals import InvoicePaid, InvoicePaymentFailed, Signal
+from postsale.aggregates.signals import InvoicePaid, InvoicePaymentFailed, OpportunityStageChanged, Signal
 from postsale.errors import ContentConflict, InvalidInput, PostSaleError, StoreUnavailable, UnknownCustomer, UnknownDecision, Unsupported
 from postsale.events import ManualClock
 
@@ -127,7 +127,7 @@ def test_every_read_sees_what_was_acknowledged_before_it(where: Path | None) -> 
             assert sum(s.count for s in acme.customer("cus_42").facts.values()) == n
             assert acme.health("cus_42").position == receipt.position
             assert acme.timeline("cus_42")[-1].position == receipt.position
-            assert acme.customers()[0].facts == receipt.position
+            assert acme.customers()[0].position == receipt.position
 
 
 def test_the_list_shows_the_score_that_health_explains(where: Path | None) -> None:
@@ -181,6 +181,9 @@ def test_the_same_id_said_of_another_customer_is_a_conflict_that_names_the_signa
         assert len(acme.quarantine()) == 2
 
 
+NAIVE = NOON.replace(tzinfo=None)
+
+
 class _Unregistered:
     wire_name = "nobody/knows@1"
 
@@ -192,7 +195,7 @@ BAD: dict[str, tuple[Any, str]] = {
     "negative": (lambda t: t.record("cus_42", failed("x", amount_minor=-1)), "amount_minor"),
     "text for number": (lambda t: t.record("cus_42", failed("x", amount_minor="4900")), "amount_minor"),
     "float for integer": (lambda t: t.record("cus_42", failed("x", amount_minor=49.0)), "amount_minor"),
-    "naive": (lambda t: t.record("cus_42", failed("x", datetime(2026, 3, 1))), "occurred_at"),
+    "naive": (lambda t: t.record("cus_42", failed("x", NAIVE)), "occurred_at"),
     "future": (lambda t: t.record("cus_42", failed("x", NOON + timedelta(minutes=6))), "occurred_at"),
     "year 9999": (lambda t: t.record("cus_42", failed("x", datetime(9999, 12, 31, tzinfo=UTC))), "occurred_at"),
     "currency": (lambda t: t.record("cus_42", failed("x", currency="EUX")), "currency"),
@@ -217,8 +220,8 @@ BAD: dict[str, tuple[Any, str]] = {
     "foreign source long": (lambda t: t.record(foreign("h" * 201, "7"), failed("x")), "source"),
     "unknown kind of id": (lambda t: t.record(ExternalId("person", "", "7"), failed("x")), "kind"),
     "no signal": (lambda t: t.record("cus_42", _Unregistered()), "signal"),
-    "naive as_of": (lambda t: t.health("cus_1", as_of=datetime(2026, 3, 1)), "tzinfo"),
-    "naive known_at": (lambda t: t.customer("cus_1", known_at=datetime(2026, 3, 1)), "tzinfo"),
+    "naive as_of": (lambda t: t.health("cus_1", as_of=NAIVE), "tzinfo"),
+    "naive known_at": (lambda t: t.customer("cus_1", known_at=NAIVE), "tzinfo"),
     "decision id": (lambda t: t.explain("not-a-uuid"), "id"),
     "agent name": (lambda t: t.ask("cus_1", "nobody", "look", reason="why"), "name"),
 }
@@ -249,6 +252,17 @@ def test_a_class_without_a_registered_wire_name_cannot_be_recorded(where: Path |
         with pytest.raises(PostSaleError, match="wire name"):
             ps.tenant("acme").record("cus_1", Nameless(source="s", id="1", occurred_at=NOON))
         assert head(ps) == 0
+
+
+def test_a_customer_about_whom_the_model_knows_nothing_is_in_the_list(where: Path | None) -> None:
+    """With no score, at the end; it is there now, and not at times before it was known."""
+    with opened(where) as ps:
+        acme = ps.tenant("acme")
+        acme.record("scored", failed("f1"))
+        deal = OpportunityStageChanged(source="crm", id="o1", occurred_at=NOON, opportunity_id="o", stage="won")
+        acme.record("unscored", deal)
+        assert [(r.name, r.score) for r in acme.customers()] == [("scored", 0.0), ("unscored", None)]
+        assert acme.customers(known_at=NOON - timedelta(days=1)) == []
 
 
 @pytest.mark.parametrize("name", ["", "Acme", "a" * 65, "a/b", "a b", "acme\n", "_acme", "_system"])

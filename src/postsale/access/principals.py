@@ -8,11 +8,15 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
-from typing import NamedTuple
+from typing import Final, NamedTuple
+
+from pydantic import TypeAdapter, ValidationError
 
 from postsale.access.vault import KeyVault
-from postsale.errors import NotAllowed
-from postsale.events import Actor
+from postsale.errors import InvalidInput, NotAllowed
+from postsale.events import Actor, Id, invalid_input
+
+_LOGIN: Final = TypeAdapter(Id)
 
 
 class Person(NamedTuple):
@@ -42,7 +46,11 @@ def _digest(token: str) -> bytes:
 
 
 def issue_token(vault: KeyVault, login: str) -> str:
-    """A new random token for a person; only its digest is kept. Shown once."""
+    """A new random token for a person; only its digest is kept. Shown once. InvalidInput for a name that no event can hold."""
+    try:
+        _LOGIN.validate_python(login, strict=True)
+    except ValidationError as error:
+        raise InvalidInput(what="token", field="login", reason=invalid_input("token", error).reason) from None
     token = "pst_" + secrets.token_urlsafe(32)
     vault.add_token("*", login, _digest(token))
     return token

@@ -6,22 +6,27 @@ Holds no state of its own: `AsyncPostSale` wraps a `PostSale`, which is safe to 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 from uuid import UUID
 
 from postsale.access import Person
+from postsale.agents import Agent
 from postsale.aggregates.customer import CustomerAggregate
 from postsale.aggregates.signals import Signal
 from postsale.app.health import CustomerRow
+from postsale.app.importing import ImportReport, Refused
 from postsale.app.postsale import PostSale
 from postsale.app.recorder import Receipt, RecordReport
 from postsale.app.rounds import RunReport
 from postsale.app.tenant import Customer, Tenant
 from postsale.audit import Explanation, Replayed
-from postsale.events import Event, Recorded
+from postsale.events import Event, Origin, Recorded
+from postsale.ingest import Item
+from postsale.ingest.sources import Kind
 from postsale.projections.journal import Entry as Decision
 from postsale.projections.why import Health
 from postsale.store import VerifyReport
@@ -55,17 +60,20 @@ class AsyncPostSale:
         """See `PostSale.tenant`; touches no file, so it is not awaited."""
         return AsyncTenant(self.sync.tenant(name))
 
-    async def run_once(self) -> RunReport:
-        """See `PostSale.run_once`."""
-        return await asyncio.to_thread(self.sync.run_once)
+    async def run_once(self, *, agents: Sequence[Agent] | None = None, on_progress: Callable[[int], None] | None = None) -> RunReport:
+        """See `PostSale.run_once`; `on_progress` is called in the worker thread."""
+        return await asyncio.to_thread(self.sync.run_once, agents=agents, on_progress=on_progress)
 
-    async def verify(self) -> VerifyReport:
-        """See `PostSale.verify`."""
-        return await asyncio.to_thread(self.sync.verify)
+    async def verify(self, on_progress: Callable[[int], None] | None = None) -> VerifyReport:
+        """See `PostSale.verify`; `on_progress` is called in the worker thread."""
+        return await asyncio.to_thread(self.sync.verify, on_progress)
 
 
 class AsyncTenant:
-    """One tenant for asyncio. Each method is the awaitable twin of the one of `Tenant`; `sync` is the tenant itself."""
+    """One tenant for asyncio. Each method is the awaitable twin of the one of `Tenant`; `sync` is the tenant itself.
+
+    Agents are controlled by people, through `sync.agent(name)`.
+    """
 
     def __init__(self, tenant: Tenant) -> None:
         self.sync = tenant
@@ -75,9 +83,15 @@ class AsyncTenant:
         """See `Tenant.record`."""
         return await asyncio.to_thread(self.sync.record, customer, signal)
 
-    async def record_many(self, items: Iterable[tuple[Customer, Signal]]) -> RecordReport:
-        """See `Tenant.record_many`; `items` is iterated in the worker thread."""
-        return await asyncio.to_thread(self.sync.record_many, items)
+    async def record_many(
+        self,
+        items: Iterable[tuple[Customer, Signal]],
+        *,
+        on_progress: Callable[[int], None] | None = None,
+        origin: Origin = Origin.LIVE,
+    ) -> RecordReport:
+        """See `Tenant.record_many`; `items` is iterated, and `on_progress` called, in the worker thread."""
+        return await asyncio.to_thread(self.sync.record_many, items, on_progress=on_progress, origin=origin)
 
     async def health(self, customer: Customer, *, as_of: datetime | None = None, known_at: datetime | None = None) -> Health:
         """See `Tenant.health`."""
@@ -122,6 +136,54 @@ class AsyncTenant:
     async def consent(self, customer: Customer, channel: str, purpose: str, *, given: bool = True, evidence: str) -> bool:
         """See `Tenant.consent`."""
         return await asyncio.to_thread(self.sync.consent, customer, channel, purpose, given=given, evidence=evidence)
+
+    async def receive(self, item: Item) -> ImportReport:
+        """See `Tenant.receive`."""
+        return await asyncio.to_thread(self.sync.receive, item)
+
+    async def ingest(
+        self, kind: Kind, path: Path | str, mapping: Path | str | None = None, *, on_progress: Callable[[int], None] | None = None
+    ) -> ImportReport:
+        """See `Tenant.ingest`; `on_progress` is called in the worker thread."""
+        return await asyncio.to_thread(self.sync.ingest, kind, path, mapping, on_progress=on_progress)
+
+    async def quarantine(self) -> list[Refused]:
+        """See `Tenant.quarantine`."""
+        return await asyncio.to_thread(self.sync.quarantine)
+
+    async def retry_quarantine(self, ids: Sequence[str] | None = None, *, mapping: Path | str | None = None) -> dict[str, int]:
+        """See `Tenant.retry_quarantine`."""
+        return await asyncio.to_thread(self.sync.retry_quarantine, ids, mapping=mapping)
+
+    async def link(self, external: Customer, customer: Customer) -> bool:
+        """See `Tenant.link`."""
+        return await asyncio.to_thread(self.sync.link, external, customer)
+
+    async def merge(self, other: Customer, *, into: Customer, reason: str, by: Person | None = None) -> bool:
+        """See `Tenant.merge`."""
+        return await asyncio.to_thread(self.sync.merge, other, into=into, reason=reason, by=by)
+
+    async def split(self, other: Customer, *, reason: str, by: Person | None = None) -> bool:
+        """See `Tenant.split`."""
+        return await asyncio.to_thread(self.sync.split, other, reason=reason, by=by)
+
+    async def names(self) -> dict[str, str]:
+        """See `Tenant.names`."""
+        return await asyncio.to_thread(self.sync.names)
+
+    async def ask(self, customer: Customer, agent: str, command: str, *, reason: str, by: Person | None = None) -> UUID:
+        """See `Tenant.ask`."""
+        return await asyncio.to_thread(self.sync.ask, customer, agent, command, reason=reason, by=by)
+
+    async def override(self, decision_id: UUID | str, *, reason: str, by: Person | None = None) -> None:
+        """See `Tenant.override`."""
+        await asyncio.to_thread(self.sync.override, decision_id, reason=reason, by=by)
+
+    async def settle(
+        self, decision_id: UUID | str, intent_id: UUID | str, *, happened: bool, reason: str, by: Person | None = None
+    ) -> None:
+        """See `Tenant.settle`."""
+        await asyncio.to_thread(self.sync.settle, decision_id, intent_id, happened=happened, reason=reason, by=by)
 
     async def explain(self, decision_id: UUID | str) -> Explanation:
         """See `Tenant.explain`."""

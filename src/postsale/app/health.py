@@ -5,7 +5,7 @@ Part of the wiring: may import everything below `app`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from postsale.aggregates.identity import CUSTOMERS, IDENTITY_KINDS, MergedInto, 
 from postsale.app.directory import Directory, Name
 from postsale.events import Lane, StreamId
 from postsale.projections.bulk import fold_all
-from postsale.projections.fold import State
+from postsale.projections.fold import Fold, State
 from postsale.projections.health import HealthModel, Score
 from postsale.store.contract import Query
 from postsale.store.log import Log
@@ -33,7 +33,7 @@ class CustomerRow:
     band: str | None
     value_micro: int | None
     open_case: bool
-    facts: int
+    position: int  # of the newest fact that the score rests on, 0 without any
     last_fact_us: int | None
 
     @property
@@ -92,16 +92,19 @@ def membership(log: Log, tenant: str, as_of_us: int | None, known_at_us: int | N
     return Membership(joined, frozenset(merged), frozenset(s for s, n in cases.items() if n > 0))
 
 
-def scores(
-    log: Log, model: HealthModel, tenant: str, as_of_us: int | None, known_at_us: int | None
-) -> Iterator[tuple[StreamId, State, Score, bool]]:
-    """Every customer's state and score, with whether a risk case is open; by stream. `as_of_us` None is now, as in `health_of`."""
+def states_of(
+    log: Log, fold: Fold, tenant: str, as_of_us: int | None, known_at_us: int | None, known: Iterable[str] = ()
+) -> Iterator[tuple[StreamId, State, int]]:
+    """Every customer's state over all its streams, and the time to finish it at; by stream. `as_of_us` None is now.
+
+    `known`: references of customers that are listed although no fact that the fold reads is known about them.
+    """
     now_us = log.clock.now_us()
-    fold = model.fold
     states = dict(fold_all(log.store, fold, tenant, as_of_us, known_at_us))
     members = membership(log, tenant, as_of_us, known_at_us)
     prefix = f"{tenant}/{CUSTOMERS}/"
     own = {StreamId(tenant, CUSTOMERS, key.removeprefix(prefix)) for key in states if key.startswith(prefix)}
+    own |= {StreamId(tenant, CUSTOMERS, ref) for ref in known}
     for stream in sorted(own | members.joined.keys()):
         if stream in members.merged:
             continue
@@ -109,8 +112,19 @@ def scores(
         for other in members.joined.get(stream, ()):
             if str(other) in states:
                 state = fold.merge(state, states[str(other)])
-        at_us = max(now_us, fold.newest_us(state) or 0) if as_of_us is None else as_of_us
-        yield stream, state, model.score(fold.finish(state, at_us)), stream in members.open_cases
+        yield stream, state, max(now_us, fold.newest_us(state) or 0) if as_of_us is None else as_of_us
+
+
+def scores(
+    log: Log, model: HealthModel, tenant: str, as_of_us: int | None, known_at_us: int | None, known: Iterable[str] = ()
+) -> Iterator[tuple[StreamId, State, Score, bool]]:
+    """Every customer's state and score, with whether a risk case is open; by stream. `as_of_us` None is now, as in `health_of`.
+
+    `known`: references of customers that are listed although no fact of the model is known about them.
+    """
+    open_cases = membership(log, tenant, as_of_us, known_at_us).open_cases
+    for stream, state, at_us in states_of(log, model.fold, tenant, as_of_us, known_at_us, known):
+        yield stream, state, model.score(model.fold.finish(state, at_us)), stream in open_cases
 
 
 def customer_rows(
@@ -119,7 +133,8 @@ def customer_rows(
     """Every customer, the least healthy first, those without any score last."""
     names = directory.names(tenant, unseal)
     rows = []
-    for stream, state, score, case in scores(log, model, tenant, as_of_us, known_at_us):
+    now = as_of_us is None and known_at_us is None
+    for stream, state, score, case in scores(log, model, tenant, as_of_us, known_at_us, names if now else ()):
         fold = model.fold
         rows.append(
             CustomerRow(

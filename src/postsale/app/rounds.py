@@ -16,7 +16,7 @@ import orjson
 from postsale.agents.engines.embedded import Attended, EmbeddedEngine
 from postsale.aggregates.identity import CUSTOMERS
 from postsale.app.readings import Readings, Subject
-from postsale.errors import KeyUnavailable, PostSaleError, StoreUnavailable, ViewMoved
+from postsale.errors import KeyUnavailable, PostSaleError, StoreUnavailable, ToolUnreachable, ViewMoved
 from postsale.events import DAY_US, Lane, StoredEvent, StreamId
 from postsale.projections.views import Views
 from postsale.store.contract import Query
@@ -88,7 +88,7 @@ class Rounds:
         for stream, facts in visits.items():
             try:
                 attended = self._engine.attend(stream, self._cause(stream, facts, now_us), since_us=last_us)
-            except (StoreUnavailable, KeyUnavailable):
+            except (StoreUnavailable, KeyUnavailable, ToolUnreachable):
                 raise
             except PostSaleError as error:  # one customer's trouble is not the others'; it is visited again by the next run
                 report.problems.append((str(stream), f"{type(error).__name__}: {error}"))

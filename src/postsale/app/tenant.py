@@ -6,7 +6,7 @@ Part of the wiring: may import everything below `app`. Every read takes two cloc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ from postsale.aggregates.customer import CustomerAggregate
 from postsale.aggregates.identity import CUSTOMERS, ExternalId
 from postsale.aggregates.signals import Signal
 from postsale.app.directory import as_external
-from postsale.app.health import CustomerRow, customer_rows
+from postsale.app.health import CustomerRow, customer_rows, states_of
 from postsale.app.importing import Importer, ImportReport, Refused
 from postsale.app.readings import health_of
 from postsale.app.recorder import Entry, Receipt, RecordReport
@@ -31,6 +31,7 @@ from postsale.events import Actor, Event, Lane, Origin, Recorded, StreamId, to_u
 from postsale.ingest import Item
 from postsale.ingest import Mapping as TableMapping
 from postsale.ingest.sources import Kind
+from postsale.projections import Features, FeatureValues, Fold, read_facts
 from postsale.projections.journal import Entry as Decision
 from postsale.projections.journal import awaiting, read_journal
 from postsale.projections.why import Health
@@ -148,6 +149,23 @@ class Tenant:
         """The customer's health, with `why()`. Reads the log itself: it has seen every write acknowledged before."""
         aggregate = self.customer(customer, as_of=as_of, known_at=known_at)
         return health_of(self._ps.log, self._ps.model, aggregate, as_of_us=_us(as_of), known_at_us=_us(known_at))
+
+    def features(
+        self, features: type[Features], customer: Customer, *, as_of: datetime | None = None, known_at: datetime | None = None
+    ) -> FeatureValues:
+        """A customer's values of a declaration of your own, over all its streams; it has seen every write acknowledged before."""
+        fold, aggregate = Fold(features), self.customer(customer, known_at=known_at)
+        facts = read_facts(self._ps.log.store, aggregate.fact_streams, kinds=fold.kinds, as_of_us=_us(as_of), known_at_us=_us(known_at))
+        at_us = max([self._ps.clock.now_us(), *(f.occurred_at_us for f in facts)]) if as_of is None else to_us(as_of)
+        return fold.finish(fold.fold(facts), at_us)
+
+    def all_features(
+        self, features: type[Features], *, as_of: datetime | None = None, known_at: datetime | None = None
+    ) -> Iterator[tuple[str, FeatureValues]]:
+        """As `features`, of every customer that has such a fact, by reference, in one pass. `names` says who a reference is."""
+        fold = Fold(features)
+        for stream, state, at_us in states_of(self._ps.log, fold, self.name, _us(as_of), _us(known_at)):
+            yield stream.id, fold.finish(state, at_us)
 
     def customers(self, *, at_risk: bool = False, as_of: datetime | None = None, known_at: datetime | None = None) -> list[CustomerRow]:
         """Every customer with its score, the least healthy first; `at_risk`: only band poor or with an open risk case."""

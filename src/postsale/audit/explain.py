@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
@@ -17,7 +18,7 @@ from postsale.access import Unsealer
 from postsale.aggregates import decisions as d
 from postsale.aggregates.artifacts import POLICIES, ArtifactActivated, ArtifactPublished
 from postsale.errors import UnknownDecision
-from postsale.events import MASKED, Lane, Masked, Recorded, decode
+from postsale.events import MASKED, Lane, Masked, Recorded, decode, minor_digits
 from postsale.projections.journal import Entry, read_journal
 from postsale.store.contract import Query
 from postsale.store.log import Log
@@ -109,11 +110,19 @@ class Explanation:
         lines.append(f"  Chosen   {r.action or 'nothing'} — {r.rationale}")
         if r.offer:
             lines.append(
-                f"  Offer    {r.offer.kind} {r.offer.amount_minor} minor units {r.offer.currency}, limit {r.offer.authority_limit_minor}: {r.offer.terms}"
+                f"  Offer    {r.offer.kind} {_money(r.offer.amount_minor, r.offer.currency)}, "
+                f"limit {_money(r.offer.authority_limit_minor, r.offer.currency)}: {r.offer.terms}"
             )
-        lines += [f"  Effect   {e.tool} {e.arguments} → {e.status}" for e in self.effects]
+        for e in self.effects:
+            lines.append(f"  Effect   {e.tool} → {e.status}")
+            lines += [f"    {k} = {v}" for k, v in e.arguments.items()] if isinstance(e.arguments, Mapping) else [f"    {e.arguments}"]
         lines += ["  History"] + [f"    {at:%Y-%m-%d %H:%M}  {what}" for at, what in self.decision.history]
         return "\n".join(lines)
+
+
+def _money(minor: int, currency: str) -> str:
+    digits = minor_digits(currency)
+    return f"{Decimal(minor).scaleb(-digits):,.{digits}f} {currency}"
 
 
 def explain(log: Log, tenant: str, decision_id: UUID, unseal: Unsealer) -> Explanation:

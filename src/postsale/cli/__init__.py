@@ -11,8 +11,7 @@ def main() -> None:
     from rich.markup import escape
 
     from postsale.cli.commands import app
-    from postsale.cli.common import err, status_of
-    from postsale.cli.named import imported
+    from postsale.cli.common import err, imported, status_of
     from postsale.errors import PostSaleError
 
     try:

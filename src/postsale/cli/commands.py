@@ -5,6 +5,8 @@ The demo is in `demo.py`; reading files in is in `ingest.py`.
 
 from __future__ import annotations
 
+import os
+from contextlib import closing
 from typing import Annotated, Any
 
 import typer
@@ -32,7 +34,9 @@ from postsale.cli.common import (
 from postsale.cli.demo import demo
 from postsale.cli.ingest import ingest_app, quarantine_app
 from postsale.cli.run import run
+from postsale.errors import StoreUnavailable
 from postsale.events import Masked
+from postsale.store import open_store, verify
 
 app = typer.Typer(
     name="postsale",
@@ -95,7 +99,7 @@ def customer_list(
         if len(rows) > limit:
             out.print(f"[dim]… and {len(rows) - limit:,} more (--limit, --json)[/]")
         if rows:
-            hint(f"postsale customer why {escape(rows[0].name)}")
+            hint(f"postsale customer why {escape(rows[0].name)}", as_of=as_of, known_at=known_at)
 
 
 @customer_app.command("show")
@@ -125,7 +129,7 @@ def customer_show(
             [(escape(c), escape(p), "yes" if given else "no") for (c, p), given in state.consents.items()],
         )
         table("Open decisions", ("decision", "agent", "disposition"), [(k, o.agent, o.disposition) for k, o in state.decisions.items()])
-        hint(f"postsale customer timeline {escape(customer)}")
+        hint(f"postsale customer timeline {escape(customer)}", as_of=as_of, known_at=known_at)
 
 
 @customer_app.command("timeline")
@@ -204,10 +208,12 @@ def projection_status(db: Db = DEFAULT_DB, json: Json = False) -> None:
 
 @log_app.command("verify")
 def log_verify(db: Db = DEFAULT_DB, json: Json = False) -> None:
-    """Recompute every leaf from the stored bytes; names each event that was changed. Exit status 1 when one was."""
-    with opened(db) as ps:
-        with progress("verifying", ps.log.store.head(), quiet=json) as advance:
-            report = ps.verify(_steps(advance))
+    """Recompute every leaf from the stored bytes; names each event that was changed. Needs no keys. Exit status 1 when one was."""
+    if db.startswith("sqlite:///") and not os.path.exists(db.removeprefix("sqlite:///")):
+        raise StoreUnavailable(url=db, reason="there is no such database")
+    with closing(open_store(db)) as store:  # without the keys: whoever has only a copy of the log can verify it
+        with progress("verifying", store.head(), quiet=json) as advance:
+            report = verify(store, _steps(advance))
         if json:
             emit(report.to_dict())
         else:

@@ -6,15 +6,19 @@ Prints; decides nothing. May import `app` and everything below it.
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, date, datetime, time
+from importlib import import_module
+from types import ModuleType
 from typing import Annotated, Any
 
 import orjson
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -37,13 +41,14 @@ from postsale.errors import (
     UnknownCustomer,
     UnknownDecision,
 )
+from postsale.projections import CUSTOMER_HEALTH, HealthModel
 
 _WIDTH = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 140  # a pipe has no width of its own
 out = Console(highlight=False, width=_WIDTH)
 err = Console(stderr=True, highlight=False)
 
 EXIT_CODES = """Exit status: 0 done · 1 a check found something wrong · 2 the input is wrong · 3 refused · 4 not found · 5 the database or its keys cannot be used
-Environment: POSTSALE_DB · POSTSALE_TENANT · POSTSALE_TOKEN (act as its owner) · POSTSALE_IMPORT (modules that declare your own signals)"""
+Environment: POSTSALE_DB · POSTSALE_TENANT · POSTSALE_TOKEN (act as its owner) · POSTSALE_IMPORT (modules that declare your own signals) · POSTSALE_HEALTH (module:NAME of your health model)"""
 
 _STATUS: tuple[tuple[tuple[type[PostSaleError], ...], int], ...] = (
     ((LogDamaged, ReplayDiverged, SealBroken), 1),
@@ -54,6 +59,7 @@ _STATUS: tuple[tuple[tuple[type[PostSaleError], ...], int], ...] = (
 )
 
 DEFAULT_DB = "sqlite:///postsale.db"
+_given: dict[str, str] = {}  # options of this command that the next one will need too
 
 Db = Annotated[str, typer.Option("--db", envvar="POSTSALE_DB", help="Database URL.", show_default=True)]
 TenantName = Annotated[
@@ -92,16 +98,43 @@ def parse_time(text: str | None) -> datetime | None:
 @contextmanager
 def opened(db: str, agents: Sequence[Agent] = (), *, create: bool = False) -> Iterator[PostSale]:
     """An open database; without `create` a missing one is an error that says how to make one."""
+    _given.clear()
+    if db != os.environ.get("POSTSALE_DB", DEFAULT_DB):
+        _given["--db"] = db
     path = db.removeprefix("sqlite:///")
     if not create and db.startswith("sqlite:///") and not os.path.exists(path):
         raise StoreUnavailable(url=db, reason="there is no such database; start with `postsale demo` or `postsale ingest`")
-    with PostSale.open(db, agents=agents) as ps:
+    with PostSale.open(db, agents=agents, health=_health()) as ps:
         yield ps
+
+
+def _health() -> HealthModel:
+    """The model that POSTSALE_HEALTH names as module:NAME, else the shipped one."""
+    name = os.environ.get("POSTSALE_HEALTH")
+    if not name:
+        return CUSTOMER_HEALTH
+    module, _, attribute = name.partition(":")
+    found = getattr(imported(module), attribute, None)
+    if not isinstance(found, HealthModel):
+        raise InvalidInput(what="environment", field="POSTSALE_HEALTH", reason="expected module:NAME of a HealthModel")
+    return found
+
+
+def imported(module: str) -> ModuleType:
+    """A module of the user's own, from the current folder or installed. InvalidInput when there is none of this name."""
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    try:
+        return import_module(module)
+    except ModuleNotFoundError:
+        raise InvalidInput(what="option", field="module", reason=f"there is no module {module!r} here") from None
 
 
 def tenant_of(ps: PostSale, name: str | None) -> Tenant:
     """The tenant that was named, or the only one there is."""
     if name is not None:
+        if name != os.environ.get("POSTSALE_TENANT"):
+            _given["--tenant"] = name
         return ps.tenant(name)
     known = ps.tenants()
     if len(known) == 1:
@@ -137,9 +170,11 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], 
         out.print(f"[bold]{title}[/]: none")
 
 
-def hint(text: str) -> None:
-    """What to type next."""
-    out.print(f"[dim]→ {text}[/]")
+def hint(command: str, *, as_of: str | None = None, known_at: str | None = None) -> None:
+    """What to type next, with the options that were given to this command."""
+    more = {**_given, **({"--as-of": as_of} if as_of else {}), **({"--known-at": known_at} if known_at else {})}
+    options = "".join(f" {name} {shlex.quote(value)}" for name, value in more.items())
+    out.print(f"[dim]→ {command}{escape(options)}[/]", soft_wrap=True)
 
 
 def counts(title: str, values: Mapping[str, int]) -> None:

@@ -16,7 +16,7 @@ from rich.markup import escape
 from postsale.agents import RenewalRescue
 from postsale.app import PostSale, RecordReport, Tenant
 from postsale.cli.agents import decision_rows
-from postsale.cli.common import counts, emit, hint, out, progress, table
+from postsale.cli.common import counts, emit, out, progress, table
 from postsale.events import ManualClock
 from postsale.simulator import ConsentGivenAt, Delivery, Vendor
 
@@ -47,7 +47,7 @@ def demo(
         emit({"db": url, "tenant": _TENANT, **story})
         return
     out.print()
-    hint("Look around (the demo's quarter is over, so say as of when):")
+    out.print("[dim]→ Look around (the demo's quarter is over, so say as of when):[/]")
     as_of = f"--as-of {start + timedelta(days=_DAYS - 1):%Y-%m-%d}"
     out.print(f"    export POSTSALE_DB={url}")
     for command in (f"customer list --at-risk {as_of}", f"customer why {story['example_customer']} {as_of}", *_LOOK):

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
-from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import Annotated
 
 import typer
 
 from postsale.agents import SHIPPED, Agent, Policy
 from postsale.app import PostSale
+from postsale.cli.common import imported
 from postsale.errors import InvalidInput
 
 AgentNames = Annotated[
@@ -38,16 +36,6 @@ def agent_named(name: str) -> Agent:
             return agent
     reason = f"expected {', '.join(SHIPPED)}, the path of a policy file (.toml), or module:Agent"
     raise InvalidInput(what="option", field="--agent", reason=reason)
-
-
-def imported(module: str) -> ModuleType:
-    """A module of the user's own, from the current folder or installed. InvalidInput when there is none of this name."""
-    if "" not in sys.path:
-        sys.path.insert(0, "")
-    try:
-        return import_module(module)
-    except ModuleNotFoundError:
-        raise InvalidInput(what="option", field="module", reason=f"there is no module {module!r} here") from None
 
 
 def named_agents(ps: PostSale, names: Sequence[str] | None) -> list[Agent]:

@@ -69,4 +69,6 @@ def run(
     if report.problems:
         table("[red]Not visited[/]", ("customer", "why"), [(stream, escape(why)) for stream, why in report.problems[:20]])
         raise typer.Exit(1)
-    hint(f"postsale decision list --db {escape(url)}")
+    if report.called:
+        out.print("[dim]Effects went to the sandbox. Real tools run in your own process: PostSale.open(…, tools=[…], sandbox=False).[/]")
+    hint("postsale decision list" + (f" --db {escape(url)}" if url != db else ""))
