@@ -259,7 +259,7 @@ def test_a_closed_store_is_an_operational_error_with_its_cause(store: Store) -> 
 def test_notifications_share_positions_with_the_rest_of_the_log_and_show_none_of_it(store: Store) -> None:
     mine, theirs = StoreRecorder(store), StoreRecorder(store, "globex")
     a, b = uuid4(), uuid4()
-    other = Events().fact(StreamId("default", "customers", "c1"))
+    other = Events().decision(StreamId("default", "customers", "c1"), 0)
     mine.insert_events(made(a, 1))
     store.append([Submission((other,))])
     theirs.insert_events(made(b, 1))
