@@ -23,6 +23,7 @@ from postsale.store.contract import Query
 from postsale.store.log import Log
 
 _VIEW = "rounds"
+_ANCHOR = "anchor"  # the leaf of the last event the rounds have seen
 _LOOKED_AT = 50  # of one customer's new facts, when looking for the one that made the difference
 _MANY = 500  # from so many visits on, one pass over everybody is cheaper than looking at each
 News = dict[StreamId, list[StoredEvent]]
@@ -75,7 +76,7 @@ class Rounds:
 
     def _tenant(self, tenant: str, report: RunReport, on_progress: Callable[[int], None]) -> None:
         view, now_us, head = f"{_VIEW}/{tenant}", self._log.clock.now_us(), self._log.store.head()
-        done = self._views.checkpoint(view)
+        done = self._done(view)
         last_us = _number(self._views.get(view, "last")) or now_us - DAY_US
         visits = self._news(tenant, done, head)
         for key, raw in self._views.scan(view, "due/"):
@@ -100,10 +101,25 @@ class Rounds:
             on_progress(1)
         self._finish(view, rows, head, done)
 
+    def _done(self, view: str) -> int:
+        """Where the rounds have come to; 0 after dropping a view of events this log does not have, as when an older copy was put back."""
+        while True:
+            at, anchor = self._views.checkpoint(view), self._views.get(view, _ANCHOR)
+            if at != self._views.checkpoint(view):
+                continue  # another process finished in between: look again
+            if at and anchor != self._anchor(at):
+                self._views.drop(view)
+                return 0
+            return at
+
+    def _anchor(self, position: int) -> bytes:
+        event = next(iter(self._log.store.read(Query(after=position - 1, upto=position))), None)
+        return event.leaf if event is not None else b""
+
     def _finish(self, view: str, rows: dict[str, bytes | None], head: int, done: int) -> None:
         """Keep where the rounds have come to. Where another process was faster, add only what is due later to its rows."""
         try:
-            self._views.write(view, rows, checkpoint=head, expected=done)
+            self._views.write(view, {**rows, _ANCHOR: self._anchor(head)}, checkpoint=head, expected=done)
         except ViewMoved as moved:
             at = moved.actual_checkpoint
             self._finish(view, {k: v for k, v in rows.items() if v is not None and k != "last"}, max(at, head), at)
@@ -139,15 +155,23 @@ class Rounds:
         return list(self._log.store.read(Query(streams=customer.fact_streams, lane=Lane.FACT, backward=True, limit=1)))
 
     def _cause(self, stream: StreamId, facts: list[StoredEvent], now_us: int) -> StoredEvent | None:
-        """Of several new facts the first one that changed a condition; the newest when none alone did."""
+        """Of several new facts the one that changed a condition, the first unless it changed to and fro; the newest when none did.
+
+        Found by halves: each look folds the customer's whole past, which may be long.
+        """
         if len(facts) < 2:
             return facts[0] if facts else None
-        for fact in facts[:-1]:
-            if self._moved(
-                self._readings.subject(stream, now_us, self._wanted, known_at_us=fact.recorded_at_us), now_us, open_matters=False
-            ):
-                return fact
-        return facts[-1]
+        if not self._moved(self._readings.subject(stream, now_us, self._wanted), now_us, open_matters=False):
+            return facts[-1]
+        low, high = 0, len(facts) - 1
+        while low < high:
+            middle = (low + high) // 2
+            known = self._readings.subject(stream, now_us, self._wanted, known_at_us=facts[middle].recorded_at_us)
+            if self._moved(known, now_us, open_matters=False):
+                high = middle
+            else:
+                low = middle + 1
+        return facts[high]
 
     def _moved(self, subject: Subject, now_us: int, *, open_matters: bool = True) -> bool:
         """Whether a visit has anything to do: a condition that changed, or a matter that is open."""

@@ -34,6 +34,7 @@ from postsale.events import (
     to_us,
 )
 from postsale.store.contract import Appended, Condition, Query, Store, Submission
+from postsale.store.keys import LogVault
 
 _RACES = 20
 
@@ -66,7 +67,7 @@ class Log:
 
     def __init__(self, store: Store, vault: KeyVault, clock: Clock) -> None:
         self.store = store
-        self.vault = vault
+        self.vault: KeyVault = LogVault(vault, store)
         self.clock = clock
 
     # ------------------------------------------------------------ writing

@@ -1,0 +1,78 @@
+"""Rounds: what is skipped never, what a look costs, and what happens when the views beside the log are not the log's own."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Generator
+from datetime import timedelta
+from pathlib import Path
+
+from postsale.access import FileVault
+from postsale.agents import RenewalRescue
+from postsale.app import PostSale
+from postsale.events import ManualClock, StoredEvent
+from postsale.projections.views import MemoryViews
+from postsale.store import MemoryStore, Query
+
+from .support import NOON, cancelled, failed, head, opened, subscribed, used
+
+SOON = NOON + timedelta(hours=1)
+
+
+class CountingStore(MemoryStore):
+    """A store that knows how many events were read from it."""
+
+    events_read = 0
+
+    def read(self, query: Query) -> Generator[StoredEvent, None, None]:
+        for event in super().read(query):
+            self.events_read += 1
+            yield event
+
+
+def put_back(folder: Path, copy: Path) -> None:
+    for leftover in folder.glob("log.db*"):
+        leftover.unlink()
+    shutil.copyfile(copy, folder / "log.db")
+
+
+def test_facts_after_an_older_log_was_put_back_beside_newer_views_raise_their_triggers(tmp_path: Path) -> None:
+    """The views had seen positions that now hold other events; what is recorded there since must not be taken for seen."""
+    clock = ManualClock(NOON)
+    with opened(tmp_path, clock=clock, agents=[RenewalRescue()]) as ps:
+        ps.tenant("acme").record("cus_1", subscribed("s1", NOON - timedelta(days=100)))
+        ps.run_once()
+        old = head(ps)
+    backup = Path(shutil.copyfile(tmp_path / "log.db", tmp_path / "backup"))
+    with opened(tmp_path, clock=clock, agents=[RenewalRescue()]) as ps:
+        ps.tenant("acme").record_many([("cus_2", used(f"u{i}")) for i in range(9)])
+        ps.run_once()
+        assert head(ps) > old + 2
+    put_back(tmp_path, backup)
+    clock.move_to(SOON)
+    with opened(tmp_path, clock=clock, agents=[RenewalRescue()]) as ps:
+        ps.run_once()
+        ps.tenant("acme").record("cus_1", cancelled("c1", SOON))
+        ps.run_once()
+        assert "cancellation" in {d.recorded.condition for d in ps.tenant("acme").decisions("cus_1")}
+
+
+def test_the_fact_that_made_the_difference_is_found_without_reading_the_past_for_each() -> None:
+    """Of 40 new facts the one that raised the trigger is named, and a long past is not read 40 times for it."""
+    clock, past, news = ManualClock(NOON), 1_000, 40
+    store = CountingStore(clock=clock)
+    with PostSale(store, FileVault.in_memory(), MemoryViews(), clock=clock, agents=[RenewalRescue()]) as ps:
+        acme = ps.tenant("acme")
+        acme.record("cus_1", subscribed("s1", NOON - timedelta(days=100)))
+        acme.record_many([("cus_1", used(f"old{i}")) for i in range(past)])
+        ps.run_once()
+        clock.move_to(SOON)
+        receipts = [
+            acme.record("cus_1", failed("f1", SOON, invoice_id="in_1", attempt=2) if i == 30 else used(f"new{i}", SOON))
+            for i in range(news)
+        ]
+        store.events_read = 0
+        ps.run_once()
+        raised = next(e.data for e in acme.timeline("cus_1") if getattr(e.data, "condition", "") == "payment-failing")
+        assert raised.model_dump()["causing_event"] == receipts[30].event_id
+        assert store.events_read < news * past
