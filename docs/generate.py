@@ -36,6 +36,7 @@ MODULES = (
     "postsale.access",
     "postsale.events",
     "postsale.store",
+    "postsale.store.recorders",
     "postsale.simulator",
     "postsale.testing",
     "postsale.errors",

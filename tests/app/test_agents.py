@@ -248,7 +248,7 @@ def test_a_log_opened_without_the_agent_can_settle_what_a_policy_alone_proposed(
         acme.consent("other", "email", "service", evidence="form")
         ps.run_once()
         first, second = (e.id for e in acme.decisions())
-    with opened(tmp_path, clock=clock, tools=[Mailer()]) as ps:
+    with opened(tmp_path, clock=clock) as ps:
         acme = ps.tenant("acme")
         acme.approve(first, by=ANNA)
         acme.record("other", failed("o2", NOON + timedelta(minutes=2), attempt=2))

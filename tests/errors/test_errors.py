@@ -102,7 +102,7 @@ def test_the_quarantine_is_named_only_where_there_is_one() -> None:
 
 def test_an_invalid_input_names_the_model_the_field_and_the_next_step() -> None:
     text = str(InvalidInput(what="InvoicePaid", field="currency", reason="expected EUR"))
-    assert text == "InvoicePaid.currency: expected EUR. Correct this field and send it again; nothing was recorded."
+    assert text == "InvoicePaid.currency: expected EUR. Correct it and try again; nothing was changed."
 
 
 def test_an_unknown_kind_names_its_wire_name_and_position() -> None:

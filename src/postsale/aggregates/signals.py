@@ -222,4 +222,5 @@ def signal_from(cls: type[Signal], values: dict[str, object]) -> Signal:
     try:
         return cls.__pydantic_validator__.validate_json(raw)  # type: ignore[no-any-return]
     except ValidationError as error:
-        raise invalid_input(cls.__name__, error) from None
+        refusal = invalid_input(cls.__name__, error)
+    raise refusal  # out here, because pydantic's error, as context, would carry the input

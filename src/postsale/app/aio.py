@@ -27,6 +27,7 @@ from postsale.audit import Explanation, Replayed
 from postsale.events import Event, Origin, Recorded
 from postsale.ingest import Item
 from postsale.ingest.sources import Kind
+from postsale.projections import Features, FeatureValues
 from postsale.projections.journal import Entry as Decision
 from postsale.projections.why import Health
 from postsale.store import VerifyReport
@@ -100,6 +101,18 @@ class AsyncTenant:
     async def customer(self, customer: Customer, *, as_of: datetime | None = None, known_at: datetime | None = None) -> CustomerAggregate:
         """See `Tenant.customer`."""
         return await asyncio.to_thread(self.sync.customer, customer, as_of=as_of, known_at=known_at)
+
+    async def features(
+        self, features: type[Features], customer: Customer, *, as_of: datetime | None = None, known_at: datetime | None = None
+    ) -> FeatureValues:
+        """See `Tenant.features`."""
+        return await asyncio.to_thread(self.sync.features, features, customer, as_of=as_of, known_at=known_at)
+
+    async def all_features(
+        self, features: type[Features], *, as_of: datetime | None = None, known_at: datetime | None = None
+    ) -> list[tuple[str, FeatureValues]]:
+        """See `Tenant.all_features`; all at once."""
+        return await asyncio.to_thread(lambda: list(self.sync.all_features(features, as_of=as_of, known_at=known_at)))
 
     async def customers(
         self, *, at_risk: bool = False, as_of: datetime | None = None, known_at: datetime | None = None

@@ -60,8 +60,10 @@ def as_external(customer: str | ExternalId) -> ExternalId:
             continue
         try:
             _ID.validate_python(value, strict=True)
+            continue
         except ValidationError as error:
-            raise InvalidInput(what=external.kind, field=field, reason=invalid_input(field, error).reason) from None
+            refusal = InvalidInput(what=external.kind, field=field, reason=invalid_input(field, error).reason)
+        raise refusal  # out here, because pydantic's error, as context, would carry the id
     return external
 
 

@@ -17,6 +17,7 @@ from uuid import UUID
 from postsale.access import FileVault, KeyVault, Person, Unsealer, authenticate, everything, issue_token, os_user
 from postsale.access.sealing import MaySee
 from postsale.agents import SHIPPED, Agent
+from postsale.agents.agent import decider_digest
 from postsale.agents.engines.embedded import EmbeddedEngine
 from postsale.agents.reach import simulated_only
 from postsale.agents.readings import RunnerHealth
@@ -177,20 +178,20 @@ class PostSale:
             return self.engine
         if agent in SHIPPED:
             return self.engine_of([SHIPPED[agent]()])
-        if decision is not None and decision.recorded.decider == f"{Agent.__module__}:{Agent.__qualname__}":
-            return self.engine_of([Agent(policy_of(self.log, decision.stream.tenant, decision.recorded), name=agent)])
+        if decision is not None and decision.recorded.decider == _decider(Agent):
+            engine = self.engine_of([])  # to settle what it proposed, its tools need not be here
+            engine.agents[agent] = Agent(policy_of(self.log, decision.stream.tenant, decision.recorded), name=agent)
+            return engine
         raise InvalidInput(
             what="agent", field="name", reason=f"{agent!r} is not among the agents this log was opened with, and does not ship"
         )
 
-    def installed_digest(self, tenant: str, decision_id: UUID) -> str | None:
-        """The digest of the installed code of the agent that took a decision; None when that agent is not here."""
+    def installed_digest(self, tenant: str, decision_id: UUID) -> str:
+        """The digest of the installed code of the class that took a decision; "" when that class is not here."""
         stream = self.decision_stream(tenant, decision_id)
         (entry,) = (e for e in read_journal(self.log.store, tenant, (stream,)) if e.id == decision_id)
-        try:
-            return self.engine_for(entry.agent, entry).agents[entry.agent].spec.decider_digest
-        except InvalidInput:
-            return None
+        here: list[type[Agent]] = [Agent, *SHIPPED.values(), *(type(agent) for agent in self.agents)]
+        return next((decider_digest(cls) for cls in here if _decider(cls) == entry.recorded.decider), "")
 
     def decision_stream(self, tenant: str, decision_id: UUID) -> StreamId:
         """The customer's stream that holds a decision. Raises UnknownDecision."""
@@ -296,6 +297,10 @@ class PostSale:
     def verify(self, on_progress: Callable[[int], None] | None = None) -> VerifyReport:
         """Recompute every leaf from stored bytes and name every event that is not what was recorded."""
         return verify(self.log.store, on_progress)
+
+
+def _decider(cls: type[Agent]) -> str:
+    return f"{cls.__module__}:{cls.__qualname__}"
 
 
 def _beside(url: str, suffix: str) -> Path:

@@ -202,9 +202,7 @@ class Tenant:
     def replay(self, decision_id: UUID | str) -> Replayed:
         """Decide again from the record alone and compare byte by byte; reaches no tool. Raises ReplayDiverged."""
         id_ = _uuid(decision_id)
-        self._ps.decision_stream(self.name, id_)
-        installed = self._ps.installed_digest(self.name, id_)
-        return replay(self._ps.log, self.name, id_, self._ps.unsealer, installed_digest=installed)
+        return replay(self._ps.log, self.name, id_, self._ps.unsealer, installed_digest=self._ps.installed_digest(self.name, id_))
 
     def explain(self, decision_id: UUID | str) -> Explanation:
         """What was known, which policy, who approved, what left, what came of it. Raises UnknownDecision."""

@@ -99,8 +99,10 @@ class Event(BaseModel):
     def __init__(self, /, **data: Any) -> None:
         try:
             self.__pydantic_validator__.validate_python(data, self_instance=self)
+            return
         except ValidationError as error:
-            raise invalid_input(type(self).__name__, error) from None
+            refusal = invalid_input(type(self).__name__, error)
+        raise refusal  # out here, because pydantic's error, as context, would carry the input
 
     # Tells pydantic that this __init__ only validates, so that decoding does not go through it.
     __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]

@@ -1,0 +1,47 @@
+"""Running the command line: in this process for speed, in a real one where that is the point."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any, NamedTuple
+from unittest import mock
+
+
+class Done(NamedTuple):
+    """How a command ended and what it wrote."""
+
+    code: int
+    out: str
+    err: str
+
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+def run(*argv: str, env: dict[str, str] | None = None) -> Done:
+    """`postsale ARGV …` through its own entry point, in this process."""
+    from postsale.cli import main
+
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    cleared = {k: v for k, v in os.environ.items() if not k.startswith("POSTSALE_")}
+    surroundings = mock.patch.dict(os.environ, cleared | (env or {}), clear=True), mock.patch.object(sys, "argv", ["postsale", *argv])
+    with surroundings[0], surroundings[1], redirect_stdout(out), redirect_stderr(err):
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    return Done(code, out.getvalue(), err.getvalue())
+
+
+def process(*argv: str, cwd: Path | None = None, **env: str) -> Done:
+    """`postsale ARGV …` in a process of its own; warnings are errors there too."""
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("POSTSALE_")}
+    command = [sys.executable, "-W", "error", "-m", "postsale.cli", *argv]
+    done = subprocess.run(command, env=inherited | {"COLUMNS": "160"} | env, cwd=cwd, capture_output=True, text=True, check=False)
+    return Done(done.returncode, done.stdout, done.stderr)
