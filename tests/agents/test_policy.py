@@ -22,6 +22,7 @@ def rule(text: str) -> str:
     ("text", "where", "says"),
     [
         ("name = ", "the file", "not TOML"),
+        ("name = " + "[" * 50_000, "the file", "too deeply"),
         ("", "name", "required"),
         (DUNNING.replace('name = "dunning"', 'name = "Not a name!"'), "name", "pattern"),
         (DUNNING.replace("version = 1", "version = 1.5"), "version", "integer"),

@@ -66,6 +66,7 @@ def test_a_column_name_alone_is_text_or_an_iso_time() -> None:
         ('currency = { value = "EUR" }', 'currency = { value = "EUR" }\nid = "c"', "signal.0.fields.id"),
         ('occurred_at = "day"', 'occurred_at = "day"\nwhen = [{ column = "a" }]', "signal.0.when.0"),
         ("[[signal]]", "[[signal]", "file"),
+        ('customer = "cust"', "customer = " + "[" * 50_000, "file"),
     ],
 )
 def test_a_mistake_is_named_by_its_place(old: str, new: str, where: str) -> None:

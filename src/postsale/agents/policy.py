@@ -143,7 +143,11 @@ class Policy(_Model):
     def load(cls, path: Path | str) -> Self:
         """The policy in a TOML file. Raises PolicyInvalid naming the place, OSError when there is no such file."""
         path = Path(path)
-        return cls.from_toml(path.read_text(encoding="utf-8"), name=path.name)
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            raise PolicyInvalid(policy=path.name, where="the file", reason="not valid UTF-8") from None
+        return cls.from_toml(text, name=path.name)
 
     @classmethod
     def from_toml(cls, text: str, *, name: str = "policy") -> Self:
@@ -152,6 +156,8 @@ class Policy(_Model):
             data = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
             raise PolicyInvalid(policy=name, where="the file", reason=f"not TOML: {error}") from None
+        except RecursionError:
+            raise PolicyInvalid(policy=name, where="the file", reason="nested too deeply") from None
         return cls._validated(data, name)
 
     @classmethod

@@ -9,7 +9,7 @@ import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from postsale.access import Unsealer, blind_index
 from postsale.aggregates.identity import ALIASES, AliasLinked, ExternalId, MergedInto, alias_stream, customer_stream
@@ -18,7 +18,7 @@ from postsale.events import Id, Lane, Masked, StreamId, decode, derive_id, inval
 from postsale.store.contract import Query
 from postsale.store.log import Cause, Draft, Log
 
-_ID = TypeAdapter(Id)
+_ID = TypeAdapter(Id, config=ConfigDict(hide_input_in_errors=True))  # not in the error's context either
 _MERGES = frozenset({"identity/merged-into", "identity/split-from"})
 
 

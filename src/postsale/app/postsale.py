@@ -33,7 +33,7 @@ from postsale.app.simulation import Simulated
 from postsale.app.tenant import Tenant
 from postsale.audit.replay import policy_of
 from postsale.errors import InvalidInput, UnknownDecision, Unsupported, ViewMoved
-from postsale.events import Clock, ManualClock, Origin, StreamId, SystemClock, check_tenant, to_us
+from postsale.events import DAY_US, Clock, ManualClock, Origin, StreamId, SystemClock, check_tenant, to_us
 from postsale.projections import HealthModel
 from postsale.projections.customer_health import CUSTOMER_HEALTH
 from postsale.projections.journal import Entry as Decision
@@ -245,7 +245,11 @@ class PostSale:
             raise InvalidInput(what="simulate", field="agents", reason="name at least one, such as --agent churn-outreach")
         if not self.url.startswith("sqlite:///"):
             raise Unsupported(what="a simulation of a log that is not in a file", supported="sqlite:///")
+        if into is not None and not into.startswith("sqlite:///"):
+            raise InvalidInput(what="simulate", field="into", reason="expected a URL such as sqlite:///simulation.db")
         as_of_us, tell = to_us(as_of), on_progress or (lambda _: None)
+        if as_of_us > self.clock.now_us() + 366 * DAY_US:
+            raise InvalidInput(what="simulate", field="as_of", reason="lies more than a year ahead; expected a time in the recorded past")
         source = Path(self.url.removeprefix("sqlite:///"))
         target = simulation.target_path(source, as_of_us) if into is None else Path(into.removeprefix("sqlite:///"))
         simulation.prepare(source, target)

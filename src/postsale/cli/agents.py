@@ -72,8 +72,8 @@ def decision_rows(entries: Sequence[Entry], names: dict[str, str]) -> list[tuple
             str(e.id)[:8],
             f"{e.decided_at:%Y-%m-%d %H:%M}",
             escape(names.get(e.stream.id, e.stream.id[:8])),
-            e.agent,
-            e.recorded.condition,
+            escape(e.agent),
+            escape(e.recorded.condition),
             e.action or "nothing",
             f"[{_COLOUR[e.disposition]}]{e.disposition}[/]" + (f" by {e.suppressed_by}" if e.suppressed_by else ""),
         )
@@ -161,7 +161,7 @@ def approval_list(db: Db = DEFAULT_DB, tenant: TenantName = None, as_of: AsOf = 
             (
                 str(e.id)[:8],
                 escape(names.get(e.stream.id, "")),
-                e.agent,
+                escape(e.agent),
                 e.action,
                 f"{e.recorded.approval_expires_at:%Y-%m-%d %H:%M}" if e.recorded.approval_expires_at else "",
                 escape(e.recorded.rationale),
@@ -222,7 +222,7 @@ def agent_list(db: Db = DEFAULT_DB, tenant: TenantName = None, json: Json = Fals
         if json:
             emit([{"agent": name, "mode": c.mode, "paused": c.paused} for name, c in rows])
             return
-        table("Agents", ("agent", "mode", "switch"), [(name, c.mode, "[red]paused[/]" if c.paused else "on") for name, c in rows])
+        table("Agents", ("agent", "mode", "switch"), [(escape(name), c.mode, "[red]paused[/]" if c.paused else "on") for name, c in rows])
         if not rows:
             hint("postsale agent observe renewal-rescue --reason 'first look'")
 
@@ -234,7 +234,7 @@ def _change(ps: PostSale, tenant: str | None, name: str, change: str, reason: st
     if json:
         emit({"agent": known, "mode": state.mode, "paused": state.paused, "by": by.login})
     else:
-        out.print(f"{known}: {state.mode}{', [red]paused[/]' if state.paused else ''}, said {escape(by.login)}.")
+        out.print(f"{escape(known)}: {state.mode}{', [red]paused[/]' if state.paused else ''}, said {escape(by.login)}.")
 
 
 @agent_app.command("observe")

@@ -128,7 +128,11 @@ def customer_show(
             ("channel", "purpose", "given"),
             [(escape(c), escape(p), "yes" if given else "no") for (c, p), given in state.consents.items()],
         )
-        table("Open decisions", ("decision", "agent", "disposition"), [(k, o.agent, o.disposition) for k, o in state.decisions.items()])
+        table(
+            "Open decisions",
+            ("decision", "agent", "disposition"),
+            [(k, escape(o.agent), o.disposition) for k, o in state.decisions.items()],
+        )
         hint(f"postsale customer timeline {escape(customer)}", as_of=as_of, known_at=known_at)
 
 

@@ -6,6 +6,7 @@ Prints; decides nothing. May import `app` and everything below it.
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -57,6 +58,8 @@ _STATUS: tuple[tuple[tuple[type[PostSaleError], ...], int], ...] = (
     ((UnknownCustomer, UnknownDecision), 4),
     ((StoreUnavailable, KeyUnavailable), 5),
 )
+
+_WILD = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 DEFAULT_DB = "sqlite:///postsale.db"
 _given: dict[str, str] = {}  # options of this command that the next one will need too
@@ -124,10 +127,14 @@ def imported(module: str) -> ModuleType:
     """A module of the user's own, from the current folder or installed. InvalidInput when there is none of this name."""
     if "" not in sys.path:
         sys.path.insert(0, "")
+    if not all(part.isidentifier() for part in module.split(".")):
+        raise InvalidInput(what="option", field="module", reason="expected the name of a module, such as mypackage.agents")
     try:
         return import_module(module)
-    except ModuleNotFoundError:
-        raise InvalidInput(what="option", field="module", reason=f"there is no module {module!r} here") from None
+    except ModuleNotFoundError as error:
+        missing = error.name or module
+        whose = "" if f"{module}.".startswith(f"{missing}.") else f", which {module!r} imports"
+        raise InvalidInput(what="option", field="module", reason=f"there is no module {missing!r} here{whose}") from None
 
 
 def tenant_of(ps: PostSale, name: str | None) -> Tenant:
@@ -156,14 +163,19 @@ def emit(value: Any) -> None:
     sys.stdout.write(orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS, default=str).decode() + "\n")
 
 
+def tame(text: str) -> str:
+    """Text without what moves the cursor or turns the direction of writing: a terminal shows it, and does nothing else with it."""
+    return text if text.isascii() and text.isprintable() else _WILD.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: Sequence[str] = ()) -> None:
     """A table for people; says so when there is nothing in it."""
-    view = Table(title=title, title_justify="left", title_style="bold", header_style="dim", box=None, pad_edge=False)
+    view = Table(title=tame(title), title_justify="left", title_style="bold", header_style="dim", box=None, pad_edge=False)
     for column in columns:
         short = column in right or column in {"id", "when", "customer", "agent"}
         view.add_column(column, justify="right" if column in right else "left", overflow="fold", no_wrap=short)
     for row in rows:
-        view.add_row(*("" if cell is None else str(cell) for cell in row))
+        view.add_row(*("" if cell is None else tame(str(cell)) for cell in row))
     if view.row_count:
         out.print(view)
     else:
@@ -178,7 +190,7 @@ def hint(command: str, *, as_of: str | None = None, known_at: str | None = None)
 
 
 def counts(title: str, values: Mapping[str, int]) -> None:
-    out.print(f"[bold]{title}[/]  " + " · ".join(f"{name} {number:,}" for name, number in values.items()))
+    out.print(f"[bold]{tame(title)}[/]  " + " · ".join(f"{name} {number:,}" for name, number in values.items()))
 
 
 @contextmanager
@@ -189,5 +201,5 @@ def progress(title: str, total: int | None, *, quiet: bool) -> Iterator[Callable
         return
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=err, transient=True) as bar:
-        task = bar.add_task(title, total=total)
+        task = bar.add_task(escape(tame(title)), total=total)
         yield lambda n: bar.update(task, advance=n)

@@ -266,6 +266,8 @@ class Mapping(_Part):
             mapping = cls.model_validate(tomllib.loads(text))
         except tomllib.TOMLDecodeError as error:
             raise MappingInvalid(mapping=name, where="file", reason=f"not TOML: {error}") from None
+        except RecursionError:
+            raise MappingInvalid(mapping=name, where="file", reason="nested too deeply") from None
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False, include_context=False)[0]
             tags = {"text", "int", "bool", "money", "time", "minutes", "seconds", "constant"}
