@@ -201,6 +201,40 @@ def test_merge_and_split_are_a_round_trip_with_facts_in_between(where: Path | No
         assert ps.verify().problems == []
 
 
+def test_agents_look_at_what_waited_when_it_is_linked(where: Path | None) -> None:
+    """Several facts waited: their link is news, and the condition that they make true is a trigger of the customer."""
+    with opened(where, agents=[RenewalRescue()]) as ps:
+        acme = ps.tenant("acme")
+        acme.record("cus_42", used("u"))
+        for n in (1, 2, 3):
+            acme.record(HUBSPOT, failed(f"f{n}", attempt=n))
+        assert ps.run_once().raised == 0
+        acme.record(HUBSPOT, failed("f4", attempt=3))
+        acme.link(HUBSPOT, "cus_42")
+        report = ps.run_once()
+        assert report.problems == []
+        assert "payment-failing" in [e.recorded.condition for e in acme.decisions("cus_42")]
+
+
+def test_an_id_that_was_linked_to_a_merged_customer_goes_with_it(where: Path | None) -> None:
+    """While merged it counts for the survivor; split off, the customer has it, with what waited and what came since."""
+    with opened(where) as ps:
+        acme = ps.tenant("acme")
+        for name in "abc":
+            acme.record(name, paid(name))
+        acme.record(HUBSPOT, used("h1"))
+        acme.merge("c", into="b", reason="r", by=ANNA)
+        acme.merge("b", into="a", reason="r", by=ANNA)
+        assert acme.link(HUBSPOT, "c")
+        assert not acme.link(HUBSPOT, "a")
+        acme.record(HUBSPOT, used("h2"))
+        assert [count(ps, name) for name in ("a", "b", "c", HUBSPOT)] == [5] * 4
+        acme.split("b", reason="r", by=ANNA)
+        assert [count(ps, name) for name in ("a", "b", "c", HUBSPOT)] == [1, 4, 4, 4]
+        acme.split("c", reason="r", by=ANNA)
+        assert [count(ps, name) for name in ("a", "b", "c", HUBSPOT)] == [1, 1, 3, 3]
+
+
 def test_merges_that_contradict_are_refused(where: Path | None) -> None:
     with opened(where) as ps:
         acme = ps.tenant("acme")

@@ -155,7 +155,7 @@ class Life(RuleBasedStateMachine):
                 self.acme.link(foreign("crm", id), name)
         elif id not in self.linked:
             assert self.acme.link(foreign("crm", id), name)
-            self.linked[id] = self.root(name)
+            self.linked[id] = name
         elif self.root(self.linked[id]) == self.root(name):
             assert not self.acme.link(foreign("crm", id), name)
         else:

@@ -5,6 +5,8 @@ Part of the wiring: may import everything below `app`. The rules are in `aggrega
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from postsale.access import Person
 from postsale.aggregates import commands
 from postsale.aggregates.customer import CustomerAggregate
@@ -29,17 +31,19 @@ class Identity:
         """Link an id to a customer and let what waited under it count; False when it stands for this customer already."""
         external, cause = as_external(external), Cause()
         for _ in range(_RACES):
-            target = self._directory.customer(tenant, customer)
+            own = self._own(tenant, customer)
             place = self._directory.resolve(tenant, [external])[external]
             if place.linked is not None:
-                if self._directory.survivor(customer_stream(tenant, place.linked.account)) != target:
+                linked = customer_stream(tenant, place.linked.account)
+                if self._directory.survivor(linked) != self._directory.survivor(own.stream):
                     raise IdentityConflict(tenant=tenant, reason="this id is linked to another customer")
                 return False
             now_us = self._log.clock.now_us()
-            ref = self._directory.new_ref() if external.kind == "contact" else target.id
-            draft = self._directory.link_draft(place.alias, external, ref=ref, account=target.id, at_us=now_us, cause=cause)
-            state = self._log.customer(target)
-            joins = self._drafts(state, commands.join_alias(state, place.alias.id), cause, now_us)
+            ref = self._directory.new_ref() if external.kind == "contact" else own.ref
+            draft = self._directory.link_draft(place.alias, external, ref=ref, account=own.ref, at_us=now_us, cause=cause)
+            joins: list[NewEvent] = []
+            for state in self._up(own):  # a customer that is part of another one takes the id along when it is split off
+                joins += self._drafts(state, commands.join_alias(state, place.alias.id), cause, now_us)
             try:
                 return self._log.append((self._log.decision(place.alias, 0, draft), *joins)).stored
             except _LOST:
@@ -75,6 +79,13 @@ class Identity:
         if linked is None:
             raise UnknownCustomer(tenant=tenant)
         return self._log.customer(customer_stream(tenant, linked.account))
+
+    def _up(self, customer: CustomerAggregate) -> Iterator[CustomerAggregate]:
+        """The customer, then those it is part of."""
+        yield customer
+        while customer.merged_into is not None:
+            customer = self._log.customer(customer_stream(customer.stream.tenant, customer.merged_into))
+            yield customer
 
     def _commit(self, a: CustomerAggregate, for_a: tuple[Event, ...], b: CustomerAggregate, for_b: tuple[Event, ...], by: Person) -> bool:
         if not for_a and not for_b:

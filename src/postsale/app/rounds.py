@@ -161,12 +161,13 @@ class Rounds:
         """
         if len(facts) < 2:
             return facts[0] if facts else None
-        if not self._moved(self._readings.subject(stream, now_us, self._wanted), now_us, open_matters=False):
+        customer = self._engine.customer_of(stream)  # facts that waited are on an alias's stream, those of merged ones on their own
+        if customer is None or not self._moved(self._readings.subject(customer.stream, now_us, self._wanted), now_us, open_matters=False):
             return facts[-1]
         low, high = 0, len(facts) - 1
         while low < high:
             middle = (low + high) // 2
-            known = self._readings.subject(stream, now_us, self._wanted, known_at_us=facts[middle].recorded_at_us)
+            known = self._readings.subject(customer.stream, now_us, self._wanted, known_at_us=facts[middle].recorded_at_us)
             if self._moved(known, now_us, open_matters=False):
                 high = middle
             else:
