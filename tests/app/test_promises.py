@@ -335,7 +335,7 @@ def test_a_simulation_never_replaces_a_database_that_is_not_a_simulations(tmp_pa
         acme = ps.tenant("acme")
         acme.record_many([("c", paid("1", NOON - timedelta(days=100)))], origin=Origin.IMPORT)
         before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file() and p.suffix in {".db", ".keys"}}
-        for into in ("log.db", "./log.db", "other/../log.db", "link.db", "log.sim", "other/log.db", "notes.db", "alone.db"):
+        for into in ("log.db", "./log.db", "other/../log.db", "link.db", "log", "other/log.db", "notes.db", "alone.db"):
             with pytest.raises((InvalidInput, StoreUnavailable)):
                 ps.simulate("acme", NOON, agents=[ChurnOutreach()], into=f"sqlite:///{tmp_path}/{into}")
         assert {p: p.read_bytes() for p in before} == before

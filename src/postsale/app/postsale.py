@@ -25,6 +25,7 @@ from postsale.agents.tools import Tool, Toolbox
 from postsale.aggregates.artifacts import Mode
 from postsale.app import simulation
 from postsale.app.directory import Directory, random_ref
+from postsale.app.files import beside
 from postsale.app.identity import Identity
 from postsale.app.readings import Readings
 from postsale.app.recorder import Recorder
@@ -304,4 +305,4 @@ def _decider(cls: type[Agent]) -> str:
 
 
 def _beside(url: str, suffix: str) -> Path:
-    return Path(url.partition(":///")[2]).with_suffix(suffix)
+    return beside(Path(url.partition(":///")[2]), suffix)

@@ -15,6 +15,7 @@ from itertools import chain
 from pathlib import Path
 
 from postsale.aggregates.identity import IDENTITY_KINDS
+from postsale.app.files import beside
 from postsale.app.rounds import RunReport
 from postsale.errors import InvalidInput, PostSaleError, StoreUnavailable
 from postsale.events import Header, Lane, ManualClock, NewEvent, Origin, StoredEvent, StreamId, iso
@@ -41,7 +42,9 @@ def target_path(source: Path, as_of_us: int) -> Path:
 
 def prepare(source: Path, target: Path) -> None:
     """A fresh target with the source's keys. A database that is not a simulation's is never overwritten."""
-    if target.resolve().with_suffix("") == source.resolve().with_suffix(""):  # the keys lie beside it under the same name
+    if target.resolve() == source.resolve() or beside(target.resolve(), ".keys") == beside(
+        source.resolve(), ".keys"
+    ):  # the keys lie beside it under the same name
         raise InvalidInput(what="simulate", field="into", reason="a simulation needs a database of its own")
     if not _is_simulation(target):
         raise InvalidInput(
@@ -49,10 +52,10 @@ def prepare(source: Path, target: Path) -> None:
         )
     for suffix in ("", "-wal", "-shm"):
         target.with_name(target.name + suffix).unlink(missing_ok=True)
-    target.with_suffix(".views").unlink(missing_ok=True)
+    beside(target, ".views").unlink(missing_ok=True)
     try:
-        shutil.copyfile(source.with_suffix(".keys"), target.with_suffix(".keys"))
-        target.with_suffix(".keys").chmod(0o600)
+        shutil.copyfile(beside(source, ".keys"), beside(target, ".keys"))
+        beside(target, ".keys").chmod(0o600)
     except OSError as error:
         raise StoreUnavailable(url=f"sqlite:///{target}", reason=type(error).__name__) from None
 
@@ -60,7 +63,7 @@ def prepare(source: Path, target: Path) -> None:
 def _is_simulation(target: Path) -> bool:
     """Whether nothing is lost when the target is made anew: it is not there, is empty, or began as a simulation."""
     if not target.exists():
-        return not target.with_suffix(".keys").exists()
+        return not beside(target, ".keys").exists()
     if not target.stat().st_size:
         return True
     with closing(open_store(f"sqlite:///{target}")) as store, closing(store.read(Query(limit=1))) as events:
