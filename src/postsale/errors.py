@@ -241,7 +241,7 @@ class KeyUnavailable(PostSaleError):
     reason: str
     found = "{what}: {reason}"
     expected = "a readable key vault beside the database"
-    todo = "Restore the key file (mode 0600), or use the database without personal data."
+    todo = "Restore the key file (mode 0600) beside the database. `postsale log verify` needs no keys."
 
 
 @dataclass(eq=False, kw_only=True)
@@ -325,7 +325,7 @@ class ReplayDiverged(PostSaleError):
     regenerated: str
     found = "decision {decision_id} differs at {where}: regenerated {regenerated}"
     expected = "recorded {recorded}"
-    todo = "Install the decider version the decision names, or look for a clock, random number or lookup in the decider."
+    todo = "Run: postsale log verify. If the log is sound, install the decider version the decision names."
 
 
 @dataclass(eq=False, kw_only=True)

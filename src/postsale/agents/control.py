@@ -44,9 +44,9 @@ def require_reason(reason: str, what: str) -> str:
 def activate_policy(
     desk: Desk, tenant: str, policy: Policy, *, person: Person | None = None, reason: str = "installed with the agent"
 ) -> bool:
-    """Publish a policy and make it the one that decides; False when it is already. Without a person its owner answers for it."""
+    """Publish a policy and make it the one that decides; False when it is already. Without a person nobody approved it, and the event says so."""
     stream = policy_stream(tenant, policy.name)
-    approver = policy.owner if person is None else person.login
+    approver = "nobody" if person is None else person.login
     for attempt in range(1, TRIES + 1):
         active, version = desk.active_policy(tenant, policy.name)
         if active is not None and active.digest == policy.digest:

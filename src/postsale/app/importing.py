@@ -40,6 +40,7 @@ class ImportReport:
     ignored: int = 0
     signals: int = 0  # newly recorded
     seconds: float = 0.0
+    newest: datetime | None = None  # the latest time at which anything in it occurred
     ignored_reasons: Counter[str] = field(default_factory=Counter)
     quarantine_reasons: Counter[str] = field(default_factory=Counter)
     flags: Counter[str] = field(default_factory=Counter)
@@ -53,6 +54,7 @@ class ImportReport:
             "ignored": self.ignored,
             "signals": self.signals,
             "seconds": round(self.seconds, 3),
+            "newest": self.newest.isoformat() if self.newest else None,
             "ignored_reasons": dict(self.ignored_reasons),
             "quarantine_reasons": dict(self.quarantine_reasons),
             "flags": dict(self.flags),

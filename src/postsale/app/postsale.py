@@ -33,7 +33,7 @@ from postsale.app.rounds import Rounds, RunReport
 from postsale.app.simulation import Simulated
 from postsale.app.tenant import Tenant
 from postsale.audit.replay import policy_of
-from postsale.errors import InvalidInput, UnknownDecision, Unsupported, ViewMoved
+from postsale.errors import BadDeclaration, InvalidInput, UnknownDecision, Unsupported, ViewMoved
 from postsale.events import DAY_US, Clock, ManualClock, Origin, StreamId, SystemClock, check_tenant, to_us
 from postsale.projections import HealthModel
 from postsale.projections.customer_health import CUSTOMER_HEALTH
@@ -69,6 +69,8 @@ class PostSale:
         self.url = url
         self.clock = clock
         self.model = health
+        if isinstance(agents, Agent):
+            raise BadDeclaration(what="agents", reason="expected a list of agents: agents=[…]")
         self.agents = tuple(agents)
         self.world = world
         self._running = threading.Lock()  # a runner is one thread's at a time

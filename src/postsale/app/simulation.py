@@ -18,7 +18,7 @@ from postsale.aggregates.identity import IDENTITY_KINDS
 from postsale.app.files import beside
 from postsale.app.rounds import RunReport
 from postsale.errors import InvalidInput, PostSaleError, StoreUnavailable
-from postsale.events import Header, Lane, ManualClock, NewEvent, Origin, StoredEvent, StreamId, iso
+from postsale.events import DAY_US, Header, Lane, ManualClock, NewEvent, Origin, StoredEvent, StreamId, iso
 from postsale.store import open_store
 from postsale.store.contract import Query, Store, Submission
 
@@ -72,16 +72,20 @@ def _is_simulation(target: Path) -> bool:
 
 
 def copy(source: Store, tenant: str, target: Store, clock: ManualClock, as_of_us: int, on_progress: Callable[[int], None]) -> int:
-    """Bring over what was true by `as_of_us`: who is who and consents first, then facts in the order they occurred."""
-    facts = sorted(source.read(Query(tenant=tenant, lane=Lane.FACT, as_of_us=as_of_us)), key=lambda e: (e.occurred_at_us, e.position))
-    clock.move_to(facts[0].occurred_at_us if facts else as_of_us)
+    """Bring over what was true by `as_of_us`: who is who and consents first, then facts as they became knowable.
+
+    Time moves with them, day by day: each is recorded on the day on which its source claims that it was knowable, else on
+    the day on which it occurred.
+    """
+    facts = sorted(source.read(Query(tenant=tenant, lane=Lane.FACT, as_of_us=as_of_us)), key=lambda e: (_knowable_us(e), e.position))
+    clock.move_to(_knowable_us(facts[0]) if facts else as_of_us)
     versions: Counter[StreamId] = Counter()
     total = 0
     known = source.read(Query(tenant=tenant, lane=Lane.DECISION, kinds=IDENTITY_KINDS | _CONSENTS))
     known = (e for e in known if e.kind in IDENTITY_KINDS or e.occurred_at_us <= as_of_us)
     for batch in _batches(chain(known, facts)):
         if batch[-1].lane is Lane.FACT:
-            clock.move_to(batch[-1].occurred_at_us)
+            clock.move_to(_knowable_us(batch[-1]))
         for outcome in target.append([Submission((_again(stored, versions),)) for stored in batch]):
             if isinstance(outcome, PostSaleError):
                 raise outcome
@@ -94,12 +98,20 @@ def copy(source: Store, tenant: str, target: Store, clock: ManualClock, as_of_us
 def _batches(events: Iterable[StoredEvent]) -> Iterator[list[StoredEvent]]:
     batch: list[StoredEvent] = []
     for stored in events:
-        if batch and (len(batch) == _BATCH or batch[0].lane is not stored.lane):
+        if batch and (len(batch) == _BATCH or batch[0].lane is not stored.lane or _another_day(batch[0], stored)):
             yield batch
             batch = []
         batch.append(stored)
     if batch:
         yield batch
+
+
+def _knowable_us(fact: StoredEvent) -> int:
+    return max(fact.occurred_at_us, Header.from_bytes(fact.header).available_at_us or 0)
+
+
+def _another_day(a: StoredEvent, b: StoredEvent) -> bool:
+    return a.lane is Lane.FACT and _knowable_us(a) // DAY_US != _knowable_us(b) // DAY_US
 
 
 def _again(stored: StoredEvent, versions: Counter[StreamId]) -> NewEvent:

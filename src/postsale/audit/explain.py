@@ -18,7 +18,7 @@ from postsale.access import Unsealer
 from postsale.aggregates import decisions as d
 from postsale.aggregates.artifacts import POLICIES, ArtifactActivated, ArtifactPublished
 from postsale.errors import UnknownDecision
-from postsale.events import MASKED, Lane, Masked, Recorded, decode, minor_digits
+from postsale.events import MASKED, Lane, Masked, Recorded, decode, from_us, minor_digits
 from postsale.projections.journal import Entry, read_journal
 from postsale.store.contract import Query
 from postsale.store.log import Log
@@ -68,6 +68,7 @@ class Explanation:
     cause: Known | None
     policy: PolicyUsed
     effects: tuple[Effect, ...]
+    known_at: datetime | None  # when the newest event it had read was recorded; None when it had read none
 
     def to_dict(self) -> dict[str, Any]:
         recorded = self.decision.recorded
@@ -80,6 +81,7 @@ class Explanation:
                 "cause": _json(asdict(self.cause)) if self.cause else None,
             },
             "mode": recorded.mode,
+            "known_at": self.known_at.isoformat() if self.known_at else None,
             "known": {
                 "evidence": dict(recorded.evidence),
                 "context": dict(recorded.context),
@@ -103,8 +105,11 @@ class Explanation:
             lines.append(
                 f"  Because  {c.kind} ({c.source} {c.source_id}), true {c.occurred_at:%Y-%m-%d %H:%M}, known {c.recorded_at:%Y-%m-%d %H:%M}, position {c.position}"
             )
+        seen = f", as known at {self.known_at.isoformat()}" if self.known_at else ""
+        lines.append(f"  Seen     as of {r.decided_at.isoformat()}{seen}")
         lines += ["  Known"] + [f"    {name} = {value}" for name, value in sorted(r.evidence.items())]
-        owner = f", owner {self.policy.owner}, approved by {self.policy.approver}" if self.policy.owner else ""
+        p = self.policy
+        owner = f", owner {p.owner}, approved by {p.approver} ({p.reason})" if p.owner else ""
         lines.append(f"  Policy   {self.policy.name} {self.policy.digest[:12]}{owner}; row {r.rule or 'none'}")
         lines += ["  Guardrails"] + [f"    {'pass' if v.passed else 'STOP'}  {v.rule}: {v.reason}" for v in r.verdicts]
         lines.append(f"  Chosen   {r.action or 'nothing'} — {r.rationale}")
@@ -134,7 +139,15 @@ def explain(log: Log, tenant: str, decision_id: UUID, unseal: Unsealer) -> Expla
     recorded = decode(stored, unseal).data
     assert isinstance(recorded, d.DecisionRecorded)
     policy = _policy(log, tenant, recorded, upto=stored.position)
-    return Explanation(entry, recorded.trigger_id, _cause(log, tenant, recorded), policy, _effects(entry, recorded))
+    return Explanation(
+        entry, recorded.trigger_id, _cause(log, tenant, recorded), policy, _effects(entry, recorded), _known_at(log, recorded)
+    )
+
+
+def _known_at(log: Log, recorded: d.DecisionRecorded) -> datetime | None:
+    at = max((r.fact_position for r in recorded.read_set), default=0)
+    newest = next(iter(log.store.read(Query(after=at - 1, upto=at))), None) if at else None
+    return None if newest is None else from_us(newest.recorded_at_us)
 
 
 def _cause(log: Log, tenant: str, recorded: d.DecisionRecorded) -> Known | None:

@@ -96,6 +96,8 @@ def decision_list(
     json: Json = False,
 ) -> None:
     """Decisions, the newest last, each with its one current disposition."""
+    if disposition is not None and disposition not in _COLOUR:
+        raise InvalidInput(what="option", field="--disposition", reason=f"expected one of {', '.join(_COLOUR)}")
     with opened(db) as ps:
         t = tenant_of(ps, tenant)
         entries = [
@@ -125,6 +127,9 @@ def decision_explain(decision: AnyDecision, db: Db = DEFAULT_DB, tenant: TenantN
             emit(explanation.to_dict())
             return
         out.print(escape(str(explanation)))
+        name = t.names().get(explanation.decision.stream.id, "")
+        as_of, known = explanation.decision.decided_at.isoformat(), explanation.known_at
+        hint(f"postsale customer why {escape(name)}", as_of=as_of, known_at=known.isoformat() if known else None)
         hint(f"postsale decision replay {str(explanation.decision.id)[:8]}")
 
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
+from postsale.agents.agent import package_version
 from postsale.cli.agents import agent_app, approval_app, decision_app
 from postsale.cli.common import (
     DEFAULT_DB,
@@ -50,6 +51,14 @@ customer_app = typer.Typer(no_args_is_help=True, help="Who is healthy, who is at
 projection_app = typer.Typer(no_args_is_help=True, help="Read models: how far they are behind the log.", epilog=EXIT_CODES)
 log_app = typer.Typer(no_args_is_help=True, help="The log itself: prove that nothing was changed.", epilog=EXIT_CODES)
 token_app = typer.Typer(no_args_is_help=True, help="Access tokens for people who approve through a program.", epilog=EXIT_CODES)
+
+
+@app.callback(invoke_without_command=True)
+def root(version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False) -> None:
+    if version:
+        out.print(package_version())
+        raise typer.Exit
+
 
 app.command()(demo)
 app.command()(run)
@@ -186,8 +195,16 @@ def event_dict(e: Any) -> dict[str, Any]:
     }
 
 
+_TELLING = ("decision_id", "action", "disposition", "suppressed_by", "rule", "condition", "approver", "reason", "stage", "result")
+
+
 def _details(e: Any) -> str:
-    shown = {k: v for k, v in e.data.payload().items() if isinstance(v, (str, int, bool, Masked)) and len(str(v)) < 60}
+    values = e.data.payload()
+    first = {k: str(values[k])[:8] if k.endswith("_id") else values[k] for k in _TELLING if k in values}
+    if e.stored.kind == "agent/decision-recorded":
+        first = {"decision": str(e.event_id)[:8], **first}
+    rest = {k: v for k, v in values.items() if isinstance(v, (str, int, bool, Masked)) and len(str(v)) < 60}
+    shown = {**first, **{k: v for k, v in rest.items() if k not in first}}
     return "  ".join(f"{k}={v}" for k, v in list(shown.items())[:6])
 
 

@@ -142,7 +142,12 @@ def tenant_of(ps: PostSale, name: str | None) -> Tenant:
     if name is not None:
         if name != os.environ.get("POSTSALE_TENANT"):
             _given["--tenant"] = name
-        return ps.tenant(name)
+        tenant = ps.tenant(name)
+        if name not in ps.tenants():
+            raise InvalidInput(
+                what="option", field="--tenant", reason=f"no such tenant here; there are: {', '.join(ps.tenants()[:8]) or 'none'}"
+            )
+        return tenant
     known = ps.tenants()
     if len(known) == 1:
         return ps.tenant(known[0])

@@ -56,8 +56,9 @@ def _ingest(kind: Kind, file: Path, mapping: Path | None, db: str, tenant: str |
             report = ps.tenant(name).ingest(kind, file, mapping, on_progress=advance)
         if json:
             emit(report.to_dict())
-            return
-        _show(report, file.name, name)
+        else:
+            _show(report, file.name, name)
+        raise typer.Exit(1 if report.items and report.quarantined == report.items else 0)
 
 
 def _show(report: ImportReport, file: str, tenant: str) -> None:
@@ -85,7 +86,8 @@ def _show(report: ImportReport, file: str, tenant: str) -> None:
             right=("items",),
         )
         hint("postsale quarantine list")
-    hint("postsale customer list --at-risk")
+    newest = report.newest
+    hint("postsale customer list --at-risk", as_of=f"{newest:%Y-%m-%d}" if newest else None)
 
 
 @quarantine_app.command("list")

@@ -33,7 +33,10 @@ def run(
     tenant: TenantName = None,
     agent: AgentNames = None,
     simulate: Annotated[
-        bool, typer.Option("--simulate", help="Run over the imported past, up to --as-of, into a database of its own.")
+        bool,
+        typer.Option(
+            "--simulate", help="Bring the past up to --as-of into a database of its own and run the agents there once, as of then."
+        ),
     ] = False,
     into: Annotated[str | None, typer.Option("--into", help="URL of the simulation's database. [default: beside the database]")] = None,
     mode: Annotated[str, typer.Option("--mode", help="With --simulate: how far the agents may go there: observe, propose or act.")] = "act",

@@ -48,6 +48,8 @@ class ManualClock:
 
 def to_us(at: datetime) -> int:
     """UTC microseconds of an aware datetime; a naive one is InvalidInput, because a guess would be wrong somewhere."""
+    if not isinstance(at, datetime):
+        raise InvalidInput(what="time", field="type", reason=f"expected an aware datetime, got {type(at).__name__}")
     if at.utcoffset() is None:
         raise InvalidInput(what="time", field="tzinfo", reason="a datetime without a time zone; expected an aware one")
     return (at - _EPOCH) // _ONE_US

@@ -59,7 +59,7 @@ class Options:
 DEFAULT: Final = Options()
 
 
-def verify(raw: bytes, signature_header: str, secrets: Sequence[str], now: datetime, tolerance_s: int = 300) -> None:
+def verify(raw: bytes, signature_header: str | None, secrets: Sequence[str], now: datetime, tolerance_s: int = 300) -> None:
     """Raise InvalidInput unless one of the secrets signed exactly these bytes at most `tolerance_s` before or after `now`.
 
     `raw` is the body as received, before any parsing. `secrets` are the endpoint's signing secrets (`whsec_…`), several during
@@ -68,6 +68,8 @@ def verify(raw: bytes, signature_header: str, secrets: Sequence[str], now: datet
     """
     if not secrets or not all(secrets):
         raise _unsigned("no signing secret was given")
+    if signature_header is None:  # as `headers.get(…)` gives it
+        raise _unsigned("there is no Stripe-Signature header")
     stamps = [part[2:] for part in signature_header[:4096].split(",") if part.startswith("t=")]
     given = [part[3:].encode("utf-8", "replace") for part in signature_header[:4096].split(",") if part.startswith("v1=")]
     if len(stamps) != 1 or not (stamps[0].isascii() and stamps[0].isdecimal() and len(stamps[0]) <= 12) or not given:
@@ -99,11 +101,14 @@ def item(raw: bytes, *, options: Options = DEFAULT, where: str = "item 1") -> It
     return signals(event, raw=raw, options=options, where=where)
 
 
-def signals(event: Mapping[str, Any], *, raw: bytes | None = None, options: Options = DEFAULT, where: str = "item 1") -> Item:
+def signals(event: object, *, raw: bytes | None = None, options: Options = DEFAULT, where: str = "item 1") -> Item:
     """The item of one verified, parsed event: its signals, or why it is ignored, or an error that names the field.
 
     Pure and total. Signals of one event share its id (`evt_…`); `Item.indexed` tells them apart.
     """
+    if not isinstance(event, Mapping):  # signed, and still not an event
+        whole = raw if raw is not None else _best_effort(event)
+        return refused(whole, whole, InvalidInput(what=WHAT, field="(whole)", reason="expected an object"), where, LIVE)
     source = TEST if event.get("livemode") is False else LIVE
     try:
         check(event, WHAT)

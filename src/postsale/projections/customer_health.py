@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from postsale.aggregates.signals import (
+    AccountChurned,
     AccountProfiled,
     CancellationScheduled,
     InvoicePaid,
@@ -74,6 +75,7 @@ class CustomerHealth(Features, version=1, owner="postsale"):
     cancelled_at = last_seen(CancellationScheduled, by=lambda e: e.subscription_id)
     ends_at = latest(CancellationScheduled, lambda e: e.effective_at, by=lambda e: e.subscription_id, unit="us")
     ended_at = last_seen(SubscriptionEnded, by=lambda e: e.subscription_id)
+    churned_at = last_seen(AccountChurned)
     renews_at = latest(RenewalDue, lambda e: e.renews_at, unit="us")
 
     @derived(unit="subscriptions", description="ever known")
@@ -93,6 +95,10 @@ class CustomerHealth(Features, version=1, owner="postsale"):
     @derived(unit="subscriptions", description="running with revenue: not in trial, terms known")
     def billed(running: tuple[str, ...], terms_at: Times, trial_started_at: Times, trial_changed_at: Times) -> tuple[str, ...]:
         return tuple(s for s in running if s in terms_at and terms_at[s] not in (trial_started_at.get(s), trial_changed_at.get(s)))
+
+    @derived(description="the CRM closed the account as lost, and neither new terms nor a purchase came after that")
+    def churned(churned_at: int | None, terms_at: Times, last_purchase: int | None) -> bool:
+        return churned_at is not None and churned_at >= max([*terms_at.values(), last_purchase or churned_at])
 
     @derived(unit="ISO 4217", description="of mrr_minor; None when subscriptions differ, because currencies are never added")
     def currency(billed: tuple[str, ...], currency_by: Mapping[str, str]) -> str | None:
@@ -152,7 +158,9 @@ def _survey(v: FeatureValues) -> int | None:
 
 
 def _contract(v: FeatureValues) -> int | None:
-    """The share of running subscriptions that is not cancelled; 0 when all ended; says nothing while none is cancelled."""
+    """The share of running subscriptions that is not cancelled; 0 when all ended or the CRM closed the account; says nothing while none is cancelled."""
+    if v["churned"]:
+        return 0
     running, cancelling = len(v["running"]), len(v["cancelling"])
     if not v["known"] or (running and not cancelling):
         return None
@@ -169,7 +177,7 @@ def _purchasing(v: FeatureValues) -> int | None:
     one pace, then evenly down to 0 at three. Silence is the information, so this is never stale.
     """
     purchases = v["purchases"]
-    if not purchases or v["known"]:
+    if not purchases or v["known"] or v["churned"]:
         return None
     pace = (v["last_purchase"] - v["first_purchase"] + _FIRST_GAP_US) // purchases
     silent = v.as_of_us - v["last_purchase"]

@@ -109,14 +109,17 @@ class Journal:
 
     def _change(self, entry: Entry, event: Event, at: datetime) -> Entry:
         match event:
-            case d.ApprovalGranted(approver=by):
-                return self._move(entry, at, f"approved by {by}", disposition="acted", approver=by, effects=_move_open(entry, "ready"))
-            case d.ApprovalRejected(approver=by):
-                return self._suppress(entry, at, f"rejected by {by}", "approval:rejected", by)
+            case d.ApprovalGranted(approver=by, authenticated_by=how, reason=reason):
+                said = f": {reason}" if reason else ""
+                return self._move(
+                    entry, at, f"approved by {by} ({how}){said}", disposition="acted", approver=by, effects=_move_open(entry, "ready")
+                )
+            case d.ApprovalRejected(approver=by, authenticated_by=how, reason=reason):
+                return self._suppress(entry, at, f"rejected by {by} ({how}): {reason}", "approval:rejected", by)
             case d.ApprovalLapsed(why=why):
                 return self._suppress(entry, at, f"approval lapsed: {why}", f"approval:{why}", None)
-            case d.DecisionOverridden(by=by):
-                return self._suppress(entry, at, f"overridden by {by}", "override", entry.approver)
+            case d.DecisionOverridden(by=by, reason=reason):
+                return self._suppress(entry, at, f"overridden by {by}: {reason}", "override", entry.approver)
             case d.EffectStarted(intent_id=intent, attempt=attempt):
                 return self._effect(entry, at, intent, "started", f"attempt {attempt}")
             case d.EffectSucceeded(intent_id=intent, sandbox=sandbox):

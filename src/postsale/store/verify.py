@@ -153,7 +153,7 @@ class _Verification:
             done += 1
             if not done % _PROGRESS_EVERY:
                 self._on_progress(done)
-        self._last = last
+        self._last, self._last_recorded_at = last, last_recorded_at
         self._report.events = done
         self._on_progress(done)
 
@@ -236,13 +236,15 @@ class _Verification:
 
     def _check_head(self) -> None:
         last = self._last
-        position, _ = self._evidence.head()
+        position, recorded_at = self._evidence.head()
         if type(position) is not int:
             self._problem(0, "the log's head is unreadable")
         elif position > last:
             self._problem(last + 1, f"positions {last + 1} to {position} are missing: the log's head says {position}")
         elif position < last:
             self._problem(position + 1, f"positions {position + 1} to {last} are beyond the log's head")
+        elif last and recorded_at is not None and recorded_at != self._last_recorded_at:
+            self._problem(0, "the log's head does not say when its newest event was recorded")
 
     def _check_tenant(self, tenant: Any) -> None:
         state = self._tenants.get(tenant) or _Tenant()

@@ -71,6 +71,8 @@ class EmbeddedEngine:
         self.desk = Desk(log, origin=origin)
         self.agents: dict[str, Agent] = {}
         for agent in agents:
+            if not isinstance(agent, Agent):
+                raise BadDeclaration(what="agents", reason=f"expected agents such as RenewalRescue(), got {type(agent).__name__}")
             if agent.name in self.agents:
                 raise BadDeclaration(what=f"agent {agent.name!r}", reason="two agents with one name")
             agent.check(agent.policy, self.health.features)
