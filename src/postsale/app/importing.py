@@ -116,6 +116,8 @@ class Importer:
                 refused.append(to_quarantine(self._tenant, item, self._log.clock.now_us(), bytes, digest=self._digest))
             else:
                 batches.append((item, list(_entries(item))))
+                times = [signal.occurred_at for signal in item.signals]
+                report.newest = max([*times, report.newest] if report.newest else times)
         cause = Cause(actor=Actor("source", via), origin=origin)
         outcomes = iter(self._recorder.record_each(self._tenant, [entry for _, batch in batches for entry in batch], cause))
         for item, batch in batches:

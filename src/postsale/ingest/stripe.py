@@ -124,7 +124,7 @@ def signals(event: object, *, raw: bytes | None = None, options: Options = DEFAU
     return Item(content, raw, customer, found, ignored, None, where, source)
 
 
-def _best_effort(event: Mapping[str, Any]) -> bytes:
+def _best_effort(event: object) -> bytes:
     """Some bytes of a mapping that is not JSON, for quarantine."""
     try:
         return json.dumps(dict(event), default=str, skipkeys=True).encode()[:KEPT_BYTES]
