@@ -529,3 +529,17 @@ def test_two_conditions_at_once_are_two_triggers_with_a_decision_each(where: Pat
         acme.consent("cus_42", "email", "service", evidence="form")
         ps.run_once()
         assert sorted(e.recorded.condition for e in acme.decisions()) == ["cancellation", "unwell"]
+
+
+@pytest.mark.parametrize("name", ["Renewal-Rescue", "renewal_rescue", "renewal-rescue ", "nobody", ""])
+def test_a_misspelt_kill_switch_is_refused_and_does_not_look_thrown(name: str) -> None:
+    """Whoever stops an agent must not believe it stopped when only a name was written down."""
+    with opened(None, agents=[RenewalRescue()]) as ps:
+        acme = ps.tenant("acme")
+        acme.agent("renewal-rescue").act(reason="ready", by=ANNA)
+        before = ps.log.store.head()
+        with pytest.raises(InvalidInput) as refused:
+            acme.agent(name)
+        assert "renewal-rescue" in str(refused.value)
+        assert ps.log.store.head() == before
+        assert not acme.agent("renewal-rescue").control.paused

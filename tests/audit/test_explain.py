@@ -44,7 +44,11 @@ def test_an_explanation_has_everything_an_auditor_asks_for(told: dict[str, Any])
     assert d["known"]["evidence"] == {"failed_payments": 1}
     assert d["known"]["context"]["consent.email"] is True
     assert d["known"]["read_set"][0]["stream"].startswith("acme/customers/")
-    assert (d["policy"]["name"], d["policy"]["owner"], d["policy"]["approver"]) == ("mailer", "cs", "cs")
+    assert (d["policy"]["name"], d["policy"]["owner"], d["policy"]["approver"]) == (
+        "mailer",
+        "cs",
+        "nobody",
+    )  # it was installed, not approved
     assert d["policy"]["content"]["rule"][0]["id"] == "mail"
     assert d["decider"]["code"] == "postsale.agents.agent:Agent"
     assert [v["guardrail"] for v in d["verdicts"]][:2] == ["kill-switch", "identity"]
@@ -119,7 +123,7 @@ def test_the_policy_is_explained_as_it_was_active_when_it_decided(tmp_path: Path
             ids.append(acme.decisions(f"cus_{n}")[0].id)
         policies = [acme.explain(id_).policy for id_ in ids]
         assert [p.reason for p in policies] == ["step 0", "step 1", "step 2"]
-        assert [p.approver for p in policies] == ["cs", "anna", "anna"]
+        assert [p.approver for p in policies] == ["nobody", "anna", "anna"]
         assert [p.name for p in policies] == ["mailer"] * 3  # the agent is called otherwise
         assert policies[0].digest == policies[2].digest != policies[1].digest
         assert all(p.content for p in policies)

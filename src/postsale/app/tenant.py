@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from postsale.access import Person
-from postsale.agents import SHIPPED, control
+from postsale.agents import SHIPPED, Agent, control
 from postsale.agents.engines.embedded import EmbeddedEngine
 from postsale.aggregates import commands
 from postsale.aggregates.artifacts import EVERY_AGENT, AgentControl, Mode
@@ -253,13 +253,14 @@ class Tenant:
 
     # ------------------------------------------------------------ agents
 
-    def agent(self, name: str) -> AgentHandle:
-        """One agent of this tenant: its autonomy and its kill switch; "all" stands for every agent's switch.
+    def agent(self, agent: Agent | str) -> AgentHandle:
+        """One agent of this tenant, itself or by name: its autonomy and its kill switch; "all" is every agent's switch.
 
         InvalidInput for a name that is neither here, nor ships, nor was ever named: a misspelt kill switch stops nothing.
         """
         known = {*self._ps.engine.agents, *SHIPPED, *self.agent_names(), EVERY_AGENT}
-        if name not in known:
+        name = agent.name if isinstance(agent, Agent) else agent
+        if name not in known and not isinstance(agent, Agent):
             raise InvalidInput(what="agent", field="name", reason=f"no such agent; there are: {', '.join(sorted(known))}")
         return AgentHandle(self._ps, self.name, name)
 

@@ -233,9 +233,10 @@ def agent_list(db: Db = DEFAULT_DB, tenant: TenantName = None, json: Json = Fals
 
 
 def _change(ps: PostSale, tenant: str | None, name: str, change: str, reason: str, json: bool) -> None:
-    t, by = tenant_of(ps, tenant), person(ps)
-    known = name if change in {"pause", "resume"} and (name == EVERY_AGENT or name in t.agent_names()) else agent_named(name).name
-    state = getattr(t.agent(known), change)(reason=reason, by=by)
+    t, by = tenant_of(ps, tenant, new=True), person(ps)
+    by_name = change in {"pause", "resume"} and (name == EVERY_AGENT or name in t.agent_names())
+    handle = t.agent(name if by_name else agent_named(name))
+    known, state = handle.name, getattr(handle, change)(reason=reason, by=by)
     if json:
         emit({"agent": known, "mode": state.mode, "paused": state.paused, "by": by.login})
     else:

@@ -137,13 +137,13 @@ def imported(module: str) -> ModuleType:
         raise InvalidInput(what="option", field="module", reason=f"there is no module {missing!r} here{whose}") from None
 
 
-def tenant_of(ps: PostSale, name: str | None) -> Tenant:
-    """The tenant that was named, or the only one there is."""
+def tenant_of(ps: PostSale, name: str | None, *, new: bool = False) -> Tenant:
+    """The tenant that was named, or the only one there is. With `new` a name without events yet will do."""
     if name is not None:
         if name != os.environ.get("POSTSALE_TENANT"):
             _given["--tenant"] = name
         tenant = ps.tenant(name)
-        if name not in ps.tenants():
+        if not new and name not in ps.tenants():
             raise InvalidInput(
                 what="option", field="--tenant", reason=f"no such tenant here; there are: {', '.join(ps.tenants()[:8]) or 'none'}"
             )

@@ -125,9 +125,9 @@ def signals(event: object, *, raw: bytes | None = None, options: Options = DEFAU
 
 
 def _best_effort(event: object) -> bytes:
-    """Some bytes of a mapping that is not JSON, for quarantine."""
+    """Some bytes of what is not a JSON object, for quarantine."""
     try:
-        return json.dumps(dict(event), default=str, skipkeys=True).encode()[:KEPT_BYTES]
+        return json.dumps(dict(event) if isinstance(event, Mapping) else event, default=str, skipkeys=True).encode()[:KEPT_BYTES]
     except (ValueError, RecursionError):
         return b""
 
