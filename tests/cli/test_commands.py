@@ -13,6 +13,7 @@ import click
 import pytest
 import typer
 
+from postsale.agents.agent import package_version
 from postsale.cli.commands import app
 from postsale.cli.common import EXIT_CODES
 
@@ -157,6 +158,8 @@ BAD_INPUT: list[tuple[str, ...]] = [
     ("customer", "list", "--no-such-option"),
     ("customer",),
     ("run", "--simulate"),
+    ("customer", "list", "--tenant", "nope"),
+    ("decision", "list", "--disposition", "nonsense"),
     ("run", "--as-of", AS_OF),
     ("run", "--simulate", "--as-of", AS_OF, "--mode", "obey"),
     ("run", "--agent", "nobody"),
@@ -506,3 +509,27 @@ def test_markup_in_the_data_is_shown_and_neither_styles_nor_breaks_the_output(tm
         assert done.code == 0, (command, done.err)
     assert "[/]" in run("customer", "list", "--db", db).out
     assert "[bold]" in run("customer", "show", "[/]", "--db", db).out
+
+
+def test_a_file_of_which_nothing_could_be_read_is_a_failure_for_scripts(tmp_path: Path) -> None:
+    """Everything in quarantine is not a success; something recorded beside something refused is one."""
+    url = f"sqlite:///{tmp_path / 'log.db'}"
+    bad, mixed = tmp_path / "bad.ndjson", tmp_path / "mixed.ndjson"
+    bad.write_text("nothing of the kind\n")
+    mixed.write_text(event("1") + "\nnothing of the kind\n")
+    assert run("ingest", "cloudevents", str(bad), "--db", url).code == 1
+    assert run("ingest", "cloudevents", str(mixed), "--db", url).code == 0
+
+
+def test_the_version_is_printed() -> None:
+    done = run("--version")
+    assert (done.code, done.out.strip()) == (0, package_version())
+
+
+def test_a_mode_can_be_set_before_the_first_signal(tmp_path: Path) -> None:
+    """Whoever installs an agent need not wait for data; a read of a tenant that is not there is still an error."""
+    url = f"sqlite:///{tmp_path / 'log.db'}"
+    (tmp_path / "e.ndjson").write_text(event("1"))
+    assert run("ingest", "cloudevents", str(tmp_path / "e.ndjson"), "--tenant", "acme", "--db", url).code == 0
+    assert run("agent", "observe", "renewal-rescue", "--reason", "first", "--tenant", "new", "--db", url).code == 0
+    assert run("customer", "list", "--tenant", "nope", "--db", url).code == 2

@@ -427,3 +427,16 @@ def test_a_missing_secret_never_verifies_anything(secrets: list[str]) -> None:
 def test_no_header_crashes_the_check(header: str) -> None:
     with pytest.raises(InvalidInput):
         stripe.verify(BODY, header, ["whsec_a"], NOW)
+
+
+def test_a_missing_signature_header_is_refused_like_a_wrong_one() -> None:
+    """`headers.get(...)` of every framework gives None; a handler that catches InvalidInput must not answer with a 500."""
+    with pytest.raises(InvalidInput, match="there is no Stripe-Signature header"):
+        stripe.verify(BODY, None, ["whsec_a"], NOW)
+
+
+@pytest.mark.parametrize("body", [[], None, "evt", 7, [{"id": "evt_1"}]], ids=["array", "null", "text", "number", "array of events"])
+def test_a_signed_body_that_is_no_event_becomes_an_item_with_an_error(body: object) -> None:
+    item = stripe.signals(body)
+    assert isinstance(item.error, InvalidInput)
+    assert (item.error.field, item.error.reason, item.signals) == ("(whole)", "expected an object", ())

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from postsale.aggregates.signals import (
+    AccountChurned,
     AccountProfiled,
     CancellationScheduled,
     InvoicePaid,
@@ -271,6 +272,18 @@ def test_whoever_has_cancelled_is_never_better_than_the_middle():
     assert component(health(gone, 8), "contract") == 0
     back = gone.on(9, SubscriptionStarted)
     assert "contract" in health(back, 10).missing
+
+
+def test_an_account_that_the_crm_closed_is_poor_until_it_comes_back():
+    """With a subscription and without one; a purchase or new terms after it say more than the CRM's word before."""
+    shopper = History().on(0, InvoicePaid).on(20, InvoicePaid)
+    assert health(shopper, 21).band == "good"
+    closed = shopper.on(22, AccountChurned)
+    assert (health(closed, 23).score, component(health(closed, 23), "contract")) == (0.0, 0)
+    assert health(closed.on(24, InvoicePaid), 25).band == "good"
+    subscriber = History().on(0, SubscriptionStarted).on(1, InvoicePaid).on(2, AccountChurned)
+    assert health(subscriber, 3).band == "poor"
+    assert "contract" in health(subscriber.on(4, SubscriptionStarted), 5).missing
 
 
 def test_contract_values_add_within_one_currency_and_trials_bring_none():

@@ -439,3 +439,10 @@ def test_a_frontier_of_another_log_is_noticed(path: Path) -> None:
             other.append(bytes([number]) * 32)
         db.execute("UPDATE tenants SET frontier = ? WHERE no = 2", (other.to_bytes(),))
     assert any("tree head" in reason for _, reason in verified(path).problems)
+
+
+def test_a_changed_time_in_the_head_of_the_log_is_noticed(path: Path) -> None:
+    """The next event would be recorded after it, whatever the clock says."""
+    with without_triggers(path) as db:
+        db.execute("UPDATE log SET recorded_at = recorded_at - 1")
+    assert verified(path).problems == [(0, "the log's head does not say when its newest event was recorded")]
