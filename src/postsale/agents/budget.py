@@ -6,7 +6,7 @@ May import aggregates and events.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, assert_never
@@ -98,10 +98,3 @@ def settlement(customer: CustomerAggregate, event: Event) -> tuple[str, BudgetCo
             if not any(e.status in {"started", "succeeded", "unknown"} or e.ambiguous for e in effects.values()):
                 return name, BudgetReleased(decision_id=known.decision_id, reason="a person set it aside")
     return None
-
-
-def fold_budget(events: Iterable[BudgetEvent], state: BudgetState | None = None) -> BudgetState:
-    state = state or BudgetState()
-    for event in events:
-        state = evolve_budget(state, event)
-    return state

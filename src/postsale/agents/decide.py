@@ -7,7 +7,7 @@ May import aggregates, events, and expressions, policy, guardrails of this room.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
@@ -309,11 +309,6 @@ def case_of(event: DecisionRecorded) -> Case:
         model=event.model,
         flags=event.flags,
     )
-
-
-def with_evidence(case: Case, evidence: Mapping[str, Scalar]) -> Case:
-    """The same case with other values: for what-if."""
-    return replace(case, evidence=evidence)
 
 
 def _first(recorded: Any, regenerated: Any, path: str) -> Difference:

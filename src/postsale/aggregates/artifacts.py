@@ -7,7 +7,6 @@ May import `events` only.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Literal, assert_never
 
@@ -99,13 +98,6 @@ def evolve_agent(state: AgentControl, event: AgentEvent) -> AgentControl:
         case AgentResumed():
             return replace(state, paused=False, version=state.version + 1)
     assert_never(event)
-
-
-def fold_agent(events: Iterable[AgentEvent]) -> AgentControl:
-    state = AgentControl()
-    for event in events:
-        state = evolve_agent(state, event)
-    return state
 
 
 def agent_stream(tenant: str, agent: str) -> StreamId:

@@ -344,10 +344,6 @@ class EmbeddedEngine:
 
     # ------------------------------------------------------------ what time brings
 
-    def sweep(self, stream: StreamId) -> tuple[int, int]:
-        """Record requests that expired and outcomes that are known; a success closes the risk case. (lapsed, outcomes)."""
-        return self._sweep(self.log.customer(stream))
-
     def _sweep(self, customer: CustomerAggregate) -> tuple[int, int]:
         def rule(c: CustomerAggregate) -> Change:
             now_us = self.desk.now_us()
