@@ -19,7 +19,7 @@ from postsale.aggregates.signals import InvoicePaid, InvoicePaymentFailed, Subsc
 from postsale.events import DAY_US
 from postsale.projections import Fact, Features, Fold, count, days, distinct, first_seen, last_seen, latest, maximum, total
 
-GOAL = 0.5  # of the plain dict fold's rate
+GOAL = 0.9  # of the plain dict fold's rate
 _START_US = 20_000 * DAY_US
 _SPAN_DAYS = 400
 
