@@ -135,6 +135,18 @@ class ConditionFailed(PostSaleError):
 
 
 @dataclass(eq=False, kw_only=True)
+class LeaseLost(PostSaleError):
+    """A write was fenced off: the lease it was made under has a newer holder."""
+
+    lease: str
+    token: int
+    newest_token: int
+    found = "lease {lease} with token {newest_token}"
+    expected = "token {token}, under which this was written"
+    todo = "Stop this worker's run and take the lease again: another worker holds it or held it since."
+
+
+@dataclass(eq=False, kw_only=True)
 class EventTooLarge(PostSaleError):
     """An event exceeds the size limit of the log."""
 

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 
-from postsale.errors import ConditionFailed, ContentConflict, EventTooLarge, VersionConflict
+from postsale.errors import ConditionFailed, ContentConflict, EventTooLarge, InvalidInput, VersionConflict
 from postsale.events import Lane, ManualClock, NewEvent, StreamId
 from postsale.store import Appended, Condition, MemoryStore, NoneSince, Query, SQLiteStore, Store, StreamAt, Submission, verify
 from postsale.testing.store_building import START, Events
@@ -42,6 +42,8 @@ class Model:
         return same[0] if same else None
 
     def append(self, submission: Submission, now_us: int) -> tuple[str, list[int]]:
+        if len({event.stream.tenant for event in submission.events}) > 1:
+            return "InvalidInput", []
         there = [self.by_id(event) for event in submission.events]
         if any(row is not None for row in there):
             same = all(row and row["content_mac"] == event.content_mac for row, event in zip(there, submission.events, strict=True))
@@ -102,7 +104,7 @@ def word_for(outcome: object) -> str:
             return "stored"
         case Appended():
             return "duplicate"
-        case ContentConflict() | VersionConflict() | ConditionFailed() | EventTooLarge():
+        case ContentConflict() | VersionConflict() | ConditionFailed() | EventTooLarge() | InvalidInput():
             return type(outcome).__name__
     raise AssertionError(outcome)
 

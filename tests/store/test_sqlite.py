@@ -17,6 +17,7 @@ from postsale.errors import LogDamaged, StoreUnavailable, Unsupported, VersionCo
 from postsale.events import Lane, ManualClock, StreamId
 from postsale.store import MemoryStore, NoneSince, Query, SQLiteStore, Submission, open_store, verify
 from postsale.store import sqlite_read as reading
+from postsale.store.sqlite_schema import SCHEMA_VERSION
 from postsale.testing import Events
 from postsale.testing.store_building import START, each, in_threads, one, positions, stored
 
@@ -96,9 +97,9 @@ def test_a_file_that_is_no_database_is_refused_and_left_as_it_was(path: Path) ->
 def test_a_newer_schema_is_refused_and_left_as_it_was(path: Path) -> None:
     SQLiteStore(path).close()
     with raw(path) as db:
-        db.execute("PRAGMA user_version = 2")
+        db.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
     before = path.read_bytes()
-    with pytest.raises(StoreUnavailable, match="schema version 2"):
+    with pytest.raises(StoreUnavailable, match=f"schema version {SCHEMA_VERSION + 1}"):
         SQLiteStore(path)
     assert path.read_bytes() == before
 

@@ -384,7 +384,7 @@ class Forged(MemoryStore):
             rows[index] = row._replace(leaf=leaf_of(commitment(**fields)))
             frontier.append(rows[index].leaf)
         keys = sorted((row.tenant, row.event_id.bytes, row.position, row.content_mac) for row in rows)
-        return MemoryEvidence(rows, keys, {"acme": (len(rows), frontier.to_bytes())})
+        return MemoryEvidence(rows, keys, {"acme": (len(rows), frontier.to_bytes())}, [])
 
 
 FORGERIES: list[tuple[int, dict[str, Any], str]] = [
@@ -439,6 +439,19 @@ def test_a_frontier_of_another_log_is_noticed(path: Path) -> None:
             other.append(bytes([number]) * 32)
         db.execute("UPDATE tenants SET frontier = ? WHERE no = 2", (other.to_bytes(),))
     assert any("tree head" in reason for _, reason in verified(path).problems)
+
+
+@pytest.mark.parametrize("change", ["UPDATE nodes SET hash = zeroblob(32)", "DELETE FROM nodes", "UPDATE nodes SET number = 5"])
+def test_a_changed_node_of_a_tree_is_noticed(tmp_path: Path, change: str) -> None:
+    """Proofs are made from the kept nodes: a changed one would make a log that is sound unprovable."""
+    path = tmp_path / "log.db"
+    events = Events(seed=4)
+    with closing(SQLiteStore(path)) as store:
+        store.append(each(*(events.fact() for _ in range(256))))
+        assert verify(store).ok
+    with without_triggers(path) as db:
+        db.execute(change)
+    assert verified(path).problems == [(0, "the kept nodes of tenant 'acme' are not those of its tree")]
 
 
 def test_a_changed_time_in_the_head_of_the_log_is_noticed(path: Path) -> None:

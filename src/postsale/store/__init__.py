@@ -7,6 +7,10 @@ from postsale.events import Clock
 from postsale.store.contract import (
     Appended,
     Condition,
+    Holds,
+    Kept,
+    KeyValue,
+    LeaseName,
     NoneSince,
     Outcome,
     Quarantine,
@@ -15,6 +19,7 @@ from postsale.store.contract import (
     Store,
     StreamAt,
     Submission,
+    TreeHead,
 )
 from postsale.store.memory import MemoryStore
 from postsale.store.quarantine import MemoryQuarantine, SQLiteQuarantine
@@ -24,6 +29,10 @@ from postsale.store.verify import VerifyReport, verify
 __all__ = [
     "Appended",
     "Condition",
+    "Holds",
+    "Kept",
+    "KeyValue",
+    "LeaseName",
     "MemoryQuarantine",
     "MemoryStore",
     "NoneSince",
@@ -36,6 +45,7 @@ __all__ = [
     "Store",
     "StreamAt",
     "Submission",
+    "TreeHead",
     "VerifyReport",
     "open_store",
     "verify",

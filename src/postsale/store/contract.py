@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 from uuid import UUID
 
 from postsale.errors import PostSaleError
@@ -23,6 +23,17 @@ class StreamAt:
     version: int
 
 
+LEASES: Final = "leases"
+"""The space of records whose revision is the fencing token of the lease they name."""
+
+
+class LeaseName(NamedTuple):
+    """What a lease is about: a tenant (`_system` for the log as a whole) and a name in it, such as `runner/customer-health`."""
+
+    tenant: str
+    name: str
+
+
 @dataclass(frozen=True, slots=True)
 class NoneSince:
     """Append condition: no fact of these kinds (wire names without version) on these streams after `position`."""
@@ -32,14 +43,23 @@ class NoneSince:
     position: int
 
 
-Condition = StreamAt | NoneSince
+@dataclass(frozen=True, slots=True)
+class Holds:
+    """Append condition: the newest holder of a lease has exactly this fencing token; a paused holder finds that another took over."""
+
+    lease: LeaseName
+    token: int
+
+
+Condition = StreamAt | NoneSince | Holds
 
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """Events that are stored all or none, under conditions. The order is the order of their positions.
+    """Events of one tenant that are stored all or none, under conditions. The order is the order of their positions.
 
-    Decision-lane events of one stream in one submission carry expected versions n, n + 1, ….
+    Decision-lane events of one stream in one submission carry expected versions n, n + 1, …. Conditions may also name streams of
+    the tenant `_system`, which every writer may read.
     """
 
     events: tuple[NewEvent, ...]
@@ -83,6 +103,13 @@ bytes. Order: position, tenant, stream, lane, version, event_id (16 bytes), kind
 data, salt, leaf_index, leaf."""
 
 
+class TreeHead(NamedTuple):
+    """The Merkle tree of one tenant (RFC 6962) as of the newest append: number of leaves and root."""
+
+    size: int
+    root: bytes
+
+
 @dataclass(frozen=True, slots=True)
 class Unreadable:
     """The store could not read anything from `first` up to and including `last`."""
@@ -115,6 +142,10 @@ class Evidence(Protocol):
         """Per tenant reference: name, number of leaves, frontier, as kept in the transaction of the newest append."""
         ...
 
+    def nodes(self) -> Iterator[tuple[Any, Any, Any, Any] | Unreadable]:
+        """(tenant, level, number, hash) of every kept subtree root, in ascending order of the first three."""
+        ...
+
     def head(self) -> tuple[Any, Any]:
         """Position and recorded_at of the newest event, as kept in its transaction."""
         ...
@@ -128,11 +159,11 @@ class Store(Protocol):
     """The log. Thread-safe. After `append` returns, what it acknowledged survives SIGKILL.
 
     Per submission, decided under one lock:
-    0. A name, number or digest that no log can hold, or one id twice in the submission → InvalidInput.
+    0. A name, number or digest that no log can hold, events of two tenants, or one id twice in the submission → InvalidInput.
     1. Any event's id is there (ids are unique per tenant): every id is there with equal `content_mac` →
        Appended(stored=False) with the original positions; else ContentConflict. (Checked before versions: a retry after a
        lost answer is a success.) Earlier submissions of the same call count.
-    2. A condition or expected version does not hold → ConditionFailed or VersionConflict.
+    2. A condition or expected version does not hold → ConditionFailed, LeaseLost or VersionConflict.
     3. An event beyond `limit_bytes` (header + data) → EventTooLarge.
     4. Positions are max + 1 …; `recorded_at` = max(now, last + 1 µs); a fact's version is its position; leaf indexes are
        gapless per tenant; salts are 16 fresh random bytes.
@@ -147,6 +178,11 @@ class Store(Protocol):
     @property
     def quarantine(self) -> Quarantine:
         """Where refused input of this log waits."""
+        ...
+
+    @property
+    def kv(self) -> KeyValue:
+        """Small records beside the log: snapshots, leases, timers, checkpoints."""
         ...
 
     def append(self, submissions: Sequence[Submission]) -> list[Outcome]:
@@ -184,11 +220,59 @@ class Store(Protocol):
         """Every tenant that has events, by name."""
         ...
 
+    def tree_head(self, tenant: str) -> TreeHead:
+        """The head of a tenant's tree; size 0 and the hash of the empty list for a tenant without events."""
+        ...
+
+    def tree(self, tenant: str, level: int, start: int, stop: int) -> list[bytes]:
+        """Hashes start … stop - 1 of a level of a tenant's tree: its leaves at level 0, roots of 256 ** level complete leaves above.
+
+        Fewer where the tree ends earlier. Levels as in C2SP's tlog-tiles. Read in the caller's bounds: memory is 32 bytes a hash.
+        """
+        ...
+
+    def wait(self, after: int, timeout_s: float) -> bool:
+        """Return True as soon as an event after position `after` can be read, False after `timeout_s`. 0 only looks.
+
+        Notifications may be lost or forged: an implementation polls beneath them.
+        """
+        ...
+
     def evidence(self) -> AbstractContextManager[Evidence]:
         """What is kept, undecoded, in one consistent snapshot: for `verify`."""
         ...
 
     def close(self) -> None: ...
+
+
+class Kept(NamedTuple):
+    """A record as it is kept. `revision` rises with every write in the log and is never used twice, so it can serve as a fence."""
+
+    key: str
+    value: bytes
+    revision: int
+
+
+class KeyValue(Protocol):
+    """Small mutable records of a log, by (space, tenant, key), with compare-and-set. Beside the log: nothing here is a fact.
+
+    Every write is durable and atomic before it returns. Space, tenant and key: 1 to 200 characters without control characters;
+    a value: at most 16 MiB. InvalidInput for anything else; StoreUnavailable as for the log.
+    """
+
+    def get(self, space: str, tenant: str, key: str) -> Kept | None: ...
+
+    def put(self, space: str, tenant: str, key: str, value: bytes, *, expected: int | None = None) -> int | None:
+        """Write; the new revision. With `expected`, only over exactly that revision (0: only where there is nothing), else None."""
+        ...
+
+    def delete(self, space: str, tenant: str, key: str, *, expected: int | None = None) -> bool:
+        """Remove; False when there is no such record, or another revision than `expected`."""
+        ...
+
+    def scan(self, space: str, tenant: str, *, after: str = "", upto: str | None = None, limit: int = 1_000) -> list[Kept]:
+        """Records with after < key <= upto, by key (code points ascending)."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

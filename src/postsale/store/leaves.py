@@ -14,6 +14,7 @@ from uuid import UUID
 
 from postsale.events import Lane, StreamId
 
+LEVEL_HEIGHT: Final = 8  # of the tree per kept level, as in C2SP's tlog-tiles: 256 hashes below make one above
 EMPTY_ROOT: Final = sha256(b"").digest()  # RFC 6962, 2.1: the hash of an empty list
 
 _INNER: Final = struct.Struct(">Q16sqqI")  # position, event_id, occurred_at_us, recorded_at_us, length of the header
@@ -102,6 +103,14 @@ def leaf_of(commitment: bytes) -> bytes:
     return sha256(b"\x00" + commitment).digest()
 
 
+class Node(NamedTuple):
+    """The root of 256 ** level complete leaves: the `number`-th of its level, from 0."""
+
+    level: int
+    number: int
+    hash: bytes
+
+
 class Frontier:
     """The right edge of a Merkle tree (RFC 6962): appends leaves and knows the root in O(log n) memory.
 
@@ -135,6 +144,22 @@ class Frontier:
             carry >>= 1
         self._nodes.append(leaf)
         self.size += 1
+
+    def extend(self, leaves: Iterable[bytes]) -> list[Node]:
+        """Add leaf hashes; the roots of 256, 256 ** 2, … leaves that they completed, which a log keeps so that proofs are quick."""
+        nodes, done = self._nodes, []
+        for leaf in leaves:
+            size = carry = self.size
+            height = 0
+            while carry & 1:
+                leaf = sha256(b"\x01" + nodes.pop() + leaf).digest()
+                carry >>= 1
+                height += 1
+                if not height % LEVEL_HEIGHT:
+                    done.append(Node(height // LEVEL_HEIGHT, size >> height, leaf))
+            nodes.append(leaf)
+            self.size = size + 1
+        return done
 
     def root(self) -> bytes:
         """The tree head over all leaves so far; `EMPTY_ROOT` for none."""

@@ -12,7 +12,8 @@ from uuid import UUID
 
 from postsale.errors import InvalidInput, StoreUnavailable
 from postsale.events import Clock, Lane, StoredEvent, StreamId, SystemClock
-from postsale.store.contract import NoneSince, Outcome, Query, Row, Submission
+from postsale.store.contract import LEASES, NoneSince, Outcome, Query, Row, Submission, TreeHead
+from postsale.store.kv import MemoryKeyValue
 from postsale.store.leaves import Frontier
 from postsale.store.plan import DEFAULT_LIMIT_BYTES, SALT_BYTES, Breach, Id, Key, Known, mentions, plan
 from postsale.store.quarantine import MemoryQuarantine
@@ -24,15 +25,18 @@ class MemoryStore:
     def __init__(self, *, clock: Clock | None = None, limit_bytes: int = DEFAULT_LIMIT_BYTES) -> None:
         self._clock: Clock = clock or SystemClock()
         self._limit_bytes = limit_bytes
-        self._lock = threading.Lock()
+        self._lock = threading.Condition()  # notified when rows were added
         self._log_id = secrets.token_hex(16)
         self._quarantine = MemoryQuarantine()
+        self._kv = MemoryKeyValue()
         self._closed = False
         # Grows at its end only, so a reader's snapshot is a length. Position p is at index p - 1.
         self._rows: list[StoredEvent] = []
         self._keys: dict[Id, Key] = {}
         self._lanes: dict[tuple[StreamId, Lane], list[int]] = {}  # positions
         self._frontiers: dict[str, Frontier] = {}
+        self._leaves: dict[str, list[bytes]] = {}
+        self._nodes: dict[tuple[str, int], list[bytes]] = {}  # by tenant and level
 
     @property
     def log_id(self) -> str:
@@ -41,6 +45,10 @@ class MemoryStore:
     @property
     def quarantine(self) -> MemoryQuarantine:
         return self._quarantine
+
+    @property
+    def kv(self) -> MemoryKeyValue:
+        return self._kv
 
     def append(self, submissions: Sequence[Submission]) -> list[Outcome]:
         mentioned = mentions(submissions)
@@ -52,6 +60,7 @@ class MemoryStore:
                 versions={stream: len(self._lanes.get((stream, Lane.DECISION), ())) for stream in mentioned.streams},
                 ids={id_: self._keys[id_] for id_ in mentioned.ids if id_ in self._keys},
                 breaches={condition: breach for condition in mentioned.conditions if (breach := self._breach(condition)) is not None},
+                tokens={lease: kept.revision for lease in mentioned.leases if (kept := self._kv.get(LEASES, *lease))},
             )
             planned = plan(
                 submissions,
@@ -64,8 +73,13 @@ class MemoryStore:
             for row in planned.rows:
                 self._keys[row.tenant, row.event_id.bytes] = Key(row.position, row.version, row.recorded_at_us, row.content_mac)
                 self._lanes.setdefault((row.stream, row.lane), []).append(row.position)
-                self._frontiers.setdefault(row.tenant, Frontier()).append(row.leaf)
-            self._rows.extend(planned.rows)
+                leaves = self._leaves.setdefault(row.tenant, [])
+                leaves.append(row.leaf)
+                for level, _, digest in self._frontiers.setdefault(row.tenant, Frontier()).extend((row.leaf,)):
+                    self._nodes.setdefault((row.tenant, level), []).append(digest)
+            if planned.rows:
+                self._rows.extend(planned.rows)
+                self._lock.notify_all()
         return planned.outcomes
 
     def _breach(self, condition: NoneSince) -> Breach | None:
@@ -80,7 +94,7 @@ class MemoryStore:
                     break
         return None if first is None else Breach(first.stream, first.wire_name, first.position)
 
-    def _open(self) -> threading.Lock:
+    def _open(self) -> threading.Condition:
         if self._closed:
             raise StoreUnavailable(url="memory:", reason="closed")
         return self._lock
@@ -128,16 +142,35 @@ class MemoryStore:
         with self._open():
             return sorted(self._frontiers)
 
+    def tree_head(self, tenant: str) -> TreeHead:
+        with self._open():
+            frontier = self._frontiers.get(tenant, Frontier())
+            return TreeHead(frontier.size, frontier.root())
+
+    def tree(self, tenant: str, level: int, start: int, stop: int) -> list[bytes]:
+        with self._open():
+            hashes = self._leaves.get(tenant, []) if level == 0 else self._nodes.get((tenant, level), [])
+            return hashes[start:stop]
+
+    def wait(self, after: int, timeout_s: float) -> bool:
+        with self._open() as _:
+            return self._lock.wait_for(lambda: self._closed or len(self._rows) > after, timeout_s) and len(self._rows) > after
+
     def evidence(self) -> MemoryEvidence:
         """The stored rows for `verify`."""
         with self._open():
             keys = sorted((tenant, raw_id, key.position, key.content_mac) for (tenant, raw_id), key in self._keys.items())
             heads = {tenant: (frontier.size, frontier.to_bytes()) for tenant, frontier in self._frontiers.items()}
-            return MemoryEvidence(list(self._rows), keys, heads)
+            nodes = sorted(
+                (tenant, level, number, digest) for (tenant, level), hashes in self._nodes.items() for number, digest in enumerate(hashes)
+            )
+            return MemoryEvidence(list(self._rows), keys, heads, nodes)
 
     def close(self) -> None:
-        """Nothing can be appended or read afterwards."""
-        self._closed = True
+        """Nothing can be appended or read afterwards; whoever waits is woken."""
+        with self._lock:
+            self._closed = True
+            self._lock.notify_all()
 
 
 def _matcher(query: Query) -> Callable[[StoredEvent], bool]:
@@ -158,8 +191,15 @@ def _matcher(query: Query) -> Callable[[StoredEvent], bool]:
 class MemoryEvidence:
     """What a MemoryStore holds, as verification reads it. References are the names themselves."""
 
-    def __init__(self, rows: list[StoredEvent], keys: list[tuple[str, bytes, int, bytes]], heads: dict[str, tuple[int, bytes]]) -> None:
+    def __init__(
+        self,
+        rows: list[StoredEvent],
+        keys: list[tuple[str, bytes, int, bytes]],
+        heads: dict[str, tuple[int, bytes]],
+        nodes: list[tuple[str, int, int, bytes]],
+    ) -> None:
         self._rows = rows
+        self._nodes = nodes
         self._keys = keys
         self._heads = heads
 
@@ -184,6 +224,9 @@ class MemoryEvidence:
 
     def heads(self) -> dict[str, tuple[bytes, int, bytes]]:
         return {tenant: (tenant.encode(), size, frontier) for tenant, (size, frontier) in self._heads.items()}
+
+    def nodes(self) -> Iterator[tuple[str, int, int, bytes]]:
+        return iter(self._nodes)
 
     def head(self) -> tuple[int, None]:
         return sum(size for size, _ in self._heads.values()), None

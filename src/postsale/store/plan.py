@@ -14,9 +14,17 @@ from functools import lru_cache
 from typing import Final, NamedTuple
 from uuid import UUID
 
-from postsale.errors import ConditionFailed, ContentConflict, EventTooLarge, InvalidInput, PostSaleError, VersionConflict
+from postsale.errors import (
+    ConditionFailed,
+    ContentConflict,
+    EventTooLarge,
+    InvalidInput,
+    LeaseLost,
+    PostSaleError,
+    VersionConflict,
+)
 from postsale.events import Header, Lane, NewEvent, StoredEvent, StreamId, check_tenant
-from postsale.store.contract import Appended, Condition, NoneSince, Outcome, StreamAt, Submission
+from postsale.store.contract import Appended, Condition, Holds, LeaseName, NoneSince, Outcome, StreamAt, Submission
 from postsale.store.leaves import StreamNames, join_commitment, kind_names, leaf_of
 
 DEFAULT_LIMIT_BYTES: Final = 1_048_576
@@ -58,6 +66,7 @@ class Known:
     versions: Mapping[StreamId, int]  # of decision lanes
     ids: Mapping[Id, Key]
     breaches: Mapping[NoneSince, Breach]
+    tokens: Mapping[LeaseName, int]  # newest fencing token of each lease
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +77,7 @@ class Mentions:
     streams: set[StreamId]  # decision lanes
     ids: list[Id]
     conditions: set[NoneSince]
+    leases: set[LeaseName]
     verdicts: list[list[Id] | InvalidInput]  # per submission: its ids, or why no log can hold it
 
 
@@ -81,7 +91,7 @@ class Plan:
 
 def mentions(submissions: Sequence[Submission]) -> Mentions:
     """What to look up before planning. Refuses malformed submissions first, so that a store looks up well-formed values only."""
-    found = Mentions(set(), set(), [], set(), [])
+    found = Mentions(set(), set(), [], set(), set(), [])
     for submission in submissions:
         try:
             ids = _check_submission(submission)
@@ -95,10 +105,13 @@ def mentions(submissions: Sequence[Submission]) -> Mentions:
             if event.expected_version is not None:
                 found.streams.add(event.stream)
         for condition in submission.conditions:
-            if isinstance(condition, StreamAt):
-                found.streams.add(condition.stream)
-            else:
-                found.conditions.add(condition)
+            match condition:
+                case StreamAt():
+                    found.streams.add(condition.stream)
+                case NoneSince():
+                    found.conditions.add(condition)
+                case Holds():
+                    found.leases.add(condition.lease)
     return found
 
 
@@ -156,6 +169,11 @@ class _Planner:
             actual = self._versions.get(condition.stream, 0)
             if actual != condition.version:
                 raise VersionConflict(stream=str(condition.stream), expected_version=condition.version, actual_version=actual)
+            return
+        if isinstance(condition, Holds):
+            newest = self._known.tokens.get(condition.lease, 0)
+            if newest != condition.token:
+                raise LeaseLost(lease="/".join(condition.lease), token=condition.token, newest_token=newest)
             return
         breach = self._known.breaches.get(condition) or self._breach_in_rows(condition)
         if breach is not None:
@@ -259,14 +277,23 @@ def _check_submission(submission: Submission) -> list[Id]:
     for event in submission.events:
         _check_event(event)
     for condition in submission.conditions:
-        streams, number = (
-            ((condition.stream,), condition.version) if isinstance(condition, StreamAt) else (condition.streams, condition.position)
-        )
+        streams: tuple[StreamId, ...]
+        match condition:
+            case StreamAt(stream, number):
+                streams = (stream,)
+            case NoneSince(streams, _, number):
+                pass
+            case Holds(lease, number):
+                streams = ()
+                check_tenant(lease.tenant)
+                _check_name("lease", lease.name)
         for stream in streams:
             _checked_stream(stream)
         if type(number) is not int or not 0 <= number <= _MAX_I64:
             raise InvalidInput(what="Submission", field="conditions", reason="expected a version or position of 0 or more in 64 bits")
     ids = [(event.stream.tenant, event.event_id.int.to_bytes(16)) for event in submission.events]
+    if len(ids) > 1 and any(tenant != ids[0][0] for tenant, _ in ids):
+        raise InvalidInput(what="Submission", field="events", reason="expected events of one tenant")
     if len(ids) > 1 and len(set(ids)) != len(ids):
         raise InvalidInput(what="Submission", field="events", reason="the same event id twice")
     return ids

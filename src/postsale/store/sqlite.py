@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from copy import copy
@@ -19,20 +20,23 @@ from uuid import UUID
 
 from postsale.errors import LogDamaged, PostSaleError, StoreUnavailable
 from postsale.events import Clock, StoredEvent, StreamId, SystemClock
-from postsale.store.contract import Outcome, Query, Submission
+from postsale.store.contract import LEASES, Outcome, Query, Submission, TreeHead
+from postsale.store.kv import SQLiteKeyValue, get
 from postsale.store.leaves import Frontier
 from postsale.store.plan import DEFAULT_LIMIT_BYTES, SALT_BYTES, Id, Key, Known, Mentions, mentions, plan
 from postsale.store.quarantine import SQLiteQuarantine
 from postsale.store.sqlite_evidence import SQLiteEvidence
 from postsale.store.sqlite_names import Names, decision_version, first_breach
-from postsale.store.sqlite_read import COLUMNS, Decoder, read, stream_number
+from postsale.store.sqlite_read import COLUMNS, Decoder, leaves, read, stream_number
 from postsale.store.sqlite_schema import connect, open_file, translated, url_of
 
 _GROUP_EVENTS: Final = 5_000  # a shared commit takes no further append beyond this, which bounds its memory and everyone's wait
 _IDS_PER_LOOKUP: Final = (500, 50, 5, 1)  # few distinct statements, so that each is prepared once
 _IDLE_READERS: Final = 4
+_POLL_S: Final = 0.05  # how late another process's append may be noticed
 
 _INSERT_EVENT: Final = "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_INSERT_NODE: Final = "INSERT INTO nodes VALUES (?, ?, ?, ?)"
 _INSERT_KEY: Final = "INSERT INTO keys VALUES (?, ?, ?, ?)"
 
 
@@ -63,6 +67,7 @@ class SQLiteStore:
         self._write_lock = threading.RLock()
         self._waiting: list[_Ticket] = []
         self._waiting_lock = threading.Lock()
+        self._appended = threading.Condition()  # notified after a commit of this process
         self._idle: list[sqlite3.Connection] = []
         self._idle_lock = threading.Lock()
         self._closed = False
@@ -72,6 +77,7 @@ class SQLiteStore:
             with translated(self._url):
                 self._log_id: str = self._writer.execute("SELECT log_id FROM log").fetchone()[0]
             self._quarantine = SQLiteQuarantine(write=self.writing, read=self.snapshot)
+            self._kv = SQLiteKeyValue(write=self.writing, read=self.snapshot)
         except BaseException:
             self._writer.close()
             raise
@@ -86,6 +92,10 @@ class SQLiteStore:
     @property
     def quarantine(self) -> SQLiteQuarantine:
         return self._quarantine
+
+    @property
+    def kv(self) -> SQLiteKeyValue:
+        return self._kv
 
     # ---------------------------------------------------------------- append
 
@@ -147,6 +157,9 @@ class SQLiteStore:
             if planned.rows:
                 self._write(db, planned.rows, frontiers)
         outcomes = iter(planned.outcomes)
+        if planned.rows:
+            with self._appended:
+                self._appended.notify_all()
         for ticket in group:
             ticket.outcomes, ticket.done = list(islice(outcomes, len(ticket.submissions))), True
 
@@ -190,6 +203,7 @@ class SQLiteStore:
             breaches={
                 condition: breach for condition in mentioned.conditions if (breach := first_breach(db, self._names, condition)) is not None
             },
+            tokens={lease: kept.revision for lease in mentioned.leases if (kept := get(db, LEASES, *lease))},
         )
         return known, frontiers
 
@@ -221,18 +235,21 @@ class SQLiteStore:
     def _write(self, db: sqlite3.Connection, rows: list[StoredEvent], frontiers: dict[str, Frontier]) -> None:
         names = self._names
         events, keys = [], []
+        leaves: dict[str, list[bytes]] = {}
         for row in rows:
             tenant, raw_id = names.tenant(row.stream.tenant), row.event_id.bytes
             kind = names.kind(row.wire_name, row.schema)
             # From occurred_at on, a StoredEvent and the columns have the same order.
             events.append((row.position, tenant, names.stream(row.stream), int(row.lane), row.version, raw_id, kind, *row[7:]))
             keys.append((tenant, raw_id, row.position, row.content_mac))
-            frontiers[row.stream.tenant].append(row.leaf)
+            leaves.setdefault(row.stream.tenant, []).append(row.leaf)
         keys.sort()  # neighbours in the index are written together: measurably fewer pages change
         db.executemany(_INSERT_KEY, keys)
         db.executemany(_INSERT_EVENT, events)
-        for tenant_name in {row.stream.tenant for row in rows}:
+        for tenant_name, its_leaves in leaves.items():
             frontier = frontiers[tenant_name]
+            no = names.tenant(tenant_name)
+            db.executemany(_INSERT_NODE, [(no, *node) for node in frontier.extend(its_leaves)])
             db.execute("UPDATE tenants SET size = ?, frontier = ? WHERE name = ?", (frontier.size, frontier.to_bytes(), tenant_name))
         db.execute("UPDATE log SET position = ?, recorded_at = ?", (rows[-1].position, rows[-1].recorded_at_us))
 
@@ -299,6 +316,35 @@ class SQLiteStore:
     def tenants(self) -> list[str]:
         with self.snapshot() as db:
             return [name for (name,) in db.execute("SELECT name FROM tenants WHERE size > 0 ORDER BY name")]
+
+    def tree_head(self, tenant: str) -> TreeHead:
+        with self.snapshot() as db:
+            found = db.execute("SELECT size, frontier FROM tenants WHERE name = ?", (tenant,)).fetchone()
+            try:
+                frontier = Frontier.from_bytes(*found) if found else Frontier()
+            except ValueError as error:
+                raise LogDamaged(position=0, reason=f"the tree head of tenant {tenant!r} is unreadable") from error
+            return TreeHead(frontier.size, frontier.root())
+
+    def tree(self, tenant: str, level: int, start: int, stop: int) -> list[bytes]:
+        with self.snapshot() as db:
+            found = db.execute("SELECT no FROM tenants WHERE name = ?", (tenant,)).fetchone()
+            if found is None or start >= stop:
+                return []
+            if level == 0:
+                return leaves(db, found[0], start, stop)
+            rows = db.execute(
+                "SELECT hash FROM nodes WHERE tenant = ? AND level = ? AND number >= ? AND number < ? ORDER BY number",
+                (found[0], level, start, stop),
+            )
+            return [digest for (digest,) in rows]
+
+    def wait(self, after: int, timeout_s: float) -> bool:
+        deadline = time.monotonic() + timeout_s
+        while not (found := self.head() > after) and (left := deadline - time.monotonic()) > 0:
+            with self._appended:  # a commit in between is seen at the next look: other processes write without notifying
+                self._appended.wait(min(left, _POLL_S))
+        return found
 
     def evidence(self) -> SQLiteEvidence:
         """The raw bytes for `verify`."""

@@ -108,6 +108,12 @@ class SQLiteEvidence:
             return {}
         return {no: (name if type(name) is bytes else repr(name).encode(), size, frontier) for no, name, size, frontier in rows}
 
+    def nodes(self) -> Iterator[tuple[Any, Any, Any, Any] | Unreadable]:
+        try:
+            yield from self._db.execute("SELECT tenant, level, number, hash FROM nodes ORDER BY tenant, level, number")
+        except DAMAGE as error:
+            yield Unreadable(0, 0, code_of(error))
+
     def head(self) -> tuple[Any, Any]:
         return self._value("SELECT position FROM log"), self._value("SELECT recorded_at FROM log")
 

@@ -97,6 +97,26 @@ def known_prefix(db: sqlite3.Connection, known_at_us: int) -> int:
     return low
 
 
+def leaves(db: sqlite3.Connection, tenant: int, start: int, stop: int) -> list[bytes]:
+    """Leaf hashes start … stop - 1 of a tenant: its leaves are in order of position, so the first is found by a binary search."""
+    low, high = 1, db.execute("SELECT coalesce(max(position), 0) + 1 FROM events").fetchone()[0]
+    while low < high:
+        middle = (low + high) // 2
+        found = db.execute(
+            "SELECT leaf_index FROM events INDEXED BY events_by_tenant WHERE tenant = ? AND position >= ? ORDER BY position LIMIT 1",
+            (tenant, middle),
+        ).fetchone()
+        if found is not None and found[0] < start:
+            low = middle + 1
+        else:
+            high = middle
+    rows = db.execute(
+        "SELECT leaf FROM events INDEXED BY events_by_tenant WHERE tenant = ? AND position >= ? ORDER BY position LIMIT ?",
+        (tenant, low, stop - start),
+    )
+    return [leaf for (leaf,) in rows]
+
+
 class _Selection:
     """A query as one or more sorted SELECTs ("arms") over disjoint sets of events, merged by position."""
 

@@ -15,7 +15,7 @@ from typing import Final
 from postsale.errors import LogDamaged, StoreUnavailable
 
 APPLICATION_ID: Final = 0x50535431  # "PST1" in the file's header: this file is a postsale log
-SCHEMA_VERSION: Final = 1  # PRAGMA user_version; a change needs a migration, which is never made silently
+SCHEMA_VERSION: Final = 2  # PRAGMA user_version; a change needs a migration, which is never made silently
 
 # `events` is clustered by position. What repeats (stream names, kinds) is interned: a leaf commits to the names, so an edited name
 # breaks the leaf of every event that uses it. `keys` stands apart because ids must be remembered after events are archived.
@@ -53,6 +53,13 @@ CREATE TABLE keys (
     tenant INTEGER NOT NULL, event_id BLOB NOT NULL, position INTEGER NOT NULL, content_mac BLOB NOT NULL,
     PRIMARY KEY (tenant, event_id)
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE nodes (
+    tenant INTEGER NOT NULL, level INTEGER NOT NULL, number INTEGER NOT NULL, hash BLOB NOT NULL, PRIMARY KEY (tenant, level, number)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE kv (
+    revision INTEGER PRIMARY KEY AUTOINCREMENT, space TEXT NOT NULL, tenant TEXT NOT NULL, key TEXT NOT NULL, value BLOB NOT NULL,
+    UNIQUE (space, tenant, key)
+) STRICT;
 CREATE TABLE quarantine (
     no INTEGER PRIMARY KEY, tenant TEXT NOT NULL, id TEXT NOT NULL, source TEXT NOT NULL, reason TEXT NOT NULL,
     received_at INTEGER NOT NULL, body BLOB NOT NULL, status TEXT NOT NULL, UNIQUE (tenant, id)
@@ -76,7 +83,7 @@ _TRIGGERS: Final = (
 CREATE TRIGGER {table}_no_update BEFORE UPDATE ON {table} BEGIN SELECT RAISE(ABORT, 'the log is append-only'); END;
 CREATE TRIGGER {table}_no_delete BEFORE DELETE ON {table} BEGIN SELECT RAISE(ABORT, 'the log is append-only'); END;
 """
-        for table in ("events", "keys", "streams", "kinds")
+        for table in ("events", "keys", "streams", "kinds", "nodes")
     )
     + "".join(
         f"""
@@ -224,7 +231,7 @@ def expected_schema() -> dict[str, str]:
     with closing(sqlite3.connect(":memory:")) as db:
         for statement in _statements(_TABLES + _INDEXES + _TRIGGERS):
             db.execute(statement)
-        return dict(db.execute("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL"))
+        return dict(db.execute("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite%'"))
 
 
 def _statements(script: str) -> Iterator[str]:

@@ -13,13 +13,14 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from postsale.store.contract import Evidence, Row, Store, Unreadable
-from postsale.store.leaves import Frontier, StreamNames, join_commitment, kind_names, leaf_of
+from postsale.store.leaves import Frontier, Node, StreamNames, join_commitment, kind_names, leaf_of
 
 MAX_PROBLEMS: Final = 10_000  # a wholly damaged file must not fill the memory with reasons
 _PROGRESS_EVERY: Final = 10_000
 _BUCKET: Final = 1_024  # positions per bucket when events and keys are compared
 _MAX_BUCKETS: Final = 256  # buckets looked into when they differ
 _NAMES_HELD: Final = 100_000
+_LEAVES_HELD: Final = 4_096
 _MALFORMED: Final = (KeyError, TypeError, ValueError, AttributeError, struct.error)  # what garbage in place of a value leads to
 _ROW_IN_INDEX: Final = re.compile(r"row (\d+) missing from index (?:events|decisions)_")
 
@@ -61,12 +62,20 @@ def verify(store: Store, on_progress: Callable[[int], None] | None = None) -> Ve
 class _Tenant:
     """How far a tenant's leaves have been followed."""
 
-    __slots__ = ("damaged", "frontier", "next_leaf")
+    __slots__ = ("damaged", "frontier", "leaves", "next_leaf", "nodes")
 
     def __init__(self) -> None:
         self.frontier = Frontier()
+        self.leaves: list[bytes] = []  # that the frontier has not taken in yet
+        self.nodes: list[Node] = []  # that the leaves completed
         self.next_leaf = 0  # differs from the frontier's size once a leaf could not be computed
         self.damaged = False  # a problem with a position is known already
+
+    def settle(self) -> Frontier:
+        """The frontier over all leaves so far."""
+        self.nodes += self.frontier.extend(self.leaves)
+        self.leaves.clear()
+        return self.frontier
 
 
 class _Verification:
@@ -78,6 +87,7 @@ class _Verification:
         self._tenants: dict[Any, _Tenant] = {}
         self._streams: dict[Any, tuple[Any, Any]] = {}  # tenant and names, or None twice
         self._kinds: dict[Any, Any] = {}
+        self._kept_nodes: dict[Any, list[tuple[Any, ...]]] = {}  # by tenant
         self._versions: dict[Any, int] = {}  # by stream: newest decision
         self._sums: dict[int, int] = {}  # by bucket of positions: digests of keys that events ask for less those that are there
         self._last = 0  # position
@@ -86,6 +96,7 @@ class _Verification:
     def run(self) -> VerifyReport:
         self._scan()
         self._check_head()
+        self._read_nodes()
         for tenant in sorted(self._tenants.keys() | self._heads.keys(), key=str):
             self._check_tenant(tenant)
         if self._sum_keys():
@@ -137,7 +148,9 @@ class _Verification:
                 last = position
                 last_recorded_at = recorded_at
                 state.next_leaf = index + 1
-                state.frontier.append(computed)
+                state.leaves.append(computed)
+                if len(state.leaves) >= _LEAVES_HELD:
+                    state.settle()
                 if lane:
                     versions[stream] = version
                 bucket = position // _BUCKET
@@ -218,7 +231,7 @@ class _Verification:
         )
         if computed != leaf:
             self._problem(position, "the stored bytes do not match their leaf")
-        state.frontier.append(computed)
+        state.leaves.append(computed)
 
     def _stream(self, ref: Any) -> tuple[Any, Any]:
         found = self._evidence.stream(ref)
@@ -248,7 +261,7 @@ class _Verification:
 
     def _check_tenant(self, tenant: Any) -> None:
         state = self._tenants.get(tenant) or _Tenant()
-        frontier = state.frontier
+        frontier = state.settle()
         name, size, raw = self._heads.get(tenant, (str(tenant).encode(), None, None))
         label = name.decode(errors="backslashreplace")
         self._report.tenants += 1
@@ -264,10 +277,21 @@ class _Verification:
         except ValueError:
             self._problem(0, f"the tree head of tenant {label!r} is unreadable")
             return
-        if not state.damaged and stored.to_bytes() != frontier.to_bytes():
+        if state.damaged:
+            return
+        if self._kept_nodes.pop(tenant, []) != sorted(state.nodes):
+            self._problem(0, f"the kept nodes of tenant {label!r} are not those of its tree")
+        if stored.to_bytes() != frontier.to_bytes():
             for mine, theirs in zip(frontier.subtrees(), stored.subtrees(), strict=True):
                 if mine != theirs:
                     self._rewritten(tenant, label, mine[0], mine[0] + mine[1] - 1)
+
+    def _read_nodes(self) -> None:
+        for node in self._evidence.nodes():
+            if isinstance(node, Unreadable):
+                self._problem(0, f"the kept nodes of the trees cannot be read: {node.reason}")
+            else:
+                self._kept_nodes.setdefault(node[0], []).append(node[1:])
 
     def _rewritten(self, tenant: Any, label: str, first: int, last: int) -> None:
         """Rows that agree with their leaves but not with the tree: somebody computed new leaves. Names the smallest known range."""

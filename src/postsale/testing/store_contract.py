@@ -25,6 +25,7 @@ from postsale.store import Appended, QuarantineItem, Query, Store, verify
 from postsale.store.leaves import commitment, leaf_of
 from postsale.testing.store_building import LIMIT_BYTES, Events, Hooks, each, in_threads, one, positions, stored
 from postsale.testing.store_contract_append import AppendContract, ConditionContract
+from postsale.testing.store_contract_beside import KeyValueContract, LeaseConditionContract, TreeContract, WaitContract
 
 
 class ReadContract(Hooks):
@@ -279,5 +280,15 @@ class QuarantineContract(Hooks):
         assert verify(store).ok
 
 
-class StoreContract(AppendContract, ConditionContract, ReadContract, LifeContract, QuarantineContract):
+class StoreContract(
+    AppendContract,
+    ConditionContract,
+    ReadContract,
+    LifeContract,
+    QuarantineContract,
+    TreeContract,
+    WaitContract,
+    LeaseConditionContract,
+    KeyValueContract,
+):
     """Everything a store promises; see the module for how to use it."""

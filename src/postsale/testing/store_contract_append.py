@@ -277,6 +277,11 @@ class ConditionContract(Hooks):
         (outcome,) = store.append([Submission((events.fact(stream),), (NoneSince((stream,), frozenset({"test/seen"}), 0),))])
         assert stored(outcome).stored
 
+    def test_a_submission_is_of_one_tenant(self, store: Store, events: Events) -> None:
+        (outcome,) = store.append(one(events.fact(events.stream("acme")), events.fact(events.stream("globex"))))
+        assert isinstance(outcome, InvalidInput)
+        assert store.head() == 0
+
     def test_conditions_come_before_the_size_limit_and_after_the_ids(self, store: Store, events: Events) -> None:
         fact, stream = events.fact(), events.stream()
         store.append(each(fact))
