@@ -176,6 +176,11 @@ class Store(Protocol):
         ...
 
     @property
+    def chapter(self) -> int:
+        """Positions per chapter, fixed when the log was created: chapter n has the positions n * chapter + 1 … (n + 1) * chapter."""
+        ...
+
+    @property
     def quarantine(self) -> Quarantine:
         """Where refused input of this log waits."""
         ...

@@ -15,16 +15,17 @@ from postsale.events import Clock, Lane, StoredEvent, StreamId, SystemClock
 from postsale.store.contract import LEASES, NoneSince, Outcome, Query, Row, Submission, TreeHead
 from postsale.store.kv import MemoryKeyValue
 from postsale.store.leaves import Frontier
-from postsale.store.plan import DEFAULT_LIMIT_BYTES, SALT_BYTES, Breach, Id, Key, Known, mentions, plan
+from postsale.store.plan import DEFAULT_CHAPTER, DEFAULT_LIMIT_BYTES, SALT_BYTES, Breach, Id, Key, Known, mentions, plan
 from postsale.store.quarantine import MemoryQuarantine
 
 
 class MemoryStore:
     """A log that ends with its process. Thread-safe."""
 
-    def __init__(self, *, clock: Clock | None = None, limit_bytes: int = DEFAULT_LIMIT_BYTES) -> None:
+    def __init__(self, *, clock: Clock | None = None, limit_bytes: int = DEFAULT_LIMIT_BYTES, chapter: int = DEFAULT_CHAPTER) -> None:
         self._clock: Clock = clock or SystemClock()
         self._limit_bytes = limit_bytes
+        self._chapter = chapter
         self._lock = threading.Condition()  # notified when rows were added
         self._log_id = secrets.token_hex(16)
         self._quarantine = MemoryQuarantine()
@@ -41,6 +42,10 @@ class MemoryStore:
     @property
     def log_id(self) -> str:
         return self._log_id
+
+    @property
+    def chapter(self) -> int:
+        return self._chapter
 
     @property
     def quarantine(self) -> MemoryQuarantine:

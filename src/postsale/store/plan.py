@@ -28,6 +28,7 @@ from postsale.store.contract import Appended, Condition, Holds, LeaseName, NoneS
 from postsale.store.leaves import StreamNames, join_commitment, kind_names, leaf_of
 
 DEFAULT_LIMIT_BYTES: Final = 1_048_576
+DEFAULT_CHAPTER: Final = 1_048_576  # positions
 SALT_BYTES: Final = 16
 MAX_NAME: Final = 200  # characters of a category, stream id or wire name
 

@@ -23,7 +23,7 @@ from postsale.events import Clock, StoredEvent, StreamId, SystemClock
 from postsale.store.contract import LEASES, Outcome, Query, Submission, TreeHead
 from postsale.store.kv import SQLiteKeyValue, get
 from postsale.store.leaves import Frontier
-from postsale.store.plan import DEFAULT_LIMIT_BYTES, SALT_BYTES, Id, Key, Known, Mentions, mentions, plan
+from postsale.store.plan import DEFAULT_CHAPTER, DEFAULT_LIMIT_BYTES, SALT_BYTES, Id, Key, Known, Mentions, mentions, plan
 from postsale.store.quarantine import SQLiteQuarantine
 from postsale.store.sqlite_evidence import SQLiteEvidence
 from postsale.store.sqlite_names import Names, decision_version, first_breach
@@ -44,7 +44,7 @@ class SQLiteStore:
     """A log in one file, created with mode 0600 when it is not there. Any number of threads and processes may share the file.
 
     An acknowledged append survives SIGKILL and loss of power; the latter not with `durable=False`, which is for logs that can be
-    made again, such as simulations. StoreUnavailable: the file belongs to another program or a newer
+    made again, such as simulations. `chapter` counts only when the file is created. StoreUnavailable: the file belongs to another program or a newer
     release, the disk is full, or another process held the write lock for longer than `busy_timeout_s`.
     """
 
@@ -56,6 +56,7 @@ class SQLiteStore:
         limit_bytes: int = DEFAULT_LIMIT_BYTES,
         busy_timeout_s: float = 10.0,
         durable: bool = True,
+        chapter: int = DEFAULT_CHAPTER,
     ) -> None:
         if str(path) in ("", ":memory:"):
             raise StoreUnavailable(url=f"sqlite:///{path}", reason="SQLiteStore keeps a file; MemoryStore is the log without one")
@@ -71,11 +72,13 @@ class SQLiteStore:
         self._idle: list[sqlite3.Connection] = []
         self._idle_lock = threading.Lock()
         self._closed = False
-        self._writer = open_file(self._path, busy_timeout_s=busy_timeout_s, durable=durable)
+        self._log_id: str
+        self._chapter: int
+        self._writer = open_file(self._path, busy_timeout_s=busy_timeout_s, chapter=chapter, durable=durable)
         try:
             self._names = Names(self._writer)
             with translated(self._url):
-                self._log_id: str = self._writer.execute("SELECT log_id FROM log").fetchone()[0]
+                self._log_id, self._chapter = self._writer.execute("SELECT log_id, chapter FROM log").fetchone()
             self._quarantine = SQLiteQuarantine(write=self.writing, read=self.snapshot)
             self._kv = SQLiteKeyValue(write=self.writing, read=self.snapshot)
         except BaseException:
@@ -88,6 +91,10 @@ class SQLiteStore:
     @property
     def log_id(self) -> str:
         return self._log_id
+
+    @property
+    def chapter(self) -> int:
+        return self._chapter
 
     @property
     def quarantine(self) -> SQLiteQuarantine:

@@ -21,7 +21,8 @@ SCHEMA_VERSION: Final = 2  # PRAGMA user_version; a change needs a migration, wh
 # breaks the leaf of every event that uses it. `keys` stands apart because ids must be remembered after events are archived.
 _TABLES: Final = """
 CREATE TABLE log (
-    one INTEGER PRIMARY KEY CHECK (one = 1), log_id TEXT NOT NULL, position INTEGER NOT NULL, recorded_at INTEGER NOT NULL
+    one INTEGER PRIMARY KEY CHECK (one = 1), log_id TEXT NOT NULL, position INTEGER NOT NULL, recorded_at INTEGER NOT NULL,
+    chapter INTEGER NOT NULL
 ) STRICT;
 CREATE TABLE tenants (
     no INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, size INTEGER NOT NULL, frontier BLOB NOT NULL
@@ -92,7 +93,10 @@ CREATE TRIGGER {table}_only_forward BEFORE UPDATE ON {table} WHEN {backward}
 BEGIN SELECT RAISE(ABORT, 'a head only moves forward'); END;
 """
         for table, backward in (
-            ("log", "NEW.log_id <> OLD.log_id OR NEW.position <= OLD.position OR NEW.recorded_at <= OLD.recorded_at"),
+            (
+                "log",
+                "NEW.log_id <> OLD.log_id OR NEW.chapter <> OLD.chapter OR NEW.position <= OLD.position OR NEW.recorded_at <= OLD.recorded_at",
+            ),
             ("tenants", "NEW.no <> OLD.no OR NEW.name <> OLD.name OR NEW.size <= OLD.size"),
         )
     )
@@ -160,8 +164,8 @@ def connect(path: Path, *, busy_timeout_s: float, reader: bool = False, durable:
     return db
 
 
-def open_file(path: Path, *, busy_timeout_s: float, durable: bool = True) -> sqlite3.Connection:
-    """A write connection to the log at `path`, created when there is no file, or an empty one.
+def open_file(path: Path, *, busy_timeout_s: float, chapter: int, durable: bool = True) -> sqlite3.Connection:
+    """A write connection to the log at `path`, created in chapters of so many positions when there is no file, or an empty one.
 
     StoreUnavailable for anything that is not a log of this schema version; such a file is not changed.
     """
@@ -182,7 +186,7 @@ def open_file(path: Path, *, busy_timeout_s: float, durable: bool = True) -> sql
                 _use_wal(db, busy_timeout_s)
                 db.execute("BEGIN IMMEDIATE")
                 if _is_new(db, url):  # not if another process was quicker
-                    _create(db)
+                    _create(db, chapter)
                 db.execute("COMMIT")
             if _use_wal(db, busy_timeout_s) != "wal":
                 raise StoreUnavailable(url=url, reason="this file system does not support SQLite's WAL")
@@ -217,10 +221,10 @@ def _is_new(db: sqlite3.Connection, url: str) -> bool:
     return False
 
 
-def _create(db: sqlite3.Connection) -> None:
+def _create(db: sqlite3.Connection, chapter: int) -> None:
     for statement in _statements(_TABLES + _INDEXES + _TRIGGERS):
         db.execute(statement)
-    db.execute("INSERT INTO log (one, log_id, position, recorded_at) VALUES (1, ?, 0, 0)", (secrets.token_hex(16),))
+    db.execute("INSERT INTO log (one, log_id, position, recorded_at, chapter) VALUES (1, ?, 0, 0, ?)", (secrets.token_hex(16), chapter))
     db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
