@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from postsale.errors import Unsupported
 from postsale.events import Clock
 from postsale.store.contract import (
@@ -25,6 +27,9 @@ from postsale.store.memory import MemoryStore
 from postsale.store.quarantine import MemoryQuarantine, SQLiteQuarantine
 from postsale.store.sqlite import SQLiteStore
 from postsale.store.verify import VerifyReport, verify
+
+if TYPE_CHECKING:
+    from postsale.store.postgres import PostgresStore
 
 __all__ = [
     "Appended",
@@ -51,16 +56,21 @@ __all__ = [
     "verify",
 ]
 
-_SUPPORTED = "memory:, sqlite:///relative.db or sqlite:////absolute.db (postgresql:// is coming)"
+_SUPPORTED = "memory:, sqlite:///relative.db, sqlite:////absolute.db or postgresql://host/database"
 
 
-def open_store(url: str, clock: Clock | None = None, *, durable: bool = True) -> MemoryStore | SQLiteStore:
-    """The store a URL names: `memory:`, `sqlite:///relative.db`, `sqlite:////absolute.db`.
+def open_store(url: str, clock: Clock | None = None, *, durable: bool = True) -> MemoryStore | SQLiteStore | PostgresStore:
+    """The store a URL names: `memory:`, `sqlite:///relative.db`, `sqlite:////absolute.db`, `postgresql://login@host/database`.
 
-    Raises Unsupported for any other URL (which is not repeated: it may hold a password), StoreUnavailable from the store itself.
+    The schema of a PostgreSQL log is `postsale`; for another, use `PostgresStore`. Raises Unsupported for any other URL (which is not
+    repeated: it may hold a password), MissingExtra, StoreUnavailable and NotAllowed from the store itself.
     """
     if url == "memory:":
         return MemoryStore(clock=clock)
+    if url.startswith(("postgresql://", "postgres://")):
+        from postsale.store.postgres import PostgresStore  # needs an extra
+
+        return PostgresStore(url, clock=clock)
     scheme, _, path = url.partition(":///")
     if scheme == "sqlite" and path and path != ":memory:":
         return SQLiteStore(path, clock=clock, durable=durable)
