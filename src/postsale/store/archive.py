@@ -12,7 +12,8 @@ import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import replace
-from itertools import islice
+from itertools import groupby, islice
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -53,11 +54,15 @@ class Chapters(Protocol):
         ...
 
     def detach(self, segment: Segment, listing: Listing) -> bool:
-        """In one transaction: keep the segment's description and listing, take its facts out of the live table; ids and decisions stay.
+        """Keep the segment's description and listing in one transaction, in that one or later ones take its facts out of the live table.
 
-        False, and nothing is changed, when the chapter has been detached already. LogDamaged when the live facts are not as many as
-        the segment's.
+        Readers find each event once at any moment. Ids and decisions stay. False when a segment of the chapter is kept already;
+        nothing is changed then. LogDamaged when the live facts are not as many as the segment's.
         """
+        ...
+
+    def finish(self, segment: Segment) -> None:
+        """Take out what facts of a kept segment are still in the live table, after a process was killed in the middle of that."""
         ...
 
 
@@ -75,6 +80,7 @@ def archive_chapter(
     pyarrow()
     for segment in chapters.segments():
         if segment.chapter == chapter:
+            chapters.finish(segment)
             return segment
     first, last = chapter * chapters.chapter + 1, (chapter + 1) * chapters.chapter
     if chapter < 0 or (head := chapters.head()) < last:
@@ -216,13 +222,13 @@ class Archive:
 
 
 def merged(live: Iterator[StoredEvent], archived: Generator[StoredEvent, None, None], query: Query) -> Iterator[StoredEvent]:
-    """Two readings of disjoint parts of a log as one, in the query's order and within its limit."""
+    """Two readings of a log as one, in the query's order and within its limit. A fact that is just being detached may be in both."""
     with closing(archived):
-        yield from islice(heapq.merge(live, archived, key=_position, reverse=query.backward), query.limit)
+        both = heapq.merge(live, archived, key=_position, reverse=query.backward)
+        yield from islice((next(same) for _, same in groupby(both, key=_position)), query.limit)
 
 
-def _position(event: StoredEvent) -> int:
-    return event.position
+_position = attrgetter("position")
 
 
 class _Want:

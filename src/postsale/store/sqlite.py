@@ -355,8 +355,8 @@ class SQLiteStore:
             if found is None or start >= stop:
                 return []
             if level == 0:
-                found_leaves = leaves(db, found[0], start, stop) + archived_leaves(db, self._archive, found[0], start, stop)
-                return [leaf for _, leaf in sorted(found_leaves)]
+                by_index = dict(leaves(db, found[0], start, stop) + archived_leaves(db, self._archive, found[0], start, stop))
+                return [leaf for _, leaf in sorted(by_index.items())]
             rows = db.execute(
                 "SELECT hash FROM nodes WHERE tenant = ? AND level = ? AND number >= ? AND number < ? ORDER BY number",
                 (found[0], level, start, stop),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import struct
+import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING, Final
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 LAST: Final = """SELECT max(
     (SELECT coalesce(max(position), 0) FROM events), coalesce((SELECT last FROM segments ORDER BY chapter DESC LIMIT 1), 0))"""
 """The position up to which there are events, archived ones included, from the events themselves."""
+
+DETACH_ROWS: Final = 2_000  # positions per transaction
 
 _SEGMENT: Final = (
     "SELECT chapter, CAST(name AS BLOB), CAST(directory AS BLOB), first, last, rows, size_bytes, sha256, tail_sha256, archived_at, {groups}"
@@ -203,12 +206,25 @@ class SQLiteChapters:
             )
             db.executemany("INSERT INTO segment_streams VALUES (?, ?, ?)", list(listed_streams(db, segment.chapter, listing)))
             db.executemany("INSERT INTO segment_tenants VALUES (?, ?, ?)", list(listed_tenants(db, segment.chapter, listing)))
-            gone = db.execute("DELETE FROM events WHERE position BETWEEN ? AND ? AND lane = 0", (segment.first, segment.last)).rowcount
-            if gone != segment.rows:
+            within = (segment.first, segment.last)
+            (live,) = db.execute("SELECT count(*) FROM events NOT INDEXED WHERE position BETWEEN ? AND ? AND lane = 0", within).fetchone()
+            if live != segment.rows:
                 raise LogDamaged(
-                    position=segment.first, reason=f"its chapter has {gone:,} facts, its segment {segment.rows:,}; nothing was detached"
+                    position=segment.first, reason=f"its chapter has {live:,} facts, its segment {segment.rows:,}; nothing was detached"
                 )
+        self.finish(segment)
         return True
+
+    def finish(self, segment: Segment) -> None:
+        """In many small transactions, with a pause as long after each: deleting a chapter at once would keep writers waiting for too long."""
+        at = segment.first
+        while at <= segment.last:
+            began = time.monotonic()
+            with self._store.writing() as db:
+                db.execute("DELETE FROM events WHERE position BETWEEN ? AND ? AND lane = 0", (at, min(at + DETACH_ROWS - 1, segment.last)))
+            at += DETACH_ROWS
+            if at <= segment.last:
+                time.sleep(time.monotonic() - began)
 
 
 def listed_streams(db: sqlite3.Connection, chapter: int, listing: Listing) -> Iterator[tuple[int, int, bytes]]:

@@ -52,11 +52,15 @@ class SQLiteEvidence:
         self._db.close()
 
     def rows(self) -> Iterator[Row | Unreadable]:
-        """The live table and the segments, merged by position."""
+        """The live table and the segments, merged by position. A fact that is just being detached may be in both."""
         self._doubts.clear()
-        return heapq.merge(
+        before: object = None
+        for found in heapq.merge(
             self._live_rows(), self._archived_rows(), key=lambda found: found[0] if isinstance(found, tuple) else found.first
-        )
+        ):
+            if found != before or isinstance(found, Unreadable):
+                yield found
+            before = found
 
     def _archived_rows(self) -> Iterator[Row | Unreadable]:
         try:
