@@ -21,6 +21,7 @@ from postsale.store.contract import (
     Submission,
     TreeHead,
 )
+from postsale.store.leases import Lease, Leases
 from postsale.store.memory import MemoryStore
 from postsale.store.quarantine import MemoryQuarantine, SQLiteQuarantine
 from postsale.store.sqlite import SQLiteStore
@@ -32,7 +33,9 @@ __all__ = [
     "Holds",
     "Kept",
     "KeyValue",
+    "Lease",
     "LeaseName",
+    "Leases",
     "MemoryQuarantine",
     "MemoryStore",
     "NoneSince",
