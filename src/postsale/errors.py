@@ -147,6 +147,18 @@ class LeaseLost(PostSaleError):
 
 
 @dataclass(eq=False, kw_only=True)
+class LeaseHeld(PostSaleError):
+    """Another worker does this job and did not give it up while it was waited for. Nothing was done."""
+
+    lease: str
+    holder: str  # a process and its machine
+    until: str  # RFC 3339
+    found = "lease {lease} is held by {holder} until {until}"
+    expected = "a lease that nobody holds"
+    todo = "Let the holder finish, or try again after that time: a holder that died loses the lease then."
+
+
+@dataclass(eq=False, kw_only=True)
 class EventTooLarge(PostSaleError):
     """An event exceeds the size limit of the log."""
 
