@@ -137,15 +137,12 @@ def _advice(wire_name: str, known: Registry) -> str:
 
 def changes(old: Schema, new: Schema) -> list[Change]:
     """What differs between two schemas of one version, in words, and what that breaks; [] exactly when their shapes are equal."""
-    before, after = shape_of(old), shape_of(new)
-    if json.dumps(before, sort_keys=True) == json.dumps(after, sort_keys=True):  # in Python, 1 and True would be equal
-        return []
-    return list(_compare("", before, after)) or [(_OTHERWISE.format("the event"), "stored")]
+    return list(_compare("", shape_of(old), shape_of(new)))
 
 
 def _compare(path: str, old: Schema, new: Schema) -> Iterator[Change]:
     """What changed at a path: "" is the event, `a.b` a field, `a[]` its items, `a.*` its values."""
-    if old == new:
+    if _same(old, new):
         return
     before, after = _branches(old), _branches(new)
     found = [*_marks(path, old, new), *_keywords(path, _around(old), _around(new))]
@@ -155,6 +152,10 @@ def _compare(path: str, old: Schema, new: Schema) -> Iterator[Change]:
     else:
         found.append(_became(path, old, new))
     yield from found or [(_OTHERWISE.format(_at(path)), "stored")]
+
+
+def _same(a: Any, b: Any) -> bool:
+    return json.dumps(a, sort_keys=True) == json.dumps(b, sort_keys=True)  # in Python, 1 and True would be equal
 
 
 def _at(path: str) -> str:
@@ -201,12 +202,10 @@ def _single(path: str, old: Schema, new: Schema) -> Iterator[Change]:
         a, b = old.get(key, True), new.get(key, True)
         if isinstance(a, dict) and isinstance(b, dict):
             yield from _compare(inner, a, b)
-        elif a != b and key == "additionalProperties" and isinstance(a, bool) and isinstance(b, bool):
-            yield (
-                (f"{_at(path)} now takes unknown fields, {_REFUSED}", "rolling")
-                if b
-                else (f"{_at(path)} takes no unknown fields", "stored")
-            )
+        elif (a, b) == (False, True):
+            yield f"{_at(path)} now takes unknown fields, {_REFUSED}", "rolling"
+        elif (a, b) == (True, False):
+            yield f"{_at(path)} no longer takes unknown fields", "stored"
         elif a != b:
             yield _became(path, old, new)
     for key in _LISTS:
@@ -254,14 +253,14 @@ def _keywords(path: str, old: Schema, new: Schema) -> Iterator[Change]:
     """Bounds, patterns, allowed values, checks and options."""
     for key in sorted((old.keys() | new.keys()) - _APART):
         a, b = old.get(key), new.get(key)
-        if a == b:
+        if _same(a, b):
             continue
-        if key == "x-check":
-            yield f"{_at(path)} was checked by {_said(a)}, is now checked by {_said(b)}", "stored" if b else "rolling"
+        if key == "x-validators":
+            yield f"{_at(path)} was validated by {_said(a)}, is now validated by {_said(b)}", "stored"  # a validator may change values
         elif key == "enum" and a is not None and b is not None:
-            for value in (v for v in a if v not in b):
+            for value in (v for v in a if not any(_same(v, other) for other in b)):
                 yield f"{_at(path)} no longer takes {value!r}", "stored"
-            for value in (v for v in b if v not in a):
+            for value in (v for v in b if not any(_same(v, other) for other in a)):
                 yield f"{_at(path)} now takes {value!r}, {_REFUSED}", "rolling"
         elif _wider(key, a, b):
             yield f"{_at(path)}: {key} was {_said(a)}, is now {_said(b)}: more is taken, {_REFUSED}", "rolling"

@@ -137,18 +137,20 @@ class Event(BaseModel):
         return self.model_dump(exclude=set(self.envelope_fields) or None, exclude_none=True)
 
 
-def _is_personal(annotation: Any, cls: type, name: str, *, top: bool = True) -> bool:
+def _is_personal(annotation: Any, cls: type, name: str, *, top: bool = True, within: tuple[type, ...] = ()) -> bool:
     """Whether a field is `Personal[...]` or `Personal[...] | None`; refuses the mark anywhere deeper, where it would be stored in the clear."""
     if _MARK in getattr(annotation, "__metadata__", ()):
         if not top:
             raise BadDeclaration(what=f"{cls.__name__}.{name}", reason="Personal[...] must be the outermost type of its field")
         return True
     if hasattr(annotation, "__value__"):  # a `type` alias
-        return _is_personal(annotation.__value__, cls, name, top=top)
-    if isinstance(annotation, type) and any(_is_personal(inner, annotation, n) for n, inner in _nested(annotation).items()):
-        raise BadDeclaration(what=f"{cls.__name__}.{name}", reason="a nested type has Personal[...] fields; move them to the event")
+        return _is_personal(annotation.__value__, cls, name, top=top, within=within)
+    if isinstance(annotation, type) and annotation not in within:  # types may hold themselves
+        inner = (*within, annotation)
+        if any(_is_personal(field, annotation, n, within=inner) for n, field in _nested(annotation).items()):
+            raise BadDeclaration(what=f"{cls.__name__}.{name}", reason="a nested type has Personal[...] fields; move them to the event")
     optional = get_origin(annotation) in (Union, UnionType) and type(None) in get_args(annotation)
-    return any(_is_personal(arg, cls, name, top=top and optional) for arg in get_args(annotation))
+    return any(_is_personal(arg, cls, name, top=top and optional, within=within) for arg in get_args(annotation))
 
 
 def _nested(annotation: type) -> dict[str, Any]:

@@ -53,12 +53,12 @@ class _Decoding(GenerateJsonSchema):
             more |= {f"x-{key}": value for key, value in config.items() if key.startswith(("str_", "coerce_")) and value}
         if schema["type"].startswith("function-"):
             function = schema["function"]["function"]
-            more["x-check"] = [*out.get("x-check", ()), getattr(function, "__qualname__", type(function).__qualname__)]
+            more["x-validators"] = [*out.get("x-validators", ()), getattr(function, "__qualname__", type(function).__qualname__)]
         return {**out, **more}
 
 
 def schema_of(cls: type[Event]) -> dict[str, Any]:
-    """JSON Schema of a version. `x-check` names the functions that look at a value after its type."""
+    """JSON Schema of a version. `x-validators` names the functions that look at a value after its type."""
     schema = cls.model_json_schema(schema_generator=_Decoding)
     name = schema.get("$ref", "").removeprefix("#/$defs/")
     if name and f'"#/$defs/{name}"' not in json.dumps(schema["$defs"]):  # referred to from nowhere else: stands at the top
@@ -79,8 +79,12 @@ def _shape(node: Any, definitions: Schema, within: tuple[str, ...]) -> Any:
         name = node["$ref"].removeprefix("#/$defs/")
         if name in within:
             return {"$ref": len(within) - within.index(name)}  # so many definitions further out: names of classes are no shape
-        checks = [*definitions[name].get("x-check", ()), *node.get("x-check", ())]
-        node = {**definitions[name], **{k: v for k, v in node.items() if k != "$ref"}, **({"x-check": checks} if checks else {})}
+        validators = [*definitions[name].get("x-validators", ()), *node.get("x-validators", ())]
+        node = {
+            **definitions[name],
+            **{k: v for k, v in node.items() if k != "$ref"},
+            **({"x-validators": validators} if validators else {}),
+        }
         return _shape(node, definitions, (*within, name))
 
     def inner(value: Any) -> Any:
