@@ -5,6 +5,7 @@ May import everything below `app`; holds no rule of its own.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -103,17 +104,19 @@ class PostSale:
         may_see: MaySee = everything,
         new_ref: Callable[[], str] = random_ref,
         world: Origin = Origin.LIVE,
+        archive: str | os.PathLike[str] | None = None,
     ) -> Self:
         """Open, or create, the log a URL names: `sqlite:///relative.db`, `sqlite:////absolute.db`, or `memory:`.
 
         Beside `NAME.db` it keeps `NAME.keys` (0600; lose it and personal data is unreadable) and `NAME.views` (derived).
         `agents` are those that may run; a new one only observes. `tools` leave the building only with `sandbox=False`.
+        `archive` is the directory of archived chapters, if they were moved from where they were archived to.
         Raises Unsupported, StoreUnavailable, KeyUnavailable, BadDeclaration, PolicyInvalid.
         """
         clock = clock or SystemClock()
         toolbox = Toolbox(tools, sandbox=sandbox)
         with ExitStack() as opened:
-            store = open_store(url, clock, durable=world is not Origin.SIMULATION)  # a simulation is made again
+            store = open_store(url, clock, durable=world is not Origin.SIMULATION, archive=archive)  # a simulation is made again
             opened.callback(store.close)
             # A log with events had keys: new ones would open nothing, and would record everything a second time.
             vault = FileVault.in_memory() if url == "memory:" else FileVault(_beside(url, ".keys"), create=not store.head())

@@ -22,6 +22,7 @@ from postsale.cli.common import (
     Json,
     KnownAt,
     TenantName,
+    archive_moved,
     counts,
     emit,
     hint,
@@ -232,7 +233,7 @@ def log_verify(db: Db = DEFAULT_DB, json: Json = False) -> None:
     """Recompute every leaf from the stored bytes; names each event that was changed. Needs no keys. Exit status 1 when one was."""
     if db.startswith("sqlite:///") and not os.path.exists(db.removeprefix("sqlite:///")):
         raise StoreUnavailable(url=db, reason="there is no such database")
-    with closing(open_store(db)) as store:  # without the keys: whoever has only a copy of the log can verify it
+    with closing(open_store(db, archive=archive_moved())) as store:  # without the keys: whoever has only a copy of the log can verify it
         with progress("verifying", store.head(), quiet=json) as advance:
             report = verify(store, _steps(advance))
         if json:

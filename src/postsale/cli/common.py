@@ -28,6 +28,8 @@ from postsale.agents import Agent
 from postsale.app import PostSale, Tenant
 from postsale.errors import (
     ApprovalRefused,
+    ArchiveBusy,
+    ArchiveUnwritable,
     IdentityConflict,
     InvalidInput,
     KeyUnavailable,
@@ -38,6 +40,7 @@ from postsale.errors import (
     PostSaleError,
     ReplayDiverged,
     SealBroken,
+    SegmentUnreadable,
     StoreUnavailable,
     UnknownCustomer,
     UnknownDecision,
@@ -49,14 +52,14 @@ out = Console(highlight=False, width=_WIDTH)
 err = Console(stderr=True, highlight=False)
 
 EXIT_CODES = """Exit status: 0 done · 1 a check found something wrong · 2 the input is wrong · 3 refused · 4 not found · 5 the database or its keys cannot be used
-Environment: POSTSALE_DB · POSTSALE_TENANT · POSTSALE_TOKEN (act as its owner) · POSTSALE_IMPORT (modules that declare your own signals) · POSTSALE_HEALTH (module:NAME of your health model)"""
+Environment: POSTSALE_DB · POSTSALE_TENANT · POSTSALE_TOKEN (act as its owner) · POSTSALE_IMPORT (modules that declare your own signals) · POSTSALE_HEALTH (module:NAME of your health model) · POSTSALE_ARCHIVE (where archived chapters were moved to)"""
 
 _STATUS: tuple[tuple[tuple[type[PostSaleError], ...], int], ...] = (
     ((LogDamaged, ReplayDiverged, SealBroken), 1),
     ((InvalidInput, MappingInvalid, PolicyInvalid, IdentityConflict), 2),
     ((ApprovalRefused, NotAllowed), 3),
     ((UnknownCustomer, UnknownDecision), 4),
-    ((StoreUnavailable, KeyUnavailable), 5),
+    ((StoreUnavailable, KeyUnavailable, SegmentUnreadable, ArchiveBusy, ArchiveUnwritable), 5),
 )
 
 _WILD = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
@@ -107,8 +110,13 @@ def opened(db: str, agents: Sequence[Agent] = (), *, create: bool = False) -> It
     path = db.removeprefix("sqlite:///")
     if not create and db.startswith("sqlite:///") and not os.path.exists(path):
         raise StoreUnavailable(url=db, reason="there is no such database; start with `postsale demo` or `postsale ingest`")
-    with PostSale.open(db, agents=agents, health=_health()) as ps:
+    with PostSale.open(db, agents=agents, health=_health(), archive=archive_moved()) as ps:
         yield ps
+
+
+def archive_moved() -> str | None:
+    """Where archived chapters are, if they are no longer where they were archived to."""
+    return os.environ.get("POSTSALE_ARCHIVE") or None
 
 
 def _health() -> HealthModel:

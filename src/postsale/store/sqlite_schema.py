@@ -57,6 +57,17 @@ CREATE TABLE keys (
 CREATE TABLE nodes (
     tenant INTEGER NOT NULL, level INTEGER NOT NULL, number INTEGER NOT NULL, hash BLOB NOT NULL, PRIMARY KEY (tenant, level, number)
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE segments (
+    chapter INTEGER PRIMARY KEY, name TEXT NOT NULL, directory TEXT NOT NULL, first INTEGER NOT NULL, last INTEGER NOT NULL,
+    rows INTEGER NOT NULL, size_bytes INTEGER NOT NULL, sha256 BLOB NOT NULL, tail_sha256 BLOB NOT NULL, archived_at INTEGER NOT NULL,
+    groups BLOB NOT NULL
+) STRICT;
+CREATE TABLE segment_streams (
+    stream INTEGER NOT NULL, chapter INTEGER NOT NULL, groups BLOB NOT NULL, PRIMARY KEY (stream, chapter)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE segment_tenants (
+    tenant INTEGER NOT NULL, chapter INTEGER NOT NULL, leaves BLOB NOT NULL, PRIMARY KEY (tenant, chapter)
+) STRICT, WITHOUT ROWID;
 CREATE TABLE kv (
     revision INTEGER PRIMARY KEY AUTOINCREMENT, space TEXT NOT NULL, tenant TEXT NOT NULL, key TEXT NOT NULL, value BLOB NOT NULL,
     UNIQUE (space, tenant, key)
@@ -78,13 +89,17 @@ CREATE INDEX quarantine_by_arrival ON quarantine (tenant, received_at);
 
 # Against accidents by whoever opens the file with another program; whoever drops the triggers first is found by `verify`.
 # The insert triggers are there for INSERT OR REPLACE, which deletes without a delete trigger unless recursive_triggers is on.
+# A fact goes when its chapter has a segment: no trigger is ever lifted, and a segment cannot be kept for a chapter that may still grow.
 _TRIGGERS: Final = (
     "".join(
         f"""
 CREATE TRIGGER {table}_no_update BEFORE UPDATE ON {table} BEGIN SELECT RAISE(ABORT, 'the log is append-only'); END;
-CREATE TRIGGER {table}_no_delete BEFORE DELETE ON {table} BEGIN SELECT RAISE(ABORT, 'the log is append-only'); END;
+CREATE TRIGGER {table}_no_delete BEFORE DELETE ON {table}{unless} BEGIN SELECT RAISE(ABORT, 'the log is append-only'); END;
 """
-        for table in ("events", "keys", "streams", "kinds", "nodes")
+        for table, unless in {
+            "events": " WHEN OLD.lane <> 0 OR NOT EXISTS (SELECT 1 FROM segments WHERE OLD.position BETWEEN first AND last)",
+            **dict.fromkeys(("keys", "streams", "kinds", "nodes", "segments", "segment_streams", "segment_tenants"), ""),
+        }.items()
     )
     + "".join(
         f"""
@@ -107,6 +122,12 @@ BEGIN SELECT RAISE(ABORT, 'the log is append-only'); END;
 """
         for table in ("events", "keys")
     )
+    + """
+CREATE TRIGGER segments_once BEFORE INSERT ON segments
+WHEN EXISTS (SELECT 1 FROM segments WHERE chapter = NEW.chapter) OR NEW.last > (SELECT position FROM log)
+    OR NEW.first <> NEW.chapter * (SELECT chapter FROM log) + 1 OR NEW.last <> (NEW.chapter + 1) * (SELECT chapter FROM log)
+BEGIN SELECT RAISE(ABORT, 'the log is append-only'); END;
+"""
 )
 
 _REASONS: Final = {
