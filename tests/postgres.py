@@ -14,6 +14,7 @@ from typing import Any
 
 import psycopg
 
+from postsale.projections.views_postgres import projector_role, views_schema, views_sql
 from postsale.store.plan import DEFAULT_CHAPTER
 from postsale.store.postgres_schema import Roles, init_sql
 
@@ -44,11 +45,12 @@ def new_log(chapter: int = DEFAULT_CHAPTER) -> Iterator[tuple[str, str]]:
     with psycopg.connect(server(), autocommit=True) as admin:
         with admin.transaction():
             admin.execute(init_sql(schema, chapter=chapter))
+            admin.execute(views_sql(schema))
         admin.execute(f"CREATE ROLE {login} LOGIN NOINHERIT")
-        admin.execute(f"GRANT {roles.writer}, {roles.tailer} TO {login}")
+        admin.execute(f"GRANT {roles.writer}, {roles.tailer}, {projector_role(schema)} TO {login}")
         yield server().replace("://postgres:@", f"://{login}@"), schema
-        admin.execute(f"DROP SCHEMA {schema} CASCADE")
+        admin.execute(f"DROP SCHEMA IF EXISTS {schema}, {views_schema(schema)} CASCADE")
         admin.execute(f"DROP ROLE {login}")
-        for role in roles:
+        for role in (*roles, projector_role(schema)):
             admin.execute(f"DROP OWNED BY {role}")
             admin.execute(f"DROP ROLE {role}")

@@ -65,12 +65,13 @@ class UnknownWireName(PostSaleError):
 
 @dataclass(eq=False, kw_only=True)
 class UpcastFailed(PostSaleError):
-    """An upcaster raised; the event is named and no state changed."""
+    """An upcaster raised or gave no JSON; the stored event and the step are named, and no state changed."""
 
-    wire_name: str
+    wire_name: str  # of the stored event
     position: int | None
+    step: str  # the version whose upcaster failed: `wire_name`, or a later one of the chain
     reason: str
-    found = "the upcaster from {wire_name!r} failed on position {position} with {reason}"
+    found = "the upcaster from {step!r} failed on {wire_name!r} at position {position} with {reason}"
     expected = "a pure function that accepts every stored event of that version"
     todo = "Mend the upcaster; the stored event is unchanged."
 
@@ -83,6 +84,16 @@ class BadDeclaration(PostSaleError, TypeError):
     reason: str
     found = "{what}: {reason}"
     todo = "Change the declaration."
+
+
+@dataclass(eq=False, kw_only=True)
+class BreakingChange(PostSaleError):
+    """A stored version of a kind was changed in the code. The history of schemas is as it was: writing it again does not heal this."""
+
+    changes: str  # a line each: the wire name, what changed, what to do
+    found = "the code changes versions of events that are stored"
+    expected = "them as they are in the log"
+    todo = "What changed:\n{changes}"
 
 
 # ---------------------------------------------------------------- the log
@@ -144,6 +155,18 @@ class LeaseLost(PostSaleError):
     found = "lease {lease} with token {newest_token}"
     expected = "token {token}, under which this was written"
     todo = "Stop this worker's run and take the lease again: another worker holds it or held it since."
+
+
+@dataclass(eq=False, kw_only=True)
+class LeaseHeld(PostSaleError):
+    """Another worker does this job and did not give it up while it was waited for. Nothing was done."""
+
+    lease: str
+    holder: str  # a process and its machine
+    until: str  # RFC 3339
+    found = "lease {lease} is held by {holder} until {until}"
+    expected = "a lease that nobody holds"
+    todo = "Let the holder finish, or try again after that time: a holder that died loses the lease then."
 
 
 @dataclass(eq=False, kw_only=True)

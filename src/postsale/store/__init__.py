@@ -24,6 +24,7 @@ from postsale.store.contract import (
     Submission,
     TreeHead,
 )
+from postsale.store.leases import Lease, Leases
 from postsale.store.memory import MemoryStore
 from postsale.store.quarantine import MemoryQuarantine, SQLiteQuarantine
 from postsale.store.segments import Segment
@@ -38,7 +39,9 @@ __all__ = [
     "Holds",
     "Kept",
     "KeyValue",
+    "Lease",
     "LeaseName",
+    "Leases",
     "MemoryQuarantine",
     "MemoryStore",
     "NoneSince",

@@ -12,8 +12,6 @@ import threading
 import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from copy import copy
-from itertools import islice
 from pathlib import Path
 from typing import Final
 from uuid import UUID
@@ -22,6 +20,7 @@ from postsale.errors import LogDamaged, MissingExtra, PostSaleError, SegmentUnre
 from postsale.events import Clock, StoredEvent, StreamId, SystemClock
 from postsale.store.archive import Archive
 from postsale.store.contract import LEASES, NoneSince, Outcome, Query, Submission, TreeHead
+from postsale.store.group import Groups
 from postsale.store.kv import SQLiteKeyValue, get
 from postsale.store.leaves import Frontier
 from postsale.store.plan import DEFAULT_CHAPTER, DEFAULT_LIMIT_BYTES, SALT_BYTES, Breach, Id, Key, Known, Mentions, mentions, plan
@@ -33,7 +32,6 @@ from postsale.store.sqlite_names import Names, decision_version, first_breach
 from postsale.store.sqlite_read import COLUMNS, Decoder, leaves, stream_number
 from postsale.store.sqlite_schema import connect, open_file, translated, url_of
 
-_GROUP_EVENTS: Final = 5_000  # a shared commit takes no further append beyond this, which bounds its memory and everyone's wait
 _IDS_PER_LOOKUP: Final = (500, 50, 5, 1)  # few distinct statements, so that each is prepared once
 _IDLE_READERS: Final = 4
 _POLL_S: Final = 0.05  # how late another process's append may be noticed
@@ -72,8 +70,7 @@ class SQLiteStore:
         self._limit_bytes = limit_bytes
         self._busy_timeout_s = busy_timeout_s
         self._write_lock = threading.RLock()
-        self._waiting: list[_Ticket] = []
-        self._waiting_lock = threading.Lock()
+        self._groups = Groups(self._commit, self._write_lock)
         self._appended = threading.Condition()  # notified after a commit of this process
         self._idle: list[sqlite3.Connection] = []
         self._idle_lock = threading.Lock()
@@ -115,48 +112,9 @@ class SQLiteStore:
 
     def append(self, submissions: Sequence[Submission]) -> list[Outcome]:
         """See `Store.append`. Appends of other threads that wait for the lock go into the same commit."""
-        ticket = _Ticket(submissions)
-        with self._waiting_lock:
-            self._waiting.append(ticket)
-        with self._write_lock:
-            while not ticket.done:
-                self._serve(self._next_group())
-        if ticket.error is not None:
-            raise ticket.error
-        return ticket.outcomes
+        return self._groups.append(submissions)
 
-    def _next_group(self) -> list[_Ticket]:
-        with self._waiting_lock:
-            size, count = 0, 0
-            for ticket in self._waiting:
-                size += ticket.events
-                if count and size > _GROUP_EVENTS:
-                    break
-                count += 1
-            group, self._waiting = self._waiting[:count], self._waiting[count:]
-            return group
-
-    def _serve(self, group: list[_Ticket]) -> None:
-        """Commit a group together. What is wrong with the store is everybody's error; after any other, each is tried alone."""
-        try:
-            try:
-                self._commit(group)
-            except PostSaleError as error:
-                for ticket in group:
-                    ticket.fail(copy(error))  # one object raised in many threads would mix up their tracebacks
-            except Exception as error:
-                if len(group) == 1:
-                    group[0].fail(error)
-                else:
-                    for ticket in group:
-                        self._serve([ticket])
-        finally:
-            # After an interrupt (Ctrl-C) the others' threads still wait: put them back, ids make a second try safe.
-            with self._waiting_lock:
-                self._waiting[:0] = [ticket for ticket in group if not ticket.done]
-
-    def _commit(self, group: list[_Ticket]) -> None:
-        submissions = [submission for ticket in group for submission in ticket.submissions]
+    def _commit(self, submissions: list[Submission]) -> list[Outcome]:
         mentioned = mentions(submissions)
         with self.writing() as db:
             known, frontiers = self._known(db, mentioned)
@@ -170,12 +128,10 @@ class SQLiteStore:
             )
             if planned.rows:
                 self._write(db, planned.rows, frontiers)
-        outcomes = iter(planned.outcomes)
         if planned.rows:
             with self._appended:
                 self._appended.notify_all()
-        for ticket in group:
-            ticket.outcomes, ticket.done = list(islice(outcomes, len(ticket.submissions))), True
+        return planned.outcomes
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
@@ -389,22 +345,6 @@ class SQLiteStore:
                 with suppress(sqlite3.Error):
                     db.close()
             self._idle.clear()
-
-
-class _Ticket:
-    """One `append` call that waits for its commit."""
-
-    __slots__ = ("done", "error", "events", "outcomes", "submissions")
-
-    def __init__(self, submissions: Sequence[Submission]) -> None:
-        self.submissions = submissions
-        self.events = sum(len(submission.events) for submission in submissions)
-        self.outcomes: list[Outcome] = []
-        self.error: Exception | None = None
-        self.done = False
-
-    def fail(self, error: Exception) -> None:
-        self.error, self.done = error, True
 
 
 def _one(db: sqlite3.Connection, where: str, values: tuple[object, ...]) -> StoredEvent | None:
