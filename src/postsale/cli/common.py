@@ -10,9 +10,10 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, date, datetime, time
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any
 
@@ -44,8 +45,10 @@ from postsale.errors import (
     StoreUnavailable,
     UnknownCustomer,
     UnknownDecision,
+    Unsupported,
 )
 from postsale.projections import CUSTOMER_HEALTH, HealthModel
+from postsale.store import MemoryStore, SQLiteStore, open_store
 
 _WIDTH = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 140  # a pipe has no width of its own
 out = Console(highlight=False, width=_WIDTH)
@@ -112,6 +115,28 @@ def opened(db: str, agents: Sequence[Agent] = (), *, create: bool = False) -> It
         raise StoreUnavailable(url=db, reason="there is no such database; start with `postsale demo` or `postsale ingest`")
     with PostSale.open(db, agents=agents, health=_health(), archive=archive_moved()) as ps:
         yield ps
+
+
+def existing_file(db: str) -> Path:
+    """The file of a SQLite URL. Unsupported for another URL, StoreUnavailable when there is no such file."""
+    if not db.startswith("sqlite:///"):
+        raise Unsupported(what=f"a database with the scheme {db.partition(':')[0]!r} here", supported="sqlite:///NAME.db")
+    path = Path(db.removeprefix("sqlite:///"))
+    if not path.exists():
+        raise StoreUnavailable(url=db, reason="there is no such database")
+    return path
+
+
+@contextmanager
+def opened_store(db: str) -> Iterator[MemoryStore | SQLiteStore]:
+    """The log of a database without its keys, which must be there."""
+    _given.clear()
+    if db != os.environ.get("POSTSALE_DB", DEFAULT_DB):
+        _given["--db"] = db
+    if db.startswith("sqlite:///"):
+        existing_file(db)
+    with closing(open_store(db, archive=archive_moved())) as store:
+        yield store
 
 
 def archive_moved() -> str | None:
@@ -216,3 +241,15 @@ def progress(title: str, total: int | None, *, quiet: bool) -> Iterator[Callable
     with Progress(*columns, console=err, transient=True) as bar:
         task = bar.add_task(escape(tame(title)), total=total)
         yield lambda n: bar.update(task, advance=n)
+
+
+@contextmanager
+def steps(*, quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
+    """A bar for work in several steps; call the function with the step, how much of it is done, and how much there is."""
+    if quiet or not err.is_terminal:
+        yield lambda _what, _done, _all: None
+        return
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=err, transient=True) as bar:
+        task = bar.add_task("")
+        yield lambda what, done, total: bar.update(task, description=escape(tame(what)), completed=done, total=total)
