@@ -28,6 +28,7 @@ from postsale.agents import Agent
 from postsale.app import PostSale, Tenant
 from postsale.errors import (
     ApprovalRefused,
+    BreakingChange,
     IdentityConflict,
     InvalidInput,
     KeyUnavailable,
@@ -52,7 +53,7 @@ EXIT_CODES = """Exit status: 0 done · 1 a check found something wrong · 2 the 
 Environment: POSTSALE_DB · POSTSALE_TENANT · POSTSALE_TOKEN (act as its owner) · POSTSALE_IMPORT (modules that declare your own signals) · POSTSALE_HEALTH (module:NAME of your health model)"""
 
 _STATUS: tuple[tuple[tuple[type[PostSaleError], ...], int], ...] = (
-    ((LogDamaged, ReplayDiverged, SealBroken), 1),
+    ((LogDamaged, ReplayDiverged, SealBroken, BreakingChange), 1),
     ((InvalidInput, MappingInvalid, PolicyInvalid, IdentityConflict), 2),
     ((ApprovalRefused, NotAllowed), 3),
     ((UnknownCustomer, UnknownDecision), 4),
