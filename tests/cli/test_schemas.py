@@ -147,7 +147,7 @@ def test_a_module_without_kinds_is_bad_input(project: Project, module: str) -> N
 OWN_TESTS = """
 import itertools
 import pytest
-from postsale.events import registry
+import webinars
 from postsale.testing import assert_schemas_kept, upcasted
 
 def test_kept():
