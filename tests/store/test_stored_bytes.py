@@ -202,12 +202,12 @@ def test_a_decision_has_exactly_these_bytes() -> None:
 
 def test_a_leaf_is_exactly_this() -> None:
     signal, how = FACTS["plain"]
-    submissions = [Submission((a_log().fact(HERE, signal, **how),))]
+    submissions = [Submission((a_log().fact(HERE, signal, **how)._replace(schema=b"0123456789abcdef"),))]
     known = Known(position=6, recorded_at_us=9, leaf_counts={"acme": 3}, versions={}, ids={}, breaches={}, tokens={})
     planned = plan(submissions, mentions(submissions), known, now_us=5, salts=bytes(range(16)), limit_bytes=10_000)
     (row,) = planned.rows
     assert (row.position, row.version, row.recorded_at_us, row.leaf_index, row.salt) == (7, 7, 10, 3, bytes(range(16)))
-    assert row.leaf.hex() == "f32ee0b688a31ca1bc62f893b2799e1c523a811ed4cccf785d1b1dac2899e718"
+    assert row.leaf.hex() == "208c6f9803c03e8e399846dbafce5c6986fabf3ce182d0160ee72e521f8187eb"
 
 
 # ---------------------------------------------------------------- the same for any input, by the textbook
