@@ -73,7 +73,8 @@ if __name__ == "__main__":
         return Path(shutil.copy(log, directory / name / "log.db"))
 
     moments = in_child(copy("whole"), 0)
-    for number in range(copies):
-        at = 1 + moments * number // copies + rand.randrange(moments // copies)
-        in_child(copy(f"killed at {at:06d}"), at)
+    late = moments * 9 // 10  # where things are made final: as many kills as before
+    for first, last in ((1, late), (late, moments)):
+        for at in sorted(rand.sample(range(first, last), copies // 2)):
+            in_child(copy(f"killed at {at:06d}"), at)
     sys.stdout.write(f"{moments}\n")

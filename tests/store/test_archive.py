@@ -395,8 +395,8 @@ def test_the_file_lets_no_fact_go_without_a_segment_and_no_decision_ever(path: P
 @pytest.mark.parametrize(
     ("trigger", "statement", "says"),
     [
-        ("segment_streams_no_delete", "DELETE FROM segment_streams WHERE stream = 1", "segment_streams does not say"),
-        ("segment_tenants_no_update", "UPDATE segment_tenants SET leaves = x''", "segment_tenants does not say"),
+        ("segment_streams_no_delete", "DELETE FROM segment_streams WHERE stream = 1", "the listing kept in the log"),
+        ("segment_tenants_no_update", "UPDATE segment_tenants SET leaves = x''", "the listing kept in the log"),
         ("segments_no_update", "UPDATE segments SET sha256 = zeroblob(32)", "is not the one kept in the log"),
         ("segments_no_update", "UPDATE segments SET groups = x'00'", "is unreadable"),
         ("segments_no_delete", "DELETE FROM segments", "missing"),

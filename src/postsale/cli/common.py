@@ -48,7 +48,7 @@ from postsale.errors import (
     Unsupported,
 )
 from postsale.projections import CUSTOMER_HEALTH, HealthModel
-from postsale.store import MemoryStore, SQLiteStore, open_store
+from postsale.store import Store, open_store
 
 _WIDTH = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 140  # a pipe has no width of its own
 out = Console(highlight=False, width=_WIDTH)
@@ -128,7 +128,7 @@ def existing_file(db: str) -> Path:
 
 
 @contextmanager
-def opened_store(db: str) -> Iterator[MemoryStore | SQLiteStore]:
+def opened_store(db: str) -> Iterator[Store]:
     """The log of a database without its keys, which must be there."""
     _given.clear()
     if db != os.environ.get("POSTSALE_DB", DEFAULT_DB):
