@@ -36,6 +36,7 @@ from postsale.cli.db import db_app
 from postsale.cli.demo import demo
 from postsale.cli.ingest import ingest_app, quarantine_app
 from postsale.cli.run import run
+from postsale.cli.schemas import schemas_app
 from postsale.events import Masked
 from postsale.store import verify
 
@@ -70,6 +71,7 @@ app.add_typer(agent_app, name="agent")
 app.add_typer(projection_app, name="projection")
 app.add_typer(quarantine_app, name="quarantine")
 app.add_typer(log_app, name="log")
+app.add_typer(schemas_app, name="schemas")
 app.add_typer(token_app, name="token")
 app.add_typer(db_app, name="db")
 log_app.command("chapters")(log_chapters)

@@ -31,6 +31,7 @@ from postsale.errors import (
     ApprovalRefused,
     ArchiveBusy,
     ArchiveUnwritable,
+    BreakingChange,
     IdentityConflict,
     InvalidInput,
     KeyUnavailable,
@@ -58,7 +59,7 @@ EXIT_CODES = """Exit status: 0 done · 1 a check found something wrong · 2 the 
 Environment: POSTSALE_DB · POSTSALE_TENANT · POSTSALE_TOKEN (act as its owner) · POSTSALE_IMPORT (modules that declare your own signals) · POSTSALE_HEALTH (module:NAME of your health model) · POSTSALE_ARCHIVE (where archived chapters were moved to)"""
 
 _STATUS: tuple[tuple[tuple[type[PostSaleError], ...], int], ...] = (
-    ((LogDamaged, ReplayDiverged, SealBroken), 1),
+    ((LogDamaged, ReplayDiverged, SealBroken, BreakingChange), 1),
     ((InvalidInput, MappingInvalid, PolicyInvalid, IdentityConflict), 2),
     ((ApprovalRefused, NotAllowed), 3),
     ((UnknownCustomer, UnknownDecision), 4),
