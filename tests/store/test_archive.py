@@ -347,10 +347,10 @@ else:
 def test_killed_at_any_moment_the_log_verifies_reads_the_same_and_archiving_goes_on(path: Path, tmp_path: Path) -> None:
     before, seed = fill(path, 30), random.getrandbits(32)
     command = [sys.executable, str(KILLED), "archive", str(path), str(tmp_path), "30", str(seed)]
-    moments = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    assert moments > 500
+    whole, late = map(int, subprocess.run(command, check=True, capture_output=True, text=True).stdout.split())
+    assert whole > late > 20
     detached = []
-    for copy in sorted(tmp_path.glob("killed at */log.db")):
+    for copy in sorted(tmp_path.glob("killed */log.db")):
         with closing(SQLiteStore(copy)) as store:
             detached.append(bool(store.segments()))
             assert list(store.read(Query())) == before, (seed, copy)
