@@ -18,6 +18,7 @@ from postsale.cli.common import (
     DEFAULT_DB,
     EXIT_CODES,
     AsOf,
+    Commands,
     Db,
     Json,
     KnownAt,
@@ -29,6 +30,7 @@ from postsale.cli.common import (
     opened,
     out,
     parse_time,
+    place,
     progress,
     table,
     tenant_of,
@@ -40,7 +42,7 @@ from postsale.errors import StoreUnavailable
 from postsale.events import Masked
 from postsale.store import open_store, verify
 
-app = typer.Typer(
+app = Commands(
     name="postsale",
     help="Record what customers do and what agents decide in one immutable log; score health; act inside policy; prove it.",
     epilog=EXIT_CODES,
@@ -48,10 +50,10 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
-customer_app = typer.Typer(no_args_is_help=True, help="Who is healthy, who is at risk, and why.", epilog=EXIT_CODES)
-projection_app = typer.Typer(no_args_is_help=True, help="Read models: how far they are behind the log.", epilog=EXIT_CODES)
-log_app = typer.Typer(no_args_is_help=True, help="The log itself: prove that nothing was changed.", epilog=EXIT_CODES)
-token_app = typer.Typer(no_args_is_help=True, help="Access tokens for people who approve through a program.", epilog=EXIT_CODES)
+customer_app = Commands(no_args_is_help=True, help="Who is healthy, who is at risk, and why.", epilog=EXIT_CODES)
+projection_app = Commands(no_args_is_help=True, help="Read models: how far they are behind the log.", epilog=EXIT_CODES)
+log_app = Commands(no_args_is_help=True, help="The log itself: prove that nothing was changed.", epilog=EXIT_CODES)
+token_app = Commands(no_args_is_help=True, help="Access tokens for people who approve through a program.", epilog=EXIT_CODES)
 
 
 @app.callback(invoke_without_command=True)
@@ -233,7 +235,8 @@ def log_verify(db: Db = DEFAULT_DB, json: Json = False) -> None:
     """Recompute every leaf from the stored bytes; names each event that was changed. Needs no keys. Exit status 1 when one was."""
     if db.startswith("sqlite:///") and not os.path.exists(db.removeprefix("sqlite:///")):
         raise StoreUnavailable(url=db, reason="there is no such database")
-    with closing(open_store(db, archive=archive_moved())) as store:  # without the keys: whoever has only a copy of the log can verify it
+    # Without the keys: whoever has only a copy of the log can verify it.
+    with closing(open_store(db, archive=archive_moved(), schema=place().schema)) as store:
         with progress("verifying", store.head(), quiet=json) as advance:
             report = verify(store, _steps(advance))
         if json:

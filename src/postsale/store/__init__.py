@@ -68,7 +68,12 @@ _SUPPORTED = "memory:, sqlite:///relative.db or sqlite:////absolute.db (postgres
 
 
 def open_store(
-    url: str, clock: Clock | None = None, *, durable: bool = True, archive: str | os.PathLike[str] | None = None
+    url: str,
+    clock: Clock | None = None,
+    *,
+    durable: bool = True,
+    archive: str | os.PathLike[str] | None = None,
+    schema: str = "postsale",  # noqa: ARG001
 ) -> MemoryStore | SQLiteStore:
     """The store a URL names: `memory:`, `sqlite:///relative.db`, `sqlite:////absolute.db`. `archive` is where archived chapters are now.
 
