@@ -139,7 +139,7 @@ def test_urls_name_stores(path: Path, tmp_path: Path, monkeypatch: pytest.Monkey
         assert file.exists()
 
 
-@pytest.mark.parametrize("url", ["postgresql://u:secret@host/db", "sqlite://", "sqlite:///", "sqlite:///:memory:", "log.db", ""])
+@pytest.mark.parametrize("url", ["mysql://u:secret@host/db", "sqlite://", "sqlite:///", "sqlite:///:memory:", "log.db", ""])
 def test_other_urls_are_unsupported_and_not_repeated(url: str) -> None:
     with pytest.raises(Unsupported, match="postgresql") as caught:
         open_store(url)

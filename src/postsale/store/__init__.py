@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 from postsale.errors import Unsupported
 from postsale.events import Clock
@@ -26,11 +27,15 @@ from postsale.store.contract import (
 )
 from postsale.store.leases import Lease, Leases
 from postsale.store.memory import MemoryStore
+from postsale.store.postgres_schema import DEFAULT_SCHEMA
 from postsale.store.quarantine import MemoryQuarantine, SQLiteQuarantine
 from postsale.store.segments import Segment
 from postsale.store.sqlite import SQLiteStore
 from postsale.store.sqlite_archive import SQLiteChapters
 from postsale.store.verify import VerifyReport, verify
+
+if TYPE_CHECKING:
+    from postsale.store.postgres import PostgresStore
 
 __all__ = [
     "Appended",
@@ -64,7 +69,7 @@ __all__ = [
     "verify",
 ]
 
-_SUPPORTED = "memory:, sqlite:///relative.db or sqlite:////absolute.db (postgresql:// is coming)"
+_SUPPORTED = "memory:, sqlite:///relative.db, sqlite:////absolute.db or postgresql://host/database"
 
 
 def open_store(
@@ -73,14 +78,20 @@ def open_store(
     *,
     durable: bool = True,
     archive: str | os.PathLike[str] | None = None,
-    schema: str = "postsale",  # noqa: ARG001
-) -> MemoryStore | SQLiteStore:
-    """The store a URL names: `memory:`, `sqlite:///relative.db`, `sqlite:////absolute.db`. `archive` is where archived chapters are now.
+    schema: str = DEFAULT_SCHEMA,
+) -> MemoryStore | SQLiteStore | PostgresStore:
+    """The store a URL names: `memory:`, `sqlite:///relative.db`, `sqlite:////absolute.db`, `postgresql://login@host/database`.
 
-    Raises Unsupported for any other URL (which is not repeated: it may hold a password), StoreUnavailable from the store itself.
+    `archive` is where archived chapters of a file are now, `schema` where a PostgreSQL log is in its database.
+    Raises Unsupported for any other URL (which is not repeated: it may hold a password), MissingExtra, StoreUnavailable and
+    NotAllowed from the store itself.
     """
     if url == "memory:":
         return MemoryStore(clock=clock)
+    if url.startswith(("postgresql://", "postgres://")):
+        from postsale.store.postgres import PostgresStore  # needs an extra
+
+        return PostgresStore(url, schema=schema, clock=clock)
     scheme, _, path = url.partition(":///")
     if scheme == "sqlite" and path and path != ":memory:":
         return SQLiteStore(path, clock=clock, durable=durable, archive=archive)
