@@ -45,7 +45,7 @@ from postsale.store.leaves import commitment, leaf_of
 from postsale.testing import Events
 from postsale.testing.store_building import START, each, one, positions, stored
 
-ARCHIVER = Path(__file__).with_name("archiver.py")
+KILLED = Path(__file__).with_name("killed.py")
 CHAPTER = 20
 TENANTS = ("acme", "globex")
 
@@ -346,7 +346,7 @@ else:
 
 def test_killed_at_any_moment_the_log_verifies_reads_the_same_and_archiving_goes_on(path: Path, tmp_path: Path) -> None:
     before, seed = fill(path, 30), random.getrandbits(32)
-    command = [sys.executable, str(ARCHIVER), str(path), str(tmp_path), "30", str(seed)]
+    command = [sys.executable, str(KILLED), "archive", str(path), str(tmp_path), "30", str(seed)]
     moments = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     assert moments > 500
     detached = []

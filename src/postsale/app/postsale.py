@@ -78,6 +78,7 @@ class PostSale:
         self.agents = tuple(agents)
         self.world = world
         self._running = threading.Lock()  # a runner is one thread's at a time
+        self._retried = False
         self._toolbox = toolbox if toolbox is not None else Toolbox()
         self.log = Log(store, vault, clock)
         self.views = views
@@ -239,6 +240,9 @@ class PostSale:
         """Facts folded. Another process that folds the same view is as good: then look again from where it has come to."""
         while True:
             try:
+                if not self._retried:  # what other code could not read, this code may
+                    self.runner.retry()
+                    self._retried = True
                 return self.runner.catch_up().events
             except ViewMoved:
                 continue

@@ -12,9 +12,10 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, date, datetime, time
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any, NamedTuple
 
@@ -33,6 +34,7 @@ from postsale.errors import (
     ApprovalRefused,
     ArchiveBusy,
     ArchiveUnwritable,
+    BreakingChange,
     IdentityConflict,
     InvalidInput,
     KeyUnavailable,
@@ -47,8 +49,10 @@ from postsale.errors import (
     StoreUnavailable,
     UnknownCustomer,
     UnknownDecision,
+    Unsupported,
 )
 from postsale.projections import CUSTOMER_HEALTH, HealthModel
+from postsale.store import Store, open_store
 from postsale.store.postgres_schema import DEFAULT_SCHEMA
 
 _WIDTH = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 140  # a pipe has no width of its own
@@ -59,7 +63,7 @@ EXIT_CODES = """Exit status: 0 done · 1 a check found something wrong · 2 the 
 Environment: POSTSALE_DB · POSTSALE_KEYS · POSTSALE_SCHEMA · POSTSALE_TENANT · POSTSALE_TOKEN (act as its owner) · POSTSALE_IMPORT (modules that declare your own signals) · POSTSALE_HEALTH (module:NAME of your health model) · POSTSALE_ARCHIVE (where archived chapters were moved to)"""
 
 _STATUS: tuple[tuple[tuple[type[PostSaleError], ...], int], ...] = (
-    ((LogDamaged, ReplayDiverged, SealBroken), 1),
+    ((LogDamaged, ReplayDiverged, SealBroken, BreakingChange), 1),
     ((InvalidInput, MappingInvalid, PolicyInvalid, IdentityConflict), 2),
     ((ApprovalRefused, NotAllowed), 3),
     ((UnknownCustomer, UnknownDecision), 4),
@@ -160,6 +164,16 @@ def parse_time(text: str | None) -> datetime | None:
 @contextmanager
 def opened(db: str, agents: Sequence[Agent] = (), *, create: bool = False) -> Iterator[PostSale]:
     """An open database; without `create` a missing one is an error that says how to make one."""
+    _remember(db)
+    path = db.removeprefix("sqlite:///")
+    if not create and db.startswith("sqlite:///") and not os.path.exists(path):
+        raise StoreUnavailable(url=db, reason="there is no such database; start with `postsale demo` or `postsale ingest`")
+    with PostSale.open(db, agents=agents, health=_health(), keys=_place.keys, schema=_place.schema, archive=archive_moved()) as ps:
+        yield ps
+
+
+def _remember(db: str) -> None:
+    """For the hint at the end: how this command's database is named."""
     _given.clear()
     if db != os.environ.get("POSTSALE_DB", DEFAULT_DB):
         _given["--db"] = shown(db)
@@ -167,11 +181,26 @@ def opened(db: str, agents: Sequence[Agent] = (), *, create: bool = False) -> It
         _given["--keys"] = _place.keys
     if _place.schema != os.environ.get("POSTSALE_SCHEMA", DEFAULT_SCHEMA):
         _given["--schema"] = _place.schema
-    path = db.removeprefix("sqlite:///")
-    if not create and db.startswith("sqlite:///") and not os.path.exists(path):
-        raise StoreUnavailable(url=db, reason="there is no such database; start with `postsale demo` or `postsale ingest`")
-    with PostSale.open(db, agents=agents, health=_health(), keys=_place.keys, schema=_place.schema, archive=archive_moved()) as ps:
-        yield ps
+
+
+def existing_file(db: str) -> Path:
+    """The file of a SQLite URL. Unsupported for another URL, StoreUnavailable when there is no such file."""
+    if not db.startswith("sqlite:///"):
+        raise Unsupported(what=f"a database with the scheme {db.partition(':')[0]!r} here", supported="sqlite:///NAME.db")
+    path = Path(db.removeprefix("sqlite:///"))
+    if not path.exists():
+        raise StoreUnavailable(url=db, reason="there is no such database")
+    return path
+
+
+@contextmanager
+def opened_store(db: str) -> Iterator[Store]:
+    """The log of a database without its keys, which must be there."""
+    _remember(db)
+    if db.startswith("sqlite:///"):
+        existing_file(db)
+    with closing(open_store(db, archive=archive_moved(), schema=_place.schema)) as store:
+        yield store
 
 
 def archive_moved() -> str | None:
@@ -277,3 +306,15 @@ def progress(title: str, total: int | None, *, quiet: bool) -> Iterator[Callable
     with Progress(*columns, console=err, transient=True) as bar:
         task = bar.add_task(escape(tame(title)), total=total)
         yield lambda n: bar.update(task, advance=n)
+
+
+@contextmanager
+def steps(*, quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
+    """A bar for work in several steps; call the function with the step, how much of it is done, and how much there is."""
+    if quiet or not err.is_terminal:
+        yield lambda _what, _done, _all: None
+        return
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=err, transient=True) as bar:
+        task = bar.add_task("")
+        yield lambda what, done, total: bar.update(task, description=escape(tame(what)), completed=done, total=total)

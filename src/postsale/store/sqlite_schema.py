@@ -238,7 +238,9 @@ def _is_new(db: sqlite3.Connection, url: str) -> bool:
     if application != APPLICATION_ID:
         raise StoreUnavailable(url=url, reason="a database of another program")
     if version != SCHEMA_VERSION:
-        raise StoreUnavailable(url=url, reason=f"schema version {version}, this release reads and writes version {SCHEMA_VERSION}")
+        reason = f"schema version {version}; this release reads and writes version {SCHEMA_VERSION}"
+        migrate = f". Run `postsale db migrate {url}`" if 0 < version < SCHEMA_VERSION else ""
+        raise StoreUnavailable(url=url, reason=reason + migrate)
     return False
 
 
@@ -252,11 +254,16 @@ def _create(db: sqlite3.Connection, chapter: int) -> None:
 
 @functools.cache
 def expected_schema() -> dict[str, str]:
-    """Name and text of every table, index and trigger, as SQLite keeps them."""
+    """Name and text of every table, index and trigger, as SQLite keeps them, in the order in which they are made."""
     with closing(sqlite3.connect(":memory:")) as db:
         for statement in _statements(_TABLES + _INDEXES + _TRIGGERS):
             db.execute(statement)
-        return dict(db.execute("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite%'"))
+        return schema_objects(db)
+
+
+def schema_objects(db: sqlite3.Connection) -> dict[str, str]:
+    """Name and text of every table, index and trigger of a file, less SQLite's own."""
+    return dict(db.execute("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite%' ORDER BY rowid"))
 
 
 def _statements(script: str) -> Iterator[str]:

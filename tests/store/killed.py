@@ -1,6 +1,6 @@
-"""Archives chapter 0 of copies of a log, each in a process that kills itself at another moment. Prints how many moments there are.
+"""Archives or migrates copies of a log, each in a process that kills itself at another moment. Prints how many moments there are.
 
-python archiver.py LOG DIRECTORY COPIES SEED
+python killed.py archive|migrate LOG DIRECTORY COPIES SEED
 """
 
 from __future__ import annotations
@@ -10,16 +10,27 @@ import random
 import shutil
 import signal
 import sys
+from contextlib import closing
 from pathlib import Path
 from types import FrameType
 
 from postsale.events import SystemClock
 from postsale.store import SQLiteStore, archive_chapter, chapters_of, segments, sqlite_archive
+from postsale.store.migrations import migrate
 from postsale.store.segments import pyarrow
 
 
-def archived(path: Path, kill_at: int) -> int:
-    """Archive, and count the calls that this takes; at the `kill_at`-th this process is gone."""
+def archive_it(path: Path) -> None:
+    with closing(SQLiteStore(path)) as store:
+        archive_chapter(chapters_of(store), 0, path.parent / "archive", clock=SystemClock())
+
+
+def migrate_it(path: Path) -> None:
+    migrate(path, backup=path.with_name("backup.db"))
+
+
+def worked(path: Path, kill_at: int) -> int:
+    """Do it, and count the calls that this takes; at the `kill_at`-th this process is gone."""
     calls = 0
 
     def called(frame: FrameType, what: str, arg: object) -> None:
@@ -28,11 +39,9 @@ def archived(path: Path, kill_at: int) -> int:
         if calls == kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    store = SQLiteStore(path)
     sys.setprofile(called)
-    archive_chapter(chapters_of(store), 0, path.parent / "archive", clock=SystemClock())
+    WORK[sys.argv[1]](path)
     sys.setprofile(None)
-    store.close()
     return calls
 
 
@@ -41,7 +50,7 @@ def in_child(path: Path, kill_at: int) -> int:
     read, write = os.pipe()
     child = os.fork()
     if not child:
-        os.write(write, b"%d" % archived(path, kill_at))
+        os.write(write, b"%d" % worked(path, kill_at))
         os._exit(0)
     os.close(write)
     with os.fdopen(read) as answer:
@@ -51,8 +60,10 @@ def in_child(path: Path, kill_at: int) -> int:
     return calls
 
 
+WORK = {"archive": archive_it, "migrate": migrate_it}
+
 if __name__ == "__main__":
-    log, directory, copies, rand = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), random.Random(int(sys.argv[4]))
+    log, directory, copies, rand = Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4]), random.Random(int(sys.argv[5]))
     pyarrow()  # imported once, before the forks
     segments.GROUP_ROWS = 4
     sqlite_archive.DETACH_ROWS = 3
