@@ -27,6 +27,7 @@ from postsale.store.contract import (
 )
 from postsale.store.leases import Lease, Leases
 from postsale.store.memory import MemoryStore
+from postsale.store.postgres_schema import DEFAULT_SCHEMA
 from postsale.store.quarantine import MemoryQuarantine, SQLiteQuarantine
 from postsale.store.segments import Segment
 from postsale.store.sqlite import SQLiteStore
@@ -72,11 +73,16 @@ _SUPPORTED = "memory:, sqlite:///relative.db, sqlite:////absolute.db or postgres
 
 
 def open_store(
-    url: str, clock: Clock | None = None, *, durable: bool = True, archive: str | os.PathLike[str] | None = None
+    url: str,
+    clock: Clock | None = None,
+    *,
+    durable: bool = True,
+    archive: str | os.PathLike[str] | None = None,
+    schema: str = DEFAULT_SCHEMA,
 ) -> MemoryStore | SQLiteStore | PostgresStore:
     """The store a URL names: `memory:`, `sqlite:///relative.db`, `sqlite:////absolute.db`, `postgresql://login@host/database`.
 
-    The schema of a PostgreSQL log is `postsale`; for another, use `PostgresStore`. `archive` is where archived chapters are now.
+    `archive` is where archived chapters of a file are now, `schema` where a PostgreSQL log is in its database.
     Raises Unsupported for any other URL (which is not repeated: it may hold a password), MissingExtra, StoreUnavailable and
     NotAllowed from the store itself.
     """
@@ -85,7 +91,7 @@ def open_store(
     if url.startswith(("postgresql://", "postgres://")):
         from postsale.store.postgres import PostgresStore  # needs an extra
 
-        return PostgresStore(url, clock=clock)
+        return PostgresStore(url, schema=schema, clock=clock)
     scheme, _, path = url.partition(":///")
     if scheme == "sqlite" and path and path != ":memory:":
         return SQLiteStore(path, clock=clock, durable=durable, archive=archive)
