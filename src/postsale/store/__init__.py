@@ -1,9 +1,20 @@
-"""The log: the contract, the stores that keep it, verification. Keeps bytes; knows no kind of event. Imports events and errors."""
+"""The log: the contract, the stores that keep it, verification, checkpoints and proofs. Keeps bytes; knows no kind of event. Imports events and errors."""
 
 from __future__ import annotations
 
 from postsale.errors import Unsupported
 from postsale.events import Clock
+from postsale.store.anchors import FileAnchor
+from postsale.store.checkpoints import (
+    Anchor,
+    Checkpoint,
+    kept_checkpoints,
+    latest_checkpoint,
+    origin_of,
+    sign_checkpoint,
+    tree_of,
+    verifier_key,
+)
 from postsale.store.contract import (
     Appended,
     Condition,
@@ -21,14 +32,22 @@ from postsale.store.contract import (
     Submission,
     TreeHead,
 )
+from postsale.store.inclusion import CheckedProof, EventProof, check_proof, prove
 from postsale.store.memory import MemoryStore
+from postsale.store.notes import Note, VerifierKey
+from postsale.store.proofs import Tree, verify_consistency, verify_inclusion
 from postsale.store.quarantine import MemoryQuarantine, SQLiteQuarantine
 from postsale.store.sqlite import SQLiteStore
 from postsale.store.verify import VerifyReport, verify
 
 __all__ = [
+    "Anchor",
     "Appended",
+    "CheckedProof",
+    "Checkpoint",
     "Condition",
+    "EventProof",
+    "FileAnchor",
     "Holds",
     "Kept",
     "KeyValue",
@@ -36,6 +55,7 @@ __all__ = [
     "MemoryQuarantine",
     "MemoryStore",
     "NoneSince",
+    "Note",
     "Outcome",
     "Quarantine",
     "QuarantineItem",
@@ -45,10 +65,22 @@ __all__ = [
     "Store",
     "StreamAt",
     "Submission",
+    "Tree",
     "TreeHead",
+    "VerifierKey",
     "VerifyReport",
+    "check_proof",
+    "kept_checkpoints",
+    "latest_checkpoint",
     "open_store",
+    "origin_of",
+    "prove",
+    "sign_checkpoint",
+    "tree_of",
+    "verifier_key",
     "verify",
+    "verify_consistency",
+    "verify_inclusion",
 ]
 
 _SUPPORTED = "memory:, sqlite:///relative.db or sqlite:////absolute.db (postgresql:// is coming)"
