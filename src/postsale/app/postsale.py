@@ -5,6 +5,7 @@ May import everything below `app`; holds no rule of its own.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -74,6 +75,7 @@ class PostSale:
         self.agents = tuple(agents)
         self.world = world
         self._running = threading.Lock()  # a runner is one thread's at a time
+        self._retried = False
         self._toolbox = toolbox if toolbox is not None else Toolbox()
         self.log = Log(store, vault, clock)
         self.views = views
@@ -103,17 +105,19 @@ class PostSale:
         may_see: MaySee = everything,
         new_ref: Callable[[], str] = random_ref,
         world: Origin = Origin.LIVE,
+        archive: str | os.PathLike[str] | None = None,
     ) -> Self:
         """Open, or create, the log a URL names: `sqlite:///relative.db`, `sqlite:////absolute.db`, or `memory:`.
 
         Beside `NAME.db` it keeps `NAME.keys` (0600; lose it and personal data is unreadable) and `NAME.views` (derived).
         `agents` are those that may run; a new one only observes. `tools` leave the building only with `sandbox=False`.
+        `archive` is the directory of archived chapters, if they were moved from where they were archived to.
         Raises Unsupported, StoreUnavailable, KeyUnavailable, BadDeclaration, PolicyInvalid.
         """
         clock = clock or SystemClock()
         toolbox = Toolbox(tools, sandbox=sandbox)
         with ExitStack() as opened:
-            store = open_store(url, clock, durable=world is not Origin.SIMULATION)  # a simulation is made again
+            store = open_store(url, clock, durable=world is not Origin.SIMULATION, archive=archive)  # a simulation is made again
             opened.callback(store.close)
             # A log with events had keys: new ones would open nothing, and would record everything a second time.
             vault = FileVault.in_memory() if url == "memory:" else FileVault(_beside(url, ".keys"), create=not store.head())
@@ -225,6 +229,9 @@ class PostSale:
         """Facts folded. Another process that folds the same view is as good: then look again from where it has come to."""
         while True:
             try:
+                if not self._retried:  # what other code could not read, this code may
+                    self.runner.retry()
+                    self._retried = True
                 return self.runner.catch_up().events
             except ViewMoved:
                 continue

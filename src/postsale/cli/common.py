@@ -10,9 +10,10 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, date, datetime, time
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any
 
@@ -28,6 +29,9 @@ from postsale.agents import Agent
 from postsale.app import PostSale, Tenant
 from postsale.errors import (
     ApprovalRefused,
+    ArchiveBusy,
+    ArchiveUnwritable,
+    BreakingChange,
     IdentityConflict,
     InvalidInput,
     KeyUnavailable,
@@ -38,25 +42,28 @@ from postsale.errors import (
     PostSaleError,
     ReplayDiverged,
     SealBroken,
+    SegmentUnreadable,
     StoreUnavailable,
     UnknownCustomer,
     UnknownDecision,
+    Unsupported,
 )
 from postsale.projections import CUSTOMER_HEALTH, HealthModel
+from postsale.store import MemoryStore, SQLiteStore, open_store
 
 _WIDTH = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 140  # a pipe has no width of its own
 out = Console(highlight=False, width=_WIDTH)
 err = Console(stderr=True, highlight=False)
 
 EXIT_CODES = """Exit status: 0 done · 1 a check found something wrong · 2 the input is wrong · 3 refused · 4 not found · 5 the database or its keys cannot be used
-Environment: POSTSALE_DB · POSTSALE_TENANT · POSTSALE_TOKEN (act as its owner) · POSTSALE_IMPORT (modules that declare your own signals) · POSTSALE_HEALTH (module:NAME of your health model)"""
+Environment: POSTSALE_DB · POSTSALE_TENANT · POSTSALE_TOKEN (act as its owner) · POSTSALE_IMPORT (modules that declare your own signals) · POSTSALE_HEALTH (module:NAME of your health model) · POSTSALE_ARCHIVE (where archived chapters were moved to)"""
 
 _STATUS: tuple[tuple[tuple[type[PostSaleError], ...], int], ...] = (
-    ((LogDamaged, ReplayDiverged, SealBroken), 1),
+    ((LogDamaged, ReplayDiverged, SealBroken, BreakingChange), 1),
     ((InvalidInput, MappingInvalid, PolicyInvalid, IdentityConflict), 2),
     ((ApprovalRefused, NotAllowed), 3),
     ((UnknownCustomer, UnknownDecision), 4),
-    ((StoreUnavailable, KeyUnavailable), 5),
+    ((StoreUnavailable, KeyUnavailable, SegmentUnreadable, ArchiveBusy, ArchiveUnwritable), 5),
 )
 
 _WILD = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
@@ -107,8 +114,35 @@ def opened(db: str, agents: Sequence[Agent] = (), *, create: bool = False) -> It
     path = db.removeprefix("sqlite:///")
     if not create and db.startswith("sqlite:///") and not os.path.exists(path):
         raise StoreUnavailable(url=db, reason="there is no such database; start with `postsale demo` or `postsale ingest`")
-    with PostSale.open(db, agents=agents, health=_health()) as ps:
+    with PostSale.open(db, agents=agents, health=_health(), archive=archive_moved()) as ps:
         yield ps
+
+
+def existing_file(db: str) -> Path:
+    """The file of a SQLite URL. Unsupported for another URL, StoreUnavailable when there is no such file."""
+    if not db.startswith("sqlite:///"):
+        raise Unsupported(what=f"a database with the scheme {db.partition(':')[0]!r} here", supported="sqlite:///NAME.db")
+    path = Path(db.removeprefix("sqlite:///"))
+    if not path.exists():
+        raise StoreUnavailable(url=db, reason="there is no such database")
+    return path
+
+
+@contextmanager
+def opened_store(db: str) -> Iterator[MemoryStore | SQLiteStore]:
+    """The log of a database without its keys, which must be there."""
+    _given.clear()
+    if db != os.environ.get("POSTSALE_DB", DEFAULT_DB):
+        _given["--db"] = db
+    if db.startswith("sqlite:///"):
+        existing_file(db)
+    with closing(open_store(db, archive=archive_moved())) as store:
+        yield store
+
+
+def archive_moved() -> str | None:
+    """Where archived chapters are, if they are no longer where they were archived to."""
+    return os.environ.get("POSTSALE_ARCHIVE") or None
 
 
 def _health() -> HealthModel:
@@ -208,3 +242,15 @@ def progress(title: str, total: int | None, *, quiet: bool) -> Iterator[Callable
     with Progress(*columns, console=err, transient=True) as bar:
         task = bar.add_task(escape(tame(title)), total=total)
         yield lambda n: bar.update(task, advance=n)
+
+
+@contextmanager
+def steps(*, quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
+    """A bar for work in several steps; call the function with the step, how much of it is done, and how much there is."""
+    if quiet or not err.is_terminal:
+        yield lambda _what, _done, _all: None
+        return
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=err, transient=True) as bar:
+        task = bar.add_task("")
+        yield lambda what, done, total: bar.update(task, description=escape(tame(what)), completed=done, total=total)

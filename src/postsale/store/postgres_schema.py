@@ -16,6 +16,7 @@ from postsale.store.plan import DEFAULT_CHAPTER
 
 SCHEMA_VERSION: Final = 1  # log.schema_version; a change needs a migration, which is never made silently
 DEFAULT_SCHEMA: Final = "postsale"
+SYSTEM: Final = "_system"
 SYSTEM_NO: Final = 0  # the number of the tenant `_system`, which every writer may read
 
 _NAME: Final = re.compile(r"[a-z_][a-z0-9_]{0,39}\Z")
@@ -110,6 +111,7 @@ CREATE TABLE {s}.decisions PARTITION OF {s}.events FOR VALUES IN (1);
 CREATE UNIQUE INDEX decisions_by_position ON {s}.decisions (position);
 CREATE UNIQUE INDEX decisions_by_id ON {s}.decisions (tenant, event_id);
 CREATE UNIQUE INDEX decisions_by_version ON {s}.decisions (stream, version);
+CREATE INDEX decisions_by_stream ON {s}.decisions (stream, position);
 CREATE INDEX decisions_by_tenant ON {s}.decisions (tenant, position);
 CREATE INDEX decisions_by_kind ON {s}.decisions (kind, position);
 CREATE TABLE {s}.facts PARTITION OF {s}.events FOR VALUES IN (0) PARTITION BY RANGE (position);
@@ -155,6 +157,43 @@ BEGIN
     RETURN found;
 END $$;
 
+-- The head, locked until the transaction ends, and the position where events really end. Writers see only their tenant's events.
+CREATE FUNCTION {s}.lock_head(OUT head bigint, OUT newest_at bigint, OUT last bigint)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
+BEGIN
+    SELECT l.position, l.recorded_at INTO head, newest_at FROM {s}.log l FOR UPDATE;
+    SELECT coalesce(max(e.position), 0) INTO last FROM {s}.events e WHERE e.position >= head;
+END $$;
+
+-- The last position, of those the caller may read, that was recorded at or before a time; recorded_at increases with position.
+CREATE FUNCTION {s}.known_prefix(at_us bigint) RETURNS bigint LANGUAGE plpgsql STABLE SET search_path = pg_catalog AS $$
+DECLARE
+    low bigint := 0; high bigint; middle bigint; at bigint;
+BEGIN
+    SELECT position INTO high FROM {s}.log;
+    WHILE low < high LOOP
+        middle := (low + high + 1) / 2;
+        SELECT recorded_at INTO at FROM {s}.events WHERE position >= middle ORDER BY position LIMIT 1;
+        IF at <= at_us THEN low := middle; ELSE high := middle - 1; END IF;
+    END LOOP;
+    RETURN low;
+END $$;
+
+-- The position of a tenant's leaf; its leaves are in order of position.
+CREATE FUNCTION {s}.position_of_leaf(tenant_number integer, wanted bigint) RETURNS bigint
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog AS $$
+DECLARE
+    low bigint := 1; high bigint; middle bigint; at bigint;
+BEGIN
+    SELECT position + 1 INTO high FROM {s}.log;
+    WHILE low < high LOOP
+        middle := (low + high) / 2;
+        SELECT leaf_index INTO at FROM {s}.events WHERE tenant = tenant_number AND position >= middle ORDER BY position LIMIT 1;
+        IF at < wanted THEN low := middle + 1; ELSE high := middle; END IF;
+    END LOOP;
+    RETURN low;
+END $$;
+
 -- The partition of the next chapter, made by the append that needs it, under the lock of the log's row.
 CREATE FUNCTION {s}.ensure_chapter(chapter_no bigint) RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
 DECLARE
@@ -165,9 +204,12 @@ BEGIN
         RAISE EXCEPTION 'chapter % is not near the end of the log', chapter_no;
     END IF;
     IF to_regclass('{s}.' || name) IS NULL THEN
-        EXECUTE format('CREATE TABLE {s}.%I PARTITION OF {s}.facts FOR VALUES FROM (%s) TO (%s)',
-            name, chapter_no * size + 1, (chapter_no + 1) * size + 1);
+        -- Attached, not created in place, which would wait for every reader of the log.
+        EXECUTE format('CREATE TABLE {s}.%I (LIKE {s}.facts INCLUDING DEFAULTS)', name);
         EXECUTE format('CREATE UNIQUE INDEX %I ON {s}.%I (tenant, event_id)', name || '_by_id', name);
+        EXECUTE format('ALTER TABLE {s}.facts ATTACH PARTITION {s}.%I FOR VALUES FROM (%s) TO (%s)',
+            name, chapter_no * size + 1, (chapter_no + 1) * size + 1);
+        EXECUTE format('GRANT INSERT ON {s}.%I TO {roles.writer}', name);
         EXECUTE format('CREATE TRIGGER no_truncate BEFORE TRUNCATE ON {s}.%I FOR EACH STATEMENT EXECUTE FUNCTION {s}.refuse()', name);
     END IF;
 END $$;
@@ -175,6 +217,10 @@ END $$;
 CREATE FUNCTION {s}.refuse() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     RAISE EXCEPTION 'the log is append-only' USING ERRCODE = 'integrity_constraint_violation';
+END $$;
+CREATE FUNCTION {s}.refuse_tenant() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION 'an event of another tenant' USING ERRCODE = 'insufficient_privilege';
 END $$;
 CREATE FUNCTION {s}.only_forward() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
@@ -211,6 +257,11 @@ def _triggers(s: str) -> str:
         lines.append(
             f"CREATE TRIGGER only_forward BEFORE UPDATE ON {s}.{table} FOR EACH ROW WHEN ({backward}) EXECUTE FUNCTION {s}.only_forward();"
         )
+    # After, not before, which would make COPY slow; its condition alone is computed per row.
+    lines.append(
+        f"CREATE TRIGGER own_tenant AFTER INSERT ON {s}.events FOR EACH ROW WHEN (NEW.tenant <> {s}.tenant_no())"
+        f" EXECUTE FUNCTION {s}.refuse_tenant();"
+    )
     return "\n".join(lines) + "\n"
 
 
@@ -237,7 +288,10 @@ def _security(s: str, roles: Roles) -> str:
         f"GRANT UPDATE (size, frontier) ON {s}.tenants TO {writer};",
         f"GRANT INSERT, UPDATE, DELETE ON {s}.kv, {s}.quarantine TO {writer};",
         f"GRANT USAGE ON SEQUENCE {s}.revisions TO {writer};",
-        f"REVOKE ALL ON FUNCTION {s}.enter(text, boolean), {s}.ensure_chapter(bigint) FROM PUBLIC;",
-        f"GRANT EXECUTE ON FUNCTION {s}.enter(text, boolean), {s}.ensure_chapter(bigint) TO {writer};",
+        # COPY is refused on a table with row-level security, so bulk goes into the partitions themselves, past the policies: there
+        # a trigger holds the rows to their tenant.
+        f"GRANT INSERT ON {s}.decisions TO {writer};",
+        f"REVOKE ALL ON FUNCTION {s}.enter(text, boolean), {s}.ensure_chapter(bigint), {s}.lock_head() FROM PUBLIC;",
+        f"GRANT EXECUTE ON FUNCTION {s}.enter(text, boolean), {s}.ensure_chapter(bigint), {s}.lock_head() TO {writer};",
     ]
     return "\n".join(lines)

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import heapq
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
 
+from postsale.errors import LogDamaged, PostSaleError, SegmentUnreadable
+from postsale.events import StreamId
+from postsale.store.archive import Archive
 from postsale.store.contract import Row, Unreadable
+from postsale.store.segments import Listing, Segment, SegmentFile, events
+from postsale.store.sqlite_archive import listed_streams, listed_tenants, segments
+from postsale.store.sqlite_read import stream_number
 from postsale.store.sqlite_schema import DAMAGE, code_of, connect, expected_schema, translated, url_of
 
 _ROWS: Final = (
@@ -16,12 +25,14 @@ _ROWS: Final = (
 _MIN_ROWID: Final = -(2**63)
 _SINGLE_STEPS: Final = 64  # how many positions after an unreadable one are tried one by one, then in strides of as many
 _MAX_TRIES: Final = 100_000
+_NAMES_HELD: Final = 65_536
 
 
 class SQLiteEvidence:
     """Raw reads of one file within one read transaction. A context manager; StoreUnavailable when the file cannot be opened."""
 
-    def __init__(self, path: Path, *, busy_timeout_s: float) -> None:
+    def __init__(self, path: Path, archive: Archive, *, busy_timeout_s: float) -> None:
+        self._archive = archive
         with translated(url_of(path)):
             self._db = connect(path, busy_timeout_s=busy_timeout_s, reader=True)
             try:
@@ -32,6 +43,7 @@ class SQLiteEvidence:
                 self._db.close()
                 raise
         self._db.text_factory = bytes  # damaged text need not be UTF-8
+        self._doubts: list[str] = []  # about the archive
 
     def __enter__(self) -> SQLiteEvidence:
         return self
@@ -40,6 +52,75 @@ class SQLiteEvidence:
         self._db.close()
 
     def rows(self) -> Iterator[Row | Unreadable]:
+        """The live table and the segments, merged by position. A fact that is just being detached may be in both."""
+        self._doubts.clear()
+        before: object = None
+        for found in heapq.merge(
+            self._live_rows(), self._archived_rows(), key=lambda found: found[0] if isinstance(found, tuple) else found.first
+        ):
+            if found != before or isinstance(found, Unreadable):
+                yield found
+            before = found
+
+    def _archived_rows(self) -> Iterator[Row | Unreadable]:
+        try:
+            chapters = [chapter for (chapter,) in self._db.execute("SELECT chapter FROM segments ORDER BY chapter").fetchall()]
+        except DAMAGE as error:
+            self._doubts.append(f"the table of segments cannot be read ({code_of(error)})")
+            return
+        names = _Numbers(self._db)
+        for chapter in chapters:
+            try:
+                (segment,) = segments(self._db, "WHERE chapter = ?", (chapter,))
+            except (LogDamaged, *DAMAGE):
+                self._doubts.append(f"the description of the segment of chapter {chapter} is unreadable")
+                continue
+            try:
+                file = self._archive.open(segment)
+            except PostSaleError as error:
+                self._doubts.append(str(error))
+                yield Unreadable(segment.first, segment.last, f"archived in {segment.name}, which cannot be read")
+                continue
+            with closing(file):
+                yield from self._rows_of(segment, file, names)
+
+    def _rows_of(self, segment: Segment, file: SegmentFile, names: _Numbers) -> Iterator[Row | Unreadable]:
+        listing, count = Listing(), 0
+        for number, group in enumerate(segment.groups):
+            try:
+                found = list(events(file.table(number)))
+            except SegmentUnreadable as error:
+                self._doubts.append(str(error))
+                try:
+                    found = file.doubtful_rows(number)
+                except SegmentUnreadable:
+                    yield Unreadable(group.first, group.last, f"archived in {segment.name}, row group {number}, which cannot be read")
+                    continue
+            listing.add(number, found)
+            count += len(found)
+            for event in found:
+                stream, tenant = names.stream(event.stream)
+                ids = (tenant, stream, int(event.lane), event.version, event.event_id.bytes, names.kind(event.wire_name, event.schema))
+                yield (event.position, *ids, *event[7:])
+        self._doubts += self._doubts_about(segment, file, listing, count)
+
+    def _doubts_about(self, segment: Segment, file: SegmentFile, listing: Listing, count: int) -> Iterator[str]:
+        """Whether the log's description and listing are those of the file."""
+        try:
+            if file.sha256() != segment.sha256:
+                yield f"the SHA-256 of {segment.name} is not the one kept in the log"
+            if count != segment.rows:
+                yield f"{segment.name} has {count:,} facts, not the {segment.rows:,} that the log says"
+            for table, rows in (
+                ("segment_streams", listed_streams(self._db, segment.chapter, listing)),
+                ("segment_tenants", listed_tenants(self._db, segment.chapter, listing)),
+            ):
+                if list(rows) != self._db.execute(f"SELECT * FROM {table} WHERE chapter = ? ORDER BY 1", (segment.chapter,)).fetchall():
+                    yield f"{table} does not say where in {segment.name} its facts are"
+        except (PostSaleError, *DAMAGE):
+            yield f"what the log keeps about {segment.name} cannot be compared with it"
+
+    def _live_rows(self) -> Iterator[Row | Unreadable]:
         start, last, tries = _MIN_ROWID, 0, 0
         hole = ""  # why what follows `last` could not be read
         end = self._end()
@@ -126,8 +207,40 @@ class SQLiteEvidence:
             for name, sql in expected_schema().items():
                 if found.get(name) != sql:
                     yield f"{name} is {'changed' if name in found else 'missing'} in the schema of the file"
+            yield from self._doubts
             for (line,) in self._db.execute("PRAGMA integrity_check"):
                 if line != b"ok":
                     yield line.decode(errors="backslashreplace")
         except DAMAGE as error:
             yield f"the file is damaged ({code_of(error)})"
+
+
+class _Numbers:
+    """The numbers that the live table has for the names in a segment; None for a name that the log does not know."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+        self._streams: dict[StreamId, tuple[Any, Any]] = {}
+        self._kinds: dict[tuple[str, bytes], Any] = {}
+
+    def stream(self, stream: StreamId) -> tuple[Any, Any]:
+        """Of the stream and its tenant."""
+        if stream not in self._streams:
+            if len(self._streams) >= _NAMES_HELD:
+                self._streams.clear()
+            try:
+                no = stream_number(self._db, stream)
+                tenant = self._db.execute("SELECT no FROM tenants WHERE name = ?", (stream.tenant,)).fetchone()
+            except DAMAGE:
+                no = tenant = None
+            self._streams[stream] = (no, tenant and tenant[0])
+        return self._streams[stream]
+
+    def kind(self, wire_name: str, schema: bytes) -> Any:
+        if (wire_name, schema) not in self._kinds:
+            try:
+                found = self._db.execute("SELECT no FROM kinds WHERE wire_name = ? AND schema = ?", (wire_name, schema)).fetchone()
+            except DAMAGE:
+                found = None
+            self._kinds[wire_name, schema] = found and found[0]
+        return self._kinds[wire_name, schema]
