@@ -1,6 +1,6 @@
 """A process that records batches and runs agents until it is killed; run by the crash test.
 
-python killed.py URL SEED FIRST OUTBOX     from batch FIRST on; "batch N" after each acknowledged batch, "run N" after each run
+python killed.py URL SEED FIRST OUTBOX LIFE     from batch FIRST on, two minutes after noon for each LIFE before; "batch N" after each acknowledged batch, "run N" after each run
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from postsale.aggregates.signals import Signal
 from postsale.events import ManualClock
 
 CUSTOMERS = 8
+LIFE = timedelta(minutes=2)  # longer than a dead run is waited for
 
 
 class _ToFile(Tool):
@@ -75,9 +76,9 @@ def say(line: str) -> None:
     sys.stdout.flush()
 
 
-def main(url: str, seed: int, first: int, outbox: Path) -> None:
+def main(url: str, seed: int, first: int, outbox: Path, life: int) -> None:
     number = first
-    with opened(url, outbox, ManualClock(NOON)) as ps:
+    with opened(url, outbox, ManualClock(NOON + life * LIFE)) as ps:
         acme = ps.tenant("acme")
         acme.agent("renewal-rescue").act(reason="test", by=ANNA)
         say("ready")
@@ -94,4 +95,4 @@ def main(url: str, seed: int, first: int, outbox: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]))
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]), int(sys.argv[5]))

@@ -144,8 +144,9 @@ def test_a_killed_application_loses_nothing_and_does_nothing_twice(tmp_path: Pat
     rand, url, outbox = random.Random(seed), url_of(tmp_path), tmp_path / "outbox"
     acknowledged: set[int] = set()
     first = 0
-    for _ in range(8):
-        command = [sys.executable, "-W", "error", killed.__file__, url, str(seed), str(first), str(outbox)]
+    lives = 8
+    for life in range(lives):
+        command = [sys.executable, "-W", "error", killed.__file__, url, str(seed), str(first), str(outbox), str(life)]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
             assert process.stdout.readline() == "ready\n"
@@ -156,7 +157,7 @@ def test_a_killed_application_loses_nothing_and_does_nothing_twice(tmp_path: Pat
         acknowledged.update(numbers)
         first = max(acknowledged, default=0) if rand.random() < 0.5 else max(acknowledged, default=-1) + 1
 
-    clock = ManualClock(NOON)
+    clock = ManualClock(NOON + lives * killed.LIFE)
     with killed.opened(url, outbox, clock) as ps:
         acme = ps.tenant("acme")
         assert ps.verify().problems == [], f"seed {seed}"
