@@ -23,7 +23,7 @@ from postsale.errors import LeaseHeld, LeaseLost, StoreUnavailable
 from postsale.events import ManualClock
 from postsale.store import Query, SQLiteStore
 
-from .support import ANNA, NOON, failed, head, opened, subscribed, url_of, used
+from .support import ANNA, NOON, Where, failed, head, opened, subscribed, url_of, used
 
 
 class Meanwhile(Tool):
@@ -41,7 +41,7 @@ class Meanwhile(Tool):
         return Receipt(receipt="done")
 
 
-def troubled(where: Path, clock: ManualClock, tool: Tool, customers: int = 3) -> PostSale:
+def troubled(where: Where, clock: ManualClock, tool: Tool, customers: int = 3) -> PostSale:
     """A log with customers that an acting agent makes two tasks for, each."""
     ps = opened(where, clock=clock, agents=[RenewalRescue()], tools=[tool], sandbox=False)
     acme = ps.tenant("acme")
@@ -52,10 +52,10 @@ def troubled(where: Path, clock: ManualClock, tool: Tool, customers: int = 3) ->
     return ps
 
 
-def test_a_second_run_is_told_who_runs_and_does_nothing(tmp_path: Path) -> None:
+def test_a_second_run_is_told_who_runs_and_does_nothing(lasting: Where) -> None:
     clock, tool = ManualClock(NOON), Meanwhile()
     told: list[LeaseHeld] = []
-    with troubled(tmp_path, clock, tool) as ps, opened(tmp_path, clock=clock, agents=[RenewalRescue()]) as other:
+    with troubled(lasting, clock, tool) as ps, opened(lasting, clock=clock, agents=[RenewalRescue()]) as other:
 
         def meanwhile() -> None:
             before = head(ps)
@@ -73,12 +73,12 @@ def test_a_second_run_is_told_who_runs_and_does_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("whose", ["everybody's", "the other's"])
-def test_a_run_that_was_overtaken_decides_nothing_more_and_still_records_what_its_tool_did(tmp_path: Path, whose: str) -> None:
+def test_a_run_that_was_overtaken_decides_nothing_more_and_still_records_what_its_tool_did(lasting: Where, whose: str) -> None:
     """It hangs in a tool for longer than its lease, or another clock says so. The other does the rest, and no call is made twice."""
     clock, tool = ManualClock(NOON), Meanwhile()
     ahead = clock if whose == "everybody's" else ManualClock(NOON)
     more: dict[str, Any] = {"agents": [RenewalRescue()], "tools": [tool], "sandbox": False}
-    with troubled(tmp_path, clock, tool) as ps, opened(tmp_path, clock=ahead, **more) as other:
+    with troubled(lasting, clock, tool) as ps, opened(lasting, clock=ahead, **more) as other:
         leases, heads = [], []
 
         def meanwhile() -> None:
@@ -101,10 +101,10 @@ def test_a_run_that_was_overtaken_decides_nothing_more_and_still_records_what_it
         assert (again.raised, again.decided, again.called, again.problems) == (0, 0, 0, [])
 
 
-def test_a_run_finds_at_its_end_that_another_one_did_everything(tmp_path: Path) -> None:
+def test_a_run_finds_at_its_end_that_another_one_did_everything(lasting: Where) -> None:
     clock, ahead, tool = ManualClock(NOON), ManualClock(NOON + timedelta(seconds=61)), Meanwhile()
     more: dict[str, Any] = {"agents": [RenewalRescue()], "tools": [tool], "sandbox": False}
-    with troubled(tmp_path, clock, tool) as ps, opened(tmp_path, clock=ahead, **more) as other:
+    with troubled(lasting, clock, tool) as ps, opened(lasting, clock=ahead, **more) as other:
 
         def meanwhile() -> None:
             tool.meanwhile = lambda: None
@@ -116,10 +116,10 @@ def test_a_run_finds_at_its_end_that_another_one_did_everything(tmp_path: Path) 
         assert set(tool.calls.values()) == {1}
 
 
-def test_a_run_of_slow_tools_keeps_its_lease(tmp_path: Path) -> None:
+def test_a_run_of_slow_tools_keeps_its_lease(lasting: Where) -> None:
     """Each call takes two thirds of the lease's term, and a visit makes two: nobody gets in between."""
     clock, tool = ManualClock(NOON), Meanwhile()
-    with troubled(tmp_path, clock, tool) as ps, opened(tmp_path, clock=clock) as other:
+    with troubled(lasting, clock, tool) as ps, opened(lasting, clock=clock) as other:
 
         def meanwhile() -> None:
             clock.advance(timedelta(seconds=40))
