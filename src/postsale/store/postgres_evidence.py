@@ -81,12 +81,12 @@ class PostgresEvidence:
             default=0,
         )
 
-    def ids(self) -> Iterator[tuple[Any, Any, Any, Any] | Unreadable]:
+    def ids(self) -> Iterator[tuple[Any, Any, Any, Any, Any] | Unreadable]:
         # Through the indexes on purpose: an id that they do not lead to is one that could be stored twice.
         forced = "SET LOCAL enable_seqscan = off; SET LOCAL enable_sort = off; SET LOCAL enable_bitmapscan = off"
         self._db.execute(forced.encode(), prepare=False)
         try:
-            yield from self._walk(f"SELECT tenant, event_id, position, content_mac FROM {self._s}.events ORDER BY tenant, event_id")
+            yield from self._walk(f"SELECT tenant, event_id, position, recorded_at, content_mac FROM {self._s}.events ORDER BY tenant, event_id")
         except psycopg.Error as error:
             yield self._unreadable(error)
 

@@ -14,6 +14,7 @@ from postsale.store.archive_evidence import ArchivedEvidence
 from postsale.store.contract import Row, Unreadable
 from postsale.store.segments import Listing, Segment
 from postsale.store.sqlite_archive import listed_streams, listed_tenants, segments
+from postsale.store.sqlite_ids import SEALED
 from postsale.store.sqlite_read import stream_number
 from postsale.store.sqlite_schema import DAMAGE, code_of, connect, expected_schema, translated, url_of
 
@@ -117,9 +118,13 @@ class SQLiteEvidence:
             return None
         return row[0] if row else None
 
-    def ids(self) -> Iterator[tuple[Any, Any, Any, Any] | Unreadable]:
+    def ids(self) -> Iterator[tuple[Any, Any, Any, Any, Any] | Unreadable]:
         try:
-            yield from self._db.execute("SELECT tenant, event_id, position, content_mac FROM keys ORDER BY tenant, event_id")
+            yield from self._db.execute(
+                "SELECT tenant, event_id, position, recorded_at, content_mac FROM ids UNION ALL"
+                " SELECT tenant, event_id, position, recorded_at, content_mac FROM events NOT INDEXED"
+                f" WHERE position > ({SEALED}) ORDER BY tenant, event_id"
+            )
         except DAMAGE as error:
             yield Unreadable(0, 0, code_of(error))
 

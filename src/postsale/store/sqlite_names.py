@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Sequence
 from typing import Final
 
 from postsale.events import StreamId
@@ -56,6 +57,10 @@ class Names:
             )
             self._streams[stream] = no
         return no
+
+    def numbers_of(self, streams: Sequence[StreamId], positions: Sequence[int]) -> list[int]:
+        """The number of the stream of each event; a new stream begins at its first event's position."""
+        return [self._streams.get(stream) or self.stream(stream) for stream in streams]
 
     def kind(self, wire_name: str, schema: bytes) -> int:
         key = (wire_name, schema)
