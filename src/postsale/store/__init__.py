@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from postsale.errors import Unsupported
 from postsale.events import Clock
-from postsale.store.archive import Chapters, archive_chapter
+from postsale.store.archive import Archivable, Chapters, archive_chapter
 from postsale.store.contract import (
     Appended,
     Condition,
@@ -30,7 +30,6 @@ from postsale.store.memory import MemoryStore
 from postsale.store.quarantine import MemoryQuarantine, SQLiteQuarantine
 from postsale.store.segments import Segment
 from postsale.store.sqlite import SQLiteStore
-from postsale.store.sqlite_archive import SQLiteChapters
 from postsale.store.verify import VerifyReport, verify
 
 if TYPE_CHECKING:
@@ -53,7 +52,6 @@ __all__ = [
     "Quarantine",
     "QuarantineItem",
     "Query",
-    "SQLiteChapters",
     "SQLiteQuarantine",
     "SQLiteStore",
     "Segment",
@@ -85,7 +83,7 @@ def open_store(
     if url.startswith(("postgresql://", "postgres://")):
         from postsale.store.postgres import PostgresStore  # needs an extra
 
-        return PostgresStore(url, clock=clock)
+        return PostgresStore(url, clock=clock, archive=archive)
     scheme, _, path = url.partition(":///")
     if scheme == "sqlite" and path and path != ":memory:":
         return SQLiteStore(path, clock=clock, durable=durable, archive=archive)
@@ -93,7 +91,7 @@ def open_store(
 
 
 def chapters_of(store: Store) -> Chapters:
-    """The seam through which the chapters of a store are archived. Unsupported for a log that has none."""
-    if isinstance(store, SQLiteStore):
-        return SQLiteChapters(store)
+    """The seam through which the chapters of a store are archived. Unsupported for a log in memory."""
+    if isinstance(store, Archivable):
+        return store.chapters()
     raise Unsupported(what=f"archiving a {type(store).__name__}", supported="a log in a file or a database")
