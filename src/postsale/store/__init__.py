@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from postsale.errors import Unsupported
 from postsale.events import Clock
 from postsale.store.anchors import FileAnchor
-from postsale.store.archive import Chapters, archive_chapter
+from postsale.store.archive import Archivable, Chapters, archive_chapter
 from postsale.store.checkpoints import (
     Anchor,
     Checkpoint,
@@ -45,7 +45,6 @@ from postsale.store.proofs import Tree, verify_consistency, verify_inclusion
 from postsale.store.quarantine import MemoryQuarantine, SQLiteQuarantine
 from postsale.store.segments import Segment
 from postsale.store.sqlite import SQLiteStore
-from postsale.store.sqlite_archive import SQLiteChapters
 from postsale.store.verify import VerifyReport, verify
 
 if TYPE_CHECKING:
@@ -74,7 +73,6 @@ __all__ = [
     "Quarantine",
     "QuarantineItem",
     "Query",
-    "SQLiteChapters",
     "SQLiteQuarantine",
     "SQLiteStore",
     "Segment",
@@ -123,7 +121,7 @@ def open_store(
     if url.startswith(("postgresql://", "postgres://")):
         from postsale.store.postgres import PostgresStore  # needs an extra
 
-        return PostgresStore(url, schema=schema, clock=clock)
+        return PostgresStore(url, schema=schema, clock=clock, archive=archive)
     scheme, _, path = url.partition(":///")
     if scheme == "sqlite" and path and path != ":memory:":
         return SQLiteStore(path, clock=clock, durable=durable, archive=archive)
@@ -131,7 +129,7 @@ def open_store(
 
 
 def chapters_of(store: Store) -> Chapters:
-    """The seam through which the chapters of a store are archived. Unsupported for a log that has none."""
-    if isinstance(store, SQLiteStore):
-        return SQLiteChapters(store)
+    """The seam through which the chapters of a store are archived. Unsupported for a log in memory."""
+    if isinstance(store, Archivable):
+        return store.chapters()
     raise Unsupported(what=f"archiving a {type(store).__name__}", supported="a log in a file or a database")
