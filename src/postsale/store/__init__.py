@@ -1,4 +1,4 @@
-"""The log: the contract, the stores that keep it, verification. Keeps bytes; knows no kind of event. Imports events and errors."""
+"""The log: the contract, the stores that keep it, verification, checkpoints and proofs. Keeps bytes; knows no kind of event. Imports events and errors."""
 
 from __future__ import annotations
 
@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING
 
 from postsale.errors import Unsupported
 from postsale.events import Clock
+from postsale.store.anchors import FileAnchor
 from postsale.store.archive import Chapters, archive_chapter
+from postsale.store.checkpoints import (
+    Anchor,
+    Checkpoint,
+    kept_checkpoints,
+    latest_checkpoint,
+    origin_of,
+    sign_checkpoint,
+    tree_of,
+    verifier_key,
+)
 from postsale.store.contract import (
     Appended,
     Condition,
@@ -25,9 +36,12 @@ from postsale.store.contract import (
     Submission,
     TreeHead,
 )
+from postsale.store.inclusion import CheckedProof, EventProof, check_proof, prove
 from postsale.store.leases import Lease, Leases
 from postsale.store.memory import MemoryStore
+from postsale.store.notes import Note, VerifierKey
 from postsale.store.postgres_schema import DEFAULT_SCHEMA
+from postsale.store.proofs import Tree, verify_consistency, verify_inclusion
 from postsale.store.quarantine import MemoryQuarantine, SQLiteQuarantine
 from postsale.store.segments import Segment
 from postsale.store.sqlite import SQLiteStore
@@ -38,9 +52,14 @@ if TYPE_CHECKING:
     from postsale.store.postgres import PostgresStore
 
 __all__ = [
+    "Anchor",
     "Appended",
     "Chapters",
+    "CheckedProof",
+    "Checkpoint",
     "Condition",
+    "EventProof",
+    "FileAnchor",
     "Holds",
     "Kept",
     "KeyValue",
@@ -50,6 +69,7 @@ __all__ = [
     "MemoryQuarantine",
     "MemoryStore",
     "NoneSince",
+    "Note",
     "Outcome",
     "Quarantine",
     "QuarantineItem",
@@ -61,12 +81,24 @@ __all__ = [
     "Store",
     "StreamAt",
     "Submission",
+    "Tree",
     "TreeHead",
+    "VerifierKey",
     "VerifyReport",
     "archive_chapter",
     "chapters_of",
+    "check_proof",
+    "kept_checkpoints",
+    "latest_checkpoint",
     "open_store",
+    "origin_of",
+    "prove",
+    "sign_checkpoint",
+    "tree_of",
+    "verifier_key",
     "verify",
+    "verify_consistency",
+    "verify_inclusion",
 ]
 
 _SUPPORTED = "memory:, sqlite:///relative.db, sqlite:////absolute.db or postgresql://host/database"
