@@ -14,6 +14,7 @@ from typing import Any
 
 import psycopg
 
+from postsale.projections.views_postgres import projector_role, views_schema, views_sql
 from postsale.store.plan import DEFAULT_CHAPTER
 from postsale.store.postgres_schema import Roles, init_sql
 
@@ -35,20 +36,27 @@ def server() -> str:
     return str(running.get_uri())
 
 
-@contextmanager
-def new_log(chapter: int = DEFAULT_CHAPTER) -> Iterator[tuple[str, str]]:
-    """(URL of a service's login, schema) of a fresh log; dropped at the end."""
+def fresh_log(chapter: int = DEFAULT_CHAPTER) -> tuple[str, str]:
+    """(URL of a service's login, schema) of a new log, which goes with the server."""
     schema = f"log_{os.getpid()}_{next(_numbers)}"
     login = f"{schema}_app"
     roles = Roles.of(schema)
-    with psycopg.connect(server(), autocommit=True) as admin:
-        with admin.transaction():
-            admin.execute(init_sql(schema, chapter=chapter))
+    with psycopg.connect(server(), autocommit=True) as admin, admin.transaction():
+        admin.execute(init_sql(schema, chapter=chapter))
+        admin.execute(views_sql(schema))
         admin.execute(f"CREATE ROLE {login} LOGIN NOINHERIT")
-        admin.execute(f"GRANT {roles.writer}, {roles.tailer} TO {login}")
-        yield server().replace("://postgres:@", f"://{login}@"), schema
-        admin.execute(f"DROP SCHEMA {schema} CASCADE")
-        admin.execute(f"DROP ROLE {login}")
-        for role in roles:
+        admin.execute(f"GRANT {roles.writer}, {roles.tailer}, {projector_role(schema)} TO {login}")
+    return server().replace("://postgres:@", f"://{login}@"), schema
+
+
+@contextmanager
+def new_log(chapter: int = DEFAULT_CHAPTER) -> Iterator[tuple[str, str]]:
+    """The same; dropped at the end."""
+    url, schema = fresh_log(chapter)
+    yield url, schema
+    with psycopg.connect(server(), autocommit=True) as admin:
+        admin.execute(f"DROP SCHEMA IF EXISTS {schema}, {views_schema(schema)} CASCADE")
+        admin.execute(f"DROP ROLE {schema}_app")
+        for role in (*Roles.of(schema), projector_role(schema)):
             admin.execute(f"DROP OWNED BY {role}")
             admin.execute(f"DROP ROLE {role}")

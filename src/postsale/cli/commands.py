@@ -5,8 +5,6 @@ The demo is in `demo.py`; reading files in is in `ingest.py`.
 
 from __future__ import annotations
 
-import os
-from contextlib import closing
 from typing import Annotated, Any
 
 import typer
@@ -14,10 +12,12 @@ from rich.markup import escape
 
 from postsale.agents.agent import package_version
 from postsale.cli.agents import agent_app, approval_app, decision_app
+from postsale.cli.chapters import log_archive, log_chapters
 from postsale.cli.common import (
     DEFAULT_DB,
     EXIT_CODES,
     AsOf,
+    Commands,
     Db,
     Json,
     KnownAt,
@@ -26,20 +26,22 @@ from postsale.cli.common import (
     emit,
     hint,
     opened,
+    opened_store,
     out,
     parse_time,
     progress,
     table,
     tenant_of,
 )
+from postsale.cli.db import db_app
 from postsale.cli.demo import demo
 from postsale.cli.ingest import ingest_app, quarantine_app
 from postsale.cli.run import run
-from postsale.errors import StoreUnavailable
+from postsale.cli.schemas import schemas_app
 from postsale.events import Masked
-from postsale.store import open_store, verify
+from postsale.store import verify
 
-app = typer.Typer(
+app = Commands(
     name="postsale",
     help="Record what customers do and what agents decide in one immutable log; score health; act inside policy; prove it.",
     epilog=EXIT_CODES,
@@ -47,10 +49,10 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
-customer_app = typer.Typer(no_args_is_help=True, help="Who is healthy, who is at risk, and why.", epilog=EXIT_CODES)
-projection_app = typer.Typer(no_args_is_help=True, help="Read models: how far they are behind the log.", epilog=EXIT_CODES)
-log_app = typer.Typer(no_args_is_help=True, help="The log itself: prove that nothing was changed.", epilog=EXIT_CODES)
-token_app = typer.Typer(no_args_is_help=True, help="Access tokens for people who approve through a program.", epilog=EXIT_CODES)
+customer_app = Commands(no_args_is_help=True, help="Who is healthy, who is at risk, and why.", epilog=EXIT_CODES)
+projection_app = Commands(no_args_is_help=True, help="Read models: how far they are behind the log.", epilog=EXIT_CODES)
+log_app = Commands(no_args_is_help=True, help="The log itself: prove that nothing was changed; archive old chapters.", epilog=EXIT_CODES)
+token_app = Commands(no_args_is_help=True, help="Access tokens for people who approve through a program.", epilog=EXIT_CODES)
 
 
 @app.callback(invoke_without_command=True)
@@ -70,7 +72,11 @@ app.add_typer(agent_app, name="agent")
 app.add_typer(projection_app, name="projection")
 app.add_typer(quarantine_app, name="quarantine")
 app.add_typer(log_app, name="log")
+app.add_typer(schemas_app, name="schemas")
 app.add_typer(token_app, name="token")
+app.add_typer(db_app, name="db")
+log_app.command("chapters")(log_chapters)
+log_app.command("archive")(log_archive)
 
 CustomerId = Annotated[str, typer.Argument(help="The customer's id, as you record it.")]
 _BAND = {"poor": "[red]poor[/]", "fair": "[yellow]fair[/]", "good": "[green]good[/]"}
@@ -230,9 +236,7 @@ def projection_status(db: Db = DEFAULT_DB, json: Json = False) -> None:
 @log_app.command("verify")
 def log_verify(db: Db = DEFAULT_DB, json: Json = False) -> None:
     """Recompute every leaf from the stored bytes; names each event that was changed. Needs no keys. Exit status 1 when one was."""
-    if db.startswith("sqlite:///") and not os.path.exists(db.removeprefix("sqlite:///")):
-        raise StoreUnavailable(url=db, reason="there is no such database")
-    with closing(open_store(db)) as store:  # without the keys: whoever has only a copy of the log can verify it
+    with opened_store(db) as store:  # without the keys: whoever has only a copy of the log can verify it
         with progress("verifying", store.head(), quiet=json) as advance:
             report = verify(store, _steps(advance))
         if json:

@@ -17,7 +17,7 @@ import orjson
 from postsale.errors import InvalidInput
 from postsale.events.clock import from_us, iso
 from postsale.events.ids import Lane, StreamId
-from postsale.events.model import Event, canonical, decode_payload, not_json, registry
+from postsale.events.model import Event, canonical, decode_payload, registry, stored_fields
 
 
 class Origin(StrEnum):
@@ -143,14 +143,11 @@ class StoredEvent(NamedTuple):
         return self.wire_name.partition("@")[0]
 
     def fields(self) -> dict[str, Any]:
-        """The payload as a plain dict, upcast to the current version; sealed fields stay sealed."""
-        try:
-            fields = orjson.loads(self.data)
-        except orjson.JSONDecodeError:
-            raise not_json(self.wire_name, self.position) from None
-        if registry.is_current(self.wire_name):
-            return fields  # type: ignore[no-any-return]
-        return registry.upcast(self.wire_name, fields, self.position)
+        """The payload as a plain dict, upcast to the current version; sealed fields stay sealed.
+
+        Raises UnknownWireName, UpcastFailed, InvalidInput: a version that is not known here is never read as another one.
+        """
+        return stored_fields(self.wire_name, self.data, self.position)
 
 
 E = TypeVar("E", bound=Event, covariant=True)

@@ -13,7 +13,7 @@ from postsale.access import KeyVault, Unsealer, content_mac, fact_id, seal_field
 from postsale.aggregates.customer import CustomerAggregate, fold
 from postsale.aggregates.identity import IDENTITY_KINDS
 from postsale.aggregates.signals import Signal
-from postsale.errors import ContentConflict, PostSaleError, VersionConflict
+from postsale.errors import ContentConflict, InvalidInput, PostSaleError, UnknownWireName, UpcastFailed, VersionConflict
 from postsale.events import (
     SYSTEM,
     Actor,
@@ -24,9 +24,11 @@ from postsale.events import (
     NewEvent,
     Origin,
     Recorded,
+    StoredEvent,
     StreamId,
     canonical,
     decode,
+    decode_payload,
     derive_id,
     encode_payload,
     iso,
@@ -118,6 +120,28 @@ class Log:
         return NewEvent(
             stream, Lane.FACT, None, event_id, signal.wire_name, schema_digest(type(signal)), occurred_at_us, mac, header.to_bytes(), data
         )
+
+    def said_already(self, position: int, signal: Signal, said_of: str) -> StoredEvent | None:
+        """The fact at `position`, when it says what `signal` says in another version of its kind: both read the same today.
+
+        None when they differ, or cannot be compared: stored through a connector, or its key is gone, or a version is unknown here.
+        """
+        (stored,) = self.store.read(Query(after=position - 1, upto=position))
+        if stored.kind != signal.kind or stored.wire_name == signal.wire_name or stored.occurred_at_us != to_us(signal.occurred_at):
+            return None
+        header = Header.from_bytes(stored.header)
+        clear = Unsealer(self.vault)(stored, header) if header.sealed else stored.data
+        at = iso(stored.occurred_at_us)
+        mac = content_mac(self.vault.tenant(stored.tenant), stored.wire_name.encode(), at.encode(), said_of.encode(), clear)
+        if mac != stored.content_mac:
+            return None
+        envelope = {"source": signal.source, "id": signal.id, "occurred_at": at}
+        try:
+            before = decode_payload(stored.wire_name, clear, envelope, position)
+            now = decode_payload(signal.wire_name, encode_payload(signal), envelope)
+        except (UnknownWireName, UpcastFailed, InvalidInput):
+            return None
+        return stored if encode_payload(before) == encode_payload(now) else None
 
     def decision(self, stream: StreamId, expected_version: int, draft: Draft) -> NewEvent:
         """A decision-lane event. Raises KeyUnavailable when it has personal fields and no key can be had."""

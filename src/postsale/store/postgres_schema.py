@@ -19,6 +19,7 @@ from postsale.store.plan import DEFAULT_CHAPTER
 
 SCHEMA_VERSION: Final = 1  # log.schema_version; a change needs a migration, which is never made silently
 DEFAULT_SCHEMA: Final = "postsale"
+SYSTEM: Final = "_system"
 SYSTEM_NO: Final = 0  # the number of the tenant `_system`, which every writer may read
 
 _NAME: Final = re.compile(r"(?!pg_)[a-z_][a-z0-9_]{0,39}\Z")
@@ -90,6 +91,9 @@ GRANTS: Final = (
     Grant("kinds", "writer", "INSERT", ("wire_name", "schema")),  # without the numbers: those are given out, never chosen
     Grant("streams", "writer", "INSERT", ("tenant", "category", "id")),
     Grant("events", "writer", "INSERT"),
+    # COPY is refused on a table with row-level security, so bulk goes into the partitions themselves, past the policies: there a
+    # trigger holds the rows to their tenant. `ensure_chapter` grants the same on the chapters.
+    Grant("decisions", "writer", "INSERT"),
     Grant("nodes", "writer", "INSERT"),
     Grant("kv", "writer", "INSERT"),
     Grant("kv", "writer", "UPDATE", ("value", "revision")),
@@ -98,7 +102,7 @@ GRANTS: Final = (
     Grant("quarantine", "writer", "UPDATE", ("status",)),
     Grant("revisions", "writer", "USAGE"),
 )
-"""Every privilege on a relation that the roles of a log have, beside the owner's. The partitions have none: they are reached through `events`."""
+"""Every privilege on a relation that the roles of a log have, beside the owner's and INSERT on the chapters of facts."""
 
 
 def init_sql(schema: str = DEFAULT_SCHEMA, *, chapter: int = DEFAULT_CHAPTER) -> str:
@@ -159,6 +163,7 @@ CREATE UNIQUE INDEX decisions_by_position ON {s}.decisions (position);
 CREATE UNIQUE INDEX decisions_by_id ON {s}.decisions (tenant, event_id);
 -- With the tenant, although a stream has one: a row forged into another tenant's stream must not collide with what that tenant wrote.
 CREATE UNIQUE INDEX decisions_by_version ON {s}.decisions (stream, version, tenant);
+CREATE INDEX decisions_by_stream ON {s}.decisions (stream, position);
 CREATE INDEX decisions_by_tenant ON {s}.decisions (tenant, position);
 CREATE INDEX decisions_by_kind ON {s}.decisions (kind, position);
 CREATE TABLE {s}.facts PARTITION OF {s}.events FOR VALUES IN (0) PARTITION BY RANGE (position);
@@ -204,6 +209,43 @@ BEGIN
     RETURN found;
 END $$;
 
+-- The head, locked until the transaction ends, and the position where events really end. Writers see only their tenant's events.
+CREATE FUNCTION {s}.lock_head(OUT head bigint, OUT newest_at bigint, OUT last bigint)
+LANGUAGE plpgsql {definer} AS $$
+BEGIN
+    SELECT l.position, l.recorded_at INTO head, newest_at FROM {s}.log l FOR UPDATE;
+    SELECT coalesce(max(e.position), 0) INTO last FROM {s}.events e WHERE e.position >= head;
+END $$;
+
+-- The last position, of those the caller may read, that was recorded at or before a time; recorded_at increases with position.
+CREATE FUNCTION {s}.known_prefix(at_us bigint) RETURNS bigint LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    low bigint := 0; high bigint; middle bigint; at bigint;
+BEGIN
+    SELECT position INTO high FROM {s}.log;
+    WHILE low < high LOOP
+        middle := (low + high + 1) / 2;
+        SELECT recorded_at INTO at FROM {s}.events WHERE position >= middle ORDER BY position LIMIT 1;
+        IF at <= at_us THEN low := middle; ELSE high := middle - 1; END IF;
+    END LOOP;
+    RETURN low;
+END $$;
+
+-- The position of a tenant's leaf; its leaves are in order of position.
+CREATE FUNCTION {s}.position_of_leaf(tenant_number integer, wanted bigint) RETURNS bigint
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    low bigint := 1; high bigint; middle bigint; at bigint;
+BEGIN
+    SELECT position + 1 INTO high FROM {s}.log;
+    WHILE low < high LOOP
+        middle := (low + high) / 2;
+        SELECT leaf_index INTO at FROM {s}.events WHERE tenant = tenant_number AND position >= middle ORDER BY position LIMIT 1;
+        IF at < wanted THEN low := middle + 1; ELSE high := middle; END IF;
+    END LOOP;
+    RETURN low;
+END $$;
+
 -- The partition of the next chapter, made by the append that needs it. Attached, not created in place: that would wait for every reader.
 CREATE FUNCTION {s}.ensure_chapter(chapter_no bigint) RETURNS void LANGUAGE plpgsql {definer} AS $$
 DECLARE
@@ -221,6 +263,7 @@ BEGIN
     EXECUTE format('CREATE TRIGGER no_truncate BEFORE TRUNCATE ON {s}.%I FOR EACH STATEMENT EXECUTE FUNCTION {s}.refuse()', name);
     EXECUTE format('ALTER TABLE {s}.facts ATTACH PARTITION {s}.%I FOR VALUES FROM (%s) TO (%s)',
         name, chapter_no * size + 1, (chapter_no + 1) * size + 1);
+    EXECUTE format('GRANT INSERT ON {s}.%I TO {roles.writer}', name);
 END $$;
 
 -- At the end of a transaction that moved the head: the positions it moved over hold one event each, recorded later than those before,
@@ -247,6 +290,10 @@ CREATE FUNCTION {s}.refuse() RETURNS trigger LANGUAGE plpgsql SET search_path = 
 BEGIN
     RAISE EXCEPTION 'the log is append-only' USING ERRCODE = 'integrity_constraint_violation';
 END $$;
+CREATE FUNCTION {s}.refuse_tenant() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RAISE EXCEPTION 'an event of another tenant' USING ERRCODE = 'insufficient_privilege';
+END $$;
 CREATE FUNCTION {s}.only_forward() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RAISE EXCEPTION 'a head only moves forward' USING ERRCODE = 'integrity_constraint_violation';
@@ -255,7 +302,7 @@ END $$;
 {_lines(guard.sql for guard in triggers(s))}
 
 INSERT INTO {s}.log VALUES (1, replace(gen_random_uuid()::text || gen_random_uuid()::text, '-', '')::char(32), {SCHEMA_VERSION}, {chapter}, 0, 0);
-INSERT INTO {s}.tenants (no, name) VALUES ({SYSTEM_NO}, '_system');
+INSERT INTO {s}.tenants (no, name) VALUES ({SYSTEM_NO}, '{SYSTEM}');
 SELECT {s}.ensure_chapter(0);
 
 -- Row-level security, forced on the owner too. The restrictive policies narrow whatever else a login may be a member of.
@@ -263,8 +310,8 @@ SELECT {s}.ensure_chapter(0);
 {_lines(guard.sql for guard in policies(s))}
 
 -- The fewest privileges.
-REVOKE ALL ON ALL FUNCTIONS IN SCHEMA {s} FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION {s}.tenant_no(), {s}.enter(text, boolean), {s}.ensure_chapter(bigint) TO {roles.writer};
+REVOKE ALL ON FUNCTION {s}.enter(text, boolean), {s}.lock_head(), {s}.ensure_chapter(bigint), {s}.follows_events() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION {s}.enter(text, boolean), {s}.lock_head(), {s}.ensure_chapter(bigint) TO {roles.writer};
 {_lines(grant_sql(s, grant) for grant in GRANTS)}
 
 RESET ROLE;
@@ -294,6 +341,8 @@ def triggers(schema: str) -> Iterator[Guard]:
         ("tenants", "NEW.no <> OLD.no OR NEW.name <> OLD.name OR NEW.size <= OLD.size"),
     ):
         yield _trigger(s, table, "only_forward", "BEFORE UPDATE", "ROW", "only_forward", when=f" WHEN ({backward})")
+    # After, not before, which would make COPY slow; its condition alone is computed per row.
+    yield _trigger(s, "events", "own_tenant", "AFTER INSERT", "ROW", "refuse_tenant", when=f" WHEN (NEW.tenant <> {s}.tenant_no())")
     sql = f"CREATE CONSTRAINT TRIGGER follows_events AFTER UPDATE ON {s}.log DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION {s}.follows_events();"
     yield Guard("log", "follows_events", sql)
 
