@@ -1,12 +1,10 @@
 """The commands, by what they are about. Each opens the database, asks `app`, and prints a table or JSON.
 
-The demo is in `demo.py`; reading files in is in `ingest.py`.
+The demo is in `demo.py`; reading files in is in `ingest.py`; verifying and proving is in `log.py`.
 """
 
 from __future__ import annotations
 
-import os
-from contextlib import closing
 from typing import Annotated, Any
 
 import typer
@@ -22,22 +20,19 @@ from postsale.cli.common import (
     Json,
     KnownAt,
     TenantName,
-    counts,
     emit,
     hint,
     opened,
     out,
     parse_time,
-    progress,
     table,
     tenant_of,
 )
 from postsale.cli.demo import demo
 from postsale.cli.ingest import ingest_app, quarantine_app
+from postsale.cli.log import log_app
 from postsale.cli.run import run
-from postsale.errors import StoreUnavailable
 from postsale.events import Masked
-from postsale.store import open_store, verify
 
 app = typer.Typer(
     name="postsale",
@@ -49,7 +44,6 @@ app = typer.Typer(
 )
 customer_app = typer.Typer(no_args_is_help=True, help="Who is healthy, who is at risk, and why.", epilog=EXIT_CODES)
 projection_app = typer.Typer(no_args_is_help=True, help="Read models: how far they are behind the log.", epilog=EXIT_CODES)
-log_app = typer.Typer(no_args_is_help=True, help="The log itself: prove that nothing was changed.", epilog=EXIT_CODES)
 token_app = typer.Typer(no_args_is_help=True, help="Access tokens for people who approve through a program.", epilog=EXIT_CODES)
 
 
@@ -208,7 +202,7 @@ def _details(e: Any) -> str:
     return "  ".join(f"{k}={v}" for k, v in list(shown.items())[:6])
 
 
-# ---------------------------------------------------------------- projections, log, tokens
+# ---------------------------------------------------------------- projections, tokens
 
 
 @projection_app.command("status")
@@ -225,38 +219,6 @@ def projection_status(db: Db = DEFAULT_DB, json: Json = False) -> None:
             [(s["projection"], f"{s['position']:,}", f"{s['lag_events']:,}", f"{s['rows']:,}", s["dead_letters"]) for s in status],
             right=("at position", "behind", "rows", "dead letters"),
         )
-
-
-@log_app.command("verify")
-def log_verify(db: Db = DEFAULT_DB, json: Json = False) -> None:
-    """Recompute every leaf from the stored bytes; names each event that was changed. Needs no keys. Exit status 1 when one was."""
-    if db.startswith("sqlite:///") and not os.path.exists(db.removeprefix("sqlite:///")):
-        raise StoreUnavailable(url=db, reason="there is no such database")
-    with closing(open_store(db)) as store:  # without the keys: whoever has only a copy of the log can verify it
-        with progress("verifying", store.head(), quiet=json) as advance:
-            report = verify(store, _steps(advance))
-        if json:
-            emit(report.to_dict())
-        else:
-            counts("Verified", {"events": report.events, "problems": len(report.problems)})
-            table("Tree heads", ("tenant", "events", "root"), [(t, f"{size:,}", root) for t, (size, root) in report.roots.items()])
-            if report.problems:
-                table("[red]Problems[/]", ("position", "what is wrong"), [(p, escape(r)) for p, r in report.problems[:50]])
-            else:
-                out.print("[green]Every event is what was recorded.[/]")
-        raise typer.Exit(1 if report.problems else 0)
-
-
-def _steps(advance: Any) -> Any:
-    """`verify` reports how far it is; a bar wants how much more."""
-    done = 0
-
-    def at(position: int) -> None:
-        nonlocal done
-        advance(position - done)
-        done = position
-
-    return at
 
 
 @token_app.command("issue")

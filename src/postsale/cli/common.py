@@ -10,7 +10,7 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, date, datetime, time
 from importlib import import_module
 from types import ModuleType
@@ -27,13 +27,17 @@ from postsale.access import Person
 from postsale.agents import Agent
 from postsale.app import PostSale, Tenant
 from postsale.errors import (
+    AnchorUnavailable,
     ApprovalRefused,
+    CheckpointRefused,
     IdentityConflict,
     InvalidInput,
     KeyUnavailable,
     LogDamaged,
     MappingInvalid,
     NotAllowed,
+    NotCheckpointed,
+    NoteInvalid,
     PolicyInvalid,
     PostSaleError,
     ReplayDiverged,
@@ -41,8 +45,10 @@ from postsale.errors import (
     StoreUnavailable,
     UnknownCustomer,
     UnknownDecision,
+    UnknownEvent,
 )
 from postsale.projections import CUSTOMER_HEALTH, HealthModel
+from postsale.store import Store, open_store
 
 _WIDTH = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 140  # a pipe has no width of its own
 out = Console(highlight=False, width=_WIDTH)
@@ -52,11 +58,11 @@ EXIT_CODES = """Exit status: 0 done · 1 a check found something wrong · 2 the 
 Environment: POSTSALE_DB · POSTSALE_TENANT · POSTSALE_TOKEN (act as its owner) · POSTSALE_IMPORT (modules that declare your own signals) · POSTSALE_HEALTH (module:NAME of your health model)"""
 
 _STATUS: tuple[tuple[tuple[type[PostSaleError], ...], int], ...] = (
-    ((LogDamaged, ReplayDiverged, SealBroken), 1),
+    ((LogDamaged, ReplayDiverged, SealBroken, CheckpointRefused, NoteInvalid), 1),
     ((InvalidInput, MappingInvalid, PolicyInvalid, IdentityConflict), 2),
     ((ApprovalRefused, NotAllowed), 3),
-    ((UnknownCustomer, UnknownDecision), 4),
-    ((StoreUnavailable, KeyUnavailable), 5),
+    ((UnknownCustomer, UnknownDecision, UnknownEvent, NotCheckpointed), 4),
+    ((StoreUnavailable, KeyUnavailable, AnchorUnavailable), 5),
 )
 
 _WILD = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
@@ -101,14 +107,26 @@ def parse_time(text: str | None) -> datetime | None:
 @contextmanager
 def opened(db: str, agents: Sequence[Agent] = (), *, create: bool = False) -> Iterator[PostSale]:
     """An open database; without `create` a missing one is an error that says how to make one."""
+    _expect(db, create=create)
+    with PostSale.open(db, agents=agents, health=_health()) as ps:
+        yield ps
+
+
+@contextmanager
+def opened_store(db: str) -> Iterator[Store]:
+    """The log alone, without its keys: whoever has only a copy of it can verify it."""
+    _expect(db, create=False)
+    with closing(open_store(db)) as store:
+        yield store
+
+
+def _expect(db: str, *, create: bool) -> None:
     _given.clear()
     if db != os.environ.get("POSTSALE_DB", DEFAULT_DB):
         _given["--db"] = db
     path = db.removeprefix("sqlite:///")
     if not create and db.startswith("sqlite:///") and not os.path.exists(path):
         raise StoreUnavailable(url=db, reason="there is no such database; start with `postsale demo` or `postsale ingest`")
-    with PostSale.open(db, agents=agents, health=_health()) as ps:
-        yield ps
 
 
 def _health() -> HealthModel:
@@ -139,22 +157,30 @@ def imported(module: str) -> ModuleType:
 
 def tenant_of(ps: PostSale, name: str | None, *, new: bool = False) -> Tenant:
     """The tenant that was named, or the only one there is. With `new` a name without events yet will do."""
+    if name is not None and new:
+        _remember_tenant(name)
+        return ps.tenant(name)
+    return ps.tenant(tenant_among(ps.tenants(), name))
+
+
+def tenant_among(known: Sequence[str], name: str | None) -> str:
+    """The tenant of a database that was named, or its only one. InvalidInput when there is no such, or the choice is not clear."""
+    if name is not None and name in known:
+        _remember_tenant(name)
+        return name
+    if name is None and len(known) == 1:
+        return known[0]
+    listed = ", ".join(known[:8])
     if name is not None:
-        if name != os.environ.get("POSTSALE_TENANT"):
-            _given["--tenant"] = name
-        tenant = ps.tenant(name)
-        if not new and name not in ps.tenants():
-            raise InvalidInput(
-                what="option", field="--tenant", reason=f"no such tenant here; there are: {', '.join(ps.tenants()[:8]) or 'none'}"
-            )
-        return tenant
-    known = ps.tenants()
-    if len(known) == 1:
-        return ps.tenant(known[0])
-    reason = (
-        f"the database has {len(known)} tenants ({', '.join(known[:8])}); say which" if known else "the database is empty; name a tenant"
-    )
+        reason = f"no such tenant here; there are: {listed or 'none'}"
+    else:
+        reason = f"the database has {len(known)} tenants ({listed}); say which" if known else "the database is empty; name a tenant"
     raise InvalidInput(what="option", field="--tenant", reason=reason)
+
+
+def _remember_tenant(name: str) -> None:
+    if name != os.environ.get("POSTSALE_TENANT"):
+        _given["--tenant"] = name
 
 
 def person(ps: PostSale) -> Person:
