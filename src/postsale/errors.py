@@ -65,12 +65,13 @@ class UnknownWireName(PostSaleError):
 
 @dataclass(eq=False, kw_only=True)
 class UpcastFailed(PostSaleError):
-    """An upcaster raised; the event is named and no state changed."""
+    """An upcaster raised or gave no JSON; the stored event and the step are named, and no state changed."""
 
-    wire_name: str
+    wire_name: str  # of the stored event
     position: int | None
+    step: str  # the version whose upcaster failed: `wire_name`, or a later one of the chain
     reason: str
-    found = "the upcaster from {wire_name!r} failed on position {position} with {reason}"
+    found = "the upcaster from {step!r} failed on {wire_name!r} at position {position} with {reason}"
     expected = "a pure function that accepts every stored event of that version"
     todo = "Mend the upcaster; the stored event is unchanged."
 
@@ -83,6 +84,16 @@ class BadDeclaration(PostSaleError, TypeError):
     reason: str
     found = "{what}: {reason}"
     todo = "Change the declaration."
+
+
+@dataclass(eq=False, kw_only=True)
+class BreakingChange(PostSaleError):
+    """A stored version of a kind was changed in the code. The history of schemas is as it was: writing it again does not heal this."""
+
+    changes: str  # a line each: the wire name, what changed, what to do
+    found = "the code changes versions of events that are stored"
+    expected = "them as they are in the log"
+    todo = "What changed:\n{changes}"
 
 
 # ---------------------------------------------------------------- the log
@@ -144,6 +155,18 @@ class LeaseLost(PostSaleError):
     found = "lease {lease} with token {newest_token}"
     expected = "token {token}, under which this was written"
     todo = "Stop this worker's run and take the lease again: another worker holds it or held it since."
+
+
+@dataclass(eq=False, kw_only=True)
+class LeaseHeld(PostSaleError):
+    """Another worker does this job and did not give it up while it was waited for. Nothing was done."""
+
+    lease: str
+    holder: str  # a process and its machine
+    until: str  # RFC 3339
+    found = "lease {lease} is held by {holder} until {until}"
+    expected = "a lease that nobody holds"
+    todo = "Let the holder finish, or try again after that time: a holder that died loses the lease then."
 
 
 @dataclass(eq=False, kw_only=True)
@@ -233,6 +256,51 @@ class StoreUnavailable(PostSaleError):
     found = "{url}: {reason}"
     expected = "a writable postsale log"
     todo = "Nothing was half-written. Mend the cause and try again; ids make the retry safe."
+
+
+@dataclass(eq=False, kw_only=True)
+class SegmentUnreadable(PostSaleError):
+    """The file of an archived chapter is missing or is not the one that was archived. Other chapters stay readable."""
+
+    chapter: int
+    path: str
+    reason: str
+    found = "chapter {chapter} is archived in {path}: {reason}"
+    expected = "the file that was archived, byte for byte"
+    todo = "Restore that file from a backup; nothing else is needed. `postsale log verify` checks it."
+
+
+@dataclass(eq=False, kw_only=True)
+class ChapterOpen(PostSaleError):
+    """A chapter that may still grow cannot be archived."""
+
+    chapter: int
+    last_position: int
+    head: int
+    found = "chapter {chapter} is not complete: the log is at position {head}"
+    expected = "position {last_position} or more"
+    todo = "Archive an earlier chapter: `postsale log chapters` lists them."
+
+
+@dataclass(eq=False, kw_only=True)
+class ArchiveBusy(PostSaleError):
+    """Another process is archiving the same chapter just now."""
+
+    chapter: int
+    directory: str
+    found = "another process is archiving chapter {chapter} to {directory}"
+    todo = "Wait until it is done; nothing was changed."
+
+
+@dataclass(eq=False, kw_only=True)
+class ArchiveUnwritable(PostSaleError):
+    """The directory of the archive cannot be written: disk full, no permission, not a directory. The log is unchanged."""
+
+    directory: str
+    reason: str
+    found = "the archive cannot be written to {directory}: {reason}"
+    expected = "a directory with room for the chapter"
+    todo = "Mend the cause and archive again; the chapter is still in the log."
 
 
 @dataclass(eq=False, kw_only=True)

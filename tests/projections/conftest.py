@@ -1,6 +1,38 @@
-"""Settings of the property tests: a slow machine is no failure."""
+"""Settings of the property tests: a slow machine is no failure. And every kind of views, for the tests that ask for `views`."""
 
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
 from hypothesis import HealthCheck, settings
+from tests.postgres import new_log
+
+from postsale.projections import MemoryViews, PostgresViews, SqliteViews, Views
 
 settings.register_profile("projections", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("projections")
+
+
+@pytest.fixture(scope="module")
+def pg() -> Iterator[tuple[str, str]]:
+    """URL and schema of a log whose views a module's tests share; each opens them for a log of its own, which empties them."""
+    with new_log() as log:
+        yield log
+
+
+@pytest.fixture(params=["memory", "sqlite", "postgres"])
+def views(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Views]:
+    """Empty views of each kind."""
+    opened: Views
+    if request.param == "memory":
+        opened = MemoryViews()
+    elif request.param == "sqlite":
+        opened = SqliteViews(tmp_path / "postsale.views", "log-1")
+    else:
+        url, schema = request.getfixturevalue("pg")
+        opened = PostgresViews(url, uuid4().hex, schema=schema)
+    yield opened
+    opened.close()

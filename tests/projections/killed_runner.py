@@ -1,4 +1,4 @@
-"""Run as a process by test_runner: folds a log into a views file and kills itself where it is told."""
+"""Run as a process by test_runner: folds a log into views and kills itself where it is told."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 
 from postsale.aggregates.signals import InvoicePaid, TicketOpened, UsageObserved
 from postsale.events import StreamId
-from postsale.projections import CustomerHealth, Fold, Runner, SqliteViews
+from postsale.projections import CustomerHealth, Fold, PostgresViews, Runner, SqliteViews, Views
 
 from .customers import day, signal
 from .list_store import ListStore
@@ -17,10 +17,10 @@ from .list_store import ListStore
 EVENTS = 400
 
 
-def make_store() -> ListStore:
+def make_store(log_id: str) -> ListStore:
     """The same log in every process."""
     rng = random.Random(11)
-    store = ListStore()
+    store = ListStore(log_id)
     for n in range(EVENTS):
         store.now_us = day(n)
         kind = rng.choice([InvoicePaid, UsageObserved, TicketOpened])
@@ -28,7 +28,11 @@ def make_store() -> ListStore:
     return store
 
 
-def main(path: str, commits: int, facts: int) -> None:
+def make_views(place: str, schema: str, log_id: str) -> Views:
+    return PostgresViews(place, log_id, schema=schema) if schema else SqliteViews(place, log_id)
+
+
+def main(place: str, schema: str, log_id: str, commits: int, facts: int) -> None:
     seen = {"commits": 0, "facts": 0}
 
     def count(what: str, limit: int) -> None:
@@ -36,10 +40,9 @@ def main(path: str, commits: int, facts: int) -> None:
         if seen[what] == limit:
             os.kill(os.getpid(), signals.SIGKILL)
 
-    views = SqliteViews(path, "log-1")
-    runner = Runner(make_store(), views, Fold(CustomerHealth), batch=37)
+    runner = Runner(make_store(log_id), make_views(place, schema, log_id), Fold(CustomerHealth), batch=37)
     runner.catch_up(on_fact=lambda *_: count("facts", facts), on_progress=lambda _: count("commits", commits))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
+    main(*sys.argv[1:4], int(sys.argv[4]), int(sys.argv[5]))

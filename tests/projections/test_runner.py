@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import ClassVar
+from uuid import uuid4
 
 import pytest
 from hypothesis import given, settings
@@ -15,11 +18,11 @@ from hypothesis import strategies as st
 from postsale.aggregates.signals import InvoicePaid, Signal, UsageObserved
 from postsale.errors import InvalidInput, UnknownWireName, UpcastFailed, ViewMoved
 from postsale.events import Count, Lane, ManualClock, StreamId, encode_payload, registry
-from postsale.projections import CustomerHealth, Features, Fold, MemoryViews, Runner, SqliteViews, count, days, fact_of, latest, total
+from postsale.projections import CustomerHealth, Features, Fold, MemoryViews, PostgresViews, Runner, count, days, fact_of, latest, total
 from postsale.projections.runner import POISON
 
 from .customers import day, signal
-from .killed_runner import EVENTS, make_store
+from .killed_runner import EVENTS, make_store, make_views
 from .list_store import ListStore
 
 
@@ -78,17 +81,17 @@ def states(runner, views):
     return {key: FOLD.digest(FOLD.load(raw)) for key, raw in views.scan(runner.view)}
 
 
-def test_a_caught_up_view_holds_the_state_of_every_stream():
-    store, views = small_log(), MemoryViews()
+def test_a_caught_up_view_holds_the_state_of_every_stream(views):
+    store = small_log()
     runner = Runner(store, views, FOLD, batch=7)
     assert runner.catch_up() == (0, 30, 30, 30)
     assert states(runner, views) == {str(s): whole(store, s) for s in STREAMS}
-    assert runner.view == f"Pokes.v3.{Pokes.digest[:12]}"
+    assert re.fullmatch(r"Pokes\.v3\.[0-9a-f]{12}", runner.view)
     assert runner.catch_up() == (30, 30, 0, 30)
 
 
-def test_only_facts_of_customers_and_aliases_are_folded():
-    store, views = ListStore(), MemoryViews()
+def test_only_facts_of_customers_and_aliases_are_folded(views):
+    store = ListStore()
     poke(store, ALIAS, 0)
     poke(store, StreamId("acme", "referrals", "r1"), 1)
     store.record(STREAMS[0], signal(UsageObserved, 2))
@@ -98,8 +101,8 @@ def test_only_facts_of_customers_and_aliases_are_folded():
     assert states(runner, views) == {str(ALIAS): whole(store, ALIAS)}
 
 
-def test_progress_is_told_after_each_commit_and_a_run_can_end_early():
-    store, views = small_log(), MemoryViews()
+def test_progress_is_told_after_each_commit_and_a_run_can_end_early(views):
+    store = small_log()
     runner = Runner(store, views, FOLD, batch=8)
     told = []
     assert runner.catch_up(on_progress=lambda p: told.append((p, views.checkpoint(runner.view))), upto=20) == (0, 20, 20, 20)
@@ -130,8 +133,8 @@ def test_any_batching_caching_and_stopping_gives_the_same_view_as_a_rebuild(rows
     assert Runner(store, MemoryViews(), FOLD).rebuild() == (0, len(rows), len(rows), len(rows))
 
 
-def test_each_fact_is_shown_with_the_state_before_and_after_in_the_order_of_the_log():
-    store, views = small_log(12), MemoryViews()
+def test_each_fact_is_shown_with_the_state_before_and_after_in_the_order_of_the_log(views):
+    store = small_log(12)
     seen = []
 
     def on_fact(event, before, after):
@@ -145,8 +148,8 @@ def test_each_fact_is_shown_with_the_state_before_and_after_in_the_order_of_the_
     assert seen == list(range(1, 13))
 
 
-def test_when_the_callback_fails_nothing_of_its_batch_is_kept_and_it_is_called_again():
-    store, views = small_log(12), MemoryViews()
+def test_when_the_callback_fails_nothing_of_its_batch_is_kept_and_it_is_called_again(views):
+    store = small_log(12)
     runner = Runner(store, views, FOLD, batch=5)
     seen = []
 
@@ -166,8 +169,8 @@ def test_when_the_callback_fails_nothing_of_its_batch_is_kept_and_it_is_called_a
 # ---------------------------------------------------------------- poison
 
 
-def test_a_poison_event_parks_its_stream_and_no_other():
-    store, views = small_log(8), MemoryViews()
+def test_a_poison_event_parks_its_stream_and_no_other(views):
+    store = small_log(8)
     bad = poison(store, STREAMS[1], 8)
     poke(store, STREAMS[1], 9)
     poke(store, STREAMS[2], 9)
@@ -185,8 +188,8 @@ def test_a_poison_event_parks_its_stream_and_no_other():
 
 
 @pytest.mark.parametrize("batch", [1, 3, 100])
-def test_after_the_fix_a_parked_stream_folds_on_in_order(batch):
-    store, views = small_log(8), MemoryViews()
+def test_after_the_fix_a_parked_stream_folds_on_in_order(views, batch):
+    store = small_log(8)
     bad = poison(store, STREAMS[1], 8)
     poke(store, STREAMS[1], 9)
     runner = Runner(store, views, FOLD, batch=batch)
@@ -214,8 +217,8 @@ def test_after_the_fix_a_parked_stream_folds_on_in_order(batch):
         ("tests.projections/poked@2", b'{"force":"strong"}', "InvalidInput"),  # fails in the middle of the fold
     ],
 )
-def test_every_kind_of_poison_parks_and_leaves_the_state_as_it_was(wire_name, data, error):
-    store, views = ListStore(), MemoryViews()
+def test_every_kind_of_poison_parks_and_leaves_the_state_as_it_was(views, wire_name, data, error):
+    store = ListStore()
     runner = Runner(store, views, FOLD, batch=100)
     poke(store, STREAMS[0], 0, 5)
     runner.catch_up()
@@ -230,16 +233,16 @@ def test_every_kind_of_poison_parks_and_leaves_the_state_as_it_was(wire_name, da
     assert states(runner, views) == {str(STREAMS[0]): good}
 
 
-def test_an_event_of_a_kind_nobody_declared_here_does_not_park_anything():
-    store, views = ListStore(), MemoryViews()
+def test_an_event_of_a_kind_nobody_declared_here_does_not_park_anything(views):
+    store = ListStore()
     store.put(STREAMS[0], "somebody/else@4", b"{}", day(0))
     runner = Runner(store, views, FOLD)
     assert runner.catch_up() == (0, 1, 0, 1)
     assert runner.parked() == ()
 
 
-def test_a_runner_that_was_under_way_while_another_retried_parks_again_and_loses_nothing():
-    store, views = small_log(4), MemoryViews()
+def test_a_runner_that_was_under_way_while_another_retried_parks_again_and_loses_nothing(views):
+    store = small_log(4)
     poison(store, STREAMS[1], 5)
     slow, quick = (Runner(store, views, FOLD) for _ in range(2))
     slow.catch_up()
@@ -256,8 +259,8 @@ def test_a_runner_that_was_under_way_while_another_retried_parks_again_and_loses
     assert states(slow, views) == {str(s): whole(store, s) for s in STREAMS}
 
 
-def test_a_stream_that_another_runner_retried_is_read_afresh_by_the_one_that_parked_it():
-    store, views = small_log(4), MemoryViews()
+def test_a_stream_that_another_runner_retried_is_read_afresh_by_the_one_that_parked_it(views):
+    store = small_log(4)
     poison(store, STREAMS[1], 5)
     poke(store, STREAMS[1], 6)
     one, other = (Runner(store, views, FOLD) for _ in range(2))
@@ -272,8 +275,8 @@ def test_a_stream_that_another_runner_retried_is_read_afresh_by_the_one_that_par
 # ---------------------------------------------------------------- fencing, killing, other logs
 
 
-def test_a_paused_runner_cannot_overwrite_one_that_went_on():
-    store, views = small_log(), MemoryViews()
+def test_a_paused_runner_cannot_overwrite_one_that_went_on(views):
+    store = small_log()
     paused, other = (Runner(store, views, FOLD, batch=10) for _ in range(2))
     with pytest.raises(ViewMoved):
         paused.catch_up(on_fact=lambda event, before, after: event.position == 15 and other.catch_up())
@@ -283,8 +286,8 @@ def test_a_paused_runner_cannot_overwrite_one_that_went_on():
     assert states(paused, views) == {str(s): whole(store, s) for s in STREAMS}
 
 
-def test_a_view_dropped_under_a_running_runner_is_not_half_written():
-    store, views = small_log(), MemoryViews()
+def test_a_view_dropped_under_a_running_runner_is_not_half_written(views):
+    store = small_log()
     runner, other = (Runner(store, views, FOLD, batch=10) for _ in range(2))
     with pytest.raises(ViewMoved):
         runner.catch_up(on_fact=lambda event, before, after: event.position == 15 and other.drop())
@@ -293,17 +296,19 @@ def test_a_view_dropped_under_a_running_runner_is_not_half_written():
     assert states(runner, views) == {str(s): whole(store, s) for s in STREAMS}
 
 
+@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
 @pytest.mark.parametrize(("commits", "facts"), [(1, 0), (4, 0), (0, 1), (0, 38), (0, 200), (0, EVENTS)])
-def test_a_runner_killed_between_or_within_batches_goes_on_to_the_same_view(tmp_path, commits, facts):
-    path = tmp_path / "x.views"
+def test_a_runner_killed_between_or_within_batches_goes_on_to_the_same_view(kind, tmp_path, request, commits, facts):
+    place = [str(tmp_path / "x.views"), ""] if kind == "sqlite" else list(request.getfixturevalue("pg"))
+    log_id = uuid4().hex
     assert __package__ is not None
     root = str(Path(__file__).parents[__package__.count(".") + 1])
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([root, *sys.path])}
-    command = [sys.executable, "-m", f"{__package__}.killed_runner", str(path), str(commits), str(facts)]
+    command = [sys.executable, "-m", f"{__package__}.killed_runner", *place, log_id, str(commits), str(facts)]
     killed = subprocess.run(command, check=False, timeout=60, env=env)
     assert killed.returncode == -9
-    store, fold = make_store(), Fold(CustomerHealth)
-    views = SqliteViews(path, store.log_id)
+    store, fold = make_store(log_id), Fold(CustomerHealth)
+    views = make_views(*place, log_id)
     runner = Runner(store, views, fold)
     assert runner.catch_up().from_position == 37 * (commits or (facts - 1) // 37)
     undisturbed = Runner(store, MemoryViews(), fold)
@@ -312,8 +317,37 @@ def test_a_runner_killed_between_or_within_batches_goes_on_to_the_same_view(tmp_
     views.close()
 
 
-def test_a_view_that_is_ahead_of_a_restored_log_is_folded_again():
-    store, views = small_log(), MemoryViews()
+def test_of_many_runners_with_connections_of_their_own_each_fact_is_committed_once(pg):
+    """Four fold one view at the same time: the view and its checkpoint are those of one, and who was slower was told."""
+    url, schema = pg
+    log_id = uuid4().hex
+    places = [PostgresViews(url, log_id, schema=schema) for _ in range(4)]
+    told = []
+
+    def run(views):
+        runner = Runner(make_store(log_id), views, Fold(CustomerHealth), batch=20)
+        while True:
+            try:
+                told.append(runner.catch_up().to_position)
+                return
+            except ViewMoved:
+                continue
+
+    threads = [threading.Thread(target=run, args=(views,)) for views in places]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert told == [EVENTS] * 4
+    undisturbed = Runner(make_store(log_id), MemoryViews(), Fold(CustomerHealth))
+    undisturbed.catch_up()
+    assert Runner(make_store(log_id), places[0], Fold(CustomerHealth)).digest() == undisturbed.digest()
+    for views in places:
+        views.close()
+
+
+def test_a_view_that_is_ahead_of_a_restored_log_is_folded_again(views):
+    store = small_log()
     Runner(store, views, FOLD).catch_up()
     del store.events[20:]
     runner = Runner(store, views, FOLD)
@@ -321,8 +355,8 @@ def test_a_view_that_is_ahead_of_a_restored_log_is_folded_again():
     assert states(runner, views) == {str(s): whole(store, s) for s in STREAMS}
 
 
-def test_a_view_of_a_log_that_took_another_course_is_folded_again():
-    store, views = small_log(), MemoryViews()
+def test_a_view_of_a_log_that_took_another_course_is_folded_again(views):
+    store = small_log()
     Runner(store, views, FOLD).catch_up()
     del store.events[20:]
     for n in range(15):
@@ -369,8 +403,8 @@ def test_a_read_is_up_to_date_whether_or_not_the_runner_ran_and_obeys_both_clock
     assert views.checkpoint(runner.view) == min(upto or 0, len(rows))
 
 
-def test_a_read_of_a_parked_stream_names_the_event_until_it_is_mended():
-    store, views = small_log(8), MemoryViews()
+def test_a_read_of_a_parked_stream_names_the_event_until_it_is_mended(views):
+    store = small_log(8)
     poison(store, STREAMS[1], 8)
     runner = Runner(store, views, FOLD)
     with pytest.raises(UpcastFailed):
@@ -384,8 +418,8 @@ def test_a_read_of_a_parked_stream_names_the_event_until_it_is_mended():
     assert FOLD.digest(runner.read_state([STREAMS[1]]).state) == whole(store, STREAMS[1])
 
 
-def test_lag_counts_positions_and_the_age_of_the_oldest_that_waits():
-    store, views = small_log(10), MemoryViews()
+def test_lag_counts_positions_and_the_age_of_the_oldest_that_waits(views):
+    store = small_log(10)
     clock = ManualClock(store.events[6].recorded_at_us + 2_500_000)
     runner = Runner(store, views, FOLD, clock=clock)
     runner.catch_up(upto=6)
@@ -397,8 +431,8 @@ def test_lag_counts_positions_and_the_age_of_the_oldest_that_waits():
     assert runner.status().lag == (0, 0.0)
 
 
-def test_an_empty_log_is_no_work():
-    runner = Runner(ListStore(), MemoryViews(), FOLD)
+def test_an_empty_log_is_no_work(views):
+    runner = Runner(ListStore(), views, FOLD)
     assert runner.catch_up() == (0, 0, 0, 0)
     assert runner.lag() == (0, 0.0)
     assert runner.read_state([STREAMS[0]]) == (FOLD.empty(), 0)

@@ -7,20 +7,14 @@ import pickle
 import sqlite3
 import stat
 import threading
+from uuid import uuid4
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from postsale.errors import InvalidInput, StoreUnavailable, ViewMoved
-from postsale.projections import MemoryViews, SqliteViews
-
-
-@pytest.fixture(params=["memory", "sqlite"])
-def views(request, tmp_path):
-    opened = MemoryViews() if request.param == "memory" else SqliteViews(tmp_path / "postsale.views", "log-1")
-    yield opened
-    opened.close()
+from postsale.projections import MemoryViews, PostgresViews, SqliteViews
 
 
 def test_a_view_that_is_not_there_is_empty_at_position_0(views):
@@ -108,8 +102,13 @@ def test_of_many_writers_from_one_checkpoint_exactly_one_wins(views):
     assert list(views.scan("v")) == [(f"only-{winner}", b"x"), ("winner", b"%d" % winner)]
 
 
-def test_of_many_openers_of_one_file_exactly_one_wins_and_the_others_are_told_why(tmp_path):
-    openers = [SqliteViews(tmp_path / "x.views", "log-1") for _ in range(6)]
+@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+def test_of_many_openers_of_one_place_exactly_one_wins_and_the_others_are_told_why(kind, tmp_path, request):
+    if kind == "sqlite":
+        openers = [SqliteViews(tmp_path / "x.views", "log-1") for _ in range(6)]
+    else:
+        (url, schema), log_id = request.getfixturevalue("pg"), uuid4().hex
+        openers = [PostgresViews(url, log_id, schema=schema) for _ in range(6)]
     lost = []
     barrier = threading.Barrier(6, timeout=20)
 
@@ -143,21 +142,23 @@ def test_of_many_openers_of_one_file_exactly_one_wins_and_the_others_are_told_wh
         )
     )
 )
-def test_both_implementations_answer_alike_after_any_sequence_of_writes(tmp_path_factory, writes):
+def test_all_implementations_answer_alike_after_any_sequence_of_writes(tmp_path_factory, pg, writes):
     sqlite = SqliteViews(tmp_path_factory.mktemp("v") / "x.views", "log-1")
+    server = PostgresViews(pg[0], uuid4().hex, schema=pg[1])
     memory = MemoryViews()
     for view, rows, expected, checkpoint in writes:
         results = []
-        for place in (sqlite, memory):
+        for place in (sqlite, server, memory):
             try:
                 results.append(place.write(view, rows, checkpoint=checkpoint, expected=expected, also={"u": rows}))
             except (ViewMoved, InvalidInput) as error:
                 results.append(str(error))
-        assert results[0] == results[1]
-        assert sqlite.views() == memory.views()
+        assert results[0] == results[1] == results[2]
+        assert sqlite.views() == server.views() == memory.views()
         for name in "uvw":
-            assert list(sqlite.scan(name)) == list(memory.scan(name))
+            assert list(sqlite.scan(name)) == list(server.scan(name)) == list(memory.scan(name))
     sqlite.close()
+    server.close()
 
 
 # ---------------------------------------------------------------- the file

@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -14,10 +15,12 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
+from tests.postgres import fresh_log
 
 from postsale.errors import ConditionFailed, ContentConflict, EventTooLarge, InvalidInput, VersionConflict
 from postsale.events import Lane, ManualClock, NewEvent, StreamId
 from postsale.store import Appended, Condition, MemoryStore, NoneSince, Query, SQLiteStore, Store, StreamAt, Submission, verify
+from postsale.store.postgres import PostgresStore
 from postsale.testing.store_building import START, Events
 
 LIMIT_BYTES = 512
@@ -184,7 +187,7 @@ class LogMachine(RuleBasedStateMachine):
     def move_the_clock(self, seconds: int) -> None:
         self.clock.advance(timedelta(seconds=seconds))
 
-    @precondition(lambda self: isinstance(self.store, SQLiteStore))
+    @precondition(lambda self: not isinstance(self.store, MemoryStore))
     @rule()
     def reopen(self) -> None:
         log_id = self.store.log_id
@@ -239,6 +242,12 @@ class LogMachine(RuleBasedStateMachine):
         assert self.store.find("acme", UUID(int=0)) is None
 
 
+@cache
+def log_at(_: Path) -> tuple[str, str]:
+    """URL and schema of the log that stands for this path."""
+    return fresh_log()
+
+
 def asdict(query: Query) -> dict[str, Any]:
     return {name: getattr(query, name) for name in Query.__dataclass_fields__}
 
@@ -248,8 +257,9 @@ def asdict(query: Query) -> dict[str, Any]:
     [
         (lambda _, clock: MemoryStore(clock=clock, limit_bytes=LIMIT_BYTES), 100),
         (lambda path, clock: SQLiteStore(path, clock=clock, limit_bytes=LIMIT_BYTES, durable=False), 60),
+        (lambda path, clock: PostgresStore(log_at(path)[0], schema=log_at(path)[1], clock=clock, limit_bytes=LIMIT_BYTES), 25),
     ],
-    ids=["memory", "sqlite"],
+    ids=["memory", "sqlite", "postgres"],
 )
 def test_a_store_does_what_the_model_does(make: Callable[[Path, ManualClock], Store], examples: int) -> None:
     machine = type("Machine", (LogMachine,), {"make": staticmethod(make)})

@@ -1,8 +1,10 @@
-"""Both stores of the library pass the contract that third parties test theirs with."""
+"""Every store of the library passes the contract that third parties test theirs with."""
 
 from __future__ import annotations
 
 from uuid import uuid4
+
+from tests.store.stores import fresh_postgres
 
 from postsale.events import Clock
 from postsale.store import MemoryStore, SQLiteStore, Store
@@ -17,3 +19,8 @@ class TestMemoryStore(StoreContract):
 class TestSQLiteStore(StoreContract):
     def make_store(self, clock: Clock, limit_bytes: int) -> Store:
         return SQLiteStore(self.directory / f"{uuid4().hex}.db", clock=clock, limit_bytes=limit_bytes)
+
+
+class TestPostgresStore(StoreContract):
+    def make_store(self, clock: Clock, limit_bytes: int) -> Store:
+        return fresh_postgres(clock, limit_bytes=limit_bytes)

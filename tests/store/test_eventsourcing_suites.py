@@ -1,4 +1,4 @@
-"""eventsourcing's own recorder suites, and one of its applications, run on both stores through `StoreRecorder`."""
+"""eventsourcing's own recorder suites, and one of its applications, run on every store through `StoreRecorder`."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from eventsourcing.projection import ApplicationSubscription
 from eventsourcing.tests import persistence as suites  # as a module: pytest would collect an imported suite
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.store.stores import fresh_postgres
 
 from postsale.errors import MissingExtra, StoreUnavailable, UnknownWireName
 from postsale.events import Lane, ManualClock, StreamId, decode
@@ -48,6 +49,11 @@ class OnSQLite(OnMemory):
         directory = tempfile.TemporaryDirectory()
         self.addCleanup(directory.cleanup)
         return SQLiteStore(Path(directory.name) / "log.db")
+
+
+class OnPostgres(OnMemory):
+    def new_store(self) -> Store:
+        return fresh_postgres()
 
 
 class FromZero:
@@ -88,6 +94,10 @@ class TestAggregateRecorderOnSQLite(OnSQLite, suites.AggregateRecorderTestCase):
     recorder = WithoutIds
 
 
+class TestAggregateRecorderOnPostgres(OnPostgres, suites.AggregateRecorderTestCase):
+    recorder = WithoutIds
+
+
 class TestAggregateRecorderFromZero(FromZero, TestAggregateRecorderOnMemory): ...
 
 
@@ -101,6 +111,9 @@ class TestApplicationRecorderOnMemory(OnMemory, Subscribing, suites.ApplicationR
 
 
 class TestApplicationRecorderOnSQLite(OnSQLite, Subscribing, suites.ApplicationRecorderTestCase): ...
+
+
+class TestApplicationRecorderOnPostgres(OnPostgres, Subscribing, suites.ApplicationRecorderTestCase): ...
 
 
 class TestApplicationRecorderFromZero(FromZero, TestApplicationRecorderOnSQLite): ...
@@ -118,13 +131,25 @@ class TestNonInterleavingOnMemory(OnMemory, suites.NonInterleavingNotificationID
 class TestNonInterleavingOnSQLite(OnSQLite, suites.NonInterleavingNotificationIDsBaseCase): ...
 
 
+class TestNonInterleavingOnPostgres(OnPostgres, suites.NonInterleavingNotificationIDsBaseCase): ...
+
+
 # ---------------------------------------------------------------- beyond their suites
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "postgres"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
-    with closing(MemoryStore() if request.param == "memory" else SQLiteStore(tmp_path / "log.db")) as store:
+    with closing(opened(request.param, tmp_path)) as store:
         yield store
+
+
+def opened(kind: str, directory: Path) -> Store:
+    match kind:
+        case "memory":
+            return MemoryStore()
+        case "sqlite":
+            return SQLiteStore(directory / "log.db", durable=False)
+    return fresh_postgres()
 
 
 def made(originator_id: UUID | str, *versions: int, topic: str = "topic", state: bytes = b"state") -> list[upstream.StoredEvent]:
@@ -186,8 +211,8 @@ batches = st.dictionaries(
 )
 
 
-@pytest.mark.parametrize("kind", ["memory", "sqlite"])
-@settings(max_examples=40)
+@pytest.mark.parametrize("kind", ["memory", "sqlite", "postgres"])
+@settings(max_examples=30)
 @given(batch=batches)
 def test_whatever_is_inserted_is_selected_equal(kind: str, batch: dict[UUID | str, tuple[int, list[tuple[str, bytes]]]]) -> None:
     inserted = {
@@ -196,15 +221,13 @@ def test_whatever_is_inserted_is_selected_equal(kind: str, batch: dict[UUID | st
         if not (isinstance(id_, str) and _is_uuid(id_) and UUID(id_) in batch)  # to upstream, too, these are one originator
     }
     together = [event for events in inserted.values() for event in events]
-    with tempfile.TemporaryDirectory() as directory:
-        opened: Store = MemoryStore() if kind == "memory" else SQLiteStore(Path(directory) / "log.db", durable=False)
-        with closing(opened) as store:
-            recorder = StoreRecorder(store)
-            ids = recorder.insert_events(together)
-            assert {id_: recorder.select_events(id_) for id_ in inserted} == inserted
-            notifications = recorder.select_notifications(None, len(together))
-            assert [n.id for n in notifications] == ids
-            assert [upstream.StoredEvent(n.originator_id, n.originator_version, n.topic, n.state) for n in notifications] == together
+    with tempfile.TemporaryDirectory() as directory, closing(opened(kind, Path(directory))) as store:
+        recorder = StoreRecorder(store)
+        ids = recorder.insert_events(together)
+        assert {id_: recorder.select_events(id_) for id_ in inserted} == inserted
+        notifications = recorder.select_notifications(None, len(together))
+        assert [n.id for n in notifications] == ids
+        assert [upstream.StoredEvent(n.originator_id, n.originator_version, n.topic, n.state) for n in notifications] == together
 
 
 def _is_uuid(text: str) -> bool:

@@ -19,7 +19,7 @@ import orjson
 
 from postsale.access import open_blob, seal_blob
 from postsale.app.recorder import VIA_RECORD, Entry, Receipt, Recorder, Reject
-from postsale.errors import ContentConflict, InvalidInput, MappingInvalid, PostSaleError
+from postsale.errors import ContentConflict, InvalidInput, MappingInvalid, PostSaleError, UnknownWireName, UpcastFailed
 from postsale.events import Actor, Origin, from_us
 from postsale.ingest import Item, Mapping, keyed_digest, open_items, to_quarantine
 from postsale.ingest.sources import Kind
@@ -187,7 +187,7 @@ class Importer:
         via = orjson.loads(head)["via"]
         try:
             entries = [Entry.from_bytes(raw)] if via == VIA_RECORD else self._reread(via, raw, mapping)
-        except (InvalidInput, MappingInvalid):
+        except (InvalidInput, MappingInvalid, UnknownWireName, UpcastFailed):
             return False
         cause = Cause(actor=Actor("source", via), origin=Origin.IMPORT if via != VIA_RECORD else Origin.LIVE)
         return bool(entries) and not any(

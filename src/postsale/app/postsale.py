@@ -5,6 +5,7 @@ May import everything below `app`; holds no rule of its own.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
@@ -25,7 +26,7 @@ from postsale.agents.tools import Tool, Toolbox
 from postsale.aggregates.artifacts import Mode
 from postsale.app import simulation
 from postsale.app.directory import Directory, random_ref
-from postsale.app.files import beside
+from postsale.app.files import file_of, keys_path, open_views, shown
 from postsale.app.identity import Identity
 from postsale.app.readings import Readings
 from postsale.app.recorder import Recorder
@@ -40,7 +41,7 @@ from postsale.projections.customer_health import CUSTOMER_HEALTH
 from postsale.projections.journal import Entry as Decision
 from postsale.projections.journal import read_journal
 from postsale.projections.runner import Runner
-from postsale.projections.views import MemoryViews, SqliteViews, Views
+from postsale.projections.views import Views
 from postsale.store import (
     Anchor,
     Checkpoint,
@@ -56,6 +57,7 @@ from postsale.store import (
 )
 from postsale.store.checkpoints import known_keys
 from postsale.store.log import Log
+from postsale.store.postgres_schema import DEFAULT_SCHEMA
 
 
 class PostSale:
@@ -78,8 +80,10 @@ class PostSale:
         may_see: MaySee = everything,
         world: Origin = Origin.LIVE,
         url: str = "memory:",
+        keys: Path | None = None,
     ) -> None:
-        self.url = url
+        self.url = shown(url)
+        self._keys = keys
         self.clock = clock
         self.model = health
         if isinstance(agents, Agent):
@@ -87,6 +91,7 @@ class PostSale:
         self.agents = tuple(agents)
         self.world = world
         self._running = threading.Lock()  # a runner is one thread's at a time
+        self._retried = False
         self._toolbox = toolbox if toolbox is not None else Toolbox()
         self.log = Log(store, vault, clock)
         self.views = views
@@ -116,27 +121,36 @@ class PostSale:
         may_see: MaySee = everything,
         new_ref: Callable[[], str] = random_ref,
         world: Origin = Origin.LIVE,
+        schema: str = DEFAULT_SCHEMA,
+        keys: Path | str | None = None,
+        views: str | None = None,
+        archive: str | os.PathLike[str] | None = None,
     ) -> Self:
-        """Open, or create, the log a URL names: `sqlite:///relative.db`, `sqlite:////absolute.db`, or `memory:`.
+        """Open the log a URL names: `sqlite:///relative.db`, `sqlite:////absolute.db` (made when not there), `memory:`, `postgresql://…`.
 
-        Beside `NAME.db` it keeps `NAME.keys` (0600; lose it and personal data is unreadable) and `NAME.views` (derived).
+        Beside `NAME.db` it keeps `NAME.keys` (0600; lose it and personal data is unreadable) and `NAME.views` (derived). A log on
+        PostgreSQL is in `schema`, made by `postsale db init`; its key file is `keys`, else what POSTSALE_KEYS names; its views are
+        in the database, or where `views` names: `memory:`, `sqlite:///PATH`.
         `agents` are those that may run; a new one only observes. `tools` leave the building only with `sandbox=False`.
-        Raises Unsupported, StoreUnavailable, KeyUnavailable, BadDeclaration, PolicyInvalid.
+        `archive` is the directory of archived chapters, if they were moved from where they were archived to.
+        Raises InvalidInput, Unsupported, StoreUnavailable, KeyUnavailable, BadDeclaration, PolicyInvalid.
         """
         clock = clock or SystemClock()
         toolbox = Toolbox(tools, sandbox=sandbox)
+        key_file = keys_path(url, keys)
         with ExitStack() as opened:
-            store = open_store(url, clock, durable=world is not Origin.SIMULATION)  # a simulation is made again
+            # A simulation is made again, so it need not survive the machine.
+            store = open_store(url, clock, durable=world is not Origin.SIMULATION, archive=archive, schema=schema)
             opened.callback(store.close)
             # A log with events had keys: new ones would open nothing, and would record everything a second time.
-            vault = FileVault.in_memory() if url == "memory:" else FileVault(_beside(url, ".keys"), create=not store.head())
+            vault = FileVault.in_memory() if key_file is None else FileVault(key_file, create=not store.head())
             opened.callback(vault.close)
-            views: Views = MemoryViews() if url == "memory:" else SqliteViews(_beside(url, ".views"), store.log_id)
-            opened.callback(views.close)
+            its_views = open_views(url, views, store.log_id, schema=schema)
+            opened.callback(its_views.close)
             ps = cls(
                 store,
                 vault,
-                views,
+                its_views,
                 clock=clock,
                 agents=agents,
                 toolbox=toolbox,
@@ -145,6 +159,7 @@ class PostSale:
                 may_see=may_see,
                 world=world,
                 url=url,
+                keys=key_file,
             )
             opened.pop_all()
             return ps
@@ -238,6 +253,9 @@ class PostSale:
         """Facts folded. Another process that folds the same view is as good: then look again from where it has come to."""
         while True:
             try:
+                if not self._retried:  # what other code could not read, this code may
+                    self.runner.retry()
+                    self._retried = True
                 return self.runner.catch_up().events
             except ViewMoved:
                 continue
@@ -255,20 +273,22 @@ class PostSale:
         """Bring one tenant's past up to `as_of` into a database of its own and let agents run there as of then.
 
         The simulation's database is made anew at each call; this one is not changed. Only sandbox tools are reachable.
-        Raises InvalidInput without agents, Unsupported for a log that is not in a file.
+        It is a file: beside a log in a file, else in the working directory, unless `into` names another.
+        Raises InvalidInput without agents, Unsupported for a log in memory.
         """
         if not agents:
             raise InvalidInput(what="simulate", field="agents", reason="name at least one, such as --agent churn-outreach")
-        if not self.url.startswith("sqlite:///"):
-            raise Unsupported(what="a simulation of a log that is not in a file", supported="sqlite:///")
-        if into is not None and not into.startswith("sqlite:///"):
+        if self._keys is None:
+            raise Unsupported(what="a simulation of a log in memory", supported="sqlite:/// and postgresql://")
+        named = None if into is None else file_of(into)
+        if into is not None and named is None:
             raise InvalidInput(what="simulate", field="into", reason="expected a URL such as sqlite:///simulation.db")
         as_of_us, tell = to_us(as_of), on_progress or (lambda _: None)
         if as_of_us > self.clock.now_us() + 366 * DAY_US:
             raise InvalidInput(what="simulate", field="as_of", reason="lies more than a year ahead; expected a time in the recorded past")
-        source = Path(self.url.removeprefix("sqlite:///"))
-        target = simulation.target_path(source, as_of_us) if into is None else Path(into.removeprefix("sqlite:///"))
-        simulation.prepare(source, target)
+        source = file_of(self.url)
+        target = named or simulation.target_path(source or Path.cwd() / "postsale.db", as_of_us)
+        simulation.prepare(source, self._keys, target)
         clock = ManualClock(as_of_us)
         url = f"sqlite:///{target}"
         with PostSale.open(url, agents=agents, health=self.model, clock=clock, world=Origin.SIMULATION) as there:
@@ -337,7 +357,3 @@ class PostSale:
 
 def _decider(cls: type[Agent]) -> str:
     return f"{cls.__module__}:{cls.__qualname__}"
-
-
-def _beside(url: str, suffix: str) -> Path:
-    return beside(Path(url.partition(":///")[2]), suffix)

@@ -16,6 +16,7 @@ from postsale.events import DAY_US, Lane, StoredEvent, StreamId
 from postsale.projections.bulk import read_facts
 from postsale.projections.fold import Fact, State, fact_of
 from postsale.projections.health import HealthModel
+from postsale.projections.runner import POISON
 from postsale.projections.why import TREND_DAYS, Health, explain_health
 from postsale.store.contract import Query
 from postsale.store.log import Log
@@ -62,36 +63,48 @@ class Readings:
         customer = self._log.customer(stream, known_at_us=known_at_us)
         return Subject(customer, self._health.read(customer, at_us, wanted, known_at_us=known_at_us))
 
-    def subjects(self, tenant: str, at_us: int, wanted: frozenset[str]) -> Iterator[Subject]:
+    def subjects(self, tenant: str, at_us: int, wanted: frozenset[str], unreadable: set[StreamId]) -> Iterator[Subject]:
         """Every customer of a tenant in one pass over its events; customers that are part of another one and have no open matter are left out.
 
-        Memory is bounded by customers, not by events.
+        Customers with an event that cannot be read here are added to `unreadable` instead. Memory is bounded by customers, not by
+        events.
         """
         fold, before_us, trend = self._fold, at_us - TREND_DAYS * DAY_US, "health_trend" in wanted
         rows: dict[StreamId, _Row] = {}
         for stored in self._log.store.read(Query(tenant=tenant, category=CUSTOMERS)):
+            if stored.stream in unreadable:
+                continue
             row = rows.get(stored.stream)
             if row is None:
                 row = rows[stored.stream] = _Row(CustomerAggregate(stream=stored.stream), fold.empty(), fold.empty())
-            if stored.lane is Lane.DECISION:
-                row.settle()
-                row.customer = evolve_decision(row.customer, stored)
-            elif stored.occurred_at_us <= at_us:
-                row.take(stored)
-                if stored.kind in fold.kinds:
-                    fact: Fact = fact_of(stored)
-                    fold.add(row.state, fact)
-                    if trend and fact.occurred_at_us <= before_us:
-                        fold.add(row.before, fact)
+            try:
+                if stored.lane is Lane.DECISION:
+                    row.settle()
+                    row.customer = evolve_decision(row.customer, stored)
+                elif stored.occurred_at_us <= at_us:
+                    row.take(stored)
+                    if stored.kind in fold.kinds:
+                        fact: Fact = fact_of(stored)
+                        fold.add(row.state, fact)
+                        if trend and fact.occurred_at_us <= before_us:
+                            fold.add(row.before, fact)
+            except POISON:
+                unreadable.add(stored.stream)
+                del rows[stored.stream]
         for stream, row in rows.items():
-            row.settle()
-            if row.customer.merged_into is not None and not (row.customer.pending or row.customer.decisions):
+            try:
+                row.settle()
+                if row.customer.merged_into is not None and not (row.customer.pending or row.customer.decisions):
+                    continue
+                if row.customer.joined:  # few: their facts are on other streams too
+                    subject = self.subject(stream, at_us, wanted)
+                else:
+                    position, before = fold.position(row.state), row.before if trend else None
+                    subject = Subject(row.customer, self._health.reading(row.state, at_us, position=position, before=before))
+            except POISON:
+                unreadable.add(stream)
                 continue
-            if row.customer.joined:  # few: their facts are on other streams too
-                yield self.subject(stream, at_us, wanted)
-                continue
-            position = fold.position(row.state)
-            yield Subject(row.customer, self._health.reading(row.state, at_us, position=position, before=row.before if trend else None))
+            yield subject
 
 
 @dataclass(slots=True)

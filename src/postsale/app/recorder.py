@@ -85,11 +85,14 @@ class Entry:
 
     @classmethod
     def from_bytes(cls, raw: bytes) -> Entry:
+        """What `to_bytes` wrote, also in an earlier version of its kind. Raises UnknownWireName, UpcastFailed, InvalidInput."""
         d = orjson.loads(raw)
-        kind = registry.get(d["kind"])
+        kind, values = registry.get(d["kind"]), d["signal"]
         if not issubclass(kind, Signal):
             raise UnknownWireName(wire_name=d["kind"])
-        return cls(ExternalId(*d["customer"]), signal_from(kind, d["signal"]), d["index"])
+        envelope = {name: values.pop(name) for name in kind.envelope_fields & values.keys()}  # upcasters never see it
+        signal = signal_from(kind, {**registry.upcast(d["kind"], values), **envelope})
+        return cls(ExternalId(*d["customer"]), signal, d["index"])
 
 
 class Recorder:
@@ -186,6 +189,8 @@ class Recorder:
                 # The fact is there and the links beside it are new: alone it is a duplicate, or truly a conflict.
                 there.add(i)
                 later.append(i)
+            elif isinstance(outcome, ContentConflict) and (same := self._in_another_version(entries[i], outcome)):
+                results[i] = same
             elif isinstance(outcome, PostSaleError):
                 results[i] = Reject(i, outcome)
             else:
@@ -212,12 +217,11 @@ class Recorder:
             events.append(self._log.decision(places[external].alias, 0, draft))
         if (person := entry.contact) is not None:
             subject = refs.get(person) or places[person].subject
-        said_of = "\x00".join(entry.customer)
         events.append(
             self._log.fact(
                 stream,
                 entry.signal,
-                said_of=said_of,
+                said_of=_said_of(entry),
                 subject=subject,
                 cause=cause,
                 index=entry.index,
@@ -227,6 +231,11 @@ class Recorder:
         )
         waits = place.linked is None and entry.customer not in needs
         return Submission(tuple(events), (StreamAt(place.alias, 0),) if waits else ())
+
+    def _in_another_version(self, entry: Entry, conflict: ContentConflict) -> Receipt | None:
+        """The receipt of a fact that was stored in one version of its kind and now arrives in another, as after an upgrade."""
+        stored = self._log.said_already(conflict.stored_position, entry.signal, _said_of(entry))
+        return None if stored is None else Receipt(False, stored.position, from_us(stored.recorded_at_us), stored.event_id)
 
     # ------------------------------------------------------------ quarantine
 
@@ -251,6 +260,10 @@ class Recorder:
 
 def _with_quarantine(error: ContentConflict, id: str) -> ContentConflict:
     return ContentConflict(**{**error.fields(), "quarantine_id": id})
+
+
+def _said_of(entry: Entry) -> str:
+    return "\x00".join(entry.customer)
 
 
 def _to_create(entry: Entry, places: Mapping[ExternalId, Place]) -> list[ExternalId]:

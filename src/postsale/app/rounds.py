@@ -18,6 +18,7 @@ from postsale.aggregates.identity import CUSTOMERS
 from postsale.app.readings import Readings, Subject
 from postsale.errors import KeyUnavailable, PostSaleError, StoreUnavailable, ToolUnreachable, ViewMoved
 from postsale.events import DAY_US, Lane, StoredEvent, StreamId
+from postsale.projections.runner import POISON
 from postsale.projections.views import Views
 from postsale.store.contract import Query
 from postsale.store.log import Log
@@ -127,12 +128,13 @@ class Rounds:
     def _worth(self, tenant: str, visits: News, now_us: int) -> News:
         """One cheap pass over everybody finds who has anything to be done; news of the others needs no visit."""
         worth: News = {stream: facts for stream, facts in visits.items() if stream.category != CUSTOMERS}
-        for subject in self._readings.subjects(tenant, now_us, self._wanted):
+        unreadable: set[StreamId] = set()
+        for subject in self._readings.subjects(tenant, now_us, self._wanted, unreadable):
             c = subject.customer
             if self._moved(subject, now_us):
                 facts = [fact for stream in c.fact_streams for fact in visits.get(stream, [])]
                 worth[c.stream] = sorted(facts, key=lambda e: e.position)
-        return worth
+        return {**worth, **{stream: [] for stream in unreadable}}  # the visit says why
 
     def _news(self, tenant: str, after: int, upto: int) -> News:
         """Streams with something new, in the order of their first news, with the facts that may raise a trigger."""
@@ -151,7 +153,10 @@ class Rounds:
 
     def _newest(self, stream: StreamId) -> list[StoredEvent]:
         """A link or merge is news because of the facts that came with it."""
-        customer = self._log.customer(stream)
+        try:
+            customer = self._log.customer(stream)
+        except POISON:
+            return []  # the visit says why
         return list(self._log.store.read(Query(streams=customer.fact_streams, lane=Lane.FACT, backward=True, limit=1)))
 
     def _cause(self, stream: StreamId, facts: list[StoredEvent], now_us: int) -> StoredEvent | None:

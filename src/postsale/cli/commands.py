@@ -16,6 +16,7 @@ from postsale.cli.common import (
     DEFAULT_DB,
     EXIT_CODES,
     AsOf,
+    Commands,
     Db,
     Json,
     KnownAt,
@@ -28,13 +29,15 @@ from postsale.cli.common import (
     table,
     tenant_of,
 )
+from postsale.cli.db import db_app
 from postsale.cli.demo import demo
 from postsale.cli.ingest import ingest_app, quarantine_app
 from postsale.cli.log import log_app
 from postsale.cli.run import run
+from postsale.cli.schemas import schemas_app
 from postsale.events import Masked
 
-app = typer.Typer(
+app = Commands(
     name="postsale",
     help="Record what customers do and what agents decide in one immutable log; score health; act inside policy; prove it.",
     epilog=EXIT_CODES,
@@ -42,9 +45,9 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
-customer_app = typer.Typer(no_args_is_help=True, help="Who is healthy, who is at risk, and why.", epilog=EXIT_CODES)
-projection_app = typer.Typer(no_args_is_help=True, help="Read models: how far they are behind the log.", epilog=EXIT_CODES)
-token_app = typer.Typer(no_args_is_help=True, help="Access tokens for people who approve through a program.", epilog=EXIT_CODES)
+customer_app = Commands(no_args_is_help=True, help="Who is healthy, who is at risk, and why.", epilog=EXIT_CODES)
+projection_app = Commands(no_args_is_help=True, help="Read models: how far they are behind the log.", epilog=EXIT_CODES)
+token_app = Commands(no_args_is_help=True, help="Access tokens for people who approve through a program.", epilog=EXIT_CODES)
 
 
 @app.callback(invoke_without_command=True)
@@ -64,7 +67,9 @@ app.add_typer(agent_app, name="agent")
 app.add_typer(projection_app, name="projection")
 app.add_typer(quarantine_app, name="quarantine")
 app.add_typer(log_app, name="log")
+app.add_typer(schemas_app, name="schemas")
 app.add_typer(token_app, name="token")
+app.add_typer(db_app, name="db")
 
 CustomerId = Annotated[str, typer.Argument(help="The customer's id, as you record it.")]
 _BAND = {"poor": "[red]poor[/]", "fair": "[yellow]fair[/]", "good": "[green]good[/]"}

@@ -12,9 +12,11 @@ from uuid import UUID
 import typer
 from rich.markup import escape
 
+from postsale.cli.chapters import log_archive, log_chapters
 from postsale.cli.common import (
     DEFAULT_DB,
     EXIT_CODES,
+    Commands,
     Db,
     Json,
     TenantName,
@@ -35,7 +37,9 @@ from postsale.errors import InvalidInput, NoteInvalid
 from postsale.events import iso
 from postsale.store import Checkpoint, FileAnchor, VerifierKey, VerifyReport, check_proof, prove, verify
 
-log_app = typer.Typer(no_args_is_help=True, help="The log itself: prove that nothing was changed or left out.", epilog=EXIT_CODES)
+log_app = Commands(
+    no_args_is_help=True, help="The log itself: prove that nothing was changed or left out; archive old chapters.", epilog=EXIT_CODES
+)
 
 Keys = Annotated[
     list[str] | None,
@@ -43,6 +47,10 @@ Keys = Annotated[
 ]
 _SHOWN = 50  # problems
 _NOTE = re.compile("(?:[^\n]+\n)+\n(?:\N{EM DASH} [^\n]*\n)+")
+
+
+log_app.command("chapters")(log_chapters)
+log_app.command("archive")(log_archive)
 
 
 @log_app.command("verify")

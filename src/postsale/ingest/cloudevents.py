@@ -72,7 +72,7 @@ def _read(event: Mapping[str, Any], customer_source: str) -> tuple[ExternalId, S
         _checked_time("availableat", envelope["available_at"])
     customer = external_id(_text(event, "subject"), what=WHAT, field="subject", source=customer_source)
     fields = _data(event)
-    if not registry.is_current(name):
+    if cls.wire_name != name:
         fields = registry.upcast(name, fields)
     for key in fields:
         if key not in cls.model_fields or key in cls.envelope_fields:

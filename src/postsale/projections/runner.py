@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 import orjson
 
 from postsale.errors import InvalidInput, UnknownWireName, UpcastFailed
-from postsale.events import SECOND_US, Clock, Lane, StoredEvent, StreamId, SystemClock, canonical
+from postsale.events import SECOND_US, Clock, Lane, StoredEvent, StreamId, SystemClock, canonical, registry
 from postsale.projections.fold import Fold, State, fact_of
 from postsale.projections.views import Views
 from postsale.store.contract import Query, Store
@@ -79,8 +79,9 @@ class Read(NamedTuple):
 
 
 class Runner:
-    """Keeps one view of one fold. The view's name carries the digest of the features: another declaration, another view.
+    """Keeps one view of one fold. Its name carries a digest of the features and of the versions their kinds are read as.
 
+    Another declaration, another view; and when a kind gets a next version, events of all versions are folded as that one.
     Safe to retry and to kill at any point: rows, parked streams and checkpoint are one transaction. Two runners of one view
     do not corrupt it: the slower one gets ViewMoved and may call again. Memory is bounded by `batch` events and `cached` states.
     Not to be shared by threads; `read_state` alone may be called from any thread.
@@ -89,7 +90,9 @@ class Runner:
     def __init__(
         self, store: Store, views: Views, fold: Fold, *, batch: int = 2_000, cached: int = 20_000, clock: Clock | None = None
     ) -> None:
-        self.view = f"{fold.name}.v{fold.features.version}.{fold.digest_of_features[:12]}"
+        read_as = [registry.versions(kind)[-1:] for kind in sorted(fold.kinds)]
+        digest = hashlib.sha256(canonical([fold.digest_of_features, read_as])).hexdigest()
+        self.view = f"{fold.name}.v{fold.features.version}.{digest[:12]}"
         self._aside = f"{self.view}!aside"
         self._store, self._views, self._fold = store, views, fold
         self._batch_size, self._cache_size = max(1, batch), max(0, cached)

@@ -1,7 +1,7 @@
 """Views: where folded states are kept, as bytes by key, with the position they were folded up to.
 
-Here live the contract and the in-memory and SQLite implementations. A view is derived: it may be dropped, and its file deleted,
-at any time. Knows nothing of features, folds or logs but a log's id. Imports the errors only.
+Here live the contract and the in-memory and SQLite implementations; the one in PostgreSQL is in `views_postgres`. A view is
+derived: it may be dropped, and its file deleted, at any time. Knows nothing of features, folds or logs but a log's id. Imports the errors only.
 """
 
 from __future__ import annotations
@@ -66,7 +66,8 @@ class Views(Protocol):
     def close(self) -> None: ...
 
 
-def _check(view: str, checkpoint: int, expected: int, actual: int) -> None:
+def check_move(view: str, checkpoint: int, expected: int, actual: int) -> None:
+    """ViewMoved or InvalidInput for a write that a view at `actual` must refuse."""
     if actual != expected:
         raise ViewMoved(view=view, expected_checkpoint=expected, actual_checkpoint=actual)
     if checkpoint < expected:
@@ -101,7 +102,7 @@ class MemoryViews:
 
     def write(self, view: str, rows: Rows, *, checkpoint: int, expected: int, also: Mapping[str, Rows] | None = None) -> None:
         with self._lock:
-            _check(view, checkpoint, expected, self._checkpoints.get(view, 0))
+            check_move(view, checkpoint, expected, self._checkpoints.get(view, 0))
             for name, changed in {**(also or {}), view: rows}.items():
                 kept = self._rows.setdefault(name, {})
                 for key, value in changed.items():
@@ -241,7 +242,7 @@ class SqliteViews:
 
     def write(self, view: str, rows: Rows, *, checkpoint: int, expected: int, also: Mapping[str, Rows] | None = None) -> None:
         with self._transaction() as db:
-            _check(view, checkpoint, expected, _checkpoint(db, view))
+            check_move(view, checkpoint, expected, _checkpoint(db, view))
             for name, changed in {**(also or {}), view: rows}.items():
                 gone = [(name, key) for key, value in changed.items() if value is None]
                 kept = [(name, key, value) for key, value in changed.items() if value is not None]

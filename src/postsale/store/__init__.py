@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+from typing import TYPE_CHECKING
+
 from postsale.errors import Unsupported
 from postsale.events import Clock
 from postsale.store.anchors import FileAnchor
+from postsale.store.archive import Chapters, archive_chapter
 from postsale.store.checkpoints import (
     Anchor,
     Checkpoint,
@@ -33,16 +37,24 @@ from postsale.store.contract import (
     TreeHead,
 )
 from postsale.store.inclusion import CheckedProof, EventProof, check_proof, prove
+from postsale.store.leases import Lease, Leases
 from postsale.store.memory import MemoryStore
 from postsale.store.notes import Note, VerifierKey
+from postsale.store.postgres_schema import DEFAULT_SCHEMA
 from postsale.store.proofs import Tree, verify_consistency, verify_inclusion
 from postsale.store.quarantine import MemoryQuarantine, SQLiteQuarantine
+from postsale.store.segments import Segment
 from postsale.store.sqlite import SQLiteStore
+from postsale.store.sqlite_archive import SQLiteChapters
 from postsale.store.verify import VerifyReport, verify
+
+if TYPE_CHECKING:
+    from postsale.store.postgres import PostgresStore
 
 __all__ = [
     "Anchor",
     "Appended",
+    "Chapters",
     "CheckedProof",
     "Checkpoint",
     "Condition",
@@ -51,7 +63,9 @@ __all__ = [
     "Holds",
     "Kept",
     "KeyValue",
+    "Lease",
     "LeaseName",
+    "Leases",
     "MemoryQuarantine",
     "MemoryStore",
     "NoneSince",
@@ -60,8 +74,10 @@ __all__ = [
     "Quarantine",
     "QuarantineItem",
     "Query",
+    "SQLiteChapters",
     "SQLiteQuarantine",
     "SQLiteStore",
+    "Segment",
     "Store",
     "StreamAt",
     "Submission",
@@ -69,6 +85,8 @@ __all__ = [
     "TreeHead",
     "VerifierKey",
     "VerifyReport",
+    "archive_chapter",
+    "chapters_of",
     "check_proof",
     "kept_checkpoints",
     "latest_checkpoint",
@@ -83,17 +101,37 @@ __all__ = [
     "verify_inclusion",
 ]
 
-_SUPPORTED = "memory:, sqlite:///relative.db or sqlite:////absolute.db (postgresql:// is coming)"
+_SUPPORTED = "memory:, sqlite:///relative.db, sqlite:////absolute.db or postgresql://host/database"
 
 
-def open_store(url: str, clock: Clock | None = None, *, durable: bool = True) -> MemoryStore | SQLiteStore:
-    """The store a URL names: `memory:`, `sqlite:///relative.db`, `sqlite:////absolute.db`.
+def open_store(
+    url: str,
+    clock: Clock | None = None,
+    *,
+    durable: bool = True,
+    archive: str | os.PathLike[str] | None = None,
+    schema: str = DEFAULT_SCHEMA,
+) -> MemoryStore | SQLiteStore | PostgresStore:
+    """The store a URL names: `memory:`, `sqlite:///relative.db`, `sqlite:////absolute.db`, `postgresql://login@host/database`.
 
-    Raises Unsupported for any other URL (which is not repeated: it may hold a password), StoreUnavailable from the store itself.
+    `archive` is where archived chapters of a file are now, `schema` where a PostgreSQL log is in its database.
+    Raises Unsupported for any other URL (which is not repeated: it may hold a password), MissingExtra, StoreUnavailable and
+    NotAllowed from the store itself.
     """
     if url == "memory:":
         return MemoryStore(clock=clock)
+    if url.startswith(("postgresql://", "postgres://")):
+        from postsale.store.postgres import PostgresStore  # needs an extra
+
+        return PostgresStore(url, schema=schema, clock=clock)
     scheme, _, path = url.partition(":///")
     if scheme == "sqlite" and path and path != ":memory:":
-        return SQLiteStore(path, clock=clock, durable=durable)
+        return SQLiteStore(path, clock=clock, durable=durable, archive=archive)
     raise Unsupported(what=f"a store URL with the scheme {url.partition(':')[0]!r}", supported=_SUPPORTED)
+
+
+def chapters_of(store: Store) -> Chapters:
+    """The seam through which the chapters of a store are archived. Unsupported for a log that has none."""
+    if isinstance(store, SQLiteStore):
+        return SQLiteChapters(store)
+    raise Unsupported(what=f"archiving a {type(store).__name__}", supported="a log in a file or a database")

@@ -66,7 +66,7 @@ class Known:
     leaf_counts: Mapping[str, int]  # per tenant
     versions: Mapping[StreamId, int]  # of decision lanes
     ids: Mapping[Id, Key]
-    breaches: Mapping[NoneSince, Breach]
+    breaches: Mapping[NoneSince, Breach | PostSaleError]  # an error: what decides it cannot be read
     tokens: Mapping[LeaseName, int]  # newest fencing token of each lease
 
 
@@ -177,6 +177,8 @@ class _Planner:
                 raise LeaseLost(lease="/".join(condition.lease), token=condition.token, newest_token=newest)
             return
         breach = self._known.breaches.get(condition) or self._breach_in_rows(condition)
+        if isinstance(breach, PostSaleError):
+            raise breach
         if breach is not None:
             raise ConditionFailed(
                 stream=str(breach.stream), wire_name=breach.wire_name, after_position=condition.position, at_position=breach.position

@@ -25,7 +25,7 @@ class MemoryQuarantine:
         self._lock = threading.Lock()
 
     def put(self, items: Sequence[QuarantineItem]) -> int:
-        _check(items)
+        check_items(items)
         with self._lock:
             before = len(self._items)
             for item in items:
@@ -38,7 +38,7 @@ class MemoryQuarantine:
         yield from sorted(found, key=lambda item: item.received_at_us)
 
     def settle(self, tenant: str, id: str, status: str) -> bool:
-        _check_status(status)
+        check_status(status)
         with self._lock:
             item = self._items.get((tenant, id))
             if item is None:
@@ -60,7 +60,7 @@ class SQLiteQuarantine:
         self._read = read
 
     def put(self, items: Sequence[QuarantineItem]) -> int:
-        _check(items)
+        check_items(items)
         with self._write() as db:
             return db.executemany(
                 f"INSERT INTO quarantine ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (tenant, id) DO NOTHING",
@@ -78,14 +78,15 @@ class SQLiteQuarantine:
                 )
 
     def settle(self, tenant: str, id: str, status: str) -> bool:
-        _check_status(status)
+        check_status(status)
         with self._write() as db:
             return db.execute("UPDATE quarantine SET status = ? WHERE tenant = ? AND id = ?", (status, tenant, id)).rowcount > 0
 
 
-def _check(items: Sequence[QuarantineItem]) -> None:
+def check_items(items: Sequence[QuarantineItem]) -> None:
+    """InvalidInput for an item that cannot be kept."""
     for item in items:
-        _check_status(item.status)
+        check_status(item.status)
         for field in ("id", "tenant", "source", "reason"):
             try:
                 getattr(item, field).encode()
@@ -93,6 +94,7 @@ def _check(items: Sequence[QuarantineItem]) -> None:
                 raise InvalidInput(what="QuarantineItem", field=field, reason="expected no lone surrogates") from None
 
 
-def _check_status(status: str) -> None:
+def check_status(status: str) -> None:
+    """InvalidInput for a status that does not exist."""
     if status not in STATUSES:
         raise InvalidInput(what="QuarantineItem", field="status", reason=f"expected one of {', '.join(sorted(STATUSES))}")

@@ -12,25 +12,26 @@ import threading
 import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from copy import copy
-from itertools import islice
 from pathlib import Path
 from typing import Final
 from uuid import UUID
 
-from postsale.errors import LogDamaged, PostSaleError, StoreUnavailable
+from postsale.errors import LogDamaged, MissingExtra, PostSaleError, SegmentUnreadable, StoreUnavailable
 from postsale.events import Clock, StoredEvent, StreamId, SystemClock
-from postsale.store.contract import LEASES, Outcome, Query, Submission, TreeHead
+from postsale.store.archive import Archive
+from postsale.store.contract import LEASES, NoneSince, Outcome, Query, Submission, TreeHead
+from postsale.store.group import Groups
 from postsale.store.kv import SQLiteKeyValue, get
 from postsale.store.leaves import Frontier
-from postsale.store.plan import DEFAULT_CHAPTER, DEFAULT_LIMIT_BYTES, SALT_BYTES, Id, Key, Known, Mentions, mentions, plan
+from postsale.store.plan import DEFAULT_CHAPTER, DEFAULT_LIMIT_BYTES, SALT_BYTES, Breach, Id, Key, Known, Mentions, mentions, plan
 from postsale.store.quarantine import SQLiteQuarantine
+from postsale.store.segments import Segment
+from postsale.store.sqlite_archive import LAST, archived_at, archived_leaves, first_archived_breach, read_all, segments
 from postsale.store.sqlite_evidence import SQLiteEvidence
 from postsale.store.sqlite_names import Names, decision_version, first_breach
-from postsale.store.sqlite_read import COLUMNS, Decoder, leaves, read, stream_number
+from postsale.store.sqlite_read import COLUMNS, Decoder, leaves, stream_number
 from postsale.store.sqlite_schema import connect, open_file, translated, url_of
 
-_GROUP_EVENTS: Final = 5_000  # a shared commit takes no further append beyond this, which bounds its memory and everyone's wait
 _IDS_PER_LOOKUP: Final = (500, 50, 5, 1)  # few distinct statements, so that each is prepared once
 _IDLE_READERS: Final = 4
 _POLL_S: Final = 0.05  # how late another process's append may be noticed
@@ -44,8 +45,10 @@ class SQLiteStore:
     """A log in one file, created with mode 0600 when it is not there. Any number of threads and processes may share the file.
 
     An acknowledged append survives SIGKILL and loss of power; the latter not with `durable=False`, which is for logs that can be
-    made again, such as simulations. `chapter` counts only when the file is created. StoreUnavailable: the file belongs to another program or a newer
-    release, the disk is full, or another process held the write lock for longer than `busy_timeout_s`.
+    made again, such as simulations. `chapter` counts only when the file is created. `archive` is the directory of archived chapters,
+    where they were moved; else each is read where it was archived to. StoreUnavailable: the file belongs to another program or another
+    release, the disk is full, or another process held the write lock for longer than `busy_timeout_s`. SegmentUnreadable, from whatever
+    needs an archived chapter: its file is missing or another.
     """
 
     def __init__(
@@ -57,6 +60,7 @@ class SQLiteStore:
         busy_timeout_s: float = 10.0,
         durable: bool = True,
         chapter: int = DEFAULT_CHAPTER,
+        archive: str | os.PathLike[str] | None = None,
     ) -> None:
         if str(path) in ("", ":memory:"):
             raise StoreUnavailable(url=f"sqlite:///{path}", reason="SQLiteStore keeps a file; MemoryStore is the log without one")
@@ -66,8 +70,7 @@ class SQLiteStore:
         self._limit_bytes = limit_bytes
         self._busy_timeout_s = busy_timeout_s
         self._write_lock = threading.RLock()
-        self._waiting: list[_Ticket] = []
-        self._waiting_lock = threading.Lock()
+        self._groups = Groups(self._commit, self._write_lock)
         self._appended = threading.Condition()  # notified after a commit of this process
         self._idle: list[sqlite3.Connection] = []
         self._idle_lock = threading.Lock()
@@ -79,6 +82,7 @@ class SQLiteStore:
             self._names = Names(self._writer)
             with translated(self._url):
                 self._log_id, self._chapter = self._writer.execute("SELECT log_id, chapter FROM log").fetchone()
+            self._archive = Archive(self._log_id, archive)
             self._quarantine = SQLiteQuarantine(write=self.writing, read=self.snapshot)
             self._kv = SQLiteKeyValue(write=self.writing, read=self.snapshot)
         except BaseException:
@@ -108,48 +112,9 @@ class SQLiteStore:
 
     def append(self, submissions: Sequence[Submission]) -> list[Outcome]:
         """See `Store.append`. Appends of other threads that wait for the lock go into the same commit."""
-        ticket = _Ticket(submissions)
-        with self._waiting_lock:
-            self._waiting.append(ticket)
-        with self._write_lock:
-            while not ticket.done:
-                self._serve(self._next_group())
-        if ticket.error is not None:
-            raise ticket.error
-        return ticket.outcomes
+        return self._groups.append(submissions)
 
-    def _next_group(self) -> list[_Ticket]:
-        with self._waiting_lock:
-            size, count = 0, 0
-            for ticket in self._waiting:
-                size += ticket.events
-                if count and size > _GROUP_EVENTS:
-                    break
-                count += 1
-            group, self._waiting = self._waiting[:count], self._waiting[count:]
-            return group
-
-    def _serve(self, group: list[_Ticket]) -> None:
-        """Commit a group together. What is wrong with the store is everybody's error; after any other, each is tried alone."""
-        try:
-            try:
-                self._commit(group)
-            except PostSaleError as error:
-                for ticket in group:
-                    ticket.fail(copy(error))  # one object raised in many threads would mix up their tracebacks
-            except Exception as error:
-                if len(group) == 1:
-                    group[0].fail(error)
-                else:
-                    for ticket in group:
-                        self._serve([ticket])
-        finally:
-            # After an interrupt (Ctrl-C) the others' threads still wait: put them back, ids make a second try safe.
-            with self._waiting_lock:
-                self._waiting[:0] = [ticket for ticket in group if not ticket.done]
-
-    def _commit(self, group: list[_Ticket]) -> None:
-        submissions = [submission for ticket in group for submission in ticket.submissions]
+    def _commit(self, submissions: list[Submission]) -> list[Outcome]:
         mentioned = mentions(submissions)
         with self.writing() as db:
             known, frontiers = self._known(db, mentioned)
@@ -163,12 +128,10 @@ class SQLiteStore:
             )
             if planned.rows:
                 self._write(db, planned.rows, frontiers)
-        outcomes = iter(planned.outcomes)
         if planned.rows:
             with self._appended:
                 self._appended.notify_all()
-        for ticket in group:
-            ticket.outcomes, ticket.done = list(islice(outcomes, len(ticket.submissions))), True
+        return planned.outcomes
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
@@ -187,9 +150,7 @@ class SQLiteStore:
                 raise
 
     def _known(self, db: sqlite3.Connection, mentioned: Mentions) -> tuple[Known, dict[str, Frontier]]:
-        position, recorded_at_us, last = db.execute(
-            "SELECT position, recorded_at, (SELECT coalesce(max(position), 0) FROM events) FROM log"
-        ).fetchone()
+        position, recorded_at_us, last = db.execute(f"SELECT position, recorded_at, ({LAST}) FROM log").fetchone()
         if position != last:
             raise LogDamaged(position=min(position, last) + 1, reason=f"the log's head says {position}, the last event is {last}")
         frontiers: dict[str, Frontier] = {}
@@ -207,12 +168,18 @@ class SQLiteStore:
                 stream: version for stream in mentioned.streams if (version := decision_version(db, self._names.find_stream(stream)))
             },
             ids=self._known_ids(db, mentioned.ids),
-            breaches={
-                condition: breach for condition in mentioned.conditions if (breach := first_breach(db, self._names, condition)) is not None
-            },
+            breaches={condition: breach for condition in mentioned.conditions if (breach := self._breach(db, condition)) is not None},
             tokens={lease: kept.revision for lease in mentioned.leases if (kept := get(db, LEASES, *lease))},
         )
         return known, frontiers
+
+    def _breach(self, db: sqlite3.Connection, condition: NoneSince) -> Breach | PostSaleError | None:
+        """An unreadable segment is the error of the submission that needs it, not of all that share the commit."""
+        try:
+            found = (first_breach(db, self._names, condition), first_archived_breach(db, self._archive, condition))
+        except (SegmentUnreadable, MissingExtra) as error:
+            return error.with_traceback(None)
+        return min((breach for breach in found if breach), key=lambda breach: breach.position, default=None)
 
     def _known_ids(self, db: sqlite3.Connection, ids: list[Id]) -> dict[Id, Key]:
         """Reads ids in runs of hundreds: this costs a twentieth of the insert, and saves a second way through on duplicates."""
@@ -234,7 +201,10 @@ class SQLiteStore:
                     (no, *raw_ids[at : at + count]),
                 ):
                     if version is None:
-                        raise LogDamaged(position=position, reason="an id is remembered, its event is missing")
+                        archived = archived_at(db, self._archive, position)
+                        if archived is None:
+                            raise LogDamaged(position=position, reason="an id is remembered, its event is missing")
+                        version, recorded_at = archived.version, archived.recorded_at_us
                     known[tenant, raw_id] = Key(position, version, recorded_at, content_mac)
                 at += count
         return known
@@ -296,11 +266,11 @@ class SQLiteStore:
 
     def read(self, query: Query) -> Generator[StoredEvent, None, None]:
         with self.snapshot() as db:
-            yield from read(db, query)
+            yield from read_all(db, self._archive, query)
 
     def head(self) -> int:
         with self.snapshot() as db:
-            return int(db.execute("SELECT coalesce(max(position), 0) FROM events").fetchone()[0])
+            return int(db.execute(LAST).fetchone()[0])
 
     def versions(self, streams: Sequence[StreamId]) -> list[int]:
         with self.snapshot() as db:
@@ -308,11 +278,13 @@ class SQLiteStore:
 
     def find(self, tenant: str, event_id: UUID) -> StoredEvent | None:
         with self.snapshot() as db:
-            return _one(
-                db,
-                "WHERE position = (SELECT k.position FROM keys k JOIN tenants t ON t.no = k.tenant WHERE t.name = ? AND k.event_id = ?)",
+            found = db.execute(
+                "SELECT k.position FROM keys k JOIN tenants t ON t.no = k.tenant WHERE t.name = ? AND k.event_id = ?",
                 (tenant, event_id.bytes),
-            )
+            ).fetchone()
+            if found is None:
+                return None
+            return _one(db, "WHERE position = ?", found) or archived_at(db, self._archive, found[0])
 
     def latest(self, streams: Sequence[StreamId]) -> list[StoredEvent | None]:
         with self.snapshot() as db:
@@ -339,7 +311,8 @@ class SQLiteStore:
             if found is None or start >= stop:
                 return []
             if level == 0:
-                return leaves(db, found[0], start, stop)
+                by_index = dict(leaves(db, found[0], start, stop) + archived_leaves(db, self._archive, found[0], start, stop))
+                return [leaf for _, leaf in sorted(by_index.items())]
             rows = db.execute(
                 "SELECT hash FROM nodes WHERE tenant = ? AND level = ? AND number >= ? AND number < ? ORDER BY number",
                 (found[0], level, start, stop),
@@ -357,7 +330,12 @@ class SQLiteStore:
         """The raw bytes for `verify`."""
         if self._closed:
             raise StoreUnavailable(url=self._url, reason="closed")
-        return SQLiteEvidence(self._path, busy_timeout_s=self._busy_timeout_s)
+        return SQLiteEvidence(self._path, self._archive, busy_timeout_s=self._busy_timeout_s)
+
+    def segments(self) -> list[Segment]:
+        """The archived chapters, ascending, as the log describes them."""
+        with self.snapshot() as db:
+            return segments(db)
 
     def close(self) -> None:
         """Close every connection; iterators that are still open keep theirs until they end. Closing twice is fine."""
@@ -367,22 +345,6 @@ class SQLiteStore:
                 with suppress(sqlite3.Error):
                     db.close()
             self._idle.clear()
-
-
-class _Ticket:
-    """One `append` call that waits for its commit."""
-
-    __slots__ = ("done", "error", "events", "outcomes", "submissions")
-
-    def __init__(self, submissions: Sequence[Submission]) -> None:
-        self.submissions = submissions
-        self.events = sum(len(submission.events) for submission in submissions)
-        self.outcomes: list[Outcome] = []
-        self.error: Exception | None = None
-        self.done = False
-
-    def fail(self, error: Exception) -> None:
-        self.error, self.done = error, True
 
 
 def _one(db: sqlite3.Connection, where: str, values: tuple[object, ...]) -> StoredEvent | None:

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from postsale.errors import LogDamaged
+from postsale.events import StreamId
+from postsale.store.archive import Archive
+from postsale.store.archive_evidence import ArchivedEvidence
 from postsale.store.contract import Row, Unreadable
+from postsale.store.segments import Listing, Segment
+from postsale.store.sqlite_archive import listed_streams, listed_tenants, segments
+from postsale.store.sqlite_read import stream_number
 from postsale.store.sqlite_schema import DAMAGE, code_of, connect, expected_schema, translated, url_of
 
 _ROWS: Final = (
@@ -16,12 +24,14 @@ _ROWS: Final = (
 _MIN_ROWID: Final = -(2**63)
 _SINGLE_STEPS: Final = 64  # how many positions after an unreadable one are tried one by one, then in strides of as many
 _MAX_TRIES: Final = 100_000
+_NAMES_HELD: Final = 65_536
 
 
 class SQLiteEvidence:
     """Raw reads of one file within one read transaction. A context manager; StoreUnavailable when the file cannot be opened."""
 
-    def __init__(self, path: Path, *, busy_timeout_s: float) -> None:
+    def __init__(self, path: Path, archive: Archive, *, busy_timeout_s: float) -> None:
+        self._archive = archive
         with translated(url_of(path)):
             self._db = connect(path, busy_timeout_s=busy_timeout_s, reader=True)
             try:
@@ -32,6 +42,7 @@ class SQLiteEvidence:
                 self._db.close()
                 raise
         self._db.text_factory = bytes  # damaged text need not be UTF-8
+        self._archived: ArchivedEvidence | None = None  # once rows were read
 
     def __enter__(self) -> SQLiteEvidence:
         return self
@@ -40,6 +51,36 @@ class SQLiteEvidence:
         self._db.close()
 
     def rows(self) -> Iterator[Row | Unreadable]:
+        """The live table and the segments, by position."""
+        numbers = _Numbers(self._db)
+        self._archived = ArchivedEvidence(self._archive, stream=numbers.stream, kind=numbers.kind, listed=self._listed)
+        return self._archived.beside(self._live_rows(), self._segments(self._archived.doubts))
+
+    def _segments(self, doubts: list[str]) -> Iterator[Segment]:
+        try:
+            chapters = [chapter for (chapter,) in self._db.execute("SELECT chapter FROM segments ORDER BY chapter").fetchall()]
+        except DAMAGE as error:
+            doubts.append(f"the table of segments cannot be read ({code_of(error)})")
+            return
+        for chapter in chapters:
+            try:
+                yield from segments(self._db, "WHERE chapter = ?", (chapter,))
+            except (LogDamaged, *DAMAGE):
+                doubts.append(f"the description of the segment of chapter {chapter} is unreadable")
+
+    def _listed(self, segment: Segment, listing: Listing) -> bool:
+        try:
+            return all(
+                list(rows) == self._db.execute(f"SELECT * FROM {table} WHERE chapter = ? ORDER BY 1", (segment.chapter,)).fetchall()
+                for table, rows in (
+                    ("segment_streams", listed_streams(self._db, segment.chapter, listing)),
+                    ("segment_tenants", listed_tenants(self._db, segment.chapter, listing)),
+                )
+            )
+        except (LogDamaged, *DAMAGE):
+            return False
+
+    def _live_rows(self) -> Iterator[Row | Unreadable]:
         start, last, tries = _MIN_ROWID, 0, 0
         hole = ""  # why what follows `last` could not be read
         end = self._end()
@@ -126,8 +167,40 @@ class SQLiteEvidence:
             for name, sql in expected_schema().items():
                 if found.get(name) != sql:
                     yield f"{name} is {'changed' if name in found else 'missing'} in the schema of the file"
+            yield from self._archived.doubts if self._archived else ()
             for (line,) in self._db.execute("PRAGMA integrity_check"):
                 if line != b"ok":
                     yield line.decode(errors="backslashreplace")
         except DAMAGE as error:
             yield f"the file is damaged ({code_of(error)})"
+
+
+class _Numbers:
+    """The numbers that the live table has for the names in a segment; None for a name that the log does not know."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+        self._streams: dict[StreamId, tuple[Any, Any]] = {}
+        self._kinds: dict[tuple[str, bytes], Any] = {}
+
+    def stream(self, stream: StreamId) -> tuple[Any, Any]:
+        """Of the stream and its tenant."""
+        if stream not in self._streams:
+            if len(self._streams) >= _NAMES_HELD:
+                self._streams.clear()
+            try:
+                no = stream_number(self._db, stream)
+                tenant = self._db.execute("SELECT no FROM tenants WHERE name = ?", (stream.tenant,)).fetchone()
+            except DAMAGE:
+                no = tenant = None
+            self._streams[stream] = (no, tenant and tenant[0])
+        return self._streams[stream]
+
+    def kind(self, wire_name: str, schema: bytes) -> Any:
+        if (wire_name, schema) not in self._kinds:
+            try:
+                found = self._db.execute("SELECT no FROM kinds WHERE wire_name = ? AND schema = ?", (wire_name, schema)).fetchone()
+            except DAMAGE:
+                found = None
+            self._kinds[wire_name, schema] = found and found[0]
+        return self._kinds[wire_name, schema]

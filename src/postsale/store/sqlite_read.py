@@ -6,7 +6,7 @@ import heapq
 import json
 import sqlite3
 from collections.abc import Iterator, Sequence
-from itertools import islice
+from itertools import islice, takewhile
 from operator import itemgetter
 from typing import Any, Final
 from uuid import UUID
@@ -27,13 +27,18 @@ _LANES: Final = (Lane.FACT, Lane.DECISION)
 
 
 def read(db: sqlite3.Connection, query: Query) -> Iterator[StoredEvent]:
-    """The events of `query`, in order. Memory is bounded by the number of names, not of events."""
-    if query.limit is not None and query.limit < 0:
-        raise InvalidInput(what="Query", field="limit", reason="expected 0 or more")
+    """The events of `query` in the live table, in order. Memory is bounded by the number of names, not of events."""
+    check_limit(query)
     selection = _Selection(db, query)
     decode = Decoder(db)
     for row in selection.rows():
         yield decode(row)
+
+
+def check_limit(query: Query) -> None:
+    """InvalidInput for a negative limit."""
+    if query.limit is not None and query.limit < 0:
+        raise InvalidInput(what="Query", field="limit", reason="expected 0 or more")
 
 
 class Decoder:
@@ -85,20 +90,20 @@ def stream_number(db: sqlite3.Connection, stream: StreamId) -> int | None:
 
 
 def known_prefix(db: sqlite3.Connection, known_at_us: int) -> int:
-    """The last position recorded at or before this time: a binary search, because `recorded_at` increases with position."""
+    """The position up to which live events were recorded at or before this time: a binary search, as `recorded_at` rises with position."""
     low, high = 0, db.execute("SELECT coalesce(max(position), 0) FROM events").fetchone()[0]
     while low < high:
         middle = (low + high + 1) // 2
-        at = db.execute("SELECT recorded_at FROM events WHERE position >= ? ORDER BY position LIMIT 1", (middle,)).fetchone()[0]
-        if at <= known_at_us:
+        at = db.execute("SELECT recorded_at FROM events WHERE position >= ? ORDER BY position LIMIT 1", (middle,)).fetchone()
+        if at is not None and at[0] <= known_at_us:  # None: what follows is archived
             low = middle
         else:
             high = middle - 1
     return low
 
 
-def leaves(db: sqlite3.Connection, tenant: int, start: int, stop: int) -> list[bytes]:
-    """Leaf hashes start … stop - 1 of a tenant: its leaves are in order of position, so the first is found by a binary search."""
+def leaves(db: sqlite3.Connection, tenant: int, start: int, stop: int) -> list[tuple[int, bytes]]:
+    """(leaf index, leaf) of a tenant's live events with start <= index < stop: indexes rise with position, so the first is searched for."""
     low, high = 1, db.execute("SELECT coalesce(max(position), 0) + 1 FROM events").fetchone()[0]
     while low < high:
         middle = (low + high) // 2
@@ -111,10 +116,21 @@ def leaves(db: sqlite3.Connection, tenant: int, start: int, stop: int) -> list[b
         else:
             high = middle
     rows = db.execute(
-        "SELECT leaf FROM events INDEXED BY events_by_tenant WHERE tenant = ? AND position >= ? ORDER BY position LIMIT ?",
+        "SELECT leaf_index, leaf FROM events INDEXED BY events_by_tenant WHERE tenant = ? AND position >= ? ORDER BY position LIMIT ?",
         (tenant, low, stop - start),
     )
-    return [leaf for (leaf,) in rows]
+    return list(takewhile(lambda row: row[0] < stop, rows))
+
+
+def few_streams(db: sqlite3.Connection, category: str, tenant: int | None) -> list[int] | None:
+    """The streams of a small category, None for a large one."""
+    sql = "SELECT no FROM streams WHERE category = ?"
+    found = (
+        db.execute(f"{sql} LIMIT ?", (category, _FEW_STREAMS + 1))
+        if tenant is None
+        else db.execute(f"{sql} AND tenant = ? LIMIT ?", (category, tenant, _FEW_STREAMS + 1))
+    ).fetchall()
+    return [no for (no,) in found] if len(found) <= _FEW_STREAMS else None
 
 
 class _Selection:
@@ -163,7 +179,7 @@ class _Selection:
                 return
         if query.streams:
             self._by_streams(self._wanted_streams())
-        elif query.category is not None and (few := self._few_streams(query.category, tenant)) is not None:
+        elif query.category is not None and (few := few_streams(self._db, query.category, tenant and tenant[0])) is not None:
             self._by_streams(few)
         else:
             if query.category is not None:
@@ -181,16 +197,6 @@ class _Selection:
             if self._query.tenant in (None, stream.tenant) and self._query.category in (None, stream.category)
         }
         return [no for stream in wanted if (no := stream_number(self._db, stream)) is not None]
-
-    def _few_streams(self, category: str, tenant: tuple[int, int] | None) -> list[int] | None:
-        """The streams of a small category, None for a large one."""
-        sql, values = "SELECT no FROM streams WHERE category = ?", [category]
-        found = (
-            self._db.execute(f"{sql} LIMIT ?", (*values, _FEW_STREAMS + 1))
-            if tenant is None
-            else self._db.execute(f"{sql} AND tenant = ? LIMIT ?", (*values, tenant[0], _FEW_STREAMS + 1))
-        ).fetchall()
-        return [no for (no,) in found] if len(found) <= _FEW_STREAMS else None
 
     def _by_streams(self, streams: list[int]) -> None:
         lanes = _LANES if self._query.lane is None else (self._query.lane,)

@@ -57,6 +57,17 @@ CREATE TABLE keys (
 CREATE TABLE nodes (
     tenant INTEGER NOT NULL, level INTEGER NOT NULL, number INTEGER NOT NULL, hash BLOB NOT NULL, PRIMARY KEY (tenant, level, number)
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE segments (
+    chapter INTEGER PRIMARY KEY, name TEXT NOT NULL, directory TEXT NOT NULL, first INTEGER NOT NULL, last INTEGER NOT NULL,
+    rows INTEGER NOT NULL, size_bytes INTEGER NOT NULL, sha256 BLOB NOT NULL, tail_sha256 BLOB NOT NULL, archived_at INTEGER NOT NULL,
+    groups BLOB NOT NULL
+) STRICT;
+CREATE TABLE segment_streams (
+    stream INTEGER NOT NULL, chapter INTEGER NOT NULL, groups BLOB NOT NULL, PRIMARY KEY (stream, chapter)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE segment_tenants (
+    tenant INTEGER NOT NULL, chapter INTEGER NOT NULL, leaves BLOB NOT NULL, PRIMARY KEY (tenant, chapter)
+) STRICT, WITHOUT ROWID;
 CREATE TABLE kv (
     revision INTEGER PRIMARY KEY AUTOINCREMENT, space TEXT NOT NULL, tenant TEXT NOT NULL, key TEXT NOT NULL, value BLOB NOT NULL,
     UNIQUE (space, tenant, key)
@@ -78,13 +89,17 @@ CREATE INDEX quarantine_by_arrival ON quarantine (tenant, received_at);
 
 # Against accidents by whoever opens the file with another program; whoever drops the triggers first is found by `verify`.
 # The insert triggers are there for INSERT OR REPLACE, which deletes without a delete trigger unless recursive_triggers is on.
+# A fact goes when its chapter has a segment: no trigger is ever lifted, and a segment cannot be kept for a chapter that may still grow.
 _TRIGGERS: Final = (
     "".join(
         f"""
 CREATE TRIGGER {table}_no_update BEFORE UPDATE ON {table} BEGIN SELECT RAISE(ABORT, 'the log is append-only'); END;
-CREATE TRIGGER {table}_no_delete BEFORE DELETE ON {table} BEGIN SELECT RAISE(ABORT, 'the log is append-only'); END;
+CREATE TRIGGER {table}_no_delete BEFORE DELETE ON {table}{unless} BEGIN SELECT RAISE(ABORT, 'the log is append-only'); END;
 """
-        for table in ("events", "keys", "streams", "kinds", "nodes")
+        for table, unless in {
+            "events": " WHEN OLD.lane <> 0 OR NOT EXISTS (SELECT 1 FROM segments WHERE OLD.position BETWEEN first AND last)",
+            **dict.fromkeys(("keys", "streams", "kinds", "nodes", "segments", "segment_streams", "segment_tenants"), ""),
+        }.items()
     )
     + "".join(
         f"""
@@ -107,6 +122,12 @@ BEGIN SELECT RAISE(ABORT, 'the log is append-only'); END;
 """
         for table in ("events", "keys")
     )
+    + """
+CREATE TRIGGER segments_once BEFORE INSERT ON segments
+WHEN EXISTS (SELECT 1 FROM segments WHERE chapter = NEW.chapter) OR NEW.last > (SELECT position FROM log)
+    OR NEW.first <> NEW.chapter * (SELECT chapter FROM log) + 1 OR NEW.last <> (NEW.chapter + 1) * (SELECT chapter FROM log)
+BEGIN SELECT RAISE(ABORT, 'the log is append-only'); END;
+"""
 )
 
 _REASONS: Final = {
@@ -217,7 +238,9 @@ def _is_new(db: sqlite3.Connection, url: str) -> bool:
     if application != APPLICATION_ID:
         raise StoreUnavailable(url=url, reason="a database of another program")
     if version != SCHEMA_VERSION:
-        raise StoreUnavailable(url=url, reason=f"schema version {version}, this release reads and writes version {SCHEMA_VERSION}")
+        reason = f"schema version {version}; this release reads and writes version {SCHEMA_VERSION}"
+        migrate = f". Run `postsale db migrate {url}`" if 0 < version < SCHEMA_VERSION else ""
+        raise StoreUnavailable(url=url, reason=reason + migrate)
     return False
 
 
@@ -231,11 +254,16 @@ def _create(db: sqlite3.Connection, chapter: int) -> None:
 
 @functools.cache
 def expected_schema() -> dict[str, str]:
-    """Name and text of every table, index and trigger, as SQLite keeps them."""
+    """Name and text of every table, index and trigger, as SQLite keeps them, in the order in which they are made."""
     with closing(sqlite3.connect(":memory:")) as db:
         for statement in _statements(_TABLES + _INDEXES + _TRIGGERS):
             db.execute(statement)
-        return dict(db.execute("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite%'"))
+        return schema_objects(db)
+
+
+def schema_objects(db: sqlite3.Connection) -> dict[str, str]:
+    """Name and text of every table, index and trigger of a file, less SQLite's own."""
+    return dict(db.execute("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite%' ORDER BY rowid"))
 
 
 def _statements(script: str) -> Iterator[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import struct
+from bisect import bisect_right
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -25,6 +26,7 @@ _BUCKET: Final = 1_024  # positions per bucket when events and keys are compared
 _MAX_BUCKETS: Final = 256  # buckets looked into when they differ
 _NAMES_HELD: Final = 100_000
 _LEAVES_HELD: Final = 4_096
+_ENDLESS: Final = 2**64
 _MALFORMED: Final = (KeyError, TypeError, ValueError, AttributeError, struct.error)  # what garbage in place of a value leads to
 _ROW_IN_INDEX: Final = re.compile(r"row (\d+) missing from index (?:events|decisions)_")
 
@@ -89,7 +91,7 @@ def verify(
 class _Tenant:
     """How far a tenant's leaves have been followed."""
 
-    __slots__ = ("damaged", "frontier", "leaves", "next_leaf", "nodes")
+    __slots__ = ("damaged", "frontier", "holes", "leaves", "next_leaf", "nodes")
 
     def __init__(self) -> None:
         self.frontier = Frontier()
@@ -97,6 +99,7 @@ class _Tenant:
         self.nodes: list[Node] = []  # that the leaves completed
         self.next_leaf = 0  # differs from the frontier's size once a leaf could not be computed
         self.damaged = False  # a problem with a position is known already
+        self.holes = 0  # that its leaf indexes have jumped over
 
     def settle(self) -> Frontier:
         """The frontier over all leaves so far."""
@@ -118,6 +121,8 @@ class _Verification:
         self._versions: dict[Any, int] = {}  # by stream: newest decision
         self._sums: dict[int, int] = {}  # by bucket of positions: digests of keys that events ask for less those that are there
         self._last = 0  # position
+        self._holes: list[tuple[int, int]] = []  # positions that could not be read; single ones in between may have been
+        self._next_hole = 0
         self._last_recorded_at = -(2**63)
 
     def run(self) -> VerifyReport:
@@ -127,7 +132,13 @@ class _Verification:
         for tenant in sorted(self._tenants.keys() | self._heads.keys(), key=str):
             self._check_tenant(tenant)
         if self._sum_keys():
-            self._compare_keys({bucket for bucket, total in self._sums.items() if total})
+            self._compare_keys(
+                {
+                    bucket
+                    for bucket, total in self._sums.items()
+                    if total and not self._in_hole(bucket * _BUCKET, (bucket + 1) * _BUCKET - 1)
+                }
+            )
         for reason in self._evidence.structure():
             row = _ROW_IN_INDEX.match(reason)
             self._problem(int(row[1]) if row else 0, reason)
@@ -184,7 +195,7 @@ class _Verification:
                 sums[bucket] = sums.get(bucket, 0) + hash((tenant, event_id, position, mac))
             elif isinstance(row, Unreadable):
                 self._problem(row.first, f"cannot be read up to position {row.last}: {row.reason}")
-                last = max(last, row.last)
+                self._holes.append((row.first, row.last))
                 continue
             else:
                 self._last, self._last_recorded_at = last, last_recorded_at
@@ -220,6 +231,16 @@ class _Verification:
 
     def _gap(self, position: Any) -> None:
         last = self._last
+        if type(position) is int and last < position:
+            while self._next_hole < len(self._holes) and self._holes[self._next_hole][0] <= last + 1:
+                end = self._holes[self._next_hole][1]
+                last = max(last, min(end, position - 1))
+                if end >= position:
+                    break  # this row could be read, what follows it in the hole could not
+                self._next_hole += 1
+            if position == last + 1:
+                self._last = position
+                return
         if type(position) is int and position > last:
             missing = f"position {last + 1} is" if position == last + 2 else f"positions {last + 1} to {position - 1} are"
             self._problem(last + 1, f"{missing} missing before position {position}")
@@ -230,7 +251,11 @@ class _Verification:
     def _examine_leaf(self, row: Row, state: _Tenant) -> None:
         position, tenant, stream, lane, version, event_id, kind, occurred_at, recorded_at, mac, header, data, salt, leaf_index, leaf = row
         if (due := state.next_leaf) != leaf_index:
-            self._problem(position, f"leaf index {leaf_index} where {due} was due")
+            in_hole = bool(self._holes) and (state.holes < len(self._holes) or position <= self._holes[-1][1])
+            if not (in_hole and type(leaf_index) is int and leaf_index > due):
+                self._problem(position, f"leaf index {leaf_index} where {due} was due")
+            state.damaged = True
+        state.holes = len(self._holes)
         state.next_leaf = (leaf_index if type(leaf_index) is int else due) + 1
         home, names = self._streams.get(stream) or self._stream(stream)
         kind_bytes = self._kinds.get(kind) or self._kind(kind)
@@ -275,7 +300,7 @@ class _Verification:
     # ---------------------------------------------------------------- heads
 
     def _check_head(self) -> None:
-        last = self._last
+        last = max((self._last, *(hole[1] for hole in self._holes)))
         position, recorded_at = self._evidence.head()
         if type(position) is not int:
             self._problem(0, "the log's head is unreadable")
@@ -283,7 +308,7 @@ class _Verification:
             self._problem(last + 1, f"positions {last + 1} to {position} are missing: the log's head says {position}")
         elif position < last:
             self._problem(position + 1, f"positions {position + 1} to {last} are beyond the log's head")
-        elif last and recorded_at is not None and recorded_at != self._last_recorded_at:
+        elif last and last == self._last and recorded_at is not None and recorded_at != self._last_recorded_at:
             self._problem(0, "the log's head does not say when its newest event was recorded")
 
     def _check_tenant(self, tenant: Any) -> None:
@@ -348,6 +373,11 @@ class _Verification:
                 self._problem(0, "a row of the table of ids has a value of a wrong type")
         return True
 
+    def _in_hole(self, first: int, last: int) -> bool:
+        """Whether these positions are within one hole: said already."""
+        at = bisect_right(self._holes, (first, _ENDLESS)) - 1
+        return at >= 0 and last <= self._holes[at][1]
+
     def _compare_keys(self, buckets: set[int]) -> None:
         """Name the positions in buckets whose sums differ. Memory: the keys of `_MAX_BUCKETS` buckets."""
         if len(buckets) > _MAX_BUCKETS:
@@ -365,4 +395,5 @@ class _Verification:
                 if keys.pop(wanted, None) is None:
                     self._problem(row[0], "its id and content_mac are not in the table of ids")
         for key in keys:
-            self._problem(key[2], "the table of ids has an id for this position that no event has")
+            if not self._in_hole(key[2], key[2]):
+                self._problem(key[2], "the table of ids has an id for this position that no event has")

@@ -7,7 +7,8 @@ pytest.register_assert_rewrite(
     *(f"postsale.testing.store_{name}" for name in ("building", "contract", "contract_append", "contract_beside", "contract_proofs"))
 )
 
+from postsale.testing.evolution import assert_schemas_kept, upcasted  # noqa: E402
 from postsale.testing.store_building import Events  # noqa: E402
 from postsale.testing.store_contract import StoreContract  # noqa: E402
 
-__all__ = ["Events", "StoreContract"]
+__all__ = ["Events", "StoreContract", "assert_schemas_kept", "upcasted"]

@@ -1,0 +1,144 @@
+"""The log in a PostgreSQL schema: the write path, waiting, and what holds it together. What may be appended is decided in `plan`.
+
+Every append takes the lock of the log's one row, so positions are gapless and become visible in order; concurrent appends of one
+process share a commit. Needs the extra `postgres`; importing this module without it raises MissingExtra.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from typing import Final
+
+from postsale.errors import StoreUnavailable
+from postsale.events import Clock, SystemClock
+from postsale.store.contract import Outcome, Submission
+from postsale.store.group import Groups
+from postsale.store.plan import DEFAULT_LIMIT_BYTES, mentions
+from postsale.store.postgres_beside import PostgresKeyValue, PostgresQuarantine
+from postsale.store.postgres_evidence import PostgresEvidence
+from postsale.store.postgres_link import Error, Link, Patience, Pool, worth_another_try
+from postsale.store.postgres_names import Names
+from postsale.store.postgres_read import Reads
+from postsale.store.postgres_schema import DEFAULT_SCHEMA, SCHEMA_VERSION
+from postsale.store.postgres_write import Append
+
+_TRIES: Final = 3  # of a transaction whose connection was lost or that the server took back
+_POLL_S: Final = 0.25  # how late another process's append may be noticed
+
+
+class PostgresStore(Reads):
+    """A log in one schema of a PostgreSQL database. Any number of threads and processes may share it.
+
+    `target` is a URL of a login that is a member of the schema's writer and tailer roles, or an open pool of such connections,
+    which stays the caller's. StoreUnavailable: no such log, or one of a newer release. Every wait is bounded by `patience`.
+    """
+
+    def __init__(
+        self,
+        target: str | Pool,
+        *,
+        schema: str = DEFAULT_SCHEMA,
+        clock: Clock | None = None,
+        limit_bytes: int = DEFAULT_LIMIT_BYTES,
+        patience: Patience | None = None,
+        max_connections: int = 16,
+    ) -> None:
+        self._clock: Clock = clock or SystemClock()
+        self._limit_bytes = limit_bytes
+        self._names = Names()
+        self._groups = Groups(self._commit, threading.Lock())
+        self._appended = threading.Condition()  # notified after a commit of this process
+        self._closed = False
+        self._link = Link(target, schema, patience=patience or Patience(), max_size=max_connections)
+        self._log_id: str
+        self._chapter: int
+        try:
+            found = self._ask("_system", f"SELECT log_id, chapter, schema_version FROM {schema}.log")
+            self._log_id, self._chapter, version = found[0]
+            if version != SCHEMA_VERSION:
+                reason = f"schema version {version}, this release reads and writes version {SCHEMA_VERSION}"
+                raise StoreUnavailable(url=self._link.url, reason=reason)
+        except BaseException:
+            self._link.close()
+            raise
+        self._quarantine = PostgresQuarantine(self._link, self._names)
+        self._kv = PostgresKeyValue(self._link, self._names)
+
+    def __repr__(self) -> str:
+        return f"PostgresStore({self._link.url!r})"
+
+    @property
+    def log_id(self) -> str:
+        return self._log_id
+
+    @property
+    def chapter(self) -> int:
+        return self._chapter
+
+    @property
+    def quarantine(self) -> PostgresQuarantine:
+        return self._quarantine
+
+    @property
+    def kv(self) -> PostgresKeyValue:
+        return self._kv
+
+    # ---------------------------------------------------------------- append
+
+    def append(self, submissions: Sequence[Submission]) -> list[Outcome]:
+        """See `Store.append`. Appends of other threads that wait go into the same commit."""
+        return self._groups.append(submissions)
+
+    def _commit(self, submissions: list[Submission]) -> list[Outcome]:
+        tries = _TRIES
+        with self._link.translated():
+            while True:
+                tries -= 1
+                try:
+                    return self._transact(submissions)
+                except Error as error:
+                    # Also when the answer to COMMIT was lost: if it was stored, its ids are there and the result is the first one.
+                    if not tries or not worth_another_try(error):
+                        raise
+
+    def _transact(self, submissions: list[Submission]) -> list[Outcome]:
+        if self._closed:
+            raise StoreUnavailable(url=self._link.url, reason="closed")
+        link = self._link
+        mentioned = mentions(submissions)
+        with link.transaction(link.begin(link.roles.writer)) as db:
+            append = Append(db, link.schema, self._names, chapter=self._chapter)
+            planned = append.decide(submissions, mentioned, now_us=self._clock.now_us(), limit_bytes=self._limit_bytes)
+            if planned.rows:
+                last = append.write(planned.rows)
+                last.add("COMMIT")
+                last.run(db)
+                append.names.committed()
+        if planned.rows:
+            with self._appended:
+                self._appended.notify_all()
+        return planned.outcomes
+
+    # ---------------------------------------------------------------- the rest
+
+    def wait(self, after: int, timeout_s: float) -> bool:
+        deadline = time.monotonic() + timeout_s
+        while not (found := self.head() > after) and (left := deadline - time.monotonic()) > 0:
+            with self._appended:  # a commit in between is seen at the next look: other processes write without notifying
+                self._appended.wait(min(left, _POLL_S))
+        return found
+
+    def evidence(self) -> PostgresEvidence:
+        """The raw values for `verify`, as the tailer; NotAllowed when the login may not."""
+        if self._closed:
+            raise StoreUnavailable(url=self._link.url, reason="closed")
+        return PostgresEvidence(self._link)
+
+    def close(self) -> None:
+        """Close the store's own connections. Closing twice is fine."""
+        self._closed = True
+        self._link.close()
+        with self._appended:
+            self._appended.notify_all()

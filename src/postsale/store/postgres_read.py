@@ -1,0 +1,306 @@
+"""Reading a PostgreSQL log: queries as pages of rows, and rows as events.
+
+A log is a snapshot of itself: rows never change and become visible in order of position, because they are committed under one
+lock. So a read notes the newest position at its start and asks for pages up to there, each in a short transaction of its own. It
+holds no connection and no server's snapshot between two pages. Reads of one tenant run in its name; all others as the tailer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+from uuid import UUID
+
+import psycopg
+from psycopg.rows import tuple_row
+
+from postsale.errors import InvalidInput, LogDamaged
+from postsale.events import Lane, StoredEvent, StreamId
+from postsale.store.contract import Query, TreeHead
+from postsale.store.leaves import Frontier
+from postsale.store.postgres_link import Connection, Link, Script
+from postsale.store.postgres_names import Names, enter
+
+COLUMNS: Final = (
+    "position, stream, lane, version, event_id, kind, occurred_at, recorded_at, content_mac, header, data, salt, leaf_index, leaf"
+)
+_LANES: Final = (Lane.FACT, Lane.DECISION)
+
+_FIRST_ROWS: Final = 100  # of the first page: most readers want few
+_MOST_ROWS: Final = 2_000  # of a page
+_PAGE_BYTES: Final = 4_000_000  # what a page should hold at most, judged by the one before
+_SPAN: Final = 65_536  # positions that the first pages look at; spans bound how many partitions a page touches
+_WIDER: Final = 8  # times, when a page was not full
+_FEW_STREAMS: Final = 64  # a category of no more streams than this is read by its streams
+
+
+class Reads:
+    """The reading half of `PostgresStore`."""
+
+    _link: Link
+    _names: Names
+
+    @contextmanager
+    def _reading(self, tenant: str | None, script: Script | None = None) -> Generator[Connection, None, None]:
+        """A read transaction for one tenant, or as the tailer for all, that begins with `script`."""
+        link = self._link
+        role = link.roles.tailer if tenant is None else link.roles.writer
+        opening = link.begin(role, read_only=True)
+        if tenant is not None:
+            enter(opening, link.schema, self._names, tenant)
+        if script is not None:
+            opening.extend(script)
+        with link.translated(role), link.transaction(opening) as db:
+            yield db
+
+    def _ask(self, tenant: str | None, sql: str, *values: Any) -> list[Any]:
+        """The rows of one statement."""
+        found: list[Any] = []
+        script = Script()
+        script.add(sql, *values, take=found.extend)
+        with self._reading(tenant, script):
+            return found
+
+    # ---------------------------------------------------------------- events
+
+    def read(self, query: Query) -> Generator[StoredEvent, None, None]:
+        """See `Store.read`. Memory: a page of at most 2,000 events. NotAllowed when all tenants are asked for and the login may not."""
+        if query.limit is not None and query.limit < 0:
+            raise InvalidInput(what="Query", field="limit", reason="expected 0 or more")
+        if query.limit == 0:
+            return
+        tenants = {query.tenant} if query.tenant is not None else {stream.tenant for stream in query.streams}
+        tenant = tenants.pop() if len(tenants) == 1 else None
+        selection = self._selection(query, tenant)
+        left = query.limit
+        while selection is not None and (left is None or left > 0) and not selection.ended:
+            with self._reading(tenant) as db:
+                page = self._decoded(db, selection.fetch(db, left))
+            yield from page
+            if left is not None:
+                left -= len(page)
+
+    def _selection(self, query: Query, tenant: str | None) -> _Selection | None:
+        """What a query asks for, in numbers; None when there is nothing like it."""
+        s = self._link.schema
+        found: dict[str, Any] = {"prefix": [], "kinds": [], "streams": []}
+        script = Script()
+        script.add(f"SELECT position FROM {s}.log", take=lambda rows: found.update(head=rows[0][0]))
+        if query.known_at_us is not None:
+            script.add(f"SELECT {s}.known_prefix({query.known_at_us})", take=found["prefix"].extend)
+        if query.kinds:
+            script.add(
+                f"SELECT no FROM {s}.kinds WHERE split_part(wire_name, '@', 1) = ANY (%s)", sorted(query.kinds), take=found["kinds"].extend
+            )
+        mine = "" if tenant is None else f" AND s.tenant = (SELECT {s}.tenant_no())"
+        if query.streams:
+            wanted = [
+                stream
+                for stream in dict.fromkeys(query.streams)
+                if query.tenant in (None, stream.tenant) and query.category in (None, stream.category)
+            ]
+            script.add(
+                f"SELECT s.no FROM {s}.streams s JOIN {s}.tenants t ON t.no = s.tenant"
+                " JOIN unnest(%s::text[], %s::text[], %s::text[]) n (tenant, category, id)"
+                f" ON n.tenant = t.name AND n.category = s.category AND n.id = s.id WHERE true{mine}",
+                *([stream[at] for stream in wanted] for at in range(3)),
+                take=found["streams"].extend,
+            )
+        elif query.category is not None:
+            script.add(
+                f"SELECT s.no FROM {s}.streams s WHERE s.category = %s{mine} LIMIT {_FEW_STREAMS + 1}",
+                query.category,
+                take=found["streams"].extend,
+            )
+        with self._reading(tenant, script):
+            pass
+        number = None if tenant is None else self._names.tenant(tenant)
+        if tenant is not None and number is None:
+            return None
+        upto = min([found["head"]] + [bound for bound in (query.upto, *(prefix for (prefix,) in found["prefix"])) if bound is not None])
+        streams = [no for (no,) in found["streams"]]
+        filters, values = [], []
+        if number is not None:
+            filters.append(f"tenant = {number}")
+        if query.lane is not None:
+            filters.append(f"lane = {int(query.lane)}")
+        if query.as_of_us is not None:
+            filters.append(f"occurred_at <= {query.as_of_us}")
+        if query.kinds:
+            filters.append(f"kind = ANY ('{_numbers(no for (no,) in found['kinds'])}'::integer[])")
+        if query.category is not None and not query.streams and len(streams) > _FEW_STREAMS:
+            filters.append(f"stream IN (SELECT s.no FROM {s}.streams s WHERE s.category = %s{mine})")
+            values.append(query.category)
+        elif query.category is not None or query.streams:
+            filters.append(f"stream = {streams[0]}" if len(streams) == 1 else f"stream = ANY ('{_numbers(streams)}'::bigint[])")
+        if (query.kinds and not found["kinds"]) or ((query.category is not None or query.streams) and not streams):
+            return None
+        one_stream = len(streams) == 1 and not query.kinds
+        return _Selection(s, filters, values, max(query.after, 0), upto, query.backward, span=None if one_stream else _SPAN)
+
+    def _decoded(self, db: Connection, rows: list[Any]) -> list[StoredEvent]:
+        names = self._names
+        self._learn(db, rows)
+        events = []
+        for position, stream, lane, version, event_id, kind, *rest in rows:
+            stream_id, kind_of = names.stream_of(stream), names.kind_of(kind)
+            try:
+                if stream_id is None or kind_of is None:
+                    raise LookupError("no such name")
+                events.append(StoredEvent(position, stream_id, _LANES[lane], version, UUID(bytes=event_id), *kind_of, *rest))
+            except (LookupError, ValueError, TypeError) as error:
+                raise LogDamaged(position=position, reason=f"a column cannot be read ({type(error).__name__})") from error
+        return events
+
+    def _learn(self, db: Connection, rows: list[Any]) -> None:
+        """Look up the names that these rows need and nobody needed before."""
+        names, s, script = self._names, self._link.schema, Script()
+        if streams := {row[1] for row in rows if names.stream_of(row[1]) is None}:
+
+            def take(found: list[Any]) -> None:
+                for no, *stream in found:
+                    names.learn_stream(no, StreamId(*stream))
+
+            script.add(
+                f"SELECT s.no, t.name, s.category, s.id FROM {s}.streams s JOIN {s}.tenants t ON t.no = s.tenant"
+                f" WHERE s.no = ANY ('{_numbers(streams)}'::bigint[])",
+                take=take,
+            )
+        if any(names.kind_of(row[5]) is None for row in rows):
+
+            def take_kinds(found: list[Any]) -> None:
+                for no, wire_name, schema in found:
+                    names.learn_kind(no, (wire_name, schema))
+
+            script.add(f"SELECT no, wire_name, schema FROM {s}.kinds", take=take_kinds)
+        script.run(db)
+
+    def find(self, tenant: str, event_id: UUID) -> StoredEvent | None:
+        s = self._link.schema
+        sql = f"SELECT {COLUMNS} FROM {s}.events WHERE tenant = (SELECT {s}.tenant_no()) AND event_id = %s"
+        with self._reading(tenant) as db:
+            events = self._decoded(db, _binary(db, sql, [event_id.bytes]))
+        return events[0] if events else None
+
+    def latest(self, streams: Sequence[StreamId]) -> list[StoredEvent | None]:
+        newest: dict[StreamId, StoredEvent] = {}
+        for tenant, names in _by_tenant(streams).items():
+            sql = (
+                f"SELECT e.* FROM {self._named_streams()} CROSS JOIN LATERAL (SELECT {COLUMNS} FROM {self._link.schema}.events"
+                " WHERE lane = 1 AND stream = s.no ORDER BY version DESC LIMIT 1) e"
+            )
+            with self._reading(tenant) as db:
+                newest |= {event.stream: event for event in self._decoded(db, _binary(db, sql, names))}
+        return [newest.get(stream) for stream in streams]
+
+    def versions(self, streams: Sequence[StreamId]) -> list[int]:
+        found: dict[StreamId, int] = {}
+        for tenant, names in _by_tenant(streams).items():
+            newest = f"(SELECT max(version) FROM {self._link.schema}.events WHERE lane = 1 AND stream = s.no)"
+            for category, id_, version in self._ask(tenant, f"SELECT s.category, s.id, {newest} FROM {self._named_streams()}", *names):
+                found[StreamId(tenant, category, id_)] = version or 0
+        return [found.get(stream, 0) for stream in streams]
+
+    def _named_streams(self) -> str:
+        """Streams of the tenant whose categories and ids are given as two lists."""
+        s = self._link.schema
+        return (
+            f"(SELECT s.no, s.category, s.id FROM {s}.streams s JOIN unnest(%s::text[], %s::text[]) n (category, id) USING (category, id)"
+            f" WHERE s.tenant = (SELECT {s}.tenant_no())) s"
+        )
+
+    # ---------------------------------------------------------------- heads and trees
+
+    def head(self) -> int:
+        return int(self._ask("_system", f"SELECT position FROM {self._link.schema}.log")[0][0])
+
+    def tenants(self) -> list[str]:
+        return [name for (name,) in self._ask(None, f"SELECT name FROM {self._link.schema}.tenants WHERE size > 0 ORDER BY name")]
+
+    def tree_head(self, tenant: str) -> TreeHead:
+        s = self._link.schema
+        found = self._ask(tenant, f"SELECT size, frontier FROM {s}.tenants WHERE no = (SELECT {s}.tenant_no())")
+        try:
+            frontier = Frontier.from_bytes(*found[0]) if found else Frontier()
+        except ValueError as error:
+            raise LogDamaged(position=0, reason=f"the tree head of tenant {tenant!r} is unreadable") from error
+        return TreeHead(frontier.size, frontier.root())
+
+    def tree(self, tenant: str, level: int, start: int, stop: int) -> list[bytes]:
+        if start >= stop:
+            return []
+        s = self._link.schema
+        if level == 0:
+            sql = (
+                f"SELECT leaf FROM {s}.events WHERE tenant = (SELECT {s}.tenant_no())"
+                f" AND position >= {s}.position_of_leaf((SELECT {s}.tenant_no()), {start}) ORDER BY position LIMIT {stop - start}"
+            )
+        else:
+            sql = (
+                f"SELECT hash FROM {s}.nodes WHERE tenant = (SELECT {s}.tenant_no()) AND level = {level}"
+                f" AND number >= {start} AND number < {stop} ORDER BY number"
+            )
+        return [digest for (digest,) in self._ask(tenant, sql)]
+
+
+class _Selection:
+    """Pages of the rows that pass some filters, by position."""
+
+    def __init__(
+        self, schema: str, filters: list[str], values: list[Any], after: int, upto: int, backward: bool, *, span: int | None
+    ) -> None:
+        self._schema = schema
+        self._filters = filters
+        self._values = values
+        self._after = after  # exclusive; what is left is after < position <= upto
+        self._upto = upto
+        self._backward = backward
+        self._span = span  # positions of the next page's range; None: all that are left
+        self._rows = _FIRST_ROWS
+
+    @property
+    def ended(self) -> bool:
+        return self._after >= self._upto
+
+    def fetch(self, db: Connection, limit: int | None) -> list[Any]:
+        """The next page, which may be empty."""
+        after, upto, span = self._after, self._upto, self._span
+        if span is not None and upto - after > span:
+            after, upto = (upto - span, upto) if self._backward else (after, after + span)
+        most = self._rows if limit is None else min(self._rows, limit)
+        where = " AND ".join([*self._filters, f"position > {after}", f"position <= {upto}"])
+        order = "DESC" if self._backward else "ASC"
+        sql = f"SELECT {COLUMNS} FROM {self._schema}.events WHERE {where} ORDER BY position {order} LIMIT {most}"
+        rows = _binary(db, sql, self._values)
+        full = len(rows) == most
+        if self._backward:
+            self._upto = rows[-1][0] - 1 if full else after
+        else:
+            self._after = rows[-1][0] if full else upto
+        if not full and span is not None:
+            self._span = span * _WIDER
+        if rows:
+            size = sum(len(row[9]) + len(row[10]) for row in rows) // len(rows) + 1
+            self._rows = max(1, min(self._rows * 4, _MOST_ROWS, _PAGE_BYTES // size))
+        return rows
+
+
+def _binary(db: Connection, sql: str, values: Sequence[Any] = ()) -> list[Any]:
+    """The rows of one statement, bytes as they are: as text they would travel in hex."""
+    with psycopg.Cursor(db, row_factory=tuple_row) as cursor:
+        return cursor.execute(sql.encode(), values or None, binary=True, prepare=False).fetchall()
+
+
+def _by_tenant(streams: Sequence[StreamId]) -> dict[str, tuple[list[str], list[str]]]:
+    """Categories and ids, by tenant; each stream once."""
+    found: dict[str, tuple[list[str], list[str]]] = {}
+    for tenant, category, id_ in dict.fromkeys(streams):
+        categories, ids = found.setdefault(tenant, ([], []))
+        categories.append(category)
+        ids.append(id_)
+    return found
+
+
+def _numbers(numbers: Any) -> str:
+    return "{" + ",".join(map(str, numbers)) + "}"
