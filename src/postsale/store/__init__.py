@@ -111,10 +111,12 @@ def open_store(
     durable: bool = True,
     archive: str | os.PathLike[str] | None = None,
     schema: str = DEFAULT_SCHEMA,
+    max_connections: int = 16,
 ) -> MemoryStore | SQLiteStore | PostgresStore:
     """The store a URL names: `memory:`, `sqlite:///relative.db`, `sqlite:////absolute.db`, `postgresql://login@host/database`.
 
-    `archive` is where archived chapters of a file are now, `schema` where a PostgreSQL log is in its database.
+    `archive` is where archived chapters of a file are now, `schema` where a PostgreSQL log is in its database, which is
+    asked over at most `max_connections`.
     Raises Unsupported for any other URL (which is not repeated: it may hold a password), MissingExtra, StoreUnavailable and
     NotAllowed from the store itself.
     """
@@ -123,7 +125,7 @@ def open_store(
     if url.startswith(("postgresql://", "postgres://")):
         from postsale.store.postgres import PostgresStore  # needs an extra
 
-        return PostgresStore(url, schema=schema, clock=clock)
+        return PostgresStore(url, schema=schema, clock=clock, max_connections=max_connections)
     scheme, _, path = url.partition(":///")
     if scheme == "sqlite" and path and path != ":memory:":
         return SQLiteStore(path, clock=clock, durable=durable, archive=archive)
