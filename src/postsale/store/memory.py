@@ -164,7 +164,9 @@ class MemoryStore:
     def evidence(self) -> MemoryEvidence:
         """The stored rows for `verify`."""
         with self._open():
-            keys = sorted((tenant, raw_id, key.position, key.recorded_at_us, key.content_mac) for (tenant, raw_id), key in self._keys.items())
+            keys = sorted(
+                (tenant, raw_id, key.position, key.recorded_at_us, key.content_mac) for (tenant, raw_id), key in self._keys.items()
+            )
             heads = {tenant: (frontier.size, frontier.to_bytes()) for tenant, frontier in self._frontiers.items()}
             nodes = sorted(
                 (tenant, level, number, digest) for (tenant, level), hashes in self._nodes.items() for number, digest in enumerate(hashes)
