@@ -380,11 +380,15 @@ PLANS = [
     (Query(tenant="acme"), "SEARCH events USING INTEGER PRIMARY KEY (rowid>?)"),
     (Query(lane=Lane.DECISION), "SEARCH events USING INDEX decisions_by_tenant (tenant=? AND rowid>?)"),
     (Query(tenant="acme", lane=Lane.DECISION, limit=3), "SEARCH events USING INDEX decisions_by_tenant (tenant=? AND rowid>?)"),
-    (Query(category="policies"), "SEARCH events USING INDEX events_by_stream (stream=? AND lane=? AND rowid>?)"),
+    (Query(category="policies", lane=Lane.FACT), "SEARCH events USING INDEX facts_by_stream (<expr>=? AND stream=? AND rowid>?)"),
+    (Query(category="policies", lane=Lane.DECISION), "SEARCH events USING INDEX decisions_by_version (stream=?)"),
+    (Query(kinds=frozenset({"rare/kind"})), "SEARCH events USING INDEX events_by_kind (kind=? AND rowid>?)"),
+    (Query(kinds=frozenset({"test/seen"}), backward=True), "SEARCH events USING INTEGER PRIMARY KEY (rowid>?)"),
+    (Query(kinds=frozenset({"rare/kind", "test/decided"}), tenant="acme"), "SEARCH events USING INDEX events_by_kind (kind=? AND rowid>?)"),
     (Query(category="customers", as_of_us=9), "SEARCH events USING INTEGER PRIMARY KEY (rowid>?)"),
     (
         Query(streams=(StreamId("small", "customers", "c"),), lane=Lane.FACT, kinds=frozenset({"test/seen"}), backward=True),
-        "SEARCH events USING INDEX events_by_stream (stream=? AND lane=? AND rowid>?)",
+        "SEARCH events USING INDEX facts_by_stream (<expr>=? AND stream=? AND rowid>?)",
     ),
 ]
 
@@ -393,7 +397,7 @@ PLANS = [
 def test_each_query_reads_in_order_from_an_index_and_never_sorts(path: Path, events: Events, query: Query, plan: str) -> None:
     with closing(SQLiteStore(path)) as store:
         store.append(each(*(events.fact() for _ in range(150)), *(events.decision(events.stream(), 0) for _ in range(3))))
-        store.append(each(events.fact(StreamId("small", "customers", "c")), events.fact(events.stream(category="policies"))))
+        store.append(each(events.fact(StreamId("small", "customers", "c")), events.fact(events.stream(category="policies"), "rare/kind")))
         statements: list[str] = []
         with store.snapshot() as db:
             db.set_trace_callback(statements.append)

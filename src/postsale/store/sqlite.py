@@ -79,7 +79,7 @@ class SQLiteStore:
         self._writer = open_file(self._path, busy_timeout_s=busy_timeout_s, chapter=chapter, durable=durable)
         try:
             self._names = Names(self._writer)
-            self._ids = Ids()
+            self.ids = Ids()
             with translated(self._url):
                 self._log_id, self._chapter = self._writer.execute("SELECT log_id, chapter FROM log").fetchone()
             self._archive = Archive(self._log_id, archive)
@@ -145,7 +145,7 @@ class SQLiteStore:
                 self._writer.execute("COMMIT")
             except BaseException:
                 self._names.forget()  # numbers given out in this transaction are gone with it
-                self._ids.forget()
+                self.ids.forget()
                 if self._writer.in_transaction:  # SQLite rolls back by itself when the disk is full
                     self._writer.execute("ROLLBACK")
                 raise
@@ -168,7 +168,7 @@ class SQLiteStore:
             versions={
                 stream: version for stream in mentioned.streams if (version := decision_version(db, self._names.find_stream(stream)))
             },
-            ids=self._ids.find(db, mentioned.ids),
+            ids=self.ids.find(db, mentioned.ids),
             breaches={condition: breach for condition in mentioned.conditions if (breach := self._breach(db, condition)) is not None},
             tokens={lease: kept.revision for lease in mentioned.leases if (kept := get(db, LEASES, *lease))},
         )
@@ -196,7 +196,7 @@ class SQLiteStore:
             zip(
                 positions,
                 map(names.tenant, tenants),
-                names.numbers_of(streams, positions),
+                names.of_streams(streams),
                 map(int, lanes),
                 versions,
                 [bytearray(event_id.int.to_bytes(16)) for event_id in event_ids],
@@ -220,7 +220,7 @@ class SQLiteStore:
             db.executemany(_INSERT_NODE, [(no, *node) for node in frontier.extend(its_leaves)])
             db.execute("UPDATE tenants SET size = ?, frontier = ? WHERE no = ?", (frontier.size, frontier.to_bytes(), no))
         db.execute("UPDATE log SET position = ?, recorded_at = ?", (positions[-1], recorded[-1]))
-        self._ids.seal_when_due(db, positions[-1])
+        self.ids.seal_when_due(db, positions[-1])
 
     # ---------------------------------------------------------------- read
 
@@ -271,7 +271,7 @@ class SQLiteStore:
     def find(self, tenant: str, event_id: UUID) -> StoredEvent | None:
         with self.snapshot() as db:
             id_ = (tenant, event_id.bytes)
-            key = self._ids.find(db, [id_]).get(id_)
+            key = self.ids.find(db, [id_]).get(id_)
             if key is None:
                 return None
             return _one(db, "WHERE position = ?", (key.position,)) or archived_at(db, self._archive, key.position)

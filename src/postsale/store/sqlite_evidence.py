@@ -14,7 +14,7 @@ from postsale.store.archive_evidence import ArchivedEvidence
 from postsale.store.contract import Row, Unreadable
 from postsale.store.segments import Listing, Segment
 from postsale.store.sqlite_archive import listed_streams, listed_tenants, segments
-from postsale.store.sqlite_ids import SEALED
+from postsale.store.sqlite_ids import SEALED, doubts
 from postsale.store.sqlite_read import stream_number
 from postsale.store.sqlite_schema import DAMAGE, code_of, connect, expected_schema, translated, url_of
 
@@ -173,11 +173,18 @@ class SQLiteEvidence:
                 if found.get(name) != sql:
                     yield f"{name} is {'changed' if name in found else 'missing'} in the schema of the file"
             yield from self._archived.doubts if self._archived else ()
+            yield from self._doubts_about_ids()
             for (line,) in self._db.execute("PRAGMA integrity_check"):
                 if line != b"ok":
                     yield line.decode(errors="backslashreplace")
         except DAMAGE as error:
             yield f"the file is damaged ({code_of(error)})"
+
+    def _doubts_about_ids(self) -> Iterator[str]:
+        try:
+            yield from doubts(self._db)
+        except (TypeError, *DAMAGE) as error:
+            yield f"where ids are looked for cannot be read ({code_of(error)})"
 
 
 class _Numbers:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from hashlib import sha256
 from typing import Final
 
 from postsale.errors import LogDamaged
@@ -27,6 +28,7 @@ _IN_GENERATIONS: Final = (  # the version of an archived event is its position: 
     " FROM id_generations g CROSS JOIN ids i LEFT JOIN events e ON e.position = i.position"
     " WHERE g.generation BETWEEN ? AND ? AND i.generation = g.generation AND i.tenant = ? AND i.event_id IN ({marks})"
 )
+_HELD: Final = "SELECT generation, min(position), max(position), count(*) FROM ids GROUP BY generation"
 
 
 class Ids:
@@ -65,10 +67,10 @@ class Ids:
             self.seal(db, position)
 
     def seal(self, db: sqlite3.Connection, position: int) -> None:
-        """Write the ids up to the newest event, at `position`, into a generation, however few they are. In a write transaction."""
+        """Write the ids up to this position into a generation, unless they are in one. In a write transaction."""
         with self._lock:
             (sealed,) = db.execute(SEALED).fetchone()
-            if position == sealed:
+            if position <= sealed:
                 return
             self._read_filters(db)
             (generation,) = db.execute("SELECT coalesce(max(generation), 0) + 1 FROM id_generations").fetchone()
@@ -156,3 +158,25 @@ def _find_without_memory(db: sqlite3.Connection, ids: Sequence[Id]) -> dict[Id, 
             if (key := _key_at(db, id_, position)) is not None:
                 found[id_] = key
     return found
+
+
+# ---------------------------------------------------------------- for verification
+
+
+def doubts(db: sqlite3.Connection) -> Iterator[str]:
+    """Whether each id can be found: it is in the generation of its position, and a sound filter covers that. The ids are compared elsewhere."""
+    held = {generation: tuple(found) for generation, *found in db.execute(_HELD)}
+    before = 0
+    generations = db.execute("SELECT generation, last FROM id_generations ORDER BY generation").fetchall()
+    for number, (generation, last) in enumerate(generations, 1):
+        if generation != number or held.pop(generation, None) != (before + 1, last, last - before):
+            yield f"generation {generation} of the ids does not hold those of positions {before + 1} to {last}"
+        before = last
+    yield from (f"there are ids of a generation {generation!r} that does not exist" for generation in held)
+    covered = 0
+    for first, last, bits, digest in db.execute("SELECT first, last, bits, sha256 FROM id_filters ORDER BY first"):
+        if first != covered + 1 or sha256(bits).digest() != digest:
+            yield f"the filter of the ids from generation {first} on is damaged"
+        covered = last
+    if covered != len(generations):
+        yield f"the filters of the ids end at generation {covered}, there are {len(generations)}"

@@ -15,6 +15,7 @@ from typing import Final
 from postsale.errors import LogDamaged, StoreUnavailable
 
 APPLICATION_ID: Final = 0x50535431  # "PST1" in the file's header: this file is a postsale log
+BLOCK_BITS: Final = 16  # facts are indexed in blocks of so many bits of positions
 SCHEMA_VERSION: Final = 2  # PRAGMA user_version; a change needs a migration, which is never made silently
 
 # `events` is clustered by position. What repeats (stream names, kinds) is interned: a leaf commits to the names, so an edited name
@@ -85,12 +86,14 @@ CREATE TABLE quarantine (
 ) STRICT;
 """
 
-# The position ends every index entry by itself (it is the rowid), so each of these reads in order of position.
-_INDEXES: Final = """
-CREATE INDEX events_by_stream ON events (stream, lane);
+# The position ends every index entry by itself (it is the rowid), so each of these reads in order of position. Facts of a stream are
+# found block by block: a batch of facts of many streams then writes to the few pages of the newest block, however long the log is.
+_INDEXES: Final = f"""
+CREATE INDEX facts_by_stream ON events (position >> {BLOCK_BITS}, stream) WHERE lane = 0;
 CREATE UNIQUE INDEX decisions_by_version ON events (stream, version) WHERE lane = 1;
 CREATE INDEX decisions_by_tenant ON events (tenant) WHERE lane = 1;
 CREATE INDEX events_by_tenant ON events (tenant);
+CREATE INDEX events_by_kind ON events (kind);
 CREATE INDEX quarantine_by_arrival ON quarantine (tenant, received_at);
 """
 
