@@ -15,7 +15,7 @@ from uuid import UUID
 import orjson
 
 from postsale.errors import InvalidInput
-from postsale.events.clock import from_us, iso
+from postsale.events.clock import from_us
 from postsale.events.ids import Lane, StreamId
 from postsale.events.model import Event, canonical, decode_payload, registry, stored_fields
 
@@ -88,19 +88,31 @@ class Header:
 
     @classmethod
     def from_bytes(cls, raw: bytes) -> Header:
-        d = orjson.loads(raw)
-        if (version := d.pop("v")) != 1:
-            raise InvalidInput(what="Header", field="v", reason=f"expected 1, found {version!r}: written by a later version of postsale")
-        d["actor"] = Actor(*d["actor"])
-        d["origin"] = Origin(d["origin"])
-        for name in ("causation_id", "correlation_id"):
-            if name in d:
-                d[name] = UUID(d[name])
-        if "subjects" in d:
-            d["subjects"] = tuple(d["subjects"])
-        if "sealed" in d:
-            d["sealed"] = {k: (v[0], v[1]) for k, v in d["sealed"].items()}
-        return cls(**d)
+        return cls(**_header_fields(raw))
+
+
+_HEADER_FIELDS = frozenset(Header.__dataclass_fields__)
+_ORIGINS = {origin.value: origin for origin in Origin}
+
+
+def _header_fields(raw: bytes) -> dict[str, Any]:
+    """What `Header` is made of. InvalidInput for another version; ValueError, KeyError, TypeError or AttributeError for no header."""
+    d: dict[str, Any] = orjson.loads(raw)
+    if (version := d.pop("v")) != 1:
+        raise InvalidInput(what="Header", field="v", reason=f"expected 1, found {version!r}: written by a later version of postsale")
+    d["actor"] = Actor(*d["actor"])
+    d["origin"] = _ORIGINS[d["origin"]]
+    if not _HEADER_FIELDS.issuperset(d):
+        raise TypeError("unknown members")
+    if "causation_id" in d:
+        d["causation_id"] = UUID(d["causation_id"])
+    if "correlation_id" in d:
+        d["correlation_id"] = UUID(d["correlation_id"])
+    if "subjects" in d:
+        d["subjects"] = tuple(d["subjects"])
+    if "sealed" in d:
+        d["sealed"] = {k: (v[0], v[1]) for k, v in d["sealed"].items()}
+    return d
 
 
 class FactHeaders:
@@ -211,13 +223,38 @@ Unseal = Callable[[StoredEvent, Header], bytes]
 """Given a stored event with sealed fields, its data with what may be read in the clear and the rest left sealed."""
 
 
-@dataclass(frozen=True, slots=True)
 class Recorded(Generic[E]):
-    """An event as readers see it: the object and its envelope."""
+    """An event as readers see it: the object and its envelope. Immutable."""
 
-    stored: StoredEvent
-    header: Header
-    data: E
+    __slots__ = ("_data", "_header", "_stored")
+
+    def __init__(self, stored: StoredEvent, header: Header | dict[str, Any], data: E) -> None:
+        self._stored = stored
+        self._header = header  # its fields until somebody asks: most readers never do
+        self._data = data
+
+    @property
+    def stored(self) -> StoredEvent:
+        return self._stored
+
+    @property
+    def data(self) -> E:
+        return self._data
+
+    @property
+    def header(self) -> Header:
+        if type(self._header) is dict:
+            self._header = Header(**self._header)
+        return self._header  # type: ignore[return-value]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Recorded) and (self._stored, self._data) == (other._stored, other._data)
+
+    def __hash__(self) -> int:
+        return hash(self._stored)
+
+    def __repr__(self) -> str:
+        return f"Recorded(stored={self.stored!r}, header={self.header!r}, data={self.data!r})"
 
     @property
     def position(self) -> int:
@@ -242,16 +279,17 @@ def decode(stored: StoredEvent, unseal: Unseal | None = None) -> Recorded[Event]
     Raises UnknownWireName, UpcastFailed, InvalidInput, SealBroken; never skips.
     """
     try:
-        header = Header.from_bytes(stored.header)
+        header = _header_fields(stored.header)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         reason = error.reason if isinstance(error, InvalidInput) else f"not a header ({type(error).__name__})"
         raise InvalidInput(what=f"{stored.wire_name} at position {stored.position}", field="header", reason=reason) from None
-    data = unseal(stored, header) if unseal is not None and header.sealed else stored.data
-    envelope: dict[str, str] = {}
+    data = stored.data if unseal is None or not header.get("sealed") else unseal(stored, Header(**header))
+    envelope: dict[str, Any] = {}
     if registry.get(stored.wire_name, stored.position).envelope_fields:
-        envelope = {"source": header.source, "id": header.source_id, "occurred_at": iso(stored.occurred_at_us)}
-        if header.source_order:
-            envelope["order"] = header.source_order
-        if header.available_at_us is not None:
-            envelope["available_at"] = iso(header.available_at_us)
+        at = from_us(stored.occurred_at_us)
+        envelope = {"source": header.get("source", ""), "id": header.get("source_id", ""), "occurred_at": at}
+        if header.get("source_order"):
+            envelope["order"] = header["source_order"]
+        if header.get("available_at_us") is not None:
+            envelope["available_at"] = from_us(header["available_at_us"])
     return Recorded(stored, header, decode_payload(stored.wire_name, data, envelope, stored.position))

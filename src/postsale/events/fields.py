@@ -86,11 +86,12 @@ class _UtcSchema:
         return {"type": "string", "format": "date-time"}
 
 
+_CURRENCIES: Final = frozenset(currency.value for currency in _Iso4217)
+
+
 def _check_currency(code: str) -> str:
-    try:
-        _Iso4217(code)
-    except ValueError:
-        raise ValueError("expected an ISO 4217 alphabetic code in capitals, such as EUR") from None
+    if code not in _CURRENCIES:
+        raise ValueError("expected an ISO 4217 alphabetic code in capitals, such as EUR")
     return code
 
 

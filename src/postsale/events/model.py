@@ -385,8 +385,8 @@ def _last_line(error: BaseException) -> str:
 registry: Final = Registry()
 
 
-def decode_payload(wire_name: str, data: bytes, envelope: Mapping[str, str] | None = None, position: int | None = None) -> Event:
-    """The event that `data` holds. `envelope` carries the values of `envelope_fields` as JSON strings.
+def decode_payload(wire_name: str, data: bytes, envelope: Mapping[str, object] | None = None, position: int | None = None) -> Event:
+    """The event that `data` holds. `envelope` carries the values of `envelope_fields`: texts and times.
 
     Raises UnknownWireName, UpcastFailed, or InvalidInput when stored bytes do not fit their declared kind.
     """

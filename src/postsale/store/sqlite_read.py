@@ -9,10 +9,9 @@ from collections.abc import Iterator, Sequence
 from itertools import chain, islice, takewhile
 from operator import itemgetter
 from typing import Any, Final, NamedTuple
-from uuid import UUID
 
 from postsale.errors import InvalidInput, LogDamaged
-from postsale.events import Lane, StoredEvent, StreamId
+from postsale.events import Lane, StoredEvent, StreamId, uuid_of
 from postsale.store.contract import Query
 from postsale.store.sqlite_schema import BLOCK_BITS
 
@@ -53,11 +52,16 @@ class Decoder:
         self._kinds: dict[int, tuple[str, bytes]] = {}
 
     def __call__(self, row: Sequence[Any]) -> StoredEvent:
-        position, stream, lane, version, event_id, kind, *rest = row
+        position, stream, lane, version, event_id, kind, occurred, recorded, mac, header, data, salt, index, leaf = row
         try:
             names = self._streams.get(stream) or self._stream(stream)
             wire_name, schema = self._kinds.get(kind) or self._kind(kind)
-            return StoredEvent(position, names, _LANES[lane], version, UUID(bytes=event_id), wire_name, schema, *rest)
+            if len(event_id) != 16:
+                raise ValueError("not an event id")
+            id_ = uuid_of(int.from_bytes(event_id))
+            return StoredEvent(
+                position, names, _LANES[lane], version, id_, wire_name, schema, occurred, recorded, mac, header, data, salt, index, leaf
+            )
         except (LookupError, ValueError, TypeError, sqlite3.OperationalError) as error:
             raise LogDamaged(position=position, reason=f"a column cannot be read ({type(error).__name__})") from error
 
