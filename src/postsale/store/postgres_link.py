@@ -49,6 +49,8 @@ _REASONS: Final = {
     "3F000": "the schema of the log is missing",
     "40001": "the caller's snapshot is older than the newest event: use READ COMMITTED",
 }
+# Another client of a shared connection may have switched it off since the store looked. A stronger or weaker `on` is the server's choice.
+_DURABLE: Final = "SELECT set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off'"
 _AGAIN: Final = ("08", "57P", "40P01", "40001")  # a new connection, or another try, may do
 
 
@@ -142,7 +144,7 @@ class Link:
             f"SET LOCAL statement_timeout = {_ms(wait.statement)}",
             f"SET LOCAL idle_in_transaction_session_timeout = {_ms(wait.idle)}",
             # Compiling or spreading a query costs more than the small pages that are read here.
-            *(("SET LOCAL jit = off", "SET LOCAL max_parallel_workers_per_gather = 0") if read_only else ()),
+            *(("SET LOCAL jit = off", "SET LOCAL max_parallel_workers_per_gather = 0") if read_only else (_DURABLE,)),
         )
 
     @contextmanager

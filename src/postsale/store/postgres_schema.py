@@ -11,7 +11,7 @@ What is here may import errors and `plan`. What protects the log (TRIGGERS, POLI
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 from postsale.errors import InvalidInput
@@ -23,6 +23,7 @@ SYSTEM: Final = "_system"
 SYSTEM_NO: Final = 0  # the number of the tenant `_system`, which every writer may read
 
 _NAME: Final = re.compile(r"(?!pg_)[a-z_][a-z0-9_]{0,39}\Z")
+_LOGIN: Final = re.compile(r"(?!pg_)[a-z_][a-z0-9_]{0,62}\Z")
 
 
 class Roles(NamedTuple):
@@ -321,6 +322,21 @@ BEGIN
         EXECUTE format('REVOKE {roles.migrator} FROM %I', current_user);
     END IF;
 END $$;
+"""
+
+
+def login_sql(login: str, roles: Sequence[str]) -> str:
+    """A login for a service: made without a password unless it is there, and a member of these roles. InvalidInput for a name that needs quotes."""
+    if not _LOGIN.match(login):
+        raise InvalidInput(what="login", field="name", reason="expected 1 to 63 of a-z, 0-9, '_', not beginning with a digit or 'pg_'")
+    return f"""\
+DO $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = '{login}') THEN
+        CREATE ROLE {login} LOGIN NOINHERIT;
+    END IF;
+END $$;
+GRANT {", ".join(roles)} TO {login};
 """
 
 
