@@ -1,4 +1,4 @@
-"""The log: the contract, the stores that keep it, verification. Keeps bytes; knows no kind of event. Imports events and errors."""
+"""The log: the contract, the stores that keep it, verification, checkpoints and proofs. Keeps bytes; knows no kind of event. Imports events and errors."""
 
 from __future__ import annotations
 
@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING
 
 from postsale.errors import Unsupported
 from postsale.events import Clock
-from postsale.store.archive import Chapters, archive_chapter
+from postsale.store.anchors import FileAnchor
+from postsale.store.archive import Archivable, Chapters, archive_chapter
+from postsale.store.checkpoints import (
+    Anchor,
+    Checkpoint,
+    kept_checkpoints,
+    latest_checkpoint,
+    origin_of,
+    sign_checkpoint,
+    tree_of,
+    verifier_key,
+)
 from postsale.store.contract import (
     Appended,
     Condition,
@@ -25,22 +36,29 @@ from postsale.store.contract import (
     Submission,
     TreeHead,
 )
+from postsale.store.inclusion import CheckedProof, EventProof, check_proof, prove
 from postsale.store.leases import Lease, Leases
 from postsale.store.memory import MemoryStore
+from postsale.store.notes import Note, VerifierKey
 from postsale.store.postgres_schema import DEFAULT_SCHEMA
+from postsale.store.proofs import Tree, verify_consistency, verify_inclusion
 from postsale.store.quarantine import MemoryQuarantine, SQLiteQuarantine
 from postsale.store.segments import Segment
 from postsale.store.sqlite import SQLiteStore
-from postsale.store.sqlite_archive import SQLiteChapters
 from postsale.store.verify import VerifyReport, verify
 
 if TYPE_CHECKING:
     from postsale.store.postgres import PostgresStore
 
 __all__ = [
+    "Anchor",
     "Appended",
     "Chapters",
+    "CheckedProof",
+    "Checkpoint",
     "Condition",
+    "EventProof",
+    "FileAnchor",
     "Holds",
     "Kept",
     "KeyValue",
@@ -50,23 +68,35 @@ __all__ = [
     "MemoryQuarantine",
     "MemoryStore",
     "NoneSince",
+    "Note",
     "Outcome",
     "Quarantine",
     "QuarantineItem",
     "Query",
-    "SQLiteChapters",
     "SQLiteQuarantine",
     "SQLiteStore",
     "Segment",
     "Store",
     "StreamAt",
     "Submission",
+    "Tree",
     "TreeHead",
+    "VerifierKey",
     "VerifyReport",
     "archive_chapter",
     "chapters_of",
+    "check_proof",
+    "kept_checkpoints",
+    "latest_checkpoint",
     "open_store",
+    "origin_of",
+    "prove",
+    "sign_checkpoint",
+    "tree_of",
+    "verifier_key",
     "verify",
+    "verify_consistency",
+    "verify_inclusion",
 ]
 
 _SUPPORTED = "memory:, sqlite:///relative.db, sqlite:////absolute.db or postgresql://host/database"
@@ -79,19 +109,20 @@ def open_store(
     durable: bool = True,
     archive: str | os.PathLike[str] | None = None,
     schema: str = DEFAULT_SCHEMA,
+    as_owner: bool = False,
 ) -> MemoryStore | SQLiteStore | PostgresStore:
     """The store a URL names: `memory:`, `sqlite:///relative.db`, `sqlite:////absolute.db`, `postgresql://login@host/database`.
 
-    `archive` is where archived chapters of a file are now, `schema` where a PostgreSQL log is in its database.
-    Raises Unsupported for any other URL (which is not repeated: it may hold a password), MissingExtra, StoreUnavailable and
-    NotAllowed from the store itself.
+    `archive` is where archived chapters are now, `schema` where a PostgreSQL log is in its database; `as_owner` is for archiving there.
+    Raises Unsupported for any other URL (which is not repeated: it may hold a password), MissingExtra, and from the store itself
+    StoreUnavailable and UnsafeDatabase.
     """
     if url == "memory:":
         return MemoryStore(clock=clock)
     if url.startswith(("postgresql://", "postgres://")):
         from postsale.store.postgres import PostgresStore  # needs an extra
 
-        return PostgresStore(url, schema=schema, clock=clock)
+        return PostgresStore(url, schema=schema, clock=clock, archive=archive, as_owner=as_owner)
     scheme, _, path = url.partition(":///")
     if scheme == "sqlite" and path and path != ":memory:":
         return SQLiteStore(path, clock=clock, durable=durable, archive=archive)
@@ -99,7 +130,7 @@ def open_store(
 
 
 def chapters_of(store: Store) -> Chapters:
-    """The seam through which the chapters of a store are archived. Unsupported for a log that has none."""
-    if isinstance(store, SQLiteStore):
-        return SQLiteChapters(store)
+    """The seam through which the chapters of a store are archived. Unsupported for a log in memory."""
+    if isinstance(store, Archivable):
+        return store.chapters()
     raise Unsupported(what=f"archiving a {type(store).__name__}", supported="a log in a file or a database")

@@ -8,15 +8,19 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from typing import Any, Final
 
-from postsale.errors import LogDamaged
+from postsale.errors import LogDamaged, MissingExtra, PostSaleError, SegmentUnreadable
 from postsale.events import Lane, StoredEvent, StreamId
-from postsale.store.contract import LEASES, LeaseName, NoneSince, Submission
+from postsale.store.archive import Archive
+from postsale.store.contract import LEASES, LeaseName, NoneSince, Query, Submission
 from postsale.store.leaves import Frontier
 from postsale.store.plan import SALT_BYTES, Breach, Id, Key, Known, Mentions, Plan, plan
+from postsale.store.postgres_archive import Segments
 from postsale.store.postgres_link import Connection, Script
 from postsale.store.postgres_names import Names, NewNames, enter
+from postsale.store.segments import Segment
 
 # A row in COPY's binary format: the number of columns, then each column behind its length. Order: EVENT_COLUMNS.
 _BEFORE_HEADER: Final = struct.Struct("!hiqiiiqihiqi16siiiqiqi16si")
@@ -29,8 +33,9 @@ _COPY_END: Final = b"\xff\xff"
 class Append:
     """Decides submissions and writes what was decided, on a connection in a transaction under the writer's role."""
 
-    def __init__(self, db: Connection, schema: str, names: Names, *, chapter: int) -> None:
+    def __init__(self, db: Connection, schema: str, names: Names, archive: Archive, *, chapter: int) -> None:
         self._db = db
+        self._archive = archive
         self._s = schema
         self._chapter = chapter
         self.names = NewNames(names)
@@ -49,7 +54,7 @@ class Append:
         leaf_counts: dict[str, int] = {}
         versions: dict[StreamId, int] = {}
         ids: dict[Id, Key] = {}
-        breaches: dict[NoneSince, Breach] = {}
+        breaches: dict[NoneSince, Breach | PostSaleError] = {}
         tokens: dict[LeaseName, int] = {}
 
         script = Script()
@@ -77,6 +82,8 @@ class Append:
         position, recorded_at_us, last = head[0]
         if position != last:
             raise LogDamaged(position=min(position, last) + 1, reason=f"the log's head says {position}, the last event is {last}")
+        for condition in mentioned.conditions:
+            self._look_into_archive(condition, breaches)
         return Known(
             position=position,
             recorded_at_us=recorded_at_us,
@@ -157,10 +164,37 @@ class Append:
                 take=take_named,
             )
 
-    def _ask_breach(self, script: Script, condition: NoneSince, tenant: str, breaches: dict[NoneSince, Breach]) -> None:
+    def _look_into_archive(self, condition: NoneSince, breaches: dict[NoneSince, Breach | PostSaleError]) -> None:
+        """An unreadable segment is the error of the submission that needs it, not of all that share the commit."""
+        if not condition.streams or not condition.kinds:
+            return
+        query = Query(streams=condition.streams, kinds=condition.kinds, lane=Lane.FACT, after=condition.position)
+        parts: dict[int, tuple[Segment, set[int]]] = {}
+        kept = Segments(self._db, self._s)
+        for tenant in sorted({stream.tenant for stream in condition.streams}):
+            opening = Script()
+            self._enter(opening, tenant)
+            opening.run(self._db)
+            numbers = [no for no, _ in kept.numbers(stream for stream in condition.streams if stream.tenant == tenant).values()]
+            for segment, groups in kept.parts(condition.position, 2**63 - 1, streams=numbers, tenant=None):
+                parts.setdefault(segment.chapter, (segment, set()))[1].update(groups or ())
+        if not parts:
+            return
+        try:
+            with closing(self._archive.read([(segment, sorted(groups)) for _, (segment, groups) in sorted(parts.items())], query)) as found:
+                first = next(found, None)
+        except (SegmentUnreadable, MissingExtra) as error:
+            breaches[condition] = error.with_traceback(None)
+            return
+        live = breaches.get(condition)
+        if first is not None and not (isinstance(live, Breach) and live.position < first.position):
+            breaches[condition] = Breach(first.stream, first.wire_name, first.position)
+
+    def _ask_breach(self, script: Script, condition: NoneSince, tenant: str, breaches: dict[NoneSince, Breach | PostSaleError]) -> None:
         def take(rows: list[Any]) -> None:
             for position, wire_name, category, id_ in rows:
-                if (known := breaches.get(condition)) is None or position < known.position:
+                known = breaches.get(condition)
+                if not isinstance(known, Breach) or position < known.position:
                     breaches[condition] = Breach(StreamId(tenant, category, id_), wire_name, position)
 
         streams = [(stream.category, stream.id) for stream in condition.streams if stream.tenant == tenant]
