@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from typing import Any, Final, NamedTuple
 
-from postsale.errors import MissingExtra, UnsafeDatabase
+from postsale.errors import MissingExtra, StoreUnavailable, UnsafeDatabase
 from postsale.store.postgres_schema import (
     DEFAULT_SCHEMA,
     GRANTS,
@@ -29,6 +30,7 @@ try:
 except ImportError:
     raise MissingExtra(feature="PostgreSQL", extra="postgres") from None
 
+_CONNECT_TIMEOUT_S: Final = 10
 OLDEST_SERVER: Final = 150_000  # as server_version_num has it
 
 _UPSTREAM_SWITCH: Final = "POSTGRES_ENABLE_DB_FUNCTIONS"  # of the library eventsourcing; on, its subscribers miss events
@@ -48,6 +50,21 @@ class Check(NamedTuple):
     what: str = ""
     wanted: str = ""
     fix: str = ""
+
+
+@contextmanager
+def connected(url: str, shown: str) -> Iterator[Connection]:
+    """A connection to a database; StoreUnavailable, which names the database as `shown`, when there is none to be had."""
+    try:
+        db = psycopg.connect(url, autocommit=True, connect_timeout=_CONNECT_TIMEOUT_S, application_name="postsale db")
+    except psycopg.OperationalError as error:
+        # Of a connection that failed, libpq tells host, port and login.
+        reason = " ".join(str(error).split("\n")[0].split()) or type(error).__name__
+        raise StoreUnavailable(url=shown, reason=reason) from None
+    except psycopg.Error:  # repeats the URL, with the password
+        raise StoreUnavailable(url=shown, reason="the URL cannot be read") from None
+    with closing(db):
+        yield db
 
 
 # ---------------------------------------------------------------- making a log
@@ -126,6 +143,14 @@ def checks(db: Connection, schema: str = DEFAULT_SCHEMA, environ: Mapping[str, s
 def check_version(version: int, schema: str = DEFAULT_SCHEMA) -> None:
     """UnsafeDatabase when this release can neither read nor write a log of this schema version."""
     _demand([_version(version, schema)])
+
+
+def stored_version(db: Connection, schema: str = DEFAULT_SCHEMA) -> Check:
+    """The version of a log's schema, read as a writer."""
+    with db.transaction():
+        db.execute(f"SET LOCAL ROLE {Roles.of(schema).writer}")
+        row: Any = db.execute(f"SELECT schema_version FROM {schema}.log").fetchone()
+    return _version(row[0], schema)
 
 
 def _version(version: int, schema: str) -> Check:
