@@ -15,7 +15,7 @@ from postsale.errors import StoreUnavailable
 from postsale.events import Clock, SystemClock
 from postsale.store.contract import Outcome, Submission
 from postsale.store.group import Groups
-from postsale.store.plan import DEFAULT_LIMIT_BYTES, mentions
+from postsale.store.plan import DEFAULT_LIMIT_BYTES
 from postsale.store.postgres_beside import PostgresKeyValue, PostgresQuarantine
 from postsale.store.postgres_evidence import PostgresEvidence
 from postsale.store.postgres_link import Error, Link, Patience, Pool, worth_another_try
@@ -107,15 +107,14 @@ class PostgresStore(Reads):
         if self._closed:
             raise StoreUnavailable(url=self._link.url, reason="closed")
         link = self._link
-        mentioned = mentions(submissions)
-        with link.transaction(link.begin(link.roles.writer)) as db:
-            append = Append(db, link.schema, self._names, chapter=self._chapter)
-            planned = append.decide(submissions, mentioned, now_us=self._clock.now_us(), limit_bytes=self._limit_bytes)
+        append = Append(link.schema, self._names, submissions, chapter=self._chapter)
+        opening = link.begin(link.roles.writer)
+        append.ask(opening)
+        with link.transaction(opening) as db:
+            planned = append.decide(now_us=self._clock.now_us(), limit_bytes=self._limit_bytes)
             if planned.rows:
-                last = append.write(planned.rows)
-                last.add("COMMIT")
-                last.run(db)
-                append.names.committed()
+                append.write(db, planned.rows, commit=True)
+                append.committed()
         if planned.rows:
             with self._appended:
                 self._appended.notify_all()

@@ -109,7 +109,7 @@ CREATE TABLE {s}.events (
 ) PARTITION BY LIST (lane);
 CREATE TABLE {s}.decisions PARTITION OF {s}.events FOR VALUES IN (1);
 CREATE UNIQUE INDEX decisions_by_position ON {s}.decisions (position);
-CREATE UNIQUE INDEX decisions_by_id ON {s}.decisions (tenant, event_id);
+CREATE UNIQUE INDEX decisions_by_id ON {s}.decisions (event_id, tenant);
 CREATE UNIQUE INDEX decisions_by_version ON {s}.decisions (stream, version);
 CREATE INDEX decisions_by_stream ON {s}.decisions (stream, position);
 CREATE INDEX decisions_by_tenant ON {s}.decisions (tenant, position);
@@ -194,6 +194,45 @@ BEGIN
     RETURN low;
 END $$;
 
+-- What every append asks and does is in functions, because a function's plans are kept, whatever pooler stands in between: to plan
+-- these statements anew costs several times as much as to run them. They run as the caller, under the policies of the caller's tenant.
+CREATE FUNCTION {s}.find_ids(raw_ids bytea[]) RETURNS TABLE (id bytea, at bigint, ver bigint, at_us bigint, mac bytea)
+LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    RETURN QUERY
+        SELECT e.event_id, e.position, e.version, e.recorded_at, e.content_mac
+        FROM {s}.events e WHERE e.event_id = ANY (raw_ids) AND e.tenant IS NOT DISTINCT FROM (SELECT {s}.tenant_no())
+        UNION ALL
+        SELECT a.event_id, a.position, a.position, a.recorded_at, a.content_mac
+        FROM {s}.archived_ids a WHERE a.tenant = (SELECT {s}.tenant_no()) AND a.event_id = ANY (raw_ids);
+END $$;
+CREATE FUNCTION {s}.tree_head(OUT leaves bigint, OUT nodes bytea) LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    SELECT t.size, t.frontier INTO leaves, nodes FROM {s}.tenants t WHERE t.no = (SELECT {s}.tenant_no());
+END $$;
+CREATE FUNCTION {s}.store(
+    tenant_number integer, positions bigint[], streams bigint[], lanes smallint[], versions bigint[], event_ids bytea[], kinds integer[],
+    occurred bigint[], recorded bigint[], macs bytea[], headers bytea[], bodies bytea[], salts bytea[], leaf_indexes bigint[],
+    leaves bytea[], new_size bigint, new_frontier bytea, levels smallint[], numbers bigint[], hashes bytea[],
+    new_position bigint, newest_at bigint
+) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM set_config('postsale.tenant', tenant_number::text, true);
+    IF cardinality(positions) > 0 THEN
+      INSERT INTO {s}.events
+        SELECT u.p, tenant_number, u.s, u.l, u.v, u.e, u.k, u.o, u.r, u.m, u.h, u.d, u.salt, u.i, u.leaf
+        FROM unnest(positions, streams, lanes, versions, event_ids, kinds, occurred, recorded, macs, headers, bodies, salts, leaf_indexes,
+            leaves) AS u (p, s, l, v, e, k, o, r, m, h, d, salt, i, leaf);
+    END IF;
+    IF cardinality(levels) > 0 THEN
+        INSERT INTO {s}.nodes SELECT tenant_number, u.* FROM unnest(levels, numbers, hashes) u;
+    END IF;
+    UPDATE {s}.tenants SET size = new_size, frontier = new_frontier WHERE no = tenant_number;
+    IF new_position IS NOT NULL THEN
+        UPDATE {s}.log SET position = new_position, recorded_at = newest_at;
+    END IF;
+END $$;
+
 -- The partition of the next chapter, made by the append that needs it, under the lock of the log's row.
 CREATE FUNCTION {s}.ensure_chapter(chapter_no bigint) RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
 DECLARE
@@ -206,7 +245,7 @@ BEGIN
     IF to_regclass('{s}.' || name) IS NULL THEN
         -- Attached, not created in place, which would wait for every reader of the log.
         EXECUTE format('CREATE TABLE {s}.%I (LIKE {s}.facts INCLUDING DEFAULTS)', name);
-        EXECUTE format('CREATE UNIQUE INDEX %I ON {s}.%I (tenant, event_id)', name || '_by_id', name);
+        EXECUTE format('CREATE UNIQUE INDEX %I ON {s}.%I (event_id, tenant)', name || '_by_id', name);
         EXECUTE format('ALTER TABLE {s}.facts ATTACH PARTITION {s}.%I FOR VALUES FROM (%s) TO (%s)',
             name, chapter_no * size + 1, (chapter_no + 1) * size + 1);
         EXECUTE format('GRANT INSERT ON {s}.%I TO {roles.writer}', name);
@@ -269,14 +308,16 @@ def _security(s: str, roles: Roles) -> str:
     """Row-level security, forced on the owner too, and the fewest privileges."""
     writer, tailer, migrator = roles
     mine = f"(SELECT {s}.tenant_no())"
+    # Not `=`, which would offer every statement the indexes by tenant, even where another index leads to a few rows.
+    own, system = f"{{}} IS NOT DISTINCT FROM {mine}", f"{{}} IS NOT DISTINCT FROM {SYSTEM_NO}"
     lines = []
     for table in ("tenants", *TENANT_TABLES):
         column = "no" if table == "tenants" else "tenant"
         lines += [
             f"ALTER TABLE {s}.{table} ENABLE ROW LEVEL SECURITY;",
             f"ALTER TABLE {s}.{table} FORCE ROW LEVEL SECURITY;",
-            f"CREATE POLICY own ON {s}.{table} TO {writer} USING ({column} = {mine}) WITH CHECK ({column} = {mine});",
-            f"CREATE POLICY system ON {s}.{table} FOR SELECT TO {writer} USING ({column} = {SYSTEM_NO});",
+            f"CREATE POLICY own ON {s}.{table} TO {writer} USING ({own.format(column)}) WITH CHECK ({column} = {mine});",
+            f"CREATE POLICY system ON {s}.{table} FOR SELECT TO {writer} USING ({system.format(column)});",
             f"CREATE POLICY all_tenants ON {s}.{table} FOR SELECT TO {tailer} USING (true);",
             f"CREATE POLICY owner ON {s}.{table} TO {migrator} USING (true) WITH CHECK (true);",
         ]
