@@ -193,6 +193,61 @@ class LogDamaged(PostSaleError):
 
 
 @dataclass(eq=False, kw_only=True)
+class NoteInvalid(PostSaleError):
+    """A signed note or checkpoint cannot be used: malformed, or not signed by the key it must be signed by."""
+
+    reason: str
+    found = "a checkpoint that cannot be used: {reason}"
+    expected = "a C2SP signed note, exactly as it was published, with a signature by a known key"
+    todo = "Compare it with another copy; print the key with: postsale log key"
+
+
+@dataclass(eq=False, kw_only=True)
+class CheckpointRefused(PostSaleError):
+    """The log is not a continuation of what was signed before, so its head is not signed: history was cut off or rewritten."""
+
+    tenant: str
+    reason: str
+    found = "tenant {tenant!r}: {reason}"
+    expected = "a log that continues every checkpoint signed before"
+    todo = "Stop writing and keep the file. `postsale log verify` says what differs; a complete backup can be compared with it."
+
+
+@dataclass(eq=False, kw_only=True)
+class NotCheckpointed(PostSaleError, LookupError):
+    """No signed checkpoint covers this event yet, so nothing can be proved about it to a third party."""
+
+    tenant: str
+    leaf_index: int
+    signed_size: int
+    found = "the newest checkpoint of tenant {tenant!r} covers {signed_size} events, this one is number {leaf_index} from 0"
+    expected = "a checkpoint signed after the event was recorded"
+    todo = "Run: postsale log checkpoint --tenant {tenant}"
+
+
+@dataclass(eq=False, kw_only=True)
+class UnknownEvent(PostSaleError, LookupError):
+    """No event has this id or position in this tenant."""
+
+    tenant: str
+    event: str
+    found = "tenant {tenant!r} has no event {event}"
+    expected = "an event id, or a position, of this tenant"
+    todo = "`postsale customer timeline` shows positions and ids."
+
+
+@dataclass(eq=False, kw_only=True)
+class AnchorUnavailable(PostSaleError):
+    """The place outside the log where checkpoints are kept cannot be read or written. A signed checkpoint stays in the log."""
+
+    anchor: str
+    reason: str
+    found = "anchor {anchor}: {reason}"
+    expected = "a file that can be read and appended to"
+    todo = "Mend the cause and run `postsale log checkpoint` with this anchor again: what is missing there is published then."
+
+
+@dataclass(eq=False, kw_only=True)
 class StoreUnavailable(PostSaleError):
     """The store cannot be opened or written: disk full, locked for too long, wrong file."""
 

@@ -11,6 +11,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from postsale.access import FileVault, Person, authenticate, issue_token, os_user
 from postsale.errors import KeyUnavailable, NotAllowed
@@ -39,6 +40,8 @@ def use(vault: FileVault) -> dict[str, Callable[[], object]]:
         "read": lambda: vault.subjects(TENANT, [SUBJECT], create=False),
         "create": lambda: vault.subjects(TENANT, [SUBJECT], create=True),
         "destroy": lambda: vault.destroy(TENANT, SUBJECT),
+        "verifier": lambda: vault.verifier("new-tenant", create=True),
+        "sign": lambda: vault.sign("new-tenant", b"message"),
         "issue": lambda: issue_token(vault, "maria"),
         "authenticate": lambda: authenticate(vault, "pst_unknown"),
     }
@@ -193,6 +196,50 @@ def test_a_key_that_was_destroyed_between_looking_and_making_is_not_made(path: P
     ours._db.set_trace_callback(lambda statement: theirs.destroy(TENANT, SUBJECT) if statement.startswith("BEGIN") else None)
     with pytest.raises(KeyUnavailable, match="erasure"):
         ours.subjects(TENANT, [SUBJECT], create=True)
+
+
+def test_a_tenants_signatures_verify_under_its_public_key_which_survives_closing(path: Path) -> None:
+    vault = opened(path)
+    assert vault.verifier(TENANT, create=False) is None
+    public, other = vault.verifier(TENANT, create=True), vault.verifier("globex", create=True)
+    assert public is not None
+    assert public != other
+    Ed25519PublicKey.from_public_bytes(public).verify(vault.sign(TENANT, b"message"), b"message")
+    vault.close()
+    again = opened(path)
+    assert again.verifier(TENANT, create=False) == again.verifier(TENANT, create=True) == public
+    Ed25519PublicKey.from_public_bytes(public).verify(again.sign(TENANT, b"message"), b"message")
+
+
+def test_a_signing_key_that_another_writer_made_between_looking_and_making_is_the_one_that_counts(path: Path) -> None:
+    ours, theirs = opened(path), opened(path)
+    made: list[object] = []
+
+    def just_before_we_write(statement: str) -> None:
+        if statement.startswith("INSERT") and not made:
+            made.append(theirs.verifier(TENANT, create=True))
+
+    ours._db.set_trace_callback(just_before_we_write)
+    assert [ours.verifier(TENANT, create=True)] == made
+    assert theirs.verifier(TENANT, create=False) == made[0]
+
+
+def test_a_damaged_signing_key_is_a_typed_error(path: Path) -> None:
+    vault = opened(path)
+    vault.verifier(TENANT, create=True)
+    vault._db.execute("UPDATE signing_keys SET seed = x'00'")
+    for use_it in (lambda: vault.verifier(TENANT, create=True), lambda: vault.sign(TENANT, b"message")):
+        with pytest.raises(KeyUnavailable, match="signing key"):
+            use_it()
+
+
+def test_a_key_file_made_before_there_were_signing_keys_gets_them(path: Path) -> None:
+    vault = opened(path)
+    keys = vault.tenant(TENANT)
+    vault._db.execute("DROP TABLE signing_keys")
+    vault.close()
+    assert opened(path, create=False).tenant(TENANT) == keys
+    assert opened(path, create=False).verifier(TENANT, create=True)
 
 
 # ---------------------------------------------------------------- processes

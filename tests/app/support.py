@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import psycopg
+from tests.postgres import server
 
 from postsale.access import Person
 from postsale.agents import Agent
@@ -20,19 +24,61 @@ from postsale.aggregates.signals import (
 )
 from postsale.app import PostSale
 from postsale.events import ManualClock
+from postsale.projections.views_postgres_schema import views_schema, views_sql
 
 NOON = datetime(2026, 3, 2, 12, 0, tzinfo=UTC)  # a Monday; 13:00 in Berlin
 ANNA = Person("anna", "os-user")
 CANARY = "canary.bird@example.com"
 
 
+class Server(NamedTuple):
+    """A log on PostgreSQL."""
+
+    url: str
+    schema: str
+    keys: Path
+
+
+Where = Path | Server | None
+"""A log: in a file of this folder, on a server, in memory."""
+
+
 def url_of(folder: Path) -> str:
     return f"sqlite:///{folder / 'log.db'}"
 
 
-def opened(where: Path | None, *, clock: ManualClock | None = None, agents: Sequence[Agent] = (), **more: Any) -> PostSale:
-    """A log in a folder, or in memory; its clock stands at NOON."""
-    return PostSale.open("memory:" if where is None else url_of(where), clock=clock or ManualClock(NOON), agents=agents, **more)
+def place_of(where: Where) -> tuple[str, dict[str, Any]]:
+    """What `PostSale.open` needs to know of the place."""
+    match where:
+        case None:
+            return "memory:", {}
+        case Path():
+            return url_of(where), {}
+        case Server(url, schema, keys):
+            return url, {"schema": schema, "keys": str(keys)}
+
+
+def arguments(where: Where) -> tuple[str, str]:
+    """The same for a process of its own: URL and options in JSON."""
+    url, options = place_of(where)
+    return url, json.dumps(options)
+
+
+def opened(where: Where, *, clock: ManualClock | None = None, agents: Sequence[Agent] = (), **more: Any) -> PostSale:
+    """A log in a folder, on a server, or in memory; its clock stands at NOON."""
+    url, options = place_of(where)
+    return PostSale.open(url, clock=clock or ManualClock(NOON), agents=agents, **options, **more)
+
+
+def delete_views(where: Where) -> None:
+    """As an operator does it: the file, or the schema, which is then made again, empty."""
+    if isinstance(where, Server):
+        with psycopg.connect(server(), autocommit=True) as db, db.transaction():
+            db.execute(f"DROP SCHEMA {views_schema(where.schema)} CASCADE")
+            db.execute(views_sql(where.schema))
+    elif where is not None:
+        for path in where.glob("log.views*"):
+            path.unlink()
 
 
 def paid(id: str, at: datetime = NOON, **more: Any) -> InvoicePaid:

@@ -14,7 +14,7 @@ from postsale.agents import RenewalRescue
 from postsale.errors import ContentConflict, UnknownCustomer
 from postsale.events import ManualClock
 
-from .support import ANNA, NOON, failed, opened, paid, subscribed, url_of
+from .support import ANNA, NOON, Where, failed, opened, paid, place_of, subscribed
 
 _ONLY_SYNC = {
     "Tenant": {"agent", "agent_names"},
@@ -44,10 +44,10 @@ def test_every_method_has_a_twin_with_the_same_parameters(sync: type, twin: type
         assert list(inspect.signature(method).parameters.values()) == list(inspect.signature(other).parameters.values()), name
 
 
-def test_the_twin_gives_the_same_answers(where: Path | None) -> None:
+def test_the_twin_gives_the_same_answers(where: Where) -> None:
     async def main() -> None:
-        clock = ManualClock(NOON)
-        async with await AsyncPostSale.open("memory:" if where is None else url_of(where), clock=clock, agents=[RenewalRescue()]) as ps:
+        url, options = place_of(where)
+        async with await AsyncPostSale.open(url, clock=ManualClock(NOON), agents=[RenewalRescue()], **options) as ps:
             acme = ps.tenant("acme")
             receipt = await acme.record("cus_42", failed("evt_1", attempt=2))
             assert receipt.stored
@@ -106,11 +106,12 @@ def test_an_event_loop_goes_on_while_another_thread_holds_the_log(tmp_path: Path
         asyncio.run(main(ps))
 
 
-def test_many_tasks_at_once_lose_nothing(tmp_path: Path) -> None:
+def test_many_tasks_at_once_lose_nothing(lasting: Where) -> None:
     """Two hundred concurrent records of few customers, each sent twice: each is stored once."""
 
     async def main() -> None:
-        async with await AsyncPostSale.open(url_of(tmp_path), clock=ManualClock(NOON)) as ps:
+        url, options = place_of(lasting)
+        async with await AsyncPostSale.open(url, clock=ManualClock(NOON), **options) as ps:
             acme = ps.tenant("acme")
             sent = [(f"cus_{n % 5}", paid(f"evt_{n}")) for n in range(100)] * 2
             receipts = await asyncio.gather(*(acme.record(customer, signal) for customer, signal in sent))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from datetime import datetime, timedelta
-from pathlib import Path
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,12 +12,12 @@ from postsale.aggregates.signals import Signal
 from postsale.events import ManualClock, to_us
 from postsale.projections import CUSTOMER_HEALTH, explain_health, fact_from
 
-from .support import NOON, failed, opened, paid, used
+from .support import NOON, Where, failed, opened, paid, used
 
 _HOUR = timedelta(hours=1)
 
 
-def test_a_late_signal_changes_what_was_true_then_and_not_what_was_known_then(where: Path | None) -> None:
+def test_a_late_signal_changes_what_was_true_then_and_not_what_was_known_then(where: Where) -> None:
     """State, health, list and timeline alike: as_of reads see it, known_at reads do not, both together neither."""
     clock = ManualClock(NOON)
     monday, tuesday, wednesday = NOON, NOON + timedelta(days=1), NOON + timedelta(days=2)
@@ -48,7 +47,7 @@ def test_a_late_signal_changes_what_was_true_then_and_not_what_was_known_then(wh
         assert acme.health("cus_42", as_of=tuesday).value_micro != acme.health("cus_42", as_of=tuesday, known_at=tuesday).value_micro
 
 
-def test_the_trend_is_the_difference_to_the_health_as_of_30_days_before(where: Path | None) -> None:
+def test_the_trend_is_the_difference_to_the_health_as_of_30_days_before(where: Where) -> None:
     """Also for facts that were linked only today: who is who has no time in the world."""
     from postsale.aggregates.identity import foreign
 
@@ -66,7 +65,7 @@ def test_the_trend_is_the_difference_to_the_health_as_of_30_days_before(where: P
         assert [r.value_micro for r in acme.customers(as_of=health.trend.before_at)] == [before.value_micro]
 
 
-def test_both_clocks_are_inclusive_to_the_microsecond(where: Path | None) -> None:
+def test_both_clocks_are_inclusive_to_the_microsecond(where: Where) -> None:
     clock = ManualClock(NOON)
     with opened(where, clock=clock) as ps:
         acme = ps.tenant("acme")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,7 +12,7 @@ from postsale.aggregates.signals import InvoicePaid
 from postsale.events import ManualClock
 from postsale.projections import Features, count, days, total
 
-from .support import ANNA, NOON, opened, paid
+from .support import ANNA, NOON, Where, opened, paid
 
 
 class Spending(Features, version=1, owner="tests"):
@@ -24,7 +23,7 @@ class Spending(Features, version=1, owner="tests"):
     spent = total(InvoicePaid, lambda e: e.amount_minor)
 
 
-def test_a_read_sees_what_was_recorded_just_before_without_a_run(where: Path | None) -> None:
+def test_a_read_sees_what_was_recorded_just_before_without_a_run(where: Where) -> None:
     with opened(where) as ps:
         acme = ps.tenant("acme")
         for n in range(3):
@@ -32,7 +31,7 @@ def test_a_read_sees_what_was_recorded_just_before_without_a_run(where: Path | N
             assert acme.features(Spending, "cus_1")["payments"] == n + 1
 
 
-def test_as_of_and_known_at_answer_different_questions(where: Path | None) -> None:
+def test_as_of_and_known_at_answer_different_questions(where: Where) -> None:
     clock = ManualClock(NOON)
     with opened(where, clock=clock) as ps:
         acme = ps.tenant("acme")
@@ -47,7 +46,7 @@ def test_as_of_and_known_at_answer_different_questions(where: Path | None) -> No
         assert acme.features(Spending, "cus_1")["payments"] == 2
 
 
-def test_a_merged_customer_is_one_and_waiting_facts_count_once_they_are_linked(where: Path | None) -> None:
+def test_a_merged_customer_is_one_and_waiting_facts_count_once_they_are_linked(where: Where) -> None:
     with opened(where) as ps:
         acme = ps.tenant("acme")
         acme.record("cus_1", paid("a"))

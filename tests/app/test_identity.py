@@ -8,7 +8,6 @@ import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,7 +19,7 @@ from postsale.app import PostSale
 from postsale.errors import IdentityConflict, InvalidInput, UnknownCustomer
 from postsale.events import MASKED, ManualClock, from_us
 
-from .support import ANNA, NOON, cancelled, failed, head, opened, paid, subscribed, url_of, used
+from .support import ANNA, NOON, Where, arguments, cancelled, failed, head, opened, paid, subscribed, used
 
 HUBSPOT = foreign("hubspot", "8812")
 
@@ -32,7 +31,7 @@ def count(ps: PostSale, customer: Any, **clocks: Any) -> int:
 # ---------------------------------------------------------------- links
 
 
-def test_facts_under_a_foreign_id_wait_and_count_after_the_link(where: Path | None) -> None:
+def test_facts_under_a_foreign_id_wait_and_count_after_the_link(where: Where) -> None:
     """Before the link nobody is known by that id; after it, what waited counts, whoever asks by whichever id."""
     clock = ManualClock(NOON)
     with opened(where, clock=clock) as ps:
@@ -60,7 +59,7 @@ def test_facts_under_a_foreign_id_wait_and_count_after_the_link(where: Path | No
         assert count(ps, "cus_42", as_of=NOON) == 3  # who is who has no time in the world
 
 
-def test_linking_again_changes_nothing_and_to_another_is_refused(where: Path | None) -> None:
+def test_linking_again_changes_nothing_and_to_another_is_refused(where: Where) -> None:
     with opened(where) as ps:
         acme = ps.tenant("acme")
         acme.record("a", paid("1"))
@@ -77,7 +76,7 @@ def test_linking_again_changes_nothing_and_to_another_is_refused(where: Path | N
         assert head(ps) == before
 
 
-def test_a_second_id_of_the_tenants_own_can_be_linked_before_it_is_used(where: Path | None) -> None:
+def test_a_second_id_of_the_tenants_own_can_be_linked_before_it_is_used(where: Where) -> None:
     with opened(where) as ps:
         acme = ps.tenant("acme")
         acme.record("cus_42", paid("1"))
@@ -87,7 +86,7 @@ def test_a_second_id_of_the_tenants_own_can_be_linked_before_it_is_used(where: P
         assert [n.id for n in acme.customers()[0].names] == ["cus_42", "customer-42"]
 
 
-def test_cus_42_the_contact_is_not_cus_42_the_customer(where: Path | None) -> None:
+def test_cus_42_the_contact_is_not_cus_42_the_customer(where: Where) -> None:
     """Kind and source are part of an id: the same text names four different things."""
     with opened(where) as ps:
         acme = ps.tenant("acme")
@@ -102,7 +101,7 @@ def test_cus_42_the_contact_is_not_cus_42_the_customer(where: Path | None) -> No
         assert count(ps, "cus_42") == 2
 
 
-def test_the_same_ids_in_two_tenants_never_meet(where: Path | None) -> None:
+def test_the_same_ids_in_two_tenants_never_meet(where: Where) -> None:
     """Customer id, contact, signal id and source are all the same; both are stored and neither sees the other."""
     with opened(where) as ps:
         north, south = ps.tenant("north"), ps.tenant("south")
@@ -125,7 +124,7 @@ def test_the_same_ids_in_two_tenants_never_meet(where: Path | None) -> None:
 # ---------------------------------------------------------------- contacts
 
 
-def test_a_persons_fields_are_sealed_under_the_person(where: Path | None) -> None:
+def test_a_persons_fields_are_sealed_under_the_person(where: Where) -> None:
     """Destroying one contact's key masks that person's words and nobody else's."""
     with opened(where) as ps:
         acme = ps.tenant("acme")
@@ -149,7 +148,7 @@ def test_a_persons_fields_are_sealed_under_the_person(where: Path | None) -> Non
         assert head(ps) == before
 
 
-def test_a_contact_of_a_waiting_id_is_linked_when_the_account_is_known(where: Path | None) -> None:
+def test_a_contact_of_a_waiting_id_is_linked_when_the_account_is_known(where: Where) -> None:
     with opened(where) as ps:
         acme = ps.tenant("acme")
         ticket: dict[str, Any] = {"source": "zendesk", "occurred_at": NOON, "ticket_id": "t", "contact": "eve"}
@@ -164,7 +163,7 @@ def test_a_contact_of_a_waiting_id_is_linked_when_the_account_is_known(where: Pa
 # ---------------------------------------------------------------- merges and splits
 
 
-def test_merge_and_split_are_a_round_trip_with_facts_in_between(where: Path | None) -> None:
+def test_merge_and_split_are_a_round_trip_with_facts_in_between(where: Where) -> None:
     """In between, both ids give the survivor with everything; afterwards each has its own again, later facts included."""
     clock = ManualClock(NOON)
     with opened(where, clock=clock) as ps:
@@ -201,7 +200,7 @@ def test_merge_and_split_are_a_round_trip_with_facts_in_between(where: Path | No
         assert ps.verify().problems == []
 
 
-def test_agents_look_at_what_waited_when_it_is_linked(where: Path | None) -> None:
+def test_agents_look_at_what_waited_when_it_is_linked(where: Where) -> None:
     """Several facts waited: their link is news, and the condition that they make true is a trigger of the customer."""
     with opened(where, agents=[RenewalRescue()]) as ps:
         acme = ps.tenant("acme")
@@ -216,7 +215,7 @@ def test_agents_look_at_what_waited_when_it_is_linked(where: Path | None) -> Non
         assert "payment-failing" in [e.recorded.condition for e in acme.decisions("cus_42")]
 
 
-def test_an_id_that_was_linked_to_a_merged_customer_goes_with_it(where: Path | None) -> None:
+def test_an_id_that_was_linked_to_a_merged_customer_goes_with_it(where: Where) -> None:
     """While merged it counts for the survivor; split off, the customer has it, with what waited and what came since."""
     with opened(where) as ps:
         acme = ps.tenant("acme")
@@ -235,7 +234,7 @@ def test_an_id_that_was_linked_to_a_merged_customer_goes_with_it(where: Path | N
         assert [count(ps, name) for name in ("a", "b", "c", HUBSPOT)] == [1, 1, 3, 3]
 
 
-def test_merges_that_contradict_are_refused(where: Path | None) -> None:
+def test_merges_that_contradict_are_refused(where: Where) -> None:
     with opened(where) as ps:
         acme = ps.tenant("acme")
         for name in "abc":
@@ -256,7 +255,7 @@ def test_merges_that_contradict_are_refused(where: Path | None) -> None:
         assert [count(ps, name) for name in "abc"] == [1, 1, 1]
 
 
-def test_decisions_made_before_a_merge_are_found_under_either_id(where: Path | None) -> None:
+def test_decisions_made_before_a_merge_are_found_under_either_id(where: Where) -> None:
     with opened(where, agents=[RenewalRescue()]) as ps:
         acme = ps.tenant("acme")
         acme.record("a", subscribed("s"))
@@ -269,7 +268,7 @@ def test_decisions_made_before_a_merge_are_found_under_either_id(where: Path | N
         assert [e.id for e in acme.decisions("b")] == [e.id for e in acme.decisions("a")] == made
 
 
-def test_what_a_merged_customer_had_open_still_gets_its_end(where: Path | None) -> None:
+def test_what_a_merged_customer_had_open_still_gets_its_end(where: Where) -> None:
     """A trigger without a decision is decided (and suppressed); an effect that is ready is cancelled; nothing leaves."""
     clock = ManualClock(NOON)
     with opened(where, clock=clock, agents=[RenewalRescue()]) as ps:
@@ -296,7 +295,7 @@ def test_what_a_merged_customer_had_open_still_gets_its_end(where: Path | None) 
         assert not any(e.disposition == "awaiting" for e in acme.decisions())
 
 
-def test_a_request_that_waits_when_customers_merge_lapses_in_time(where: Path | None) -> None:
+def test_a_request_that_waits_when_customers_merge_lapses_in_time(where: Where) -> None:
     """Nobody can approve it any more, and it does not stand in the queue for ever."""
     clock = ManualClock(NOON)
     with opened(where, clock=clock, agents=[RenewalRescue()]) as ps:
@@ -316,7 +315,7 @@ def test_a_request_that_waits_when_customers_merge_lapses_in_time(where: Path | 
         assert {e.suppressed_by for e in acme.decisions("b") if e.id in waiting} == {"approval:expired"}
 
 
-def test_after_a_merge_a_no_of_either_is_a_no(where: Path | None) -> None:
+def test_after_a_merge_a_no_of_either_is_a_no(where: Where) -> None:
     """Consent that one of the two had withdrawn is withdrawn for both; what neither said is still no."""
     with opened(where) as ps:
         acme = ps.tenant("acme")
@@ -354,7 +353,7 @@ def race(*calls: Callable[[], Any]) -> list[Any]:
     return out
 
 
-def test_the_same_delivery_for_a_new_customer_from_many_threads_is_stored_once(where: Path | None) -> None:
+def test_the_same_delivery_for_a_new_customer_from_many_threads_is_stored_once(where: Where) -> None:
     """One is new, the others are told so; none is a conflict; there is one customer and an empty quarantine."""
     with opened(where) as ps:
         acme = ps.tenant("acme")
@@ -367,7 +366,7 @@ def test_the_same_delivery_for_a_new_customer_from_many_threads_is_stored_once(w
         assert len(acme.customers()) == 25
 
 
-def test_different_deliveries_for_a_new_customer_from_many_threads_meet_in_one_customer(where: Path | None) -> None:
+def test_different_deliveries_for_a_new_customer_from_many_threads_meet_in_one_customer(where: Where) -> None:
     with opened(where) as ps:
         acme = ps.tenant("acme")
         for n in range(10):
@@ -378,7 +377,7 @@ def test_different_deliveries_for_a_new_customer_from_many_threads_meet_in_one_c
         assert ps.verify().problems == []
 
 
-def test_consents_links_and_merges_of_one_customer_from_many_threads_are_all_done(where: Path | None) -> None:
+def test_consents_links_and_merges_of_one_customer_from_many_threads_are_all_done(where: Where) -> None:
     """They write to one decision lane; who loses a race decides again, and nobody sees an error."""
     with opened(where) as ps:
         acme = ps.tenant("acme")
@@ -396,7 +395,7 @@ def test_consents_links_and_merges_of_one_customer_from_many_threads_are_all_don
         assert (len(state.joined), len(state.consents), count(ps, "a")) == (10, 5, 11)
 
 
-def test_linking_one_id_from_many_threads_links_it_once(where: Path | None) -> None:
+def test_linking_one_id_from_many_threads_links_it_once(where: Where) -> None:
     """To the same customer: one does it, the others find it done. To different ones: one does it, the others are refused."""
     with opened(where) as ps:
         acme = ps.tenant("acme")
@@ -411,12 +410,13 @@ def test_linking_one_id_from_many_threads_links_it_once(where: Path | None) -> N
 
 
 _WRITER = """
+import json
 import sys
 from datetime import UTC, datetime
 from postsale import PostSale
 from postsale.aggregates.signals import InvoicePaid
-url, me = sys.argv[1:]
-with PostSale.open(url) as ps:
+url, options, me = sys.argv[1:]
+with PostSale.open(url, **json.loads(options)) as ps:
     acme = ps.tenant("acme")
     print("ready", flush=True)
     sys.stdin.readline()
@@ -428,10 +428,10 @@ with PostSale.open(url) as ps:
 """
 
 
-def test_processes_that_record_the_same_new_customers_make_each_once_and_lose_nothing(tmp_path: Path) -> None:
+def test_processes_that_record_the_same_new_customers_make_each_once_and_lose_nothing(lasting: Where) -> None:
     """Three processes open a log that is not there yet, and send the same 20 new customers own and shared deliveries."""
     with ExitStack() as stack:
-        command = [sys.executable, "-W", "error", "-c", _WRITER, url_of(tmp_path)]
+        command = [sys.executable, "-W", "error", "-c", _WRITER, *arguments(lasting)]
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         processes = [stack.enter_context(subprocess.Popen([*command, str(n)], **pipes)) for n in range(3)]
         for process in processes:
@@ -442,7 +442,7 @@ def test_processes_that_record_the_same_new_customers_make_each_once_and_lose_no
             process.stdin.write("go\n")
             process.stdin.flush()
         assert [process.communicate()[0] for process in processes] == ["done\n"] * 3
-    with opened(tmp_path) as ps:
+    with opened(lasting) as ps:
         acme = ps.tenant("acme")
         assert sorted(row.name for row in acme.customers()) == sorted(f"cus_{n}" for n in range(20))
         assert all(count(ps, f"cus_{n}") == 4 for n in range(20))
@@ -451,9 +451,9 @@ def test_processes_that_record_the_same_new_customers_make_each_once_and_lose_no
         assert ps.verify().problems == []
 
 
-def test_run_once_from_many_threads_does_each_thing_once(tmp_path: Path) -> None:
+def test_run_once_from_many_threads_does_each_thing_once(lasting: Where) -> None:
     """Read models and agents after concurrent runs are those of one run: no fact folded twice, no decision twice."""
-    with opened(tmp_path, agents=[RenewalRescue()]) as ps:
+    with opened(lasting, agents=[RenewalRescue()]) as ps:
         acme = ps.tenant("acme")
         items: list[tuple[str, Signal]] = []
         for n in range(30):
@@ -469,10 +469,11 @@ def test_run_once_from_many_threads_does_each_thing_once(tmp_path: Path) -> None
 
 
 _RUNNER = """
+import json
 import sys
 from postsale import PostSale
 from postsale.agents import RenewalRescue
-with PostSale.open(sys.argv[1], agents=[RenewalRescue()]) as ps:
+with PostSale.open(sys.argv[1], agents=[RenewalRescue()], **json.loads(sys.argv[2])) as ps:
     print("ready", flush=True)
     sys.stdin.readline()
     for _ in range(3):
@@ -481,14 +482,14 @@ with PostSale.open(sys.argv[1], agents=[RenewalRescue()]) as ps:
 """
 
 
-def test_run_once_from_many_processes_does_each_thing_once(tmp_path: Path) -> None:
-    with opened(tmp_path) as ps:
+def test_run_once_from_many_processes_does_each_thing_once(lasting: Where) -> None:
+    with opened(lasting) as ps:
         items: list[tuple[str, Signal]] = []
         for n in range(40):
             items += [(f"c{n}", subscribed(f"s{n}")), (f"c{n}", failed(f"f{n}", attempt=2))]
         ps.tenant("acme").record_many(items)
     with ExitStack() as stack:
-        command = [sys.executable, "-W", "error", "-c", _RUNNER, url_of(tmp_path)]
+        command = [sys.executable, "-W", "error", "-c", _RUNNER, *arguments(lasting)]
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         processes = [stack.enter_context(subprocess.Popen(command, **pipes)) for _ in range(3)]
         for process in processes:
@@ -502,7 +503,7 @@ def test_run_once_from_many_processes_does_each_thing_once(tmp_path: Path) -> No
         for process in processes:
             ends.append(process.communicate())
         assert [end[0] for end in ends] == ["done\n"] * 3, ends
-    with opened(tmp_path) as ps:
+    with opened(lasting) as ps:
         acme = ps.tenant("acme")
         assert len(acme.decisions()) == len({e.recorded.trigger_id for e in acme.decisions()}) == 40
         assert ps.verify().problems == []

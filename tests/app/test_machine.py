@@ -1,10 +1,11 @@
-"""Anything in any order over a log in a file, against a model of what must hold: a Hypothesis state machine."""
+"""Anything in any order over a log in a file or on a server, against a model of what must hold: a Hypothesis state machine."""
 
 from __future__ import annotations
 
 import shutil
 import tempfile
 from collections import Counter
+from contextlib import ExitStack
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from tests.postgres import new_log
 
 from postsale.agents import Agent
 from postsale.aggregates.identity import foreign
@@ -21,7 +23,7 @@ from postsale.app import PostSale, Tenant
 from postsale.errors import ApprovalRefused, ContentConflict, IdentityConflict, UnknownCustomer
 from postsale.events import ManualClock, from_us
 
-from .support import ANNA, NOON, failed, head, opened, paid, used
+from .support import ANNA, NOON, Server, Where, delete_views, failed, head, opened, paid, used
 from .test_agents import Mailer, policy
 from .test_promises import assert_every_trigger_has_its_one_decision
 
@@ -36,6 +38,9 @@ class Life(RuleBasedStateMachine):
     @initialize()
     def begin(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="postsale-life-"))
+        self.ends = ExitStack()
+        self.ends.callback(shutil.rmtree, self.folder)
+        self.where = self.place()
         self.clock = ManualClock(NOON)
         self.sent: dict[str, tuple[Any, Signal]] = {}  # by signal id
         self.parent: dict[str, str] = {}
@@ -49,9 +54,12 @@ class Life(RuleBasedStateMachine):
         self.open()
         self.acme.agent("mailer").act(reason="begin", by=ANNA)
 
+    def place(self) -> Where:
+        return self.folder
+
     def open(self) -> None:
         agents = [Agent(policy(approval="none"), name="mailer"), Agent(policy("asker", "required"))]
-        self.ps: PostSale = opened(self.folder, clock=self.clock, agents=agents, tools=[self.mailer], sandbox=False)
+        self.ps: PostSale = opened(self.where, clock=self.clock, agents=agents, tools=[self.mailer], sandbox=False)
         self.acme: Tenant = self.ps.tenant("acme")
         self.head = head(self.ps)
 
@@ -74,7 +82,7 @@ class Life(RuleBasedStateMachine):
             assert (report.raised, report.decided, report.called) == (0, 0, 0)
         finally:
             self.ps.close()
-            shutil.rmtree(self.folder)
+            self.ends.close()
 
     # ------------------------------------------------------------ the model
 
@@ -237,8 +245,7 @@ class Life(RuleBasedStateMachine):
         """Close and open again; now and then the read models are gone."""
         self.ps.close()
         if not views:
-            for path in self.folder.glob("*.views*"):
-                path.unlink()
+            delete_views(self.where)
         self.open()
 
     # ------------------------------------------------------------ what must hold
@@ -272,3 +279,15 @@ class Life(RuleBasedStateMachine):
 
 TestLife = Life.TestCase
 TestLife.settings = settings(max_examples=25, stateful_step_count=25)
+
+
+class LifeOnAServer(Life):
+    """The same on PostgreSQL, in short."""
+
+    def place(self) -> Where:
+        url, schema = self.ends.enter_context(new_log())
+        return Server(url, schema, self.folder / "postsale.keys")
+
+
+TestLifeOnAServer = LifeOnAServer.TestCase
+TestLifeOnAServer.settings = settings(max_examples=5, stateful_step_count=25)

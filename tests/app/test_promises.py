@@ -11,7 +11,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
+from tests.postgres import server as admin_url
 
 from postsale.agents import ChurnOutreach, RenewalRescue
 from postsale.agents.tools import Receipt, Tool
@@ -25,7 +27,7 @@ from postsale.store import Query
 
 from . import killed
 from .quarter import START, lived_through
-from .support import ANNA, NOON, cancelled, execute, failed, head, opened, paid, subscribed, url_of, used
+from .support import ANNA, NOON, Where, arguments, cancelled, delete_views, execute, failed, head, opened, paid, subscribed, used
 
 DISPOSITIONS = {"acted", "awaiting", "suppressed", "failed"}
 
@@ -52,12 +54,14 @@ def assert_every_trigger_has_its_one_decision(ps: PostSale) -> None:
 # ---------------------------------------------------------------- a quarter
 
 
-@pytest.fixture(params=[1, 2, 3])
-def quarter(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[PostSale, ManualClock, Path]]:
+@pytest.fixture(params=[(1, "sqlite"), (2, "sqlite"), (3, "postgres")], ids=str)
+def quarter(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[PostSale, ManualClock, Where]]:
+    seed, kind = request.param
+    where: Where = request.getfixturevalue("server") if kind == "postgres" else tmp_path
     clock = ManualClock(START)
-    with opened(tmp_path, clock=clock, agents=[RenewalRescue()]) as ps:
-        lived_through(ps, clock, seed=request.param, pause_on=60)
-        yield ps, clock, tmp_path
+    with opened(where, clock=clock, agents=[RenewalRescue()]) as ps:
+        lived_through(ps, clock, seed=seed, pause_on=60)
+        yield ps, clock, where
 
 
 def answers(acme: Tenant) -> dict[str, Any]:
@@ -72,10 +76,10 @@ def answers(acme: Tenant) -> dict[str, Any]:
     }
 
 
-def test_a_quarter_keeps_its_promises(quarter: tuple[PostSale, ManualClock, Path]) -> None:
+def test_a_quarter_keeps_its_promises(quarter: tuple[PostSale, ManualClock, Where]) -> None:
     """One story, several seeds: every trigger decided once (5), every number explained (6), every decision replayed (4),
     and the same answers and no second trigger after the views are deleted (1)."""
-    ps, clock, folder = quarter
+    ps, clock, where = quarter
     acme = ps.tenant("acme")
     assert_every_trigger_has_its_one_decision(ps)
     decided = acme.decisions()
@@ -106,10 +110,8 @@ def test_a_quarter_keeps_its_promises(quarter: tuple[PostSale, ManualClock, Path
     ps.run_once()
     told, raised = answers(acme), len(events(ps, "agent/trigger-raised"))
     ps.close()
-    (folder / "log.views").unlink()
-    for left in folder.glob("log.views-*"):
-        left.unlink()
-    with opened(folder, clock=clock, agents=[RenewalRescue()]) as again:
+    delete_views(where)
+    with opened(where, clock=clock, agents=[RenewalRescue()]) as again:
         assert answers(again.tenant("acme")) == told
         report = again.run_once()
         assert (report.raised, report.decided, report.called) == (0, 0, 0)
@@ -135,17 +137,18 @@ def refolded_without(ps: PostSale, name: str, positions: list[int]) -> dict[int,
 # ---------------------------------------------------------------- a kill
 
 
-def test_a_killed_application_loses_nothing_and_does_nothing_twice(tmp_path: Path) -> None:
+def test_a_killed_application_loses_nothing_and_does_nothing_twice(lasting: Where, tmp_path: Path) -> None:
     """SIGKILL in mid record_many and mid run_once, many times; then everything is sent again.
 
     Every acknowledged signal is there, each signal once, each trigger has one decision, each effect counts once.
     """
     seed = random.randrange(10**9)
-    rand, url, outbox = random.Random(seed), url_of(tmp_path), tmp_path / "outbox"
+    rand, place, outbox = random.Random(seed), arguments(lasting), tmp_path / "outbox"
     acknowledged: set[int] = set()
     first = 0
-    for _ in range(8):
-        command = [sys.executable, "-W", "error", killed.__file__, url, str(seed), str(first), str(outbox)]
+    lives = 8 if isinstance(lasting, Path) else 4
+    for life in range(lives):
+        command = [sys.executable, "-W", "error", killed.__file__, *place, str(seed), str(first), str(outbox), str(life)]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
             assert process.stdout.readline() == "ready\n"
@@ -156,8 +159,8 @@ def test_a_killed_application_loses_nothing_and_does_nothing_twice(tmp_path: Pat
         acknowledged.update(numbers)
         first = max(acknowledged, default=0) if rand.random() < 0.5 else max(acknowledged, default=-1) + 1
 
-    clock = ManualClock(NOON)
-    with killed.opened(url, outbox, clock) as ps:
+    clock = ManualClock(NOON + lives * killed.LIFE)
+    with killed.opened(*place, outbox, clock) as ps:
         acme = ps.tenant("acme")
         assert ps.verify().problems == [], f"seed {seed}"
         sent: Counter[str] = Counter()
@@ -256,7 +259,7 @@ def triggers_of(path: Path) -> list[str]:
         return [name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'")]
 
 
-def test_an_import_raises_no_trigger_whatever_is_in_it(where: Path | None) -> None:
+def test_an_import_raises_no_trigger_whatever_is_in_it(where: Where) -> None:
     """Also not a day later, nor when everything is looked at again; a live fact may."""
     clock = ManualClock(NOON)
     with opened(where, clock=clock, agents=[RenewalRescue()]) as ps:
@@ -272,11 +275,26 @@ def test_an_import_raises_no_trigger_whatever_is_in_it(where: Path | None) -> No
         assert ps._toolbox.ledger.calls == ()
 
 
-def test_a_simulation_leaves_its_source_byte_for_byte_and_reaches_no_real_tool(tmp_path: Path) -> None:
-    """Effects are simulated; the simulated decisions explain, replay and verify in a database of their own."""
+def kept(where: Where) -> Any:
+    """Every byte of a log and its keys: of its files, or of the rows of its tables, and of its key file."""
+    if isinstance(where, Path):
+        return {p.name: p.read_bytes() for p in where.iterdir() if p.name in {"log.db", "log.keys"}}
+    assert where is not None
+    with psycopg.connect(admin_url()) as db:
+        tables = db.execute("SELECT relname FROM pg_class WHERE relnamespace = %s::regnamespace AND relkind IN ('r', 'p')", (where.schema,))
+        rows = {name: sorted(db.execute(f"SELECT t::text FROM {where.schema}.{name} t").fetchall()) for (name,) in tables.fetchall()}
+    assert len(rows["events"]) > 100
+    return rows, where.keys.read_bytes()
+
+
+def test_a_simulation_leaves_its_source_byte_for_byte_and_reaches_no_real_tool(
+    lasting: Where, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Effects are simulated; the simulated decisions explain, replay and verify in a database of their own: a file, here where nothing is said."""
     loud = Loud()
-    path = tmp_path / "log.db"
-    with opened(tmp_path, agents=[RenewalRescue()], tools=[loud], sandbox=False) as ps:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with opened(lasting, agents=[RenewalRescue()], tools=[loud], sandbox=False) as ps:
         acme = ps.tenant("acme")
         for n in range(20):
             items = [(f"c{n}", paid(f"{n}-{k}", NOON - timedelta(days=200 - 15 * k + n))) for k in range(6)]
@@ -284,12 +302,13 @@ def test_a_simulation_leaves_its_source_byte_for_byte_and_reaches_no_real_tool(t
         acme.record_many([("c0", paid("later", NOON - timedelta(days=1)))], origin=Origin.IMPORT)
         clock_before = ps.clock.now_us()
         before_head = head(ps)
-    before = {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.name in {"log.db", "log.keys"}}
-    with opened(tmp_path, tools=[loud], sandbox=False) as ps:
+    before = kept(lasting)
+    with opened(lasting, tools=[loud], sandbox=False) as ps:
         as_of = NOON - timedelta(days=10)
         result = ps.simulate("acme", as_of, agents=[ChurnOutreach()])
         assert (ps.clock.now_us(), head(ps)) == (clock_before, before_head)
-    assert {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.name in before} == before
+    assert kept(lasting) == before
+    assert Path(result.url.removeprefix("sqlite:///")).parent == (tmp_path if lasting == tmp_path else tmp_path / "here")
     assert loud.calls == 0
     assert result.report.decided > 0
     assert result.report.called > 0
@@ -301,7 +320,6 @@ def test_a_simulation_leaves_its_source_byte_for_byte_and_reaches_no_real_tool(t
             assert acme.replay(entry.id)
             assert acme.explain(entry.id).effects == () or acme.explain(entry.id).effects[0].status == "succeeded"
         assert there.verify().problems == []
-    assert path.exists()
 
 
 def test_a_simulation_knows_only_the_consents_of_its_time(tmp_path: Path) -> None:
@@ -372,7 +390,7 @@ def test_a_decision_says_what_it_read_and_what_it_was_bound_to(tmp_path: Path) -
         assert own.decision_version < ps.log.store.find("acme", entry.id).version  # type: ignore[union-attr]
 
 
-def test_use_of_what_was_used_before_changes_nothing(where: Path | None) -> None:
+def test_use_of_what_was_used_before_changes_nothing(where: Where) -> None:
     """run_once on a log in which nothing is new appends nothing."""
     with opened(where, agents=[RenewalRescue()]) as ps:
         ps.tenant("acme").record("c", used("u"))

@@ -1,5 +1,6 @@
 """Times are integer microseconds without loss; derived ids depend on their parts and nothing else."""
 
+import pickle
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
@@ -10,7 +11,21 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from postsale.errors import InvalidInput
-from postsale.events import DAY_US, SECOND_US, Lane, ManualClock, StreamId, SystemClock, check_tenant, derive_id, from_us, iso, to_us
+from postsale.events import (
+    DAY_US,
+    SECOND_US,
+    Lane,
+    ManualClock,
+    StreamId,
+    SystemClock,
+    check_tenant,
+    derive_id,
+    from_us,
+    iso,
+    iso_of,
+    to_us,
+    uuid_of,
+)
 
 FIRST, LAST = datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC)
 anytime = st.datetimes(timezones=st.just(UTC))
@@ -36,6 +51,7 @@ def test_microseconds_keep_the_order_and_the_distance_of_times(a: datetime, b: d
 def test_the_time_zone_of_a_time_does_not_matter(naive: datetime, offset_min: int) -> None:
     local = naive.replace(tzinfo=timezone(timedelta(minutes=offset_min)))
     assert to_us(local) == to_us(local.astimezone(UTC))
+    assert iso_of(local) == iso(to_us(local))
 
 
 class NoOffset(tzinfo):
@@ -82,6 +98,13 @@ parts = st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=6), 
 @example(("a1:b",), ("a", "b"))
 def test_two_lists_of_parts_have_the_same_id_only_when_they_are_the_same(a: tuple[str, ...], b: tuple[str, ...]) -> None:
     assert (derive_id(*a) == derive_id(*b)) == (a == b)
+
+
+@given(st.integers(0, 2**128 - 1))
+def test_a_uuid_made_of_a_number_is_a_uuid_like_any_other(number: int) -> None:
+    made, plain = uuid_of(number), UUID(int=number)
+    assert (type(made), made, hash(made), str(made), made.is_safe) == (UUID, plain, hash(plain), str(plain), plain.is_safe)
+    assert pickle.loads(pickle.dumps(made)) == plain
 
 
 def test_derived_ids_never_change() -> None:

@@ -29,28 +29,29 @@ def migrate_it(path: Path) -> None:
     migrate(path, backup=path.with_name("backup.db"))
 
 
-def worked(path: Path, kill_at: int) -> int:
-    """Do it, and count the calls that this takes; at the `kill_at`-th this process is gone."""
+def worked(path: Path, kill_at: int, since: str) -> int:
+    """Do it, and count the calls that this takes once a function named `since` is called; at the `kill_at`-th this process is gone."""
     calls = 0
 
     def called(frame: FrameType, what: str, arg: object) -> None:
         nonlocal calls
-        calls += 1
-        if calls == kill_at:
-            os.kill(os.getpid(), signal.SIGKILL)
+        if calls or not since or frame.f_code.co_name == since:
+            calls += 1
+            if calls == kill_at:
+                os.kill(os.getpid(), signal.SIGKILL)
 
     sys.setprofile(called)
-    WORK[sys.argv[1]](path)
+    WORK[sys.argv[1]][0](path)
     sys.setprofile(None)
     return calls
 
 
-def in_child(path: Path, kill_at: int) -> int:
+def in_child(path: Path, kill_at: int, since: str) -> int:
     """The number of calls, 0 when the child was killed."""
     read, write = os.pipe()
     child = os.fork()
     if not child:
-        os.write(write, b"%d" % worked(path, kill_at))
+        os.write(write, b"%d" % worked(path, kill_at, since))
         os._exit(0)
     os.close(write)
     with os.fdopen(read) as answer:
@@ -60,7 +61,7 @@ def in_child(path: Path, kill_at: int) -> int:
     return calls
 
 
-WORK = {"archive": archive_it, "migrate": migrate_it}
+WORK = {"archive": (archive_it, "finish"), "migrate": (migrate_it, "verify")}  # and what is called after it was committed
 
 if __name__ == "__main__":
     log, directory, copies, rand = Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4]), random.Random(int(sys.argv[5]))
@@ -72,8 +73,9 @@ if __name__ == "__main__":
         (directory / name).mkdir()
         return Path(shutil.copy(log, directory / name / "log.db"))
 
-    moments = in_child(copy("whole"), 0)
-    for number in range(copies):
-        at = 1 + moments * number // copies + rand.randrange(moments // copies)
-        in_child(copy(f"killed at {at:06d}"), at)
-    sys.stdout.write(f"{moments}\n")
+    after = WORK[sys.argv[1]][1]
+    whole, late = in_child(copy("whole"), 0, ""), in_child(copy("late"), 0, after)
+    for since, moments in (("", whole - late), (after, late)):
+        for at in sorted(rand.sample(range(1, moments), copies // 2)):
+            in_child(copy(f"killed {since} {at:06d}"), at, since)
+    sys.stdout.write(f"{whole} {late}\n")

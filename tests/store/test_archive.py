@@ -347,10 +347,10 @@ else:
 def test_killed_at_any_moment_the_log_verifies_reads_the_same_and_archiving_goes_on(path: Path, tmp_path: Path) -> None:
     before, seed = fill(path, 30), random.getrandbits(32)
     command = [sys.executable, str(KILLED), "archive", str(path), str(tmp_path), "30", str(seed)]
-    moments = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    assert moments > 500
+    whole, late = map(int, subprocess.run(command, check=True, capture_output=True, text=True).stdout.split())
+    assert whole > late > 20
     detached = []
-    for copy in sorted(tmp_path.glob("killed at */log.db")):
+    for copy in sorted(tmp_path.glob("killed */log.db")):
         with closing(SQLiteStore(copy)) as store:
             detached.append(bool(store.segments()))
             assert list(store.read(Query())) == before, (seed, copy)
@@ -395,8 +395,8 @@ def test_the_file_lets_no_fact_go_without_a_segment_and_no_decision_ever(path: P
 @pytest.mark.parametrize(
     ("trigger", "statement", "says"),
     [
-        ("segment_streams_no_delete", "DELETE FROM segment_streams WHERE stream = 1", "segment_streams does not say"),
-        ("segment_tenants_no_update", "UPDATE segment_tenants SET leaves = x''", "segment_tenants does not say"),
+        ("segment_streams_no_delete", "DELETE FROM segment_streams WHERE stream = 1", "the listing kept in the log"),
+        ("segment_tenants_no_update", "UPDATE segment_tenants SET leaves = x''", "the listing kept in the log"),
         ("segments_no_update", "UPDATE segments SET sha256 = zeroblob(32)", "is not the one kept in the log"),
         ("segments_no_update", "UPDATE segments SET groups = x'00'", "is unreadable"),
         ("segments_no_delete", "DELETE FROM segments", "missing"),
@@ -438,7 +438,14 @@ def extended(file: Path, other: Path) -> None:
     pyarrow.parquet.write_table(pyarrow.concat_tables([table, table.slice(0, 1)]), file)
 
 
-DAMAGES: list[Callable[[Path, Path], None]] = [gone, truncated, emptied, swapped, extended]
+def appended(file: Path, other: Path) -> None:
+    """A second footer behind the first, which is the one that Parquet reads."""
+    raw = file.read_bytes()
+    length = int.from_bytes(raw[-8:-4], "little")
+    file.write_bytes(raw + raw[-8 - length :])
+
+
+DAMAGES: list[Callable[[Path, Path], None]] = [gone, truncated, emptied, swapped, extended, appended]
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

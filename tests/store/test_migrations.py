@@ -188,10 +188,10 @@ def test_an_event_that_was_changed_before_is_still_named_after(path: Path) -> No
 def test_killed_at_any_moment_a_migration_has_happened_whole_or_not_at_all(path: Path, tmp_path: Path) -> None:
     before, seed = rows_of(path), random.getrandbits(32)
     command = [sys.executable, str(KILLED), "migrate", str(path), str(tmp_path), "30", str(seed)]
-    moments = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    assert moments > 500
+    whole, late = map(int, subprocess.run(command, check=True, capture_output=True, text=True).stdout.split())
+    assert whole > late > 20
     versions = set()
-    for copy in sorted(tmp_path.glob("killed at */log.db")):
+    for copy in sorted(tmp_path.glob("killed */log.db")):
         versions.add(version := version_of(copy))
         assert rows_of(copy) == before, (seed, copy)
         backup = copy.with_name("backup.db")

@@ -10,6 +10,7 @@ import base64
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
@@ -20,16 +21,24 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from postsale.access.vault import KeyVault, SubjectKey, TenantKeys
 from postsale.aggregates.identity import ExternalId
 from postsale.errors import KeyUnavailable, SealBroken
-from postsale.events import SEALED, Header, StoredEvent, StreamId, canonical
+from postsale.events import SEALED, Header, StoredEvent, StreamId, canonical, uuid_of
+
+_VERSION_8 = (8 << 76) | (0x2 << 62)  # version and variant
+_RANDOM_BITS = ~((0xF << 76) | (0x3 << 62))
 
 
 def _mac(key: bytes, *parts: bytes) -> bytes:
     """16-byte keyed BLAKE2b over length-prefixed parts."""
-    digest = hashlib.blake2b(key=key, digest_size=16)
+    digest = _keyed(key).copy()
     for part in parts:
-        digest.update(len(part).to_bytes(8, "big"))
-        digest.update(part)
+        digest.update(len(part).to_bytes(8, "big") + part)
     return digest.digest()
+
+
+@lru_cache(maxsize=256)
+def _keyed(key: bytes) -> hashlib.blake2b:
+    """The state after the key, which costs as much as a whole digest of something short."""
+    return hashlib.blake2b(key=key, digest_size=16)
 
 
 def content_mac(keys: TenantKeys, *parts: bytes) -> bytes:
@@ -45,10 +54,7 @@ def blind_index(keys: TenantKeys, external: ExternalId) -> str:
 def fact_id(keys: TenantKeys, source: str, source_id: str, index: int) -> UUID:
     """The event id of a fact, derived from its idempotency key (RFC 9562 version 8)."""
     raw = _mac(keys.dedup, source.encode(), source_id.encode(), index.to_bytes(4, "big"))
-    value = int.from_bytes(raw, "big")
-    value = value & ~(0xF << 76) | (8 << 76)  # version
-    value = value & ~(0x3 << 62) | (0x2 << 62)  # variant
-    return UUID(int=value)
+    return uuid_of(int.from_bytes(raw, "big") & _RANDOM_BITS | _VERSION_8)
 
 
 def _bound(stream: StreamId, event_id: UUID, wire_name: str, field: str) -> bytes:

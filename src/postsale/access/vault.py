@@ -14,6 +14,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
 from postsale.errors import KeyUnavailable
 
 
@@ -51,6 +53,17 @@ class KeyVault(Protocol):
         """Destroy a subject's key for ever; a key for this subject is never made again."""
         ...
 
+    def verifier(self, tenant: str, *, create: bool) -> bytes | None:
+        """The public half (Ed25519, 32 bytes) of the key that signs the tenant's checkpoints; None when there is none yet.
+
+        With `create`, it is made at first use. The private half never leaves the vault.
+        """
+        ...
+
+    def sign(self, tenant: str, message: bytes) -> bytes:
+        """The 64-byte Ed25519 signature over `message` by the key of `verifier`, which is made at first use."""
+        ...
+
     def add_token(self, tenant_or_all: str, name: str, digest: bytes) -> None:
         """Keep the digest of an access token under a person's name."""
         ...
@@ -65,6 +78,7 @@ class KeyVault(Protocol):
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS tenant_keys (tenant TEXT PRIMARY KEY, id TEXT NOT NULL, content BLOB NOT NULL, blind BLOB NOT NULL, dedup BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS subject_keys (tenant TEXT NOT NULL, ref TEXT NOT NULL, id TEXT NOT NULL, key BLOB, PRIMARY KEY (tenant, ref)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS signing_keys (tenant TEXT PRIMARY KEY, seed BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS tokens (digest BLOB PRIMARY KEY, name TEXT NOT NULL, scope TEXT NOT NULL) WITHOUT ROWID;
 """
 
@@ -156,6 +170,25 @@ class FileVault:
                 "INSERT INTO subject_keys VALUES (?, ?, ?, NULL) ON CONFLICT (tenant, ref) DO UPDATE SET key = NULL",
                 (tenant, ref, secrets.token_hex(8)),
             )
+
+    def verifier(self, tenant: str, *, create: bool) -> bytes | None:
+        key = self._signing_key(tenant, create=create)
+        return None if key is None else key.public_key().public_bytes_raw()
+
+    def sign(self, tenant: str, message: bytes) -> bytes:
+        key = self._signing_key(tenant, create=True)
+        assert key is not None
+        return key.sign(message)
+
+    def _signing_key(self, tenant: str, *, create: bool) -> Ed25519PrivateKey | None:
+        with self._lock, self._work():
+            row = self._db.execute("SELECT seed FROM signing_keys WHERE tenant = ?", (tenant,)).fetchone()
+            if row is None and create:
+                self._db.execute("INSERT OR IGNORE INTO signing_keys VALUES (?, ?)", (tenant, secrets.token_bytes(32)))
+                row = self._db.execute("SELECT seed FROM signing_keys WHERE tenant = ?", (tenant,)).fetchone()
+        if row is not None and (type(row[0]) is not bytes or len(row[0]) != 32):
+            raise KeyUnavailable(what="signing key", reason="it is not 32 bytes long in the key file")
+        return None if row is None else Ed25519PrivateKey.from_private_bytes(row[0])
 
     def add_token(self, tenant_or_all: str, name: str, digest: bytes) -> None:
         with self._lock, self._work():

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 from uuid import UUID
 
 from postsale.access import FileVault, KeyVault, Person, Unsealer, authenticate, everything, issue_token, os_user
@@ -26,7 +26,7 @@ from postsale.agents.tools import Tool, Toolbox
 from postsale.aggregates.artifacts import Mode
 from postsale.app import simulation
 from postsale.app.directory import Directory, random_ref
-from postsale.app.files import beside
+from postsale.app.files import file_of, keys_path, open_views, shown
 from postsale.app.identity import Identity
 from postsale.app.readings import Readings
 from postsale.app.recorder import Recorder
@@ -35,15 +35,22 @@ from postsale.app.simulation import Simulated
 from postsale.app.tenant import Tenant
 from postsale.audit.replay import policy_of
 from postsale.errors import BadDeclaration, InvalidInput, UnknownDecision, Unsupported, ViewMoved
-from postsale.events import DAY_US, Clock, ManualClock, Origin, StreamId, SystemClock, check_tenant, to_us
+from postsale.events import DAY_US, SYSTEM_TENANT, Clock, ManualClock, Origin, StreamId, SystemClock, check_tenant, to_us
 from postsale.projections import HealthModel
 from postsale.projections.customer_health import CUSTOMER_HEALTH
 from postsale.projections.journal import Entry as Decision
 from postsale.projections.journal import read_journal
 from postsale.projections.runner import Runner
-from postsale.projections.views import MemoryViews, SqliteViews, Views
-from postsale.store import Store, VerifyReport, open_store, verify
+from postsale.projections.views import Views
+from postsale.store import LeaseName, Leases, Store, VerifyReport, open_store, verify
+from postsale.store.leases import Lease
 from postsale.store.log import Log
+from postsale.store.postgres_schema import DEFAULT_SCHEMA
+
+RUN: Final = LeaseName(SYSTEM_TENANT, "run")
+"""The lease under which one process at a time does what waits."""
+
+_RUN_TTL_S: Final = 60.0  # longer than a visit's one call of a tool; what a killed run keeps others waiting
 
 
 class PostSale:
@@ -66,8 +73,10 @@ class PostSale:
         may_see: MaySee = everything,
         world: Origin = Origin.LIVE,
         url: str = "memory:",
+        keys: Path | None = None,
     ) -> None:
-        self.url = url
+        self.url = shown(url)
+        self._keys = keys
         self.clock = clock
         self.model = health
         if isinstance(agents, Agent):
@@ -78,6 +87,7 @@ class PostSale:
         self._retried = False
         self._toolbox = toolbox if toolbox is not None else Toolbox()
         self.log = Log(store, vault, clock)
+        self.leases = Leases(store.kv, clock)
         self.views = views
         self.unsealer = Unsealer(vault, may_see)
         self.directory = Directory(self.log, new_ref)
@@ -105,29 +115,36 @@ class PostSale:
         may_see: MaySee = everything,
         new_ref: Callable[[], str] = random_ref,
         world: Origin = Origin.LIVE,
+        schema: str = DEFAULT_SCHEMA,
+        keys: Path | str | None = None,
+        views: str | None = None,
         archive: str | os.PathLike[str] | None = None,
     ) -> Self:
-        """Open, or create, the log a URL names: `sqlite:///relative.db`, `sqlite:////absolute.db`, or `memory:`.
+        """Open the log a URL names: `sqlite:///relative.db`, `sqlite:////absolute.db` (made when not there), `memory:`, `postgresql://…`.
 
-        Beside `NAME.db` it keeps `NAME.keys` (0600; lose it and personal data is unreadable) and `NAME.views` (derived).
+        Beside `NAME.db` it keeps `NAME.keys` (0600; lose it and personal data is unreadable) and `NAME.views` (derived). A log on
+        PostgreSQL is in `schema`, made by `postsale db init`; its key file is `keys`, else what POSTSALE_KEYS names; its views are
+        in the database, or where `views` names: `memory:`, `sqlite:///PATH`.
         `agents` are those that may run; a new one only observes. `tools` leave the building only with `sandbox=False`.
         `archive` is the directory of archived chapters, if they were moved from where they were archived to.
-        Raises Unsupported, StoreUnavailable, KeyUnavailable, BadDeclaration, PolicyInvalid.
+        Raises InvalidInput, Unsupported, StoreUnavailable, KeyUnavailable, BadDeclaration, PolicyInvalid.
         """
         clock = clock or SystemClock()
         toolbox = Toolbox(tools, sandbox=sandbox)
+        key_file = keys_path(url, keys)
         with ExitStack() as opened:
-            store = open_store(url, clock, durable=world is not Origin.SIMULATION, archive=archive)  # a simulation is made again
+            # A simulation is made again, so it need not survive the machine.
+            store = open_store(url, clock, durable=world is not Origin.SIMULATION, archive=archive, schema=schema)
             opened.callback(store.close)
             # A log with events had keys: new ones would open nothing, and would record everything a second time.
-            vault = FileVault.in_memory() if url == "memory:" else FileVault(_beside(url, ".keys"), create=not store.head())
+            vault = FileVault.in_memory() if key_file is None else FileVault(key_file, create=not store.head())
             opened.callback(vault.close)
-            views: Views = MemoryViews() if url == "memory:" else SqliteViews(_beside(url, ".views"), store.log_id)
-            opened.callback(views.close)
+            its_views = open_views(url, views, store.log_id, schema=schema)
+            opened.callback(its_views.close)
             ps = cls(
                 store,
                 vault,
-                views,
+                its_views,
                 clock=clock,
                 agents=agents,
                 toolbox=toolbox,
@@ -136,6 +153,7 @@ class PostSale:
                 may_see=may_see,
                 world=world,
                 url=url,
+                keys=key_file,
             )
             opened.pop_all()
             return ps
@@ -209,30 +227,34 @@ class PostSale:
 
     # ------------------------------------------------------------ work
 
-    def run_once(self, *, agents: Sequence[Agent] | None = None, on_progress: Callable[[int], None] | None = None) -> RunReport:
+    def run_once(
+        self, *, agents: Sequence[Agent] | None = None, on_progress: Callable[[int], None] | None = None, wait_s: float = 90.0
+    ) -> RunReport:
         """Do what waits, once: catch up read models, let agents decide, send what is due. Returns what was done.
 
-        `agents` run instead of those the log was opened with. Safe to repeat, to kill, and to run in several processes.
+        `agents` run instead of those the log was opened with. Safe to repeat and to kill. One run at a time, among all processes:
+        waits at most `wait_s` seconds for another, then raises LeaseHeld; a run that was killed is waited for a minute at most.
+        Raises LeaseLost when this process stood still for so long that another one took over.
         """
         engine = self.engine if agents is None else self.engine_of(agents)
-        head = self.log.store.head()
-        with self._running:
-            report = RunReport(folded=self._catch_up())
+        with self.leases.held(RUN, ttl_s=_RUN_TTL_S, wait_s=wait_s) as lease, self._running:
+            head = self.log.store.head()
+            report = RunReport(folded=self._catch_up(lease))
             tenants = self.tenants()
             if engine.agents:
-                Rounds(self.log, self.views, self.readings, engine).run(tenants, report, on_progress)
+                Rounds(self.log, self.views, self.readings, engine, lease).run(tenants, report, on_progress)
         for tenant in tenants:
             report.dispositions.update(e.disposition for e in read_journal(self.log.store, tenant, after=head))
         return report
 
-    def _catch_up(self) -> int:
+    def _catch_up(self, lease: Lease) -> int:
         """Facts folded. Another process that folds the same view is as good: then look again from where it has come to."""
         while True:
             try:
                 if not self._retried:  # what other code could not read, this code may
                     self.runner.retry()
                     self._retried = True
-                return self.runner.catch_up().events
+                return self.runner.catch_up(on_progress=lambda _: lease.keep()).events
             except ViewMoved:
                 continue
 
@@ -249,20 +271,22 @@ class PostSale:
         """Bring one tenant's past up to `as_of` into a database of its own and let agents run there as of then.
 
         The simulation's database is made anew at each call; this one is not changed. Only sandbox tools are reachable.
-        Raises InvalidInput without agents, Unsupported for a log that is not in a file.
+        It is a file: beside a log in a file, else in the working directory, unless `into` names another.
+        Raises InvalidInput without agents, Unsupported for a log in memory.
         """
         if not agents:
             raise InvalidInput(what="simulate", field="agents", reason="name at least one, such as --agent churn-outreach")
-        if not self.url.startswith("sqlite:///"):
-            raise Unsupported(what="a simulation of a log that is not in a file", supported="sqlite:///")
-        if into is not None and not into.startswith("sqlite:///"):
+        if self._keys is None:
+            raise Unsupported(what="a simulation of a log in memory", supported="sqlite:/// and postgresql://")
+        named = None if into is None else file_of(into)
+        if into is not None and named is None:
             raise InvalidInput(what="simulate", field="into", reason="expected a URL such as sqlite:///simulation.db")
         as_of_us, tell = to_us(as_of), on_progress or (lambda _: None)
         if as_of_us > self.clock.now_us() + 366 * DAY_US:
             raise InvalidInput(what="simulate", field="as_of", reason="lies more than a year ahead; expected a time in the recorded past")
-        source = Path(self.url.removeprefix("sqlite:///"))
-        target = simulation.target_path(source, as_of_us) if into is None else Path(into.removeprefix("sqlite:///"))
-        simulation.prepare(source, target)
+        source = file_of(self.url)
+        target = named or simulation.target_path(source or Path.cwd() / "postsale.db", as_of_us)
+        simulation.prepare(source, self._keys, target)
         clock = ManualClock(as_of_us)
         url = f"sqlite:///{target}"
         with PostSale.open(url, agents=agents, health=self.model, clock=clock, world=Origin.SIMULATION) as there:
@@ -311,7 +335,3 @@ class PostSale:
 
 def _decider(cls: type[Agent]) -> str:
     return f"{cls.__module__}:{cls.__qualname__}"
-
-
-def _beside(url: str, suffix: str) -> Path:
-    return beside(Path(url.partition(":///")[2]), suffix)

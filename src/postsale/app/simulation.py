@@ -40,11 +40,14 @@ def target_path(source: Path, as_of_us: int) -> Path:
     return source.with_name(f"{source.stem}.simulation-{iso(as_of_us)[:10]}{source.suffix}")
 
 
-def prepare(source: Path, target: Path) -> None:
-    """A fresh target with the source's keys. A database that is not a simulation's is never overwritten."""
-    if target.resolve() == source.resolve() or beside(target.resolve(), ".keys") == beside(
-        source.resolve(), ".keys"
-    ):  # the keys lie beside it under the same name
+def prepare(source: Path | None, keys: Path, target: Path) -> None:
+    """A fresh target with the source's keys. A database that is not a simulation's is never overwritten.
+
+    `source` is the log's file, None for a log in a database server.
+    """
+    place = target.resolve()
+    taken = {keys.resolve()} if source is None else {keys.resolve(), source.resolve(), beside(source.resolve(), ".keys")}
+    if {place, beside(place, ".keys")} & taken:
         raise InvalidInput(what="simulate", field="into", reason="a simulation needs a database of its own")
     if not _is_simulation(target):
         raise InvalidInput(
@@ -54,7 +57,7 @@ def prepare(source: Path, target: Path) -> None:
         target.with_name(target.name + suffix).unlink(missing_ok=True)
     beside(target, ".views").unlink(missing_ok=True)
     try:
-        shutil.copyfile(beside(source, ".keys"), beside(target, ".keys"))
+        shutil.copyfile(keys, beside(target, ".keys"))
         beside(target, ".keys").chmod(0o600)
     except OSError as error:
         raise StoreUnavailable(url=f"sqlite:///{target}", reason=type(error).__name__) from None

@@ -16,6 +16,7 @@ from postsale.cli.common import (
     DEFAULT_DB,
     EXIT_CODES,
     AsOf,
+    Commands,
     Db,
     Json,
     KnownAt,
@@ -34,13 +35,13 @@ from postsale.cli.named import agent_named
 from postsale.errors import InvalidInput, UnknownDecision
 from postsale.projections.journal import Entry
 
-decision_app = typer.Typer(no_args_is_help=True, help="What agents decided, why, and whether it can be reproduced.", epilog=EXIT_CODES)
-approval_app = typer.Typer(
+decision_app = Commands(no_args_is_help=True, help="What agents decided, why, and whether it can be reproduced.", epilog=EXIT_CODES)
+approval_app = Commands(
     no_args_is_help=True,
     help="What waits for a person. You act as the operating-system user, or as the owner of the token in POSTSALE_TOKEN.",
     epilog=EXIT_CODES,
 )
-agent_app = typer.Typer(no_args_is_help=True, help="How far agents may go, and the switch that stops them.", epilog=EXIT_CODES)
+agent_app = Commands(no_args_is_help=True, help="How far agents may go, and the switch that stops them.", epilog=EXIT_CODES)
 
 DecisionId = Annotated[str, typer.Argument(help="The decision's id, or its first characters.")]
 _ID_PREFIX = re.compile(r"[0-9A-Fa-f-]+\Z")

@@ -17,6 +17,7 @@ from postsale.cli.common import (
     DEFAULT_DB,
     EXIT_CODES,
     AsOf,
+    Commands,
     Db,
     Json,
     KnownAt,
@@ -40,7 +41,7 @@ from postsale.cli.schemas import schemas_app
 from postsale.events import Masked
 from postsale.store import verify
 
-app = typer.Typer(
+app = Commands(
     name="postsale",
     help="Record what customers do and what agents decide in one immutable log; score health; act inside policy; prove it.",
     epilog=EXIT_CODES,
@@ -48,10 +49,10 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
-customer_app = typer.Typer(no_args_is_help=True, help="Who is healthy, who is at risk, and why.", epilog=EXIT_CODES)
-projection_app = typer.Typer(no_args_is_help=True, help="Read models: how far they are behind the log.", epilog=EXIT_CODES)
-log_app = typer.Typer(no_args_is_help=True, help="The log itself: prove that nothing was changed; archive old chapters.", epilog=EXIT_CODES)
-token_app = typer.Typer(no_args_is_help=True, help="Access tokens for people who approve through a program.", epilog=EXIT_CODES)
+customer_app = Commands(no_args_is_help=True, help="Who is healthy, who is at risk, and why.", epilog=EXIT_CODES)
+projection_app = Commands(no_args_is_help=True, help="Read models: how far they are behind the log.", epilog=EXIT_CODES)
+log_app = Commands(no_args_is_help=True, help="The log itself: prove that nothing was changed; archive old chapters.", epilog=EXIT_CODES)
+token_app = Commands(no_args_is_help=True, help="Access tokens for people who approve through a program.", epilog=EXIT_CODES)
 
 
 @app.callback(invoke_without_command=True)

@@ -5,6 +5,8 @@ Prints; decides nothing. May import `app` and everything below it.
 
 from __future__ import annotations
 
+import functools
+import inspect
 import os
 import re
 import shlex
@@ -15,7 +17,7 @@ from datetime import UTC, date, datetime, time
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import orjson
 import typer
@@ -27,6 +29,7 @@ from rich.table import Table
 from postsale.access import Person
 from postsale.agents import Agent
 from postsale.app import PostSale, Tenant
+from postsale.app.files import KEYS_VARIABLE, shown
 from postsale.errors import (
     ApprovalRefused,
     ArchiveBusy,
@@ -35,6 +38,8 @@ from postsale.errors import (
     IdentityConflict,
     InvalidInput,
     KeyUnavailable,
+    LeaseHeld,
+    LeaseLost,
     LogDamaged,
     MappingInvalid,
     NotAllowed,
@@ -50,20 +55,21 @@ from postsale.errors import (
 )
 from postsale.projections import CUSTOMER_HEALTH, HealthModel
 from postsale.store import Store, open_store
+from postsale.store.postgres_schema import DEFAULT_SCHEMA
 
 _WIDTH = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 140  # a pipe has no width of its own
 out = Console(highlight=False, width=_WIDTH)
 err = Console(stderr=True, highlight=False)
 
-EXIT_CODES = """Exit status: 0 done · 1 a check found something wrong · 2 the input is wrong · 3 refused · 4 not found · 5 the database or its keys cannot be used
-Environment: POSTSALE_DB · POSTSALE_TENANT · POSTSALE_TOKEN (act as its owner) · POSTSALE_IMPORT (modules that declare your own signals) · POSTSALE_HEALTH (module:NAME of your health model) · POSTSALE_ARCHIVE (where archived chapters were moved to)"""
+EXIT_CODES = """Exit status: 0 done · 1 a check found something wrong · 2 the input is wrong · 3 refused · 4 not found · 5 the database or its keys cannot be used, or another run is under way
+Environment: POSTSALE_DB · POSTSALE_KEYS · POSTSALE_SCHEMA · POSTSALE_TENANT · POSTSALE_TOKEN (act as its owner) · POSTSALE_IMPORT (modules that declare your own signals) · POSTSALE_HEALTH (module:NAME of your health model) · POSTSALE_ARCHIVE (where archived chapters were moved to)"""
 
 _STATUS: tuple[tuple[tuple[type[PostSaleError], ...], int], ...] = (
     ((LogDamaged, ReplayDiverged, SealBroken, BreakingChange), 1),
     ((InvalidInput, MappingInvalid, PolicyInvalid, IdentityConflict), 2),
     ((ApprovalRefused, NotAllowed), 3),
     ((UnknownCustomer, UnknownDecision), 4),
-    ((StoreUnavailable, KeyUnavailable, SegmentUnreadable, ArchiveBusy, ArchiveUnwritable), 5),
+    ((StoreUnavailable, KeyUnavailable, LeaseHeld, LeaseLost, SegmentUnreadable, ArchiveBusy, ArchiveUnwritable), 5),
 )
 
 _WILD = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
@@ -71,7 +77,9 @@ _WILD = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\
 DEFAULT_DB = "sqlite:///postsale.db"
 _given: dict[str, str] = {}  # options of this command that the next one will need too
 
-Db = Annotated[str, typer.Option("--db", envvar="POSTSALE_DB", help="Database URL.", show_default=True)]
+Db = Annotated[str, typer.Option("--db", envvar="POSTSALE_DB", help="Database URL: sqlite:///… or postgresql://….", show_default=True)]
+Keys = Annotated[str | None, typer.Option("--keys", help=f"Key file of a PostgreSQL log. Without it: {KEYS_VARIABLE}.")]
+Schema = Annotated[str, typer.Option("--schema", envvar="POSTSALE_SCHEMA", help="Schema of a PostgreSQL log.")]
 TenantName = Annotated[
     str | None, typer.Option("--tenant", envvar="POSTSALE_TENANT", help="Tenant; may be left out while the database has only one.")
 ]
@@ -81,6 +89,56 @@ KnownAt = Annotated[
     str | None, typer.Option("--known-at", help="Only what was recorded by then: a date (its end, UTC) or an RFC 3339 time.")
 ]
 Reason = Annotated[str, typer.Option("--reason", help="Why; it is recorded.")]
+
+
+class Place(NamedTuple):
+    """Where the log at --db is and has its keys, beyond its URL."""
+
+    keys: str | None = None
+    schema: str = DEFAULT_SCHEMA
+
+
+_place = Place()
+
+
+def place() -> Place:
+    """What --keys and --schema said of this command."""
+    return _place
+
+
+class Commands(typer.Typer):
+    """A group of commands. One that takes --db takes --keys and --schema beside it, which `opened` and `place` use."""
+
+    def command(self, *args: Any, **how: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:  # type: ignore[override]
+        register = super().command(*args, **how)
+
+        def registered(command: Callable[..., None]) -> Callable[..., None]:
+            register(_placed(command))
+            return command
+
+        return registered
+
+
+def _placed(command: Callable[..., None]) -> Callable[..., None]:
+    signature = inspect.signature(command, eval_str=True)
+    if "db" not in signature.parameters:
+        return command
+
+    @functools.wraps(command)
+    def run(*, keys: str | None, schema: str, **given: Any) -> None:
+        global _place
+        _place = Place(keys, schema)
+        command(**given)
+
+    parameters = []
+    for parameter in signature.parameters.values():
+        parameters.append(parameter)
+        if parameter.name == "db":
+            for name, default, annotation in (("keys", None, Keys), ("schema", DEFAULT_SCHEMA, Schema)):
+                parameters.append(inspect.Parameter(name, parameter.kind, default=default, annotation=annotation))
+    run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return run
 
 
 def status_of(error: PostSaleError) -> int:
@@ -108,14 +166,23 @@ def parse_time(text: str | None) -> datetime | None:
 @contextmanager
 def opened(db: str, agents: Sequence[Agent] = (), *, create: bool = False) -> Iterator[PostSale]:
     """An open database; without `create` a missing one is an error that says how to make one."""
-    _given.clear()
-    if db != os.environ.get("POSTSALE_DB", DEFAULT_DB):
-        _given["--db"] = db
+    _remember(db)
     path = db.removeprefix("sqlite:///")
     if not create and db.startswith("sqlite:///") and not os.path.exists(path):
         raise StoreUnavailable(url=db, reason="there is no such database; start with `postsale demo` or `postsale ingest`")
-    with PostSale.open(db, agents=agents, health=_health(), archive=archive_moved()) as ps:
+    with PostSale.open(db, agents=agents, health=_health(), keys=_place.keys, schema=_place.schema, archive=archive_moved()) as ps:
         yield ps
+
+
+def _remember(db: str) -> None:
+    """For the hint at the end: how this command's database is named."""
+    _given.clear()
+    if db != os.environ.get("POSTSALE_DB", DEFAULT_DB):
+        _given["--db"] = shown(db)
+    if _place.keys is not None:
+        _given["--keys"] = _place.keys
+    if _place.schema != os.environ.get("POSTSALE_SCHEMA", DEFAULT_SCHEMA):
+        _given["--schema"] = _place.schema
 
 
 def existing_file(db: str) -> Path:
@@ -131,12 +198,10 @@ def existing_file(db: str) -> Path:
 @contextmanager
 def opened_store(db: str) -> Iterator[Store]:
     """The log of a database without its keys, which must be there."""
-    _given.clear()
-    if db != os.environ.get("POSTSALE_DB", DEFAULT_DB):
-        _given["--db"] = db
+    _remember(db)
     if db.startswith("sqlite:///"):
         existing_file(db)
-    with closing(open_store(db, archive=archive_moved())) as store:
+    with closing(open_store(db, archive=archive_moved(), schema=_place.schema)) as store:
         yield store
 
 
@@ -221,9 +286,10 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], 
         out.print(f"[bold]{title}[/]: none")
 
 
-def hint(command: str, *, as_of: str | None = None, known_at: str | None = None) -> None:
-    """What to type next, with the options that were given to this command."""
-    more = {**_given, **({"--as-of": as_of} if as_of else {}), **({"--known-at": known_at} if known_at else {})}
+def hint(command: str, *, as_of: str | None = None, known_at: str | None = None, db: str | None = None) -> None:
+    """What to type next, with the options that were given to this command; `db` is another database than this command's."""
+    more = dict(_given) if db is None else {"--db": db, **{name: value for name, value in _given.items() if name == "--tenant"}}
+    more |= {**({"--as-of": as_of} if as_of else {}), **({"--known-at": known_at} if known_at else {})}
     options = "".join(f" {name} {shlex.quote(value)}" for name, value in more.items())
     out.print(f"[dim]→ {command}{escape(options)}[/]", soft_wrap=True)
 

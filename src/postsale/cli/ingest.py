@@ -9,16 +9,31 @@ import typer
 from rich.markup import escape
 
 from postsale.app.importing import ImportReport
-from postsale.cli.common import DEFAULT_DB, EXIT_CODES, Db, Json, TenantName, counts, emit, hint, opened, out, progress, table, tenant_of
+from postsale.cli.common import (
+    DEFAULT_DB,
+    EXIT_CODES,
+    Commands,
+    Db,
+    Json,
+    TenantName,
+    counts,
+    emit,
+    hint,
+    opened,
+    out,
+    progress,
+    table,
+    tenant_of,
+)
 from postsale.ingest import Mapping
 from postsale.ingest.sources import Kind, count_hint
 
-ingest_app = typer.Typer(
+ingest_app = Commands(
     no_args_is_help=True,
     help="Read recorded events and tables into the log, as imports: they raise no trigger. Safe to repeat.",
     epilog=EXIT_CODES,
 )
-quarantine_app = typer.Typer(no_args_is_help=True, help="Input that was refused, and what can still be done with it.", epilog=EXIT_CODES)
+quarantine_app = Commands(no_args_is_help=True, help="Input that was refused, and what can still be done with it.", epilog=EXIT_CODES)
 
 File = Annotated[Path, typer.Argument(exists=True, dir_okay=False, readable=True, help="The file to read.")]
 

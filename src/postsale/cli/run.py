@@ -38,8 +38,11 @@ def run(
             "--simulate", help="Bring the past up to --as-of into a database of its own and run the agents there once, as of then."
         ),
     ] = False,
-    into: Annotated[str | None, typer.Option("--into", help="URL of the simulation's database. [default: beside the database]")] = None,
+    into: Annotated[
+        str | None, typer.Option("--into", help="URL of the simulation's database, a file. [default: beside a file, else here]")
+    ] = None,
     mode: Annotated[str, typer.Option("--mode", help="With --simulate: how far the agents may go there: observe, propose or act.")] = "act",
+    wait: Annotated[float, typer.Option("--wait", min=0, help="Seconds to wait for another process's run.")] = 0,
     as_of: AsOf = None,
     json: Json = False,
 ) -> None:
@@ -58,7 +61,7 @@ def run(
             report, url = result.report, result.url
         else:
             with progress("running", None, quiet=json) as advance:
-                report, url = ps.run_once(agents=agents, on_progress=advance), db
+                report, url = ps.run_once(agents=agents, on_progress=advance, wait_s=wait), ps.url
     if json:
         emit({**report.to_dict(), "db": url})
         raise typer.Exit(1 if report.problems else 0)
@@ -67,11 +70,11 @@ def run(
         counts("Dispositions", dict(report.dispositions))
     else:
         out.print("[dim]No agent had anything to decide.[/]")
-    if url != db:
+    if simulate:
         out.print(f"The simulation is in [bold]{escape(url)}[/]; the database it came from is unchanged.")
     if report.problems:
         table("[red]Not visited[/]", ("customer", "why"), [(stream, escape(why)) for stream, why in report.problems[:20]])
         raise typer.Exit(1)
     if report.called:
         out.print("[dim]Effects went to the sandbox. Real tools run in your own process: PostSale.open(…, tools=[…], sandbox=False).[/]")
-    hint("postsale decision list" + (f" --db {escape(url)}" if url != db else ""))
+    hint("postsale decision list", db=url if simulate else None)

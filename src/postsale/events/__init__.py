@@ -3,11 +3,11 @@
 Knows no particular kind of event and no store. Imports only the errors.
 """
 
-from postsale.events.clock import DAY_US, SECOND_US, Clock, ManualClock, SystemClock, from_us, iso, to_us
-from postsale.events.envelope import SYSTEM, Actor, Header, NewEvent, Origin, Recorded, StoredEvent, Unseal, decode
+from postsale.events.clock import DAY_US, SECOND_US, Clock, ManualClock, SystemClock, from_us, iso, iso_of, to_us
+from postsale.events.envelope import SYSTEM, Actor, FactHeaders, Header, NewEvent, Origin, Recorded, StoredEvent, Unseal, decode
 from postsale.events.evolution import Finding, check_schemas, write_schemas
 from postsale.events.fields import MAX_INT, AmountMinor, Count, Currency, Id, Int, Text, UtcDatetime, minor_digits
-from postsale.events.ids import SYSTEM_TENANT, Lane, StreamId, check_tenant, derive_id
+from postsale.events.ids import SYSTEM_TENANT, Lane, StreamId, check_tenant, derive_id, uuid_of
 from postsale.events.model import (
     MASKED,
     SEALED,
@@ -38,6 +38,7 @@ __all__ = [
     "Count",
     "Currency",
     "Event",
+    "FactHeaders",
     "FieldOf",
     "Finding",
     "Header",
@@ -68,6 +69,7 @@ __all__ = [
     "from_us",
     "invalid_input",
     "iso",
+    "iso_of",
     "kinds_in",
     "minor_digits",
     "registry",
@@ -75,5 +77,6 @@ __all__ = [
     "schema_of",
     "to_json",
     "to_us",
+    "uuid_of",
     "write_schemas",
 ]

@@ -6,6 +6,8 @@ import time
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
+import orjson
+
 from postsale.errors import InvalidInput
 
 SECOND_US = 1_000_000
@@ -50,7 +52,7 @@ def to_us(at: datetime) -> int:
     """UTC microseconds of an aware datetime; a naive one is InvalidInput, because a guess would be wrong somewhere."""
     if not isinstance(at, datetime):
         raise InvalidInput(what="time", field="type", reason=f"expected an aware datetime, got {type(at).__name__}")
-    if at.utcoffset() is None:
+    if at.tzinfo is not UTC and at.utcoffset() is None:
         raise InvalidInput(what="time", field="tzinfo", reason="a datetime without a time zone; expected an aware one")
     return (at - _EPOCH) // _ONE_US
 
@@ -58,11 +60,19 @@ def to_us(at: datetime) -> int:
 def from_us(us: int) -> datetime:
     """The aware UTC datetime of integer microseconds. Inverse of `to_us`; InvalidInput outside the years 1 to 9999."""
     try:
-        return _EPOCH + timedelta(microseconds=us)
+        return _EPOCH + timedelta(0, 0, us)
     except OverflowError:
         raise InvalidInput(what="time", field="us", reason="expected microseconds within the years 1 to 9999") from None
 
 
 def iso(us: int) -> str:
     """RFC 3339 in UTC with microseconds and Z."""
-    return from_us(us).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
+    return iso_of(from_us(us))
+
+
+def iso_of(at: datetime) -> str:
+    """The same of an aware datetime."""
+    if at.tzinfo is not UTC:
+        at = at.astimezone(UTC)
+    text = orjson.dumps(at, option=orjson.OPT_UTC_Z)[1:-2].decode()  # `isoformat` costs eight times as much
+    return f"{text}Z" if at.microsecond else f"{text}.000000Z"

@@ -1,4 +1,4 @@
-"""The log: the contract, the stores that keep it, verification. Keeps bytes; knows no kind of event. Imports events and errors."""
+"""The log: the contract, the stores that keep it, verification, checkpoints and proofs. Keeps bytes; knows no kind of event. Imports events and errors."""
 
 from __future__ import annotations
 
@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING
 
 from postsale.errors import Unsupported
 from postsale.events import Clock
-from postsale.store.archive import Chapters, archive_chapter
+from postsale.store.anchors import FileAnchor
+from postsale.store.archive import Archivable, Chapters, archive_chapter
+from postsale.store.checkpoints import (
+    Anchor,
+    Checkpoint,
+    kept_checkpoints,
+    latest_checkpoint,
+    origin_of,
+    sign_checkpoint,
+    tree_of,
+    verifier_key,
+)
 from postsale.store.contract import (
     Appended,
     Condition,
@@ -25,21 +36,29 @@ from postsale.store.contract import (
     Submission,
     TreeHead,
 )
+from postsale.store.inclusion import CheckedProof, EventProof, check_proof, prove
 from postsale.store.leases import Lease, Leases
 from postsale.store.memory import MemoryStore
+from postsale.store.notes import Note, VerifierKey
+from postsale.store.postgres_schema import DEFAULT_SCHEMA
+from postsale.store.proofs import Tree, verify_consistency, verify_inclusion
 from postsale.store.quarantine import MemoryQuarantine, SQLiteQuarantine
 from postsale.store.segments import Segment
 from postsale.store.sqlite import SQLiteStore
-from postsale.store.sqlite_archive import SQLiteChapters
 from postsale.store.verify import VerifyReport, verify
 
 if TYPE_CHECKING:
     from postsale.store.postgres import PostgresStore
 
 __all__ = [
+    "Anchor",
     "Appended",
     "Chapters",
+    "CheckedProof",
+    "Checkpoint",
     "Condition",
+    "EventProof",
+    "FileAnchor",
     "Holds",
     "Kept",
     "KeyValue",
@@ -49,34 +68,51 @@ __all__ = [
     "MemoryQuarantine",
     "MemoryStore",
     "NoneSince",
+    "Note",
     "Outcome",
     "Quarantine",
     "QuarantineItem",
     "Query",
-    "SQLiteChapters",
     "SQLiteQuarantine",
     "SQLiteStore",
     "Segment",
     "Store",
     "StreamAt",
     "Submission",
+    "Tree",
     "TreeHead",
+    "VerifierKey",
     "VerifyReport",
     "archive_chapter",
     "chapters_of",
+    "check_proof",
+    "kept_checkpoints",
+    "latest_checkpoint",
     "open_store",
+    "origin_of",
+    "prove",
+    "sign_checkpoint",
+    "tree_of",
+    "verifier_key",
     "verify",
+    "verify_consistency",
+    "verify_inclusion",
 ]
 
 _SUPPORTED = "memory:, sqlite:///relative.db, sqlite:////absolute.db or postgresql://host/database"
 
 
 def open_store(
-    url: str, clock: Clock | None = None, *, durable: bool = True, archive: str | os.PathLike[str] | None = None
+    url: str,
+    clock: Clock | None = None,
+    *,
+    durable: bool = True,
+    archive: str | os.PathLike[str] | None = None,
+    schema: str = DEFAULT_SCHEMA,
 ) -> MemoryStore | SQLiteStore | PostgresStore:
     """The store a URL names: `memory:`, `sqlite:///relative.db`, `sqlite:////absolute.db`, `postgresql://login@host/database`.
 
-    The schema of a PostgreSQL log is `postsale`; for another, use `PostgresStore`. `archive` is where archived chapters are now.
+    `archive` is where archived chapters of a file are now, `schema` where a PostgreSQL log is in its database.
     Raises Unsupported for any other URL (which is not repeated: it may hold a password), MissingExtra, StoreUnavailable and
     NotAllowed from the store itself.
     """
@@ -85,7 +121,7 @@ def open_store(
     if url.startswith(("postgresql://", "postgres://")):
         from postsale.store.postgres import PostgresStore  # needs an extra
 
-        return PostgresStore(url, clock=clock)
+        return PostgresStore(url, schema=schema, clock=clock, archive=archive)
     scheme, _, path = url.partition(":///")
     if scheme == "sqlite" and path and path != ":memory:":
         return SQLiteStore(path, clock=clock, durable=durable, archive=archive)
@@ -93,7 +129,7 @@ def open_store(
 
 
 def chapters_of(store: Store) -> Chapters:
-    """The seam through which the chapters of a store are archived. Unsupported for a log that has none."""
-    if isinstance(store, SQLiteStore):
-        return SQLiteChapters(store)
+    """The seam through which the chapters of a store are archived. Unsupported for a log in memory."""
+    if isinstance(store, Archivable):
+        return store.chapters()
     raise Unsupported(what=f"archiving a {type(store).__name__}", supported="a log in a file or a database")

@@ -15,7 +15,7 @@ from dataclasses import replace
 from itertools import groupby, islice
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, runtime_checkable
 
 from postsale.errors import ChapterOpen, LogDamaged, SegmentUnreadable
 from postsale.events import Clock, Lane, StoredEvent
@@ -64,6 +64,13 @@ class Chapters(Protocol):
     def finish(self, segment: Segment) -> None:
         """Take out what facts of a kept segment are still in the live table, after a process was killed in the middle of that."""
         ...
+
+
+@runtime_checkable
+class Archivable(Protocol):
+    """A store whose chapters can be archived."""
+
+    def chapters(self) -> Chapters: ...
 
 
 def archive_chapter(

@@ -50,6 +50,12 @@ class LogVault:
     def destroy(self, tenant: str, ref: str) -> None:
         self._vault.destroy(tenant, ref)
 
+    def verifier(self, tenant: str, *, create: bool) -> bytes | None:
+        return self._vault.verifier(tenant, create=create)
+
+    def sign(self, tenant: str, message: bytes) -> bytes:
+        return self._vault.sign(tenant, message)
+
     def add_token(self, tenant_or_all: str, name: str, digest: bytes) -> None:
         self._vault.add_token(tenant_or_all, name, digest)
 

@@ -98,6 +98,44 @@ def commitment(
     )
 
 
+class Shown(NamedTuple):
+    """What a commitment tells whoever sees it. Everything else about the event is hidden behind `inner` and its salt."""
+
+    tenant: str
+    leaf_index: int
+    category: str
+    id: str
+    lane: int
+    version: int
+    wire_name: str
+    schema: bytes
+    inner: bytes
+
+
+def shown_by(commitment: bytes) -> Shown:
+    """The fields of a commitment, inverse of `join_commitment`; ValueError when it is none."""
+    rest = memoryview(commitment)
+
+    def take(count: int) -> bytes:
+        nonlocal rest
+        if count > len(rest):
+            raise ValueError("a commitment that ends too early")
+        taken, rest = bytes(rest[:count]), rest[count:]
+        return taken
+
+    def text() -> str:
+        return take(_LENGTH.unpack(take(_LENGTH.size))[0]).decode()
+
+    tenant = text()
+    (leaf_index,) = _LEAF_INDEX.unpack(take(_LEAF_INDEX.size))
+    category, id_ = text(), text()
+    lane, version = _LANE_VERSION.unpack(take(_LANE_VERSION.size))
+    shown = Shown(tenant, leaf_index, category, id_, lane, version, text(), take(16), take(32))
+    if rest:
+        raise ValueError("a commitment that does not end")
+    return shown
+
+
 def leaf_of(commitment: bytes) -> bytes:
     """RFC 6962 leaf hash: SHA-256(0x00 ‖ commitment)."""
     return sha256(b"\x00" + commitment).digest()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from uuid import UUID
 
 from postsale.access import KeyVault, Unsealer, content_mac, fact_id, seal_fields
@@ -19,6 +20,7 @@ from postsale.events import (
     Actor,
     Clock,
     Event,
+    FactHeaders,
     Header,
     Lane,
     NewEvent,
@@ -32,6 +34,7 @@ from postsale.events import (
     derive_id,
     encode_payload,
     iso,
+    iso_of,
     schema_digest,
     to_us,
 )
@@ -62,6 +65,22 @@ class Draft:
     at_us: int
     cause: Cause
     subject: str | None = None  # whose key seals its personal fields
+
+
+@lru_cache(maxsize=256)
+def _fact_headers(cause: Cause, source: str, content_key: str) -> FactHeaders:
+    return FactHeaders(
+        Header(
+            actor=cause.actor,
+            origin=cause.origin,
+            source=source,
+            content_key=content_key,
+            causation_id=cause.causation_id,
+            correlation_id=cause.correlation_id,
+            depth=cause.depth,
+            trace=cause.trace,
+        )
+    )
 
 
 class Log:
@@ -96,30 +115,21 @@ class Log:
         occurred_at_us = to_us(signal.occurred_at)
         clear = encode_payload(signal)
         if source_item is None:
-            mac = content_mac(keys, signal.wire_name.encode(), iso(occurred_at_us).encode(), said_of.encode(), clear)
+            mac = content_mac(keys, signal.wire_name.encode(), iso_of(signal.occurred_at).encode(), said_of.encode(), clear)
         else:
             mac = content_mac(keys, source_item)
         data, sealed = self._seal(signal, clear, stream, event_id, subject)
-        header = Header(
-            actor=cause.actor,
-            origin=cause.origin,
-            source=signal.source,
-            source_id=signal.id,
+        header = _fact_headers(cause, signal.source, keys.id).to_bytes(
+            signal.id,
+            subject,
             signal_index=index,
-            source_order=signal.order or "",
+            source_order=signal.order,
             available_at_us=to_us(signal.available_at) if signal.available_at else None,
             raw_mac=content_mac(keys, raw).hex() if raw is not None else "",
-            content_key=keys.id,
-            causation_id=cause.causation_id,
-            correlation_id=cause.correlation_id,
-            depth=cause.depth,
-            trace=cause.trace,
-            subjects=(subject,),
             sealed=sealed,
         )
-        return NewEvent(
-            stream, Lane.FACT, None, event_id, signal.wire_name, schema_digest(type(signal)), occurred_at_us, mac, header.to_bytes(), data
-        )
+        schema = schema_digest(type(signal))
+        return NewEvent(stream, Lane.FACT, None, event_id, signal.wire_name, schema, occurred_at_us, mac, header, data)
 
     def said_already(self, position: int, signal: Signal, said_of: str) -> StoredEvent | None:
         """The fact at `position`, when it says what `signal` says in another version of its kind: both read the same today.

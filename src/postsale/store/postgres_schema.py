@@ -60,8 +60,8 @@ EVENT_COLUMNS: Final = (
 )
 """Columns of `events`, in the order of a verification row."""
 
-APPEND_ONLY: Final = ("events", "streams", "kinds", "nodes", "archived_ids")
-TENANT_TABLES: Final = ("events", "streams", "nodes", "archived_ids", "kv", "quarantine")
+APPEND_ONLY: Final = ("events", "streams", "kinds", "nodes", "archived_ids", "segments", "segment_streams", "segment_tenants")
+TENANT_TABLES: Final = ("events", "streams", "nodes", "archived_ids", "segment_streams", "segment_tenants", "kv", "quarantine")
 
 
 def init_sql(schema: str = DEFAULT_SCHEMA, *, chapter: int = DEFAULT_CHAPTER) -> str:
@@ -124,6 +124,18 @@ CREATE TABLE {s}.archived_ids (
     tenant integer NOT NULL, event_id bytea NOT NULL, position bigint NOT NULL, recorded_at bigint NOT NULL, content_mac bytea NOT NULL,
     PRIMARY KEY (tenant, event_id)
 );
+-- What is known of archived chapters: each one's file, and in which of its row groups a stream's facts and a tenant's leaves are.
+CREATE TABLE {s}.segments (
+    chapter bigint PRIMARY KEY, name text NOT NULL, directory text NOT NULL, first bigint NOT NULL, last bigint NOT NULL,
+    rows bigint NOT NULL, size_bytes bigint NOT NULL, sha256 bytea NOT NULL, tail_sha256 bytea NOT NULL, archived_at bigint NOT NULL,
+    groups bytea NOT NULL
+);
+CREATE TABLE {s}.segment_streams (
+    tenant integer NOT NULL, stream bigint NOT NULL, chapter bigint NOT NULL, groups bytea NOT NULL, PRIMARY KEY (stream, chapter)
+);
+CREATE TABLE {s}.segment_tenants (
+    tenant integer NOT NULL, chapter bigint NOT NULL, leaves bytea NOT NULL, PRIMARY KEY (tenant, chapter)
+);
 CREATE TABLE {s}.nodes (
     tenant integer NOT NULL, level smallint NOT NULL, number bigint NOT NULL, hash bytea NOT NULL, PRIMARY KEY (tenant, level, number)
 );
@@ -162,10 +174,12 @@ CREATE FUNCTION {s}.lock_head(OUT head bigint, OUT newest_at bigint, OUT last bi
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
 BEGIN
     SELECT l.position, l.recorded_at INTO head, newest_at FROM {s}.log l FOR UPDATE;
-    SELECT coalesce(max(e.position), 0) INTO last FROM {s}.events e WHERE e.position >= head;
+    SELECT coalesce(max(e.position), (SELECT g.last FROM {s}.segments g WHERE g.last = head), 0) INTO last
+        FROM {s}.events e WHERE e.position >= head;
 END $$;
 
--- The last position, of those the caller may read, that was recorded at or before a time; recorded_at increases with position.
+-- The position up to which all that the caller may read, archived facts aside, was recorded at or before a time: the next such event's
+-- less one. recorded_at increases with position.
 CREATE FUNCTION {s}.known_prefix(at_us bigint) RETURNS bigint LANGUAGE plpgsql STABLE SET search_path = pg_catalog AS $$
 DECLARE
     low bigint := 0; high bigint; middle bigint; at bigint;
@@ -176,7 +190,7 @@ BEGIN
         SELECT recorded_at INTO at FROM {s}.events WHERE position >= middle ORDER BY position LIMIT 1;
         IF at <= at_us THEN low := middle; ELSE high := middle - 1; END IF;
     END LOOP;
-    RETURN low;
+    RETURN coalesce((SELECT position - 1 FROM {s}.events WHERE position > low ORDER BY position LIMIT 1), (SELECT position FROM {s}.log));
 END $$;
 
 -- The position of a tenant's leaf; its leaves are in order of position.
@@ -321,7 +335,7 @@ def _security(s: str, roles: Roles) -> str:
             f"CREATE POLICY all_tenants ON {s}.{table} FOR SELECT TO {tailer} USING (true);",
             f"CREATE POLICY owner ON {s}.{table} TO {migrator} USING (true) WITH CHECK (true);",
         ]
-    tables = ", ".join(f"{s}.{table}" for table in ("log", "tenants", "kinds", *TENANT_TABLES))
+    tables = ", ".join(f"{s}.{table}" for table in ("log", "tenants", "kinds", "segments", *TENANT_TABLES))
     lines += [
         f"GRANT SELECT ON {tables} TO {writer}, {tailer};",
         f"GRANT INSERT ON {s}.kinds, {s}.streams, {s}.events, {s}.nodes TO {writer};",

@@ -8,17 +8,21 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from typing import Any, Final
 
 import psycopg
 
-from postsale.errors import LogDamaged
+from postsale.errors import LogDamaged, MissingExtra, PostSaleError, SegmentUnreadable
 from postsale.events import Lane, StoredEvent, StreamId
-from postsale.store.contract import LEASES, LeaseName, NoneSince, Submission
+from postsale.store.archive import Archive
+from postsale.store.contract import LEASES, LeaseName, NoneSince, Query, Submission
 from postsale.store.leaves import Frontier
 from postsale.store.plan import SALT_BYTES, Breach, Id, Key, Known, Plan, mentions, plan
+from postsale.store.postgres_archive import Segments
 from postsale.store.postgres_link import Connection, Script
 from postsale.store.postgres_names import Names, NewNames, enter
+from postsale.store.segments import Segment
 
 # A row in COPY's binary format: the number of columns, then each column behind its length. Order: EVENT_COLUMNS.
 _BEFORE_HEADER: Final = struct.Struct("!hiqiiiqihiqi16siiiqiqi16si")
@@ -32,7 +36,8 @@ _COPY_END: Final = b"\xff\xff"
 class Append:
     """Decides submissions and writes what was decided, in a transaction under the writer's role: `ask`, `decide`, `write`."""
 
-    def __init__(self, schema: str, names: Names, submissions: Sequence[Submission], *, chapter: int) -> None:
+    def __init__(self, schema: str, names: Names, archive: Archive, submissions: Sequence[Submission], *, chapter: int) -> None:
+        self._archive = archive
         self._s = schema
         self._chapter = chapter
         self._submissions = submissions
@@ -44,14 +49,17 @@ class Append:
         self._leaf_counts: dict[str, int] = {}
         self._versions: dict[StreamId, int] = {}
         self._ids: dict[Id, Key] = {}
-        self._breaches: dict[NoneSince, Breach] = {}
+        self._breaches: dict[NoneSince, Breach | PostSaleError] = {}
+        self._archived_upto = 0  # position
         self._tokens: dict[LeaseName, int] = {}
 
-    def decide(self, *, now_us: int, limit_bytes: int) -> Plan:
+    def decide(self, db: Connection, *, now_us: int, limit_bytes: int) -> Plan:
         """The outcomes and rows, once `ask` was run."""
         position, recorded_at_us, last = self._head
         if position != last:
             raise LogDamaged(position=min(position, last) + 1, reason=f"the log's head says {position}, the last event is {last}")
+        for condition in self._mentioned.conditions:
+            self._look_into_archive(db, condition)
         known = Known(
             position=position,
             recorded_at_us=recorded_at_us,
@@ -74,6 +82,8 @@ class Append:
         """Have the script take the log's lock, which stays until the transaction ends, and read what `decide` must know."""
         mentioned = self._mentioned
         script.add(f"SELECT * FROM {self._s}.lock_head()", take=self._take_log)
+        if mentioned.conditions:
+            script.add(f"SELECT coalesce(max(last), 0) FROM {self._s}.segments", take=self._take_archived)
         if any(self._names.kind((event.wire_name, event.schema)) is None for s in self._submissions for event in s.events):
             script.add(f"SELECT no, wire_name, schema FROM {self._s}.kinds", take=self._take_kinds)
         by_tenant: dict[str, list[bytes]] = {}
@@ -98,6 +108,9 @@ class Append:
 
     def _take_log(self, rows: list[Any]) -> None:
         self._head = rows[0]
+
+    def _take_archived(self, rows: list[Any]) -> None:
+        self._archived_upto = rows[0][0]
 
     def _enter(self, script: Script, tenant: str, *, make: bool = False) -> None:
         """From here on the script works for this tenant."""
@@ -168,10 +181,37 @@ class Append:
                 take=take_named,
             )
 
+    def _look_into_archive(self, db: Connection, condition: NoneSince) -> None:
+        """An unreadable segment is the error of the submission that needs it, not of all that share the commit."""
+        if condition.position >= self._archived_upto or not condition.streams or not condition.kinds:
+            return
+        query = Query(streams=condition.streams, kinds=condition.kinds, lane=Lane.FACT, after=condition.position)
+        parts: dict[int, tuple[Segment, set[int]]] = {}
+        kept = Segments(db, self._s)
+        for tenant in sorted({stream.tenant for stream in condition.streams}):
+            opening = Script()
+            self._enter(opening, tenant)
+            opening.run(db)
+            numbers = [no for no, _ in kept.numbers(stream for stream in condition.streams if stream.tenant == tenant).values()]
+            for segment, groups in kept.parts(condition.position, 2**63 - 1, streams=numbers, tenant=None):
+                parts.setdefault(segment.chapter, (segment, set()))[1].update(groups or ())
+        if not parts:
+            return
+        try:
+            with closing(self._archive.read([(segment, sorted(groups)) for _, (segment, groups) in sorted(parts.items())], query)) as found:
+                first = next(found, None)
+        except (SegmentUnreadable, MissingExtra) as error:
+            self._breaches[condition] = error.with_traceback(None)
+            return
+        live = self._breaches.get(condition)
+        if first is not None and not (isinstance(live, Breach) and live.position < first.position):
+            self._breaches[condition] = Breach(first.stream, first.wire_name, first.position)
+
     def _ask_breach(self, script: Script, condition: NoneSince, tenant: str) -> None:
         def take(rows: list[Any]) -> None:
             for position, wire_name, category, id_ in rows:
-                if (known := self._breaches.get(condition)) is None or position < known.position:
+                known = self._breaches.get(condition)
+                if not isinstance(known, Breach) or position < known.position:
                     self._breaches[condition] = Breach(StreamId(tenant, category, id_), wire_name, position)
 
         streams = [(stream.category, stream.id) for stream in condition.streams if stream.tenant == tenant]

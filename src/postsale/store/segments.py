@@ -26,6 +26,8 @@ FORMAT: Final = 1
 GROUP_ROWS: Final = 2_048  # rows per group: what a read of one event decodes
 _METADATA: Final = b"postsale.segment"
 _GROUP: Final = struct.Struct(">QQqqQ32s")
+_NUMBER: Final = struct.Struct(">I")
+_LEAVES: Final = struct.Struct(">IQ")
 _CHUNK: Final = 1 << 20
 _TEXTS: Final = ("tenant", "category", "id", "wire_name", "schema", "lane")
 _RISING: Final = ("position", "version", "recorded_at_us", "leaf_index")
@@ -85,6 +87,27 @@ class Listing:
             leaves = self.tenants.setdefault(row.tenant, [])
             if not leaves or leaves[-1][0] != group:
                 leaves.append((group, row.leaf_index))
+
+
+def pack_groups(groups: Iterable[int]) -> bytes:
+    """Numbers of groups as a log keeps them for a stream."""
+    return b"".join(map(_NUMBER.pack, groups))
+
+
+def unpack_groups(raw: bytes) -> list[int]:
+    """Inverse of `pack_groups`; struct.error for anything else."""
+    return [number for (number,) in _NUMBER.iter_unpack(raw)]
+
+
+def pack_leaves(leaves: Iterable[tuple[int, int]]) -> bytes:
+    """Groups and their first leaf indexes as a log keeps them for a tenant."""
+    return b"".join(_LEAVES.pack(*leaf) for leaf in leaves)
+
+
+def unpack_leaves(raw: bytes, start: int = 0, stop: int = 2**63) -> list[int]:
+    """The groups that can hold leaves with start <= index < stop. Indexes rise, so a group ends before the next one begins."""
+    leaves = list(_LEAVES.iter_unpack(raw))
+    return [number for at, (number, first) in enumerate(leaves) if first < stop and (at + 1 == len(leaves) or leaves[at + 1][1] > start)]
 
 
 def pyarrow() -> Any:

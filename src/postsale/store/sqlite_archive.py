@@ -19,7 +19,7 @@ from postsale.events import Lane, StoredEvent, StreamId
 from postsale.store.archive import Archive, Part, merged
 from postsale.store.contract import NoneSince, Query
 from postsale.store.plan import Breach
-from postsale.store.segments import Listing, Segment, groups_from_bytes
+from postsale.store.segments import Listing, Segment, groups_from_bytes, pack_groups, pack_leaves, unpack_groups, unpack_leaves
 from postsale.store.sqlite_read import COLUMNS, Decoder, check_limit, few_streams, read, stream_number
 
 if TYPE_CHECKING:
@@ -35,8 +35,6 @@ _SEGMENT: Final = (
     "SELECT chapter, CAST(name AS BLOB), CAST(directory AS BLOB), first, last, rows, size_bytes, sha256, tail_sha256, archived_at, {groups}"
     " FROM segments"
 )
-_NUMBER: Final = struct.Struct(">I")
-_LEAVES: Final = struct.Struct(">IQ")
 
 
 def segments(db: sqlite3.Connection, where: str = "", values: Sequence[object] = (), *, groups: bool = True) -> list[Segment]:
@@ -97,11 +95,7 @@ def archived_leaves(db: sqlite3.Connection, archive: Archive, tenant: int, start
     parts: list[Part] = []
     names = db.execute("SELECT name FROM tenants WHERE no = ?", (tenant,)).fetchone()
     for chapter, raw in db.execute("SELECT chapter, leaves FROM segment_tenants WHERE tenant = ? ORDER BY chapter", (tenant,)).fetchall():
-        groups = list(_LEAVES.iter_unpack(raw))
-        # Leaf indexes rise from group to group, so a group ends before the next one begins.
-        wanted = [
-            number for at, (number, first) in enumerate(groups) if first < stop and (at + 1 == len(groups) or groups[at + 1][1] > start)
-        ]
+        wanted = unpack_leaves(raw, start, stop)
         if wanted:
             parts += [(segment, wanted) for segment in segments(db, "WHERE chapter = ?", (chapter,))]
     return archive.leaves(parts, names[0], start, stop) if parts else []
@@ -133,7 +127,7 @@ def _parts(db: sqlite3.Connection, query: Query) -> list[Part]:
         among = _groups_of_streams(db, few)
     elif tenant is not None:
         among = {
-            chapter: {number for number, _ in _LEAVES.iter_unpack(raw)}
+            chapter: set(unpack_leaves(raw))
             for chapter, raw in db.execute("SELECT chapter, leaves FROM segment_tenants WHERE tenant = ?", (tenant,))
         }
     wanted = segments(db, "WHERE last > ? AND first <= ?", bounds)
@@ -148,7 +142,7 @@ def _groups_of_streams(db: sqlite3.Connection, streams: list[int]) -> dict[int, 
         "SELECT chapter, groups FROM segment_streams WHERE stream IN (SELECT value FROM json_each(?))", (json.dumps(streams),)
     )
     for chapter, raw in rows:
-        among.setdefault(chapter, set()).update(number for (number,) in _NUMBER.iter_unpack(raw))
+        among.setdefault(chapter, set()).update(unpack_groups(raw))
     return among
 
 
@@ -231,7 +225,7 @@ def listed_streams(db: sqlite3.Connection, chapter: int, listing: Listing) -> It
     """The rows of `segment_streams` of a chapter, ascending."""
     numbered = sorted((number_of(db, stream), groups) for stream, groups in listing.streams.items())
     for no, groups in numbered:
-        yield no, chapter, b"".join(map(_NUMBER.pack, groups))
+        yield no, chapter, pack_groups(groups)
 
 
 def listed_tenants(db: sqlite3.Connection, chapter: int, listing: Listing) -> Iterator[tuple[int, int, bytes]]:
@@ -242,7 +236,7 @@ def listed_tenants(db: sqlite3.Connection, chapter: int, listing: Listing) -> It
         for (no,) in db.execute("SELECT no FROM tenants WHERE name = ?", (name,)).fetchall()
     )
     for no, leaves in numbered:
-        yield no, chapter, b"".join(_LEAVES.pack(*leaf) for leaf in leaves)
+        yield no, chapter, pack_leaves(leaves)
 
 
 def number_of(db: sqlite3.Connection, stream: StreamId) -> int:

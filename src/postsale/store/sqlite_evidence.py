@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import heapq
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
 
-from postsale.errors import LogDamaged, PostSaleError, SegmentUnreadable
+from postsale.errors import LogDamaged
 from postsale.events import StreamId
 from postsale.store.archive import Archive
+from postsale.store.archive_evidence import ArchivedEvidence
 from postsale.store.contract import Row, Unreadable
-from postsale.store.segments import Listing, Segment, SegmentFile, events
+from postsale.store.segments import Listing, Segment
 from postsale.store.sqlite_archive import listed_streams, listed_tenants, segments
 from postsale.store.sqlite_read import stream_number
 from postsale.store.sqlite_schema import DAMAGE, code_of, connect, expected_schema, translated, url_of
@@ -43,7 +42,7 @@ class SQLiteEvidence:
                 self._db.close()
                 raise
         self._db.text_factory = bytes  # damaged text need not be UTF-8
-        self._doubts: list[str] = []  # about the archive
+        self._archived: ArchivedEvidence | None = None  # once rows were read
 
     def __enter__(self) -> SQLiteEvidence:
         return self
@@ -52,73 +51,34 @@ class SQLiteEvidence:
         self._db.close()
 
     def rows(self) -> Iterator[Row | Unreadable]:
-        """The live table and the segments, merged by position. A fact that is just being detached may be in both."""
-        self._doubts.clear()
-        before: object = None
-        for found in heapq.merge(
-            self._live_rows(), self._archived_rows(), key=lambda found: found[0] if isinstance(found, tuple) else found.first
-        ):
-            if found != before or isinstance(found, Unreadable):
-                yield found
-            before = found
+        """The live table and the segments, by position."""
+        numbers = _Numbers(self._db)
+        self._archived = ArchivedEvidence(self._archive, stream=numbers.stream, kind=numbers.kind, listed=self._listed)
+        return self._archived.beside(self._live_rows(), self._segments(self._archived.doubts))
 
-    def _archived_rows(self) -> Iterator[Row | Unreadable]:
+    def _segments(self, doubts: list[str]) -> Iterator[Segment]:
         try:
             chapters = [chapter for (chapter,) in self._db.execute("SELECT chapter FROM segments ORDER BY chapter").fetchall()]
         except DAMAGE as error:
-            self._doubts.append(f"the table of segments cannot be read ({code_of(error)})")
+            doubts.append(f"the table of segments cannot be read ({code_of(error)})")
             return
-        names = _Numbers(self._db)
         for chapter in chapters:
             try:
-                (segment,) = segments(self._db, "WHERE chapter = ?", (chapter,))
+                yield from segments(self._db, "WHERE chapter = ?", (chapter,))
             except (LogDamaged, *DAMAGE):
-                self._doubts.append(f"the description of the segment of chapter {chapter} is unreadable")
-                continue
-            try:
-                file = self._archive.open(segment)
-            except PostSaleError as error:
-                self._doubts.append(str(error))
-                yield Unreadable(segment.first, segment.last, f"archived in {segment.name}, which cannot be read")
-                continue
-            with closing(file):
-                yield from self._rows_of(segment, file, names)
+                doubts.append(f"the description of the segment of chapter {chapter} is unreadable")
 
-    def _rows_of(self, segment: Segment, file: SegmentFile, names: _Numbers) -> Iterator[Row | Unreadable]:
-        listing, count = Listing(), 0
-        for number, group in enumerate(segment.groups):
-            try:
-                found = list(events(file.table(number)))
-            except SegmentUnreadable as error:
-                self._doubts.append(str(error))
-                try:
-                    found = file.doubtful_rows(number)
-                except SegmentUnreadable:
-                    yield Unreadable(group.first, group.last, f"archived in {segment.name}, row group {number}, which cannot be read")
-                    continue
-            listing.add(number, found)
-            count += len(found)
-            for event in found:
-                stream, tenant = names.stream(event.stream)
-                ids = (tenant, stream, int(event.lane), event.version, event.event_id.bytes, names.kind(event.wire_name, event.schema))
-                yield (event.position, *ids, *event[7:])
-        self._doubts += self._doubts_about(segment, file, listing, count)
-
-    def _doubts_about(self, segment: Segment, file: SegmentFile, listing: Listing, count: int) -> Iterator[str]:
-        """Whether the log's description and listing are those of the file."""
+    def _listed(self, segment: Segment, listing: Listing) -> bool:
         try:
-            if file.sha256() != segment.sha256:
-                yield f"the SHA-256 of {segment.name} is not the one kept in the log"
-            if count != segment.rows:
-                yield f"{segment.name} has {count:,} facts, not the {segment.rows:,} that the log says"
-            for table, rows in (
-                ("segment_streams", listed_streams(self._db, segment.chapter, listing)),
-                ("segment_tenants", listed_tenants(self._db, segment.chapter, listing)),
-            ):
-                if list(rows) != self._db.execute(f"SELECT * FROM {table} WHERE chapter = ? ORDER BY 1", (segment.chapter,)).fetchall():
-                    yield f"{table} does not say where in {segment.name} its facts are"
-        except (PostSaleError, *DAMAGE):
-            yield f"what the log keeps about {segment.name} cannot be compared with it"
+            return all(
+                list(rows) == self._db.execute(f"SELECT * FROM {table} WHERE chapter = ? ORDER BY 1", (segment.chapter,)).fetchall()
+                for table, rows in (
+                    ("segment_streams", listed_streams(self._db, segment.chapter, listing)),
+                    ("segment_tenants", listed_tenants(self._db, segment.chapter, listing)),
+                )
+            )
+        except (LogDamaged, *DAMAGE):
+            return False
 
     def _live_rows(self) -> Iterator[Row | Unreadable]:
         start, last, tries = _MIN_ROWID, 0, 0
@@ -207,7 +167,7 @@ class SQLiteEvidence:
             for name, sql in expected_schema().items():
                 if found.get(name) != sql:
                     yield f"{name} is {'changed' if name in found else 'missing'} in the schema of the file"
-            yield from self._doubts
+            yield from self._archived.doubts if self._archived else ()
             for (line,) in self._db.execute("PRAGMA integrity_check"):
                 if line != b"ok":
                     yield line.decode(errors="backslashreplace")

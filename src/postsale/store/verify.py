@@ -9,12 +9,16 @@ from __future__ import annotations
 import re
 import struct
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from postsale.events import Clock, SystemClock
+from postsale.store.against import compare
+from postsale.store.checkpoints import Checkpoint
 from postsale.store.contract import Evidence, Row, Store, Unreadable
 from postsale.store.leaves import Frontier, Node, StreamNames, join_commitment, kind_names, leaf_of
+from postsale.store.notes import VerifierKey
 
 MAX_PROBLEMS: Final = 10_000  # a wholly damaged file must not fill the memory with reasons
 _PROGRESS_EVERY: Final = 10_000
@@ -36,29 +40,52 @@ class VerifyReport:
     roots: dict[str, tuple[int, str]] = field(default_factory=dict)  # tenant -> (number of leaves, root in hex), recomputed
     problems: list[tuple[int, str]] = field(default_factory=list)
     truncated: bool = False  # there were more than MAX_PROBLEMS
+    warnings: list[str] = field(default_factory=list)  # what could not be checked, or looks odd and proves nothing
+    signed: dict[str, int] = field(default_factory=dict)  # tenant -> events of the largest checkpoint that they lead to
 
     @property
     def ok(self) -> bool:
         return not self.problems
+
+    @property
+    def first_problem(self) -> tuple[int, str] | None:
+        """The first wrong event, else the first problem of the log as a whole; None when there is none."""
+        return next((problem for problem in self.problems if problem[0] > 0), self.problems[0] if self.problems else None)
 
     def to_dict(self) -> dict[str, Any]:
         """For programs."""
         return {
             "ok": self.ok,
             "events": self.events,
+            "first_problem": None if self.first_problem is None else dict(zip(("position", "reason"), self.first_problem, strict=True)),
             "roots": {tenant: {"size": size, "root": root} for tenant, (size, root) in self.roots.items()},
             "problems": [{"position": position, "reason": reason} for position, reason in self.problems],
             "truncated": self.truncated,
+            "warnings": self.warnings,
+            "signed": self.signed,
         }
 
 
-def verify(store: Store, on_progress: Callable[[int], None] | None = None) -> VerifyReport:
+def verify(
+    store: Store,
+    on_progress: Callable[[int], None] | None = None,
+    *,
+    against: Iterable[Checkpoint | str] = (),
+    keys: Iterable[VerifierKey] = (),
+    clock: Clock | None = None,
+) -> VerifyReport:
     """Check the whole log as it is now. `on_progress` is told the number of events done, every 10,000.
 
+    It is compared with the checkpoints that it keeps itself and with `against`, checkpoints that were kept elsewhere: only
+    those show that its end was not cut off and that it was not rewritten as a whole. `keys` are their signers'.
     Never raises for what is stored; StoreUnavailable when the store cannot be opened at all.
     """
     with store.evidence() as evidence:
-        return _Verification(evidence, on_progress or (lambda _: None)).run()
+        report = _Verification(evidence, on_progress or (lambda _: None)).run()
+    compared = compare(store, report.roots, map(str, against), keys, (clock or SystemClock()).now_us())
+    report.problems = sorted(report.problems + compared.problems)
+    report.warnings, report.signed = compared.warnings, compared.signed
+    return report
 
 
 class _Tenant:

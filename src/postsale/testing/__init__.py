@@ -4,7 +4,7 @@ import pytest
 
 # Before their import, so that a failed assertion shows its values.
 pytest.register_assert_rewrite(
-    "postsale.testing.store_contract", "postsale.testing.store_contract_append", "postsale.testing.store_building"
+    *(f"postsale.testing.store_{name}" for name in ("building", "contract", "contract_append", "contract_beside", "contract_proofs"))
 )
 
 from postsale.testing.evolution import assert_schemas_kept, upcasted  # noqa: E402

@@ -26,6 +26,7 @@ from postsale.store.leaves import commitment, leaf_of
 from postsale.testing.store_building import LIMIT_BYTES, Events, Hooks, each, in_threads, one, positions, stored
 from postsale.testing.store_contract_append import AppendContract, ConditionContract
 from postsale.testing.store_contract_beside import KeyValueContract, LeaseConditionContract, TreeContract, WaitContract
+from postsale.testing.store_contract_proofs import ProofContract
 
 
 class ReadContract(Hooks):
@@ -290,5 +291,6 @@ class StoreContract(
     WaitContract,
     LeaseConditionContract,
     KeyValueContract,
+    ProofContract,
 ):
     """Everything a store promises; see the module for how to use it."""
