@@ -17,7 +17,7 @@ KEYS_VARIABLE: Final = "POSTSALE_KEYS"
 
 _FILE: Final = "sqlite:///"
 _SERVER: Final = ("postgresql://", "postgres://")
-_SECRET: Final = re.compile(r"(?<=://)([^:/?#@]*):.*(?=@)|((?:^|[?&])(?:ssl)?password=)[^&]*", re.IGNORECASE)
+_SECRET: Final = re.compile(r"(?<=://)([^:/?#@]*):.*(?=@)|((?:^|[?&])(?:ssl)?password=)[^&]*", re.IGNORECASE | re.DOTALL)
 
 
 def beside(database: Path, suffix: str) -> Path:

@@ -33,12 +33,20 @@ BEGIN
     IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = '{projector}') THEN
         CREATE ROLE {projector} NOLOGIN NOINHERIT;
     END IF;
-    EXECUTE format('GRANT {projector} TO %I', current_user);
+    IF NOT (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) THEN
+        EXECUTE format('GRANT {projector}, {roles.migrator} TO %I', current_user); -- until the end of this script
+    END IF;
 END $$;
 CREATE SCHEMA IF NOT EXISTS {v} AUTHORIZATION {projector};
 SET LOCAL ROLE {roles.migrator};
 GRANT USAGE ON SCHEMA {s} TO {projector};
 RESET ROLE;
+DO $$
+BEGIN
+    IF NOT (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) THEN
+        EXECUTE format('REVOKE {projector}, {roles.migrator} FROM %I', current_user);
+    END IF;
+END $$;
 """
 
 

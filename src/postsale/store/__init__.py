@@ -109,10 +109,12 @@ def open_store(
     durable: bool = True,
     archive: str | os.PathLike[str] | None = None,
     schema: str = DEFAULT_SCHEMA,
+    max_connections: int = 16,
 ) -> MemoryStore | SQLiteStore | PostgresStore:
     """The store a URL names: `memory:`, `sqlite:///relative.db`, `sqlite:////absolute.db`, `postgresql://login@host/database`.
 
-    `archive` is where archived chapters of a file are now, `schema` where a PostgreSQL log is in its database.
+    `archive` is where archived chapters are now; `schema` is where a PostgreSQL log is in its database, which is asked over at most
+    `max_connections`.
     Raises Unsupported for any other URL (which is not repeated: it may hold a password), MissingExtra, StoreUnavailable and
     NotAllowed from the store itself.
     """
@@ -121,7 +123,7 @@ def open_store(
     if url.startswith(("postgresql://", "postgres://")):
         from postsale.store.postgres import PostgresStore  # needs an extra
 
-        return PostgresStore(url, schema=schema, clock=clock, archive=archive)
+        return PostgresStore(url, schema=schema, clock=clock, archive=archive, max_connections=max_connections)
     scheme, _, path = url.partition(":///")
     if scheme == "sqlite" and path and path != ":memory:":
         return SQLiteStore(path, clock=clock, durable=durable, archive=archive)

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from typing import Final, Protocol
 
 from postsale.access import KeyVault
-from postsale.errors import CheckpointRefused, InvalidInput, LogDamaged, NoteInvalid
+from postsale.errors import CheckpointRefused, InvalidInput, LogDamaged, NoteInvalid, PostSaleError
 from postsale.events import Clock, iso, to_us
 from postsale.store.contract import Kept, Store, TreeHead
 from postsale.store.leaves import EMPTY_ROOT
@@ -92,6 +92,20 @@ def verifier_key(store: Store, vault: KeyVault, tenant: str) -> VerifierKey:
     public = vault.verifier(tenant, create=True)
     assert public is not None
     return VerifierKey(origin_of(store.log_id, tenant), ED25519, public)
+
+
+def known_keys(store: Store, vault: KeyVault, notes: Iterable[str]) -> list[VerifierKey]:
+    """The public keys that the vault has for the log's tenants and those of these notes. Makes none, and never raises."""
+    found = []
+    try:
+        tenants = {tenant_of(store.log_id, note.partition("\n")[0]) for note in notes} | set(store.tenants())
+        for tenant in filter(None, tenants):
+            public = vault.verifier(tenant, create=False)
+            if public is not None:
+                found.append(VerifierKey(origin_of(store.log_id, tenant), ED25519, public))
+    except PostSaleError:  # without its keys, or in a damaged file, a log can still be verified
+        pass
+    return found
 
 
 def tree_of(store: Store, tenant: str) -> Tree:
