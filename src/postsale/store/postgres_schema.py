@@ -410,14 +410,14 @@ def policies(schema: str) -> Iterator[Guard]:
     s, (writer, tailer, migrator) = schema, Roles.of(schema)
     for table in ("tenants", *TENANT_TABLES):
         column = "no" if table == "tenants" else "tenant"
-        own = f"{column} = (SELECT {s}.tenant_no())"  # a sub-select runs once in a statement, not once in a row
+        mine = f"{column} = (SELECT {s}.tenant_no())"  # a sub-select runs once in a statement, not once in a row
         # Not `=`, which would offer every statement the indexes by tenant, even where another index leads to a few rows.
-        mine, system = f"{column} IS NOT DISTINCT FROM (SELECT {s}.tenant_no())", f"{column} IS NOT DISTINCT FROM {SYSTEM_NO}"
+        seen = f"{column} IS NOT DISTINCT FROM (SELECT {s}.tenant_no()) OR {column} IS NOT DISTINCT FROM {SYSTEM_NO}"
         for name, rule in (
             ("writers", f"TO {writer} USING (true) WITH CHECK (true)"),
-            ("sees", f"AS RESTRICTIVE FOR SELECT TO {writer} USING ({mine} OR {system})"),
-            ("adds", f"AS RESTRICTIVE FOR INSERT TO {writer} WITH CHECK ({own})"),
-            ("changes", f"AS RESTRICTIVE FOR UPDATE TO {writer} USING ({mine}) WITH CHECK ({own})"),
+            ("sees", f"AS RESTRICTIVE FOR SELECT TO {writer} USING ({seen})"),
+            ("adds", f"AS RESTRICTIVE FOR INSERT TO {writer} WITH CHECK ({mine})"),
+            ("changes", f"AS RESTRICTIVE FOR UPDATE TO {writer} USING ({mine}) WITH CHECK ({mine})"),
             ("removes", f"AS RESTRICTIVE FOR DELETE TO {writer} USING ({mine})"),
             ("tailers", f"FOR SELECT TO {tailer} USING (true)"),
         ):
