@@ -319,6 +319,7 @@ def main(check: bool) -> int:
     for finding in broken:
         sys.stderr.write(f"{finding}\n")
     if broken:
+        sys.stderr.write("Stored versions stay as they are. One that no log holds yet is taken back by deleting its file in schemas/.\n")
         return 1
     have = {p.relative_to(ROOT) for p in (ROOT / "docs/reference").glob("*.*")}
     stale = [p for p, text in wanted.items() if not (ROOT / p).is_file() or (ROOT / p).read_text() != text] + sorted(have - wanted.keys())

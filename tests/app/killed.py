@@ -1,6 +1,8 @@
 """A process that records batches and runs agents until it is killed; run by the crash test.
 
-python killed.py URL OPTIONS SEED FIRST OUTBOX     from batch FIRST on; "batch N" after each acknowledged batch, "run N" after each run
+python killed.py URL OPTIONS SEED FIRST OUTBOX LIFE
+
+From batch FIRST on, two minutes after noon for each LIFE before: "batch N" after each acknowledged batch, "run N" after each run.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from postsale.aggregates.signals import Signal
 from postsale.events import ManualClock
 
 CUSTOMERS = 8
+LIFE = timedelta(minutes=2)  # longer than a dead run is waited for
 
 
 class _ToFile(Tool):
@@ -76,9 +79,9 @@ def say(line: str) -> None:
     sys.stdout.flush()
 
 
-def main(url: str, options: str, seed: int, first: int, outbox: Path) -> None:
+def main(url: str, options: str, seed: int, first: int, outbox: Path, life: int) -> None:
     number = first
-    with opened(url, options, outbox, ManualClock(NOON)) as ps:
+    with opened(url, options, outbox, ManualClock(NOON + life * LIFE)) as ps:
         acme = ps.tenant("acme")
         acme.agent("renewal-rescue").act(reason="test", by=ANNA)
         say("ready")
@@ -95,4 +98,4 @@ def main(url: str, options: str, seed: int, first: int, outbox: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), Path(sys.argv[5]))
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), Path(sys.argv[5]), int(sys.argv[6]))

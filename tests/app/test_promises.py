@@ -146,8 +146,9 @@ def test_a_killed_application_loses_nothing_and_does_nothing_twice(lasting: Wher
     rand, place, outbox = random.Random(seed), arguments(lasting), tmp_path / "outbox"
     acknowledged: set[int] = set()
     first = 0
-    for _ in range(8 if isinstance(lasting, Path) else 4):
-        command = [sys.executable, "-W", "error", killed.__file__, *place, str(seed), str(first), str(outbox)]
+    lives = 8 if isinstance(lasting, Path) else 4
+    for life in range(lives):
+        command = [sys.executable, "-W", "error", killed.__file__, *place, str(seed), str(first), str(outbox), str(life)]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
             assert process.stdout.readline() == "ready\n"
@@ -158,7 +159,7 @@ def test_a_killed_application_loses_nothing_and_does_nothing_twice(lasting: Wher
         acknowledged.update(numbers)
         first = max(acknowledged, default=0) if rand.random() < 0.5 else max(acknowledged, default=-1) + 1
 
-    clock = ManualClock(NOON)
+    clock = ManualClock(NOON + lives * killed.LIFE)
     with killed.opened(*place, outbox, clock) as ps:
         acme = ps.tenant("acme")
         assert ps.verify().problems == [], f"seed {seed}"

@@ -100,6 +100,8 @@ def test_a_stored_name_that_nobody_registered_is_a_typed_error_before_anything_i
     assert (caught.value.wire_name, caught.value.position) == (name, 3)
     assert set(sys.modules) == before
     assert name not in registry
+    with pytest.raises(UnknownWireName):
+        stored(name, b"{}", position=3).fields()  # not even as it lies
 
 
 def test_a_stored_name_that_points_at_a_module_does_not_load_it() -> None:

@@ -1,6 +1,6 @@
 """A worker under a lease, told by lines on its standard input what to do; run by the tests that stop and kill processes.
 
-python lease_worker.py LOG CLOCK NAME SEED     CLOCK: a file that holds the time in microseconds, the same for every process
+python lease_worker.py URL SCHEMA CLOCK NAME SEED     CLOCK: a file that holds the time in microseconds, the same for every process
 
 try    take the lease: "took TOKEN" or "waits"
 write  append one event under it: "stored POSITION" or "lost"
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from postsale.errors import LeaseLost
 from postsale.events import StreamId
-from postsale.store import Appended, LeaseName, Leases, SQLiteStore, Submission
+from postsale.store import Appended, LeaseName, Leases, Store, Submission, open_store
 from postsale.store.leases import Lease
 from postsale.testing import Events
 
@@ -35,7 +35,7 @@ def say(line: str) -> None:
     sys.stdout.flush()
 
 
-def write(store: SQLiteStore, lease: Lease | None, events: Events, name: str) -> bool:
+def write(store: Store, lease: Lease | None, events: Events, name: str) -> bool:
     assert lease is not None
     (outcome,) = store.append([Submission((events.fact(StreamId("acme", "customers", name)),), (lease.condition,))])
     assert isinstance(outcome, Appended | LeaseLost), outcome
@@ -43,8 +43,8 @@ def write(store: SQLiteStore, lease: Lease | None, events: Events, name: str) ->
     return isinstance(outcome, Appended)
 
 
-def main(path: Path, clock: FileClock, name: str, seed: int) -> None:
-    store = SQLiteStore(path, busy_timeout_s=60)
+def main(url: str, schema: str, clock: FileClock, name: str, seed: int) -> None:
+    store = open_store(url, schema=schema)
     leases, events, lease = Leases(store.kv, clock, name), Events(seed), None
     say("ready")
     for line in sys.stdin:
@@ -59,4 +59,4 @@ def main(path: Path, clock: FileClock, name: str, seed: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), FileClock(Path(sys.argv[2])), sys.argv[3], int(sys.argv[4]))
+    main(sys.argv[1], sys.argv[2], FileClock(Path(sys.argv[3])), sys.argv[4], int(sys.argv[5]))

@@ -7,8 +7,9 @@ May import store, access, aggregates, events and the pure modules of this room.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Self
 from uuid import UUID
 
 from postsale.access import Unsealer, content_mac
@@ -31,6 +32,7 @@ from postsale.aggregates.decisions import BudgetCommitted, BudgetEvent, BudgetRe
 from postsale.errors import ConditionFailed, ContentConflict, UnknownDecision, VersionConflict
 from postsale.events import Event, Lane, NewEvent, Origin, Recorded, StreamId, decode, derive_id
 from postsale.store.contract import Appended, Condition, Query, StreamAt
+from postsale.store.leases import Lease
 from postsale.store.log import Cause, Draft, Log
 
 TRIES = 8
@@ -57,6 +59,7 @@ class Change:
     budget: str = ""  # the budget that `reserve` takes from
     budget_version: int = 0  # at which it had enough left
     ambiguous: bool = False  # an effect is claimed of which an earlier attempt may have happened
+    happened: bool = False  # it tells what a tool did: recorded whoever holds the lease by now
 
 
 NOTHING = Change()
@@ -68,11 +71,18 @@ class Desk:
     def __init__(self, log: Log, *, unseal: Unsealer | None = None, origin: Origin = Origin.LIVE) -> None:
         self.log = log
         self.origin = origin
+        self.lease: Lease | None = None
         self._unseal = unseal if unseal is not None else Unsealer(log.vault)
         self._controls: dict[StreamId, AgentControl] = {}
         self._budgets: dict[StreamId, BudgetState] = {}
         self._policies: dict[str, Policy] = {}  # by digest
         self._active: dict[StreamId, tuple[int, str]] = {}  # stream -> (version, digest)
+
+    def under(self, lease: Lease) -> Self:
+        """A desk that changes customers only while it holds a lease, which it keeps by the way; LeaseLost afterwards."""
+        desk = copy(self)
+        desk.lease = lease
+        return desk
 
     def now_us(self) -> int:
         return self.log.clock.now_us()
@@ -176,8 +186,11 @@ class Desk:
         raise AssertionError("unreachable")
 
     def append(self, customer: CustomerAggregate, change: Change) -> Appended:
-        """Store a change decided on `customer`, once. Raises VersionConflict, ConditionFailed, ContentConflict."""
-        tenant = customer.stream.tenant
+        """Store a change decided on `customer`, once. Raises VersionConflict, ConditionFailed, ContentConflict, LeaseLost."""
+        tenant, conditions = customer.stream.tenant, change.conditions
+        if self.lease is not None and not change.happened:
+            self.lease.keep()
+            conditions = (*conditions, self.lease.condition)
         events = list(self.log.decisions(customer.stream, customer.version, change.drafts))
         versions: dict[str, int] = {}  # of budgets; several settlements may follow one another
         if change.reserve is not None:
@@ -187,7 +200,7 @@ class Desk:
             settled = settlement(customer, draft.event)
             if settled is not None:
                 events.append(self._budget_event(tenant, *settled, draft.cause, versions))
-        return self.log.append(events, change.conditions)
+        return self.log.append(events, conditions)
 
     def _budget_event(self, tenant: str, name: str, event: BudgetEvent, cause: Cause, versions: dict[str, int]) -> NewEvent:
         version = versions[name] if name in versions else self.budget(tenant, name).version

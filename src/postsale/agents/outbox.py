@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
-from typing import Any
+from copy import copy
+from dataclasses import dataclass, replace
+from typing import Any, Self
 from uuid import UUID
 
 import orjson
@@ -57,6 +58,12 @@ class Outbox:
         self._abandoned_us = int(abandoned_after_s * SECOND_US)
         self._too_late_us = int(too_late_after_s * SECOND_US)
 
+    def at(self, desk: Desk) -> Self:
+        """This outbox at another desk."""
+        outbox = copy(self)
+        outbox._desk = desk
+        return outbox
+
     def next_due_us(self, customer: CustomerAggregate) -> float:
         """When the next effect of this customer can leave; infinity when none waits."""
         times = [effect_due_us(e, self._abandoned_us) for o in customer.decisions.values() for e in o.effects.values()]
@@ -94,7 +101,9 @@ class Outbox:
         if not isinstance(started, d.EffectStarted) or tool is None or arguments is None:
             return Dispatched(settled=1)
         result = self._call(tool, intent, arguments, ambiguous=change.ambiguous)
-        final, _ = self._desk.change(stream, lambda c: self._record(c, decision, intent, tool, started.attempt, result))
+        final, _ = self._desk.change(
+            stream, lambda c: replace(self._record(c, decision, intent, tool, started.attempt, result), happened=True)
+        )
         done = any(not isinstance(x.event, d.EffectFailed) or x.event.final for x in final.drafts)
         return Dispatched(called=1, settled=int(done))
 

@@ -61,9 +61,11 @@ class AsyncPostSale:
         """See `PostSale.tenant`; touches no file, so it is not awaited."""
         return AsyncTenant(self.sync.tenant(name))
 
-    async def run_once(self, *, agents: Sequence[Agent] | None = None, on_progress: Callable[[int], None] | None = None) -> RunReport:
+    async def run_once(
+        self, *, agents: Sequence[Agent] | None = None, on_progress: Callable[[int], None] | None = None, wait_s: float = 90.0
+    ) -> RunReport:
         """See `PostSale.run_once`; `on_progress` is called in the worker thread."""
-        return await asyncio.to_thread(self.sync.run_once, agents=agents, on_progress=on_progress)
+        return await asyncio.to_thread(self.sync.run_once, agents=agents, on_progress=on_progress, wait_s=wait_s)
 
     async def checkpoint(self, tenant: str, anchor: Anchor | None = None) -> Checkpoint:
         """See `PostSale.checkpoint`."""

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 from uuid import UUID
 
 from postsale.access import FileVault, KeyVault, Person, Unsealer, authenticate, everything, issue_token, os_user
@@ -35,7 +35,7 @@ from postsale.app.simulation import Simulated
 from postsale.app.tenant import Tenant
 from postsale.audit.replay import policy_of
 from postsale.errors import BadDeclaration, InvalidInput, UnknownDecision, Unsupported, ViewMoved
-from postsale.events import DAY_US, Clock, ManualClock, Origin, StreamId, SystemClock, check_tenant, to_us
+from postsale.events import DAY_US, SYSTEM_TENANT, Clock, ManualClock, Origin, StreamId, SystemClock, check_tenant, to_us
 from postsale.projections import HealthModel
 from postsale.projections.customer_health import CUSTOMER_HEALTH
 from postsale.projections.journal import Entry as Decision
@@ -46,6 +46,8 @@ from postsale.store import (
     Anchor,
     Checkpoint,
     EventProof,
+    LeaseName,
+    Leases,
     Store,
     VerifierKey,
     VerifyReport,
@@ -56,8 +58,14 @@ from postsale.store import (
     verify,
 )
 from postsale.store.checkpoints import known_keys
+from postsale.store.leases import Lease
 from postsale.store.log import Log
 from postsale.store.postgres_schema import DEFAULT_SCHEMA
+
+RUN: Final = LeaseName(SYSTEM_TENANT, "run")
+"""The lease under which one process at a time does what waits."""
+
+_RUN_TTL_S: Final = 60.0  # longer than a visit's one call of a tool; what a killed run keeps others waiting
 
 
 class PostSale:
@@ -94,6 +102,7 @@ class PostSale:
         self._retried = False
         self._toolbox = toolbox if toolbox is not None else Toolbox()
         self.log = Log(store, vault, clock)
+        self.leases = Leases(store.kv, clock)
         self.views = views
         self.unsealer = Unsealer(vault, may_see)
         self.directory = Directory(self.log, new_ref)
@@ -233,30 +242,34 @@ class PostSale:
 
     # ------------------------------------------------------------ work
 
-    def run_once(self, *, agents: Sequence[Agent] | None = None, on_progress: Callable[[int], None] | None = None) -> RunReport:
+    def run_once(
+        self, *, agents: Sequence[Agent] | None = None, on_progress: Callable[[int], None] | None = None, wait_s: float = 90.0
+    ) -> RunReport:
         """Do what waits, once: catch up read models, let agents decide, send what is due. Returns what was done.
 
-        `agents` run instead of those the log was opened with. Safe to repeat, to kill, and to run in several processes.
+        `agents` run instead of those the log was opened with. Safe to repeat and to kill. One run at a time, among all processes:
+        waits at most `wait_s` seconds for another, then raises LeaseHeld; a run that was killed is waited for a minute at most.
+        Raises LeaseLost when this process stood still for so long that another one took over.
         """
         engine = self.engine if agents is None else self.engine_of(agents)
-        head = self.log.store.head()
-        with self._running:
-            report = RunReport(folded=self._catch_up())
+        with self.leases.held(RUN, ttl_s=_RUN_TTL_S, wait_s=wait_s) as lease, self._running:
+            head = self.log.store.head()
+            report = RunReport(folded=self._catch_up(lease))
             tenants = self.tenants()
             if engine.agents:
-                Rounds(self.log, self.views, self.readings, engine).run(tenants, report, on_progress)
+                Rounds(self.log, self.views, self.readings, engine, lease).run(tenants, report, on_progress)
         for tenant in tenants:
             report.dispositions.update(e.disposition for e in read_journal(self.log.store, tenant, after=head))
         return report
 
-    def _catch_up(self) -> int:
+    def _catch_up(self, lease: Lease) -> int:
         """Facts folded. Another process that folds the same view is as good: then look again from where it has come to."""
         while True:
             try:
                 if not self._retried:  # what other code could not read, this code may
                     self.runner.retry()
                     self._retried = True
-                return self.runner.catch_up().events
+                return self.runner.catch_up(on_progress=lambda _: lease.keep()).events
             except ViewMoved:
                 continue
 

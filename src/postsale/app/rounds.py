@@ -16,11 +16,12 @@ import orjson
 from postsale.agents.engines.embedded import Attended, EmbeddedEngine
 from postsale.aggregates.identity import CUSTOMERS
 from postsale.app.readings import Readings, Subject
-from postsale.errors import KeyUnavailable, PostSaleError, StoreUnavailable, ToolUnreachable, ViewMoved
+from postsale.errors import KeyUnavailable, LeaseLost, PostSaleError, StoreUnavailable, ToolUnreachable, ViewMoved
 from postsale.events import DAY_US, Lane, StoredEvent, StreamId
 from postsale.projections.runner import POISON
 from postsale.projections.views import Views
 from postsale.store.contract import Query
+from postsale.store.leases import Lease
 from postsale.store.log import Log
 
 _VIEW = "rounds"
@@ -61,17 +62,18 @@ class RunReport:
 
 
 class Rounds:
-    """The visits of one engine."""
+    """The visits of one engine, made by the holder of a lease."""
 
-    def __init__(self, log: Log, views: Views, readings: Readings, engine: EmbeddedEngine) -> None:
+    def __init__(self, log: Log, views: Views, readings: Readings, engine: EmbeddedEngine, lease: Lease) -> None:
         self._log = log
         self._views = views
         self._readings = readings
-        self._engine = engine
+        self._engine = engine.under(lease)
+        self._lease = lease
         self._wanted = frozenset(name for agent in engine.agents.values() for name in agent.wanted)
 
     def run(self, tenants: Iterable[str], report: RunReport, on_progress: Callable[[int], None] | None = None) -> None:
-        """Visit whoever needs it. Safe to repeat, to kill and to run beside another one: visits do each thing once."""
+        """Visit whoever needs it. Safe to repeat and to kill: visits do each thing once. Raises LeaseLost, ViewMoved when overtaken."""
         for tenant in tenants:
             self._tenant(tenant, report, on_progress or (lambda _: None))
 
@@ -88,9 +90,10 @@ class Rounds:
             visits = self._worth(tenant, visits, now_us)
         rows: dict[str, bytes | None] = {"last": orjson.dumps(now_us)}
         for stream, facts in visits.items():
+            self._lease.keep()
             try:
                 attended = self._engine.attend(stream, self._cause(stream, facts, now_us), since_us=last_us)
-            except (StoreUnavailable, KeyUnavailable, ToolUnreachable):
+            except (StoreUnavailable, KeyUnavailable, ToolUnreachable, LeaseLost):
                 raise
             except PostSaleError as error:  # one customer's trouble is not the others'; it is visited again by the next run
                 report.problems.append((str(stream), f"{type(error).__name__}: {error}"))
@@ -100,7 +103,11 @@ class Rounds:
             due = attended.next_due_us
             rows[_due(stream)] = None if due is None else orjson.dumps(due)
             on_progress(1)
-        self._finish(view, rows, head, done)
+        try:
+            self._views.write(view, {**rows, _ANCHOR: self._anchor(head)}, checkpoint=head, expected=done)
+        except ViewMoved:
+            self._lease.renew()  # LeaseLost, when that is why
+            raise
 
     def _done(self, view: str) -> int:
         """Where the rounds have come to; 0 after dropping a view of events this log does not have, as when an older copy was put back."""
@@ -116,14 +123,6 @@ class Rounds:
     def _anchor(self, position: int) -> bytes:
         event = next(iter(self._log.store.read(Query(after=position - 1, upto=position))), None)
         return event.leaf if event is not None else b""
-
-    def _finish(self, view: str, rows: dict[str, bytes | None], head: int, done: int) -> None:
-        """Keep where the rounds have come to. Where another process was faster, add only what is due later to its rows."""
-        try:
-            self._views.write(view, {**rows, _ANCHOR: self._anchor(head)}, checkpoint=head, expected=done)
-        except ViewMoved as moved:
-            at = moved.actual_checkpoint
-            self._finish(view, {k: v for k, v in rows.items() if v is not None and k != "last"}, max(at, head), at)
 
     def _worth(self, tenant: str, visits: News, now_us: int) -> News:
         """One cheap pass over everybody finds who has anything to be done; news of the others needs no visit."""

@@ -40,6 +40,8 @@ from postsale.errors import (
     IdentityConflict,
     InvalidInput,
     KeyUnavailable,
+    LeaseHeld,
+    LeaseLost,
     LogDamaged,
     MappingInvalid,
     NotAllowed,
@@ -64,7 +66,7 @@ _WIDTH = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 140  # a pi
 out = Console(highlight=False, width=_WIDTH)
 err = Console(stderr=True, highlight=False)
 
-EXIT_CODES = """Exit status: 0 done · 1 a check found something wrong · 2 the input is wrong · 3 refused · 4 not found · 5 the database or its keys cannot be used
+EXIT_CODES = """Exit status: 0 done · 1 a check found something wrong · 2 the input is wrong · 3 refused · 4 not found · 5 the database or its keys cannot be used, or another run is under way
 Environment: POSTSALE_DB · POSTSALE_KEYS · POSTSALE_SCHEMA · POSTSALE_TENANT · POSTSALE_TOKEN (act as its owner) · POSTSALE_IMPORT (modules that declare your own signals) · POSTSALE_HEALTH (module:NAME of your health model) · POSTSALE_ARCHIVE (where archived chapters were moved to)"""
 
 _STATUS: tuple[tuple[tuple[type[PostSaleError], ...], int], ...] = (
@@ -72,7 +74,7 @@ _STATUS: tuple[tuple[tuple[type[PostSaleError], ...], int], ...] = (
     ((InvalidInput, MappingInvalid, PolicyInvalid, IdentityConflict), 2),
     ((ApprovalRefused, NotAllowed), 3),
     ((UnknownCustomer, UnknownDecision, UnknownEvent, NotCheckpointed), 4),
-    ((StoreUnavailable, KeyUnavailable, AnchorUnavailable, SegmentUnreadable, ArchiveBusy, ArchiveUnwritable), 5),
+    ((StoreUnavailable, KeyUnavailable, LeaseHeld, LeaseLost, SegmentUnreadable, ArchiveBusy, ArchiveUnwritable, AnchorUnavailable), 5),
 )
 
 _WILD = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")

@@ -42,6 +42,7 @@ def run(
         str | None, typer.Option("--into", help="URL of the simulation's database, a file. [default: beside a file, else here]")
     ] = None,
     mode: Annotated[str, typer.Option("--mode", help="With --simulate: how far the agents may go there: observe, propose or act.")] = "act",
+    wait: Annotated[float, typer.Option("--wait", min=0, help="Seconds to wait for another process's run.")] = 0,
     as_of: AsOf = None,
     json: Json = False,
 ) -> None:
@@ -60,7 +61,7 @@ def run(
             report, url = result.report, result.url
         else:
             with progress("running", None, quiet=json) as advance:
-                report, url = ps.run_once(agents=agents, on_progress=advance), ps.url
+                report, url = ps.run_once(agents=agents, on_progress=advance, wait_s=wait), ps.url
     if json:
         emit({**report.to_dict(), "db": url})
         raise typer.Exit(1 if report.problems else 0)

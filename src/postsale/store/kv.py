@@ -6,11 +6,10 @@ Imports the contract and errors.
 from __future__ import annotations
 
 import sqlite3
-import threading
 import unicodedata
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Final
+from typing import Any, Final
 
 from postsale.errors import InvalidInput
 from postsale.store.contract import Kept
@@ -41,12 +40,12 @@ def check_limit(limit: int) -> None:
 
 
 class MemoryKeyValue:
-    """Records of a log in memory. Thread-safe."""
+    """Records of a log in memory. Thread-safe, under the lock of its log: an append that a lease allows is there before the lease goes."""
 
-    def __init__(self) -> None:
+    def __init__(self, lock: AbstractContextManager[Any]) -> None:
         self._records: dict[tuple[str, str, str], Kept] = {}
         self._revision = 0
-        self._lock = threading.Lock()
+        self._lock = lock
 
     def get(self, space: str, tenant: str, key: str) -> Kept | None:
         check_names(space=space, tenant=tenant, key=key)

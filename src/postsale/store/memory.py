@@ -29,7 +29,7 @@ class MemoryStore:
         self._lock = threading.Condition()  # notified when rows were added
         self._log_id = secrets.token_hex(16)
         self._quarantine = MemoryQuarantine()
-        self._kv = MemoryKeyValue()
+        self._kv = MemoryKeyValue(self._lock)
         self._closed = False
         # Grows at its end only, so a reader's snapshot is a length. Position p is at index p - 1.
         self._rows: list[StoredEvent] = []

@@ -7,8 +7,9 @@ done twice. May import this room, store, access, aggregates, events. It is one o
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from copy import copy
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 from uuid import UUID
 
 from postsale.access import Person
@@ -30,6 +31,7 @@ from postsale.aggregates.identity import ALIASES, AliasLinked, customer_stream
 from postsale.errors import BadDeclaration, ConditionFailed, ContentConflict, InvalidInput, StoreUnavailable, VersionConflict
 from postsale.events import DAY_US, Actor, Event, Header, Origin, StoredEvent, StreamId, decode, derive_id
 from postsale.store.contract import Condition, NoneSince, StreamAt
+from postsale.store.leases import Lease
 from postsale.store.log import Cause, Log
 
 _MAX_MERGES = 16
@@ -82,6 +84,13 @@ class EmbeddedEngine:
         self.approvals = Approvals(self.desk, self._reread, frozenset(self.agents))
         self._origin = origin
         self._raising = {Origin.LIVE} if origin is Origin.LIVE else set(Origin)
+
+    def under(self, lease: Lease) -> Self:
+        """This engine as long as it holds a lease: afterwards its visits raise LeaseLost. Results of tools are recorded all the same."""
+        engine = copy(self)
+        engine.desk = self.desk.under(lease)
+        engine.outbox = self.outbox.at(engine.desk)
+        return engine
 
     # ------------------------------------------------------------ control by people
 
