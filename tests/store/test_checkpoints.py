@@ -166,7 +166,7 @@ def test_another_history_is_not_signed_over_what_was_signed(events: Events) -> N
         assert list(kept_checkpoints(fork, "acme")) == [signed.text] * 2
 
 
-@pytest.mark.parametrize("kept", ["", "garbage", "of another key", "of another tenant", None])
+@pytest.mark.parametrize("kept", ["", "garbage", "of another key", "of another tenant", "of another log", None])
 def test_nothing_is_signed_after_a_kept_checkpoint_that_was_replaced_or_removed(
     store: SQLiteStore, vault: FileVault, events: Events, kept: str | None
 ) -> None:
@@ -179,11 +179,19 @@ def test_nothing_is_signed_after_a_kept_checkpoint_that_was_replaced_or_removed(
         forged = {
             "of another key": f"{signed.note.text}\n{Pair(signed.origin).line(signed.note.text)}",
             "of another tenant": sign_checkpoint(store, vault, CLOCK, "globex").text,
+            "of another log": other_log(vault, events),
         }
         store.kv.put(SPACE, "acme", LATEST, forged.get(kept, kept).encode())
     grow(store, events, 1)
     with pytest.raises(CheckpointRefused):
         sign_checkpoint(store, vault, CLOCK, "acme")
+
+
+def other_log(vault: FileVault, events: Events) -> str:
+    """By the same vault, for the tenant of the same name."""
+    store = MemoryStore()
+    grow(store, events, 3)
+    return sign_checkpoint(store, vault, CLOCK, "acme").text
 
 
 def test_an_anchor_with_a_forged_checkpoint_stops_the_signer_and_says_so(
@@ -192,7 +200,7 @@ def test_an_anchor_with_a_forged_checkpoint_stops_the_signer_and_says_so(
     grow(store, events, 5)
     text = sign_checkpoint(store, vault, CLOCK, "acme").note.text.replace("\n5\n", "\n9\n")
     anchor.publish(Checkpoint.parse(f"{text}\n{Pair(text.partition(chr(10))[0]).line(text)}"))
-    with pytest.raises(CheckpointRefused, match="size 9 at the anchor is not signed by its key"):
+    with pytest.raises(CheckpointRefused, match="checkpoint, of 9 events, is not signed by the key in the key file"):
         sign_checkpoint(store, vault, CLOCK, "acme", anchor)
 
 
