@@ -258,7 +258,7 @@ def test_processes_that_append_and_sign_at_once_agree_on_one_checkpoint_for_each
 ) -> None:
     seed = random.getrandbits(32)
     key = verifier_key(store, vault, "acme")
-    processes = [signer(tmp_path, "race", seed + index, 25) for index in range(2)]
+    processes = [signer(tmp_path, "race", seed + index, 12) for index in range(2)]
     assert [process.stdout and process.stdout.readline() for process in processes] == ["ready\n"] * 2
     for process in processes:
         assert process.stdin is not None
@@ -266,7 +266,7 @@ def test_processes_that_append_and_sign_at_once_agree_on_one_checkpoint_for_each
         process.stdin.flush()
     said = [line for process in processes for line in process.communicate()[0].splitlines()]
     assert [process.returncode for process in processes] == [0, 0], f"seed {seed}"
-    assert len(said) == 50
+    assert len(said) == 24
     roots: dict[str, str] = {}
     for size, root in (line.split() for line in said):
         assert roots.setdefault(size, root) == root, f"seed {seed}"
