@@ -67,6 +67,7 @@ class History:
                     store.append(each(*(self.events.fact(self.events.stream(tenant)) for _ in range(count))))
                 self.clock.advance(timedelta(hours=1))
                 sign_checkpoint(store, vault, self.clock, "acme", self.anchor)
+            store.append(each(*(self.events.fact(self.events.stream("globex")) for _ in range(9))))
 
     def verified(self, **more: Any) -> VerifyReport:
         with self.opened() as (store, vault):
@@ -196,8 +197,7 @@ def test_a_database_restored_from_an_older_backup_is_named(history: History, tmp
     ((position, reason),) = history.verified().problems
     assert "has 700 leaves" in reason
     assert "says 777: 77 events are missing at the end" in reason
-    with history.opened() as (store, _):
-        assert position == store.head() + 1
+    assert position == history.position(699) + 1, "the first place where they can have been"
 
 
 def test_a_restored_database_that_has_grown_again_is_named(history: History, tmp_path: Path) -> None:
