@@ -17,7 +17,7 @@ from postsale.events import Clock, SystemClock
 from postsale.store.archive import Archive
 from postsale.store.contract import Outcome, Submission
 from postsale.store.group import Groups
-from postsale.store.plan import DEFAULT_LIMIT_BYTES, mentions
+from postsale.store.plan import DEFAULT_LIMIT_BYTES
 from postsale.store.postgres_admin import check_connection, check_version
 from postsale.store.postgres_archive import PostgresChapters
 from postsale.store.postgres_beside import PostgresKeyValue, PostgresQuarantine
@@ -37,9 +37,8 @@ class PostgresStore(Reads):
 
     `target` is a URL of a login that is a member of the schema's writer and tailer roles, or an open pool of such connections,
     which stays the caller's. UnsafeDatabase: no such log, one of another release, or a login or a server under which its promises would
-    not hold (see `postgres_admin`). Every wait is bounded by `patience`. `as_owner` is for archiving, whose login may act
-    as the owner of the tables, as a service's must not.
-    which stays the caller's. `archive` is the directory of archived chapters, if they were moved. StoreUnavailable: no such log, or one of a newer release. Every wait is bounded by `patience`.
+    not hold (see `postgres_admin`). Every wait is bounded by `patience`. `archive` is where archived chapters are now. `as_owner` is for
+    archiving, whose login may act as the owner of the tables, as a service's must not.
     """
 
     def __init__(
@@ -117,15 +116,14 @@ class PostgresStore(Reads):
         if self._closed:
             raise StoreUnavailable(url=self._link.url, reason="closed")
         link = self._link
-        mentioned = mentions(submissions)
-        with link.transaction(link.begin(link.roles.writer)) as db:
-            append = Append(db, link.schema, self._names, self._archive, chapter=self._chapter)
-            planned = append.decide(submissions, mentioned, now_us=self._clock.now_us(), limit_bytes=self._limit_bytes)
+        append = Append(link.schema, self._names, self._archive, submissions, chapter=self._chapter)
+        opening = link.begin(link.roles.writer)
+        append.ask(opening)
+        with link.transaction(opening) as db:
+            planned = append.decide(db, now_us=self._clock.now_us(), limit_bytes=self._limit_bytes)
             if planned.rows:
-                last = append.write(planned.rows)
-                last.add("COMMIT")
-                last.run(db)
-                append.names.committed()
+                append.write(db, planned.rows, commit=True)
+                append.committed()
         if planned.rows:
             with self._appended:
                 self._appended.notify_all()
