@@ -17,7 +17,7 @@ from postsale.events import Clock, SystemClock
 from postsale.store.archive import Archive
 from postsale.store.contract import Outcome, Submission
 from postsale.store.group import Groups
-from postsale.store.plan import DEFAULT_LIMIT_BYTES, mentions
+from postsale.store.plan import DEFAULT_LIMIT_BYTES
 from postsale.store.postgres_archive import PostgresChapters
 from postsale.store.postgres_beside import PostgresKeyValue, PostgresQuarantine
 from postsale.store.postgres_evidence import PostgresEvidence
@@ -36,7 +36,8 @@ class PostgresStore(Reads):
     """A log in one schema of a PostgreSQL database. Any number of threads and processes may share it.
 
     `target` is a URL of a login that is a member of the schema's writer and tailer roles, or an open pool of such connections,
-    which stays the caller's. `archive` is the directory of archived chapters, if they were moved. StoreUnavailable: no such log, or one of a newer release. Every wait is bounded by `patience`.
+    which stays the caller's. `archive` is where archived chapters are now. StoreUnavailable: no such log, or one of a newer release.
+    Every wait is bounded by `patience`.
     """
 
     def __init__(
@@ -128,15 +129,14 @@ class PostgresStore(Reads):
         if self._closed:
             raise StoreUnavailable(url=self._link.url, reason="closed")
         link = self._link
-        mentioned = mentions(submissions)
-        with link.transaction(link.begin(link.roles.writer)) as db:
-            append = Append(db, link.schema, self._names, self._archive, chapter=self._chapter)
-            planned = append.decide(submissions, mentioned, now_us=self._clock.now_us(), limit_bytes=self._limit_bytes)
+        append = Append(link.schema, self._names, self._archive, submissions, chapter=self._chapter)
+        opening = link.begin(link.roles.writer)
+        append.ask(opening)
+        with link.transaction(opening) as db:
+            planned = append.decide(db, now_us=self._clock.now_us(), limit_bytes=self._limit_bytes)
             if planned.rows:
-                last = append.write(planned.rows)
-                last.add("COMMIT")
-                last.run(db)
-                append.names.committed()
+                append.write(db, planned.rows, commit=True)
+                append.committed()
         if planned.rows:
             with self._appended:
                 self._appended.notify_all()

@@ -84,9 +84,7 @@ class CallersLink(Link):
 class Within(Reads):
     """The log of a store, as a transaction of the caller sees it, its own uncommitted appends included. For this transaction only."""
 
-    def __init__(
-        self, link: Link, connection: Any, *, log_id: str, chapter: int, archive: Archive, clock: Clock, limit_bytes: int
-    ) -> None:
+    def __init__(self, link: Link, connection: Any, *, log_id: str, chapter: int, archive: Archive, clock: Clock, limit_bytes: int) -> None:
         self._link = CallersLink(link, connection)
         self._names = Names()  # nothing of an open transaction may be known outside it
         self._archive = archive
@@ -112,7 +110,7 @@ class Within(Reads):
         return planned.outcomes
 
 
-def _checked(connection: Connection) -> Connection:
+def _checked(connection: Any) -> Connection:
     """A connection that has a transaction to write into; InvalidInput for any other."""
     reason = None
     if not isinstance(connection, psycopg.Connection):
@@ -131,4 +129,5 @@ def _checked(connection: Connection) -> Connection:
             reason = "it is in the middle of something else: a pipeline, a COPY, or another thread's statement"
     if reason is not None:
         raise InvalidInput(what="transaction", field="connection", reason=reason)
-    return connection
+    found: Connection = connection
+    return found
