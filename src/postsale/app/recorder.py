@@ -19,7 +19,7 @@ from postsale.aggregates.signals import Signal, signal_from
 from postsale.app.directory import Directory, Place
 from postsale.errors import ConditionFailed, ContentConflict, InvalidInput, PostSaleError, UnknownWireName, VersionConflict
 from postsale.events import SECOND_US, NewEvent, derive_id, from_us, registry, to_us
-from postsale.store.contract import QuarantineItem, Recording, StreamAt, Submission
+from postsale.store.contract import QuarantineItem, Query, Recording, StreamAt, Submission
 from postsale.store.log import Cause, Log
 
 CHUNK = 2_000
@@ -208,7 +208,7 @@ class Recorder:
                 # The fact is there and the links beside it are new: alone it is a duplicate, or truly a conflict.
                 there.add(i)
                 later.append(i)
-            elif isinstance(outcome, ContentConflict) and (same := self._in_another_version(entries[i], outcome)):
+            elif isinstance(outcome, ContentConflict) and (same := self._in_another_version(log, tenant, entries[i], outcome)):
                 results[i] = same
             elif isinstance(outcome, PostSaleError):
                 results[i] = Reject(i, outcome)
@@ -251,10 +251,13 @@ class Recorder:
         waits = place.linked is None and entry.customer not in needs
         return Submission(tuple(events), (StreamAt(place.alias, 0),) if waits else ())
 
-    def _in_another_version(self, entry: Entry, conflict: ContentConflict) -> Receipt | None:
+    def _in_another_version(self, log: Recording, tenant: str, entry: Entry, conflict: ContentConflict) -> Receipt | None:
         """The receipt of a fact that was stored in one version of its kind and now arrives in another, as after an upgrade."""
-        stored = self._log.said_already(conflict.stored_position, entry.signal, _said_of(entry))
-        return None if stored is None else Receipt(False, stored.position, from_us(stored.recorded_at_us), stored.event_id)
+        at = conflict.stored_position
+        (stored,) = log.read(Query(tenant=tenant, after=at - 1, upto=at))
+        if not self._log.said_already(stored, entry.signal, _said_of(entry)):
+            return None
+        return Receipt(False, stored.position, from_us(stored.recorded_at_us), stored.event_id)
 
     # ------------------------------------------------------------ quarantine
 

@@ -260,6 +260,8 @@ class Recording(Protocol):
 
     def latest(self, streams: Sequence[StreamId]) -> list[StoredEvent | None]: ...
 
+    def read(self, query: Query) -> Generator[StoredEvent, None, None]: ...
+
 
 @runtime_checkable
 class Joinable(Protocol):
