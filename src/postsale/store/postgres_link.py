@@ -141,15 +141,22 @@ class Link:
 
     def begin(self, role: str, *, read_only: bool = False, isolation: str = "READ COMMITTED") -> Script:
         """The opening statements of a transaction."""
+        mode = "READ ONLY" if read_only else "READ WRITE"
+        return Script(f"BEGIN ISOLATION LEVEL {isolation} {mode}", *self._settings(role, read_only))
+
+    def _settings(self, role: str, read_only: bool) -> list[str]:
         wait = self.patience
-        return Script(
-            f"BEGIN ISOLATION LEVEL {isolation} {'READ ONLY' if read_only else 'READ WRITE'}",
+        return [
             f"SET LOCAL ROLE {role}",
             f"SET LOCAL lock_timeout = {_ms(wait.lock)}",
             f"SET LOCAL statement_timeout = {_ms(wait.statement)}",
             f"SET LOCAL idle_in_transaction_session_timeout = {_ms(wait.idle)}",
             *(_READING if read_only else (*_WRITING, _DURABLE)),
-        )
+        ]
+
+    def keep(self) -> str:
+        """The last statement of a transaction that is to stay."""
+        return "COMMIT"
 
     @contextmanager
     def transaction(self, opening: Script) -> Iterator[Connection]:
