@@ -30,7 +30,7 @@ from postsale.ingest.sources import Kind
 from postsale.projections import Features, FeatureValues
 from postsale.projections.journal import Entry as Decision
 from postsale.projections.why import Health
-from postsale.store import VerifyReport
+from postsale.store import Anchor, Checkpoint, EventProof, VerifierKey, VerifyReport
 
 
 class AsyncPostSale:
@@ -67,9 +67,21 @@ class AsyncPostSale:
         """See `PostSale.run_once`; `on_progress` is called in the worker thread."""
         return await asyncio.to_thread(self.sync.run_once, agents=agents, on_progress=on_progress, wait_s=wait_s)
 
-    async def verify(self, on_progress: Callable[[int], None] | None = None) -> VerifyReport:
+    async def checkpoint(self, tenant: str, anchor: Anchor | None = None) -> Checkpoint:
+        """See `PostSale.checkpoint`."""
+        return await asyncio.to_thread(self.sync.checkpoint, tenant, anchor)
+
+    async def verifier_key(self, tenant: str) -> VerifierKey:
+        """See `PostSale.verifier_key`."""
+        return await asyncio.to_thread(self.sync.verifier_key, tenant)
+
+    async def prove(self, tenant: str, event: UUID | int, checkpoint: Checkpoint | None = None) -> EventProof:
+        """See `PostSale.prove`."""
+        return await asyncio.to_thread(self.sync.prove, tenant, event, checkpoint)
+
+    async def verify(self, on_progress: Callable[[int], None] | None = None, against: Iterable[Checkpoint | str] = ()) -> VerifyReport:
         """See `PostSale.verify`; `on_progress` is called in the worker thread."""
-        return await asyncio.to_thread(self.sync.verify, on_progress)
+        return await asyncio.to_thread(self.sync.verify, on_progress, against)
 
 
 class AsyncTenant:

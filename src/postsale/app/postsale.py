@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
@@ -42,7 +42,22 @@ from postsale.projections.journal import Entry as Decision
 from postsale.projections.journal import read_journal
 from postsale.projections.runner import Runner
 from postsale.projections.views import Views
-from postsale.store import LeaseName, Leases, Store, VerifyReport, open_store, verify
+from postsale.store import (
+    Anchor,
+    Checkpoint,
+    EventProof,
+    LeaseName,
+    Leases,
+    Store,
+    VerifierKey,
+    VerifyReport,
+    open_store,
+    prove,
+    sign_checkpoint,
+    verifier_key,
+    verify,
+)
+from postsale.store.checkpoints import known_keys
 from postsale.store.leases import Lease
 from postsale.store.log import Log
 from postsale.store.postgres_schema import DEFAULT_SCHEMA
@@ -118,13 +133,15 @@ class PostSale:
         schema: str = DEFAULT_SCHEMA,
         keys: Path | str | None = None,
         views: str | None = None,
+        max_connections: int = 16,
         archive: str | os.PathLike[str] | None = None,
     ) -> Self:
         """Open the log a URL names: `sqlite:///relative.db`, `sqlite:////absolute.db` (made when not there), `memory:`, `postgresql://…`.
 
         Beside `NAME.db` it keeps `NAME.keys` (0600; lose it and personal data is unreadable) and `NAME.views` (derived). A log on
         PostgreSQL is in `schema`, made by `postsale db init`; its key file is `keys`, else what POSTSALE_KEYS names; its views are
-        in the database, or where `views` names: `memory:`, `sqlite:///PATH`.
+        in the database, or where `views` names: `memory:`, `sqlite:///PATH`. Its pool has at most `max_connections`; a call that
+        gets none within 10 seconds raises StoreUnavailable.
         `agents` are those that may run; a new one only observes. `tools` leave the building only with `sandbox=False`.
         `archive` is the directory of archived chapters, if they were moved from where they were archived to.
         Raises InvalidInput, Unsupported, StoreUnavailable, KeyUnavailable, BadDeclaration, PolicyInvalid.
@@ -134,7 +151,9 @@ class PostSale:
         key_file = keys_path(url, keys)
         with ExitStack() as opened:
             # A simulation is made again, so it need not survive the machine.
-            store = open_store(url, clock, durable=world is not Origin.SIMULATION, archive=archive, schema=schema)
+            store = open_store(
+                url, clock, durable=world is not Origin.SIMULATION, archive=archive, schema=schema, max_connections=max_connections
+            )
             opened.callback(store.close)
             # A log with events had keys: new ones would open nothing, and would record everything a second time.
             vault = FileVault.in_memory() if key_file is None else FileVault(key_file, create=not store.head())
@@ -328,9 +347,29 @@ class PostSale:
 
     # ------------------------------------------------------------ proofs
 
-    def verify(self, on_progress: Callable[[int], None] | None = None) -> VerifyReport:
-        """Recompute every leaf from stored bytes and name every event that is not what was recorded."""
-        return verify(self.log.store, on_progress)
+    def checkpoint(self, tenant: str, anchor: Anchor | None = None) -> Checkpoint:
+        """Sign the tenant's head and keep it, also at the anchor. Raises CheckpointRefused when history was cut off or rewritten."""
+        return sign_checkpoint(self.log.store, self.log.vault, self.clock, check_tenant(tenant), anchor)
+
+    def verifier_key(self, tenant: str) -> VerifierKey:
+        """The public key of the tenant's checkpoints, for third parties: `str` of it is what they type."""
+        return verifier_key(self.log.store, self.log.vault, check_tenant(tenant))
+
+    def prove(self, tenant: str, event: UUID | int, checkpoint: Checkpoint | None = None) -> EventProof:
+        """A proof for third parties that an event, by id or position, is in the log, under the newest checkpoint or this one.
+
+        Raises UnknownEvent, NotCheckpointed, LogDamaged.
+        """
+        return prove(self.log.store, check_tenant(tenant), event, checkpoint)
+
+    def verify(self, on_progress: Callable[[int], None] | None = None, against: Iterable[Checkpoint | str] = ()) -> VerifyReport:
+        """Recompute every leaf from stored bytes and name every event that is not what was recorded.
+
+        With `against`, checkpoints kept elsewhere (`FileAnchor(path).notes()`), also what was cut off or rewritten as a whole.
+        """
+        store, notes = self.log.store, list(map(str, against))
+        keys = known_keys(store, self.log.vault, notes)
+        return verify(store, on_progress, against=notes, keys=keys, clock=self.clock)
 
 
 def _decider(cls: type[Agent]) -> str:

@@ -1,6 +1,6 @@
 """The commands, by what they are about. Each opens the database, asks `app`, and prints a table or JSON.
 
-The demo is in `demo.py`; reading files in is in `ingest.py`.
+The demo is in `demo.py`; reading files in is in `ingest.py`; verifying and proving is in `log.py`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from rich.markup import escape
 
 from postsale.agents.agent import package_version
 from postsale.cli.agents import agent_app, approval_app, decision_app
-from postsale.cli.chapters import log_archive, log_chapters
 from postsale.cli.common import (
     DEFAULT_DB,
     EXIT_CODES,
@@ -22,24 +21,21 @@ from postsale.cli.common import (
     Json,
     KnownAt,
     TenantName,
-    counts,
     emit,
     hint,
     opened,
-    opened_store,
     out,
     parse_time,
-    progress,
     table,
     tenant_of,
 )
 from postsale.cli.db import db_app
 from postsale.cli.demo import demo
 from postsale.cli.ingest import ingest_app, quarantine_app
+from postsale.cli.log import log_app
 from postsale.cli.run import run
 from postsale.cli.schemas import schemas_app
 from postsale.events import Masked
-from postsale.store import verify
 
 app = Commands(
     name="postsale",
@@ -51,7 +47,6 @@ app = Commands(
 )
 customer_app = Commands(no_args_is_help=True, help="Who is healthy, who is at risk, and why.", epilog=EXIT_CODES)
 projection_app = Commands(no_args_is_help=True, help="Read models: how far they are behind the log.", epilog=EXIT_CODES)
-log_app = Commands(no_args_is_help=True, help="The log itself: prove that nothing was changed; archive old chapters.", epilog=EXIT_CODES)
 token_app = Commands(no_args_is_help=True, help="Access tokens for people who approve through a program.", epilog=EXIT_CODES)
 
 
@@ -75,8 +70,6 @@ app.add_typer(log_app, name="log")
 app.add_typer(schemas_app, name="schemas")
 app.add_typer(token_app, name="token")
 app.add_typer(db_app, name="db")
-log_app.command("chapters")(log_chapters)
-log_app.command("archive")(log_archive)
 
 CustomerId = Annotated[str, typer.Argument(help="The customer's id, as you record it.")]
 _BAND = {"poor": "[red]poor[/]", "fair": "[yellow]fair[/]", "good": "[green]good[/]"}
@@ -214,7 +207,7 @@ def _details(e: Any) -> str:
     return "  ".join(f"{k}={v}" for k, v in list(shown.items())[:6])
 
 
-# ---------------------------------------------------------------- projections, log, tokens
+# ---------------------------------------------------------------- projections, tokens
 
 
 @projection_app.command("status")
@@ -231,36 +224,6 @@ def projection_status(db: Db = DEFAULT_DB, json: Json = False) -> None:
             [(s["projection"], f"{s['position']:,}", f"{s['lag_events']:,}", f"{s['rows']:,}", s["dead_letters"]) for s in status],
             right=("at position", "behind", "rows", "dead letters"),
         )
-
-
-@log_app.command("verify")
-def log_verify(db: Db = DEFAULT_DB, json: Json = False) -> None:
-    """Recompute every leaf from the stored bytes; names each event that was changed. Needs no keys. Exit status 1 when one was."""
-    with opened_store(db) as store:  # without the keys: whoever has only a copy of the log can verify it
-        with progress("verifying", store.head(), quiet=json) as advance:
-            report = verify(store, _steps(advance))
-        if json:
-            emit(report.to_dict())
-        else:
-            counts("Verified", {"events": report.events, "problems": len(report.problems)})
-            table("Tree heads", ("tenant", "events", "root"), [(t, f"{size:,}", root) for t, (size, root) in report.roots.items()])
-            if report.problems:
-                table("[red]Problems[/]", ("position", "what is wrong"), [(p, escape(r)) for p, r in report.problems[:50]])
-            else:
-                out.print("[green]Every event is what was recorded.[/]")
-        raise typer.Exit(1 if report.problems else 0)
-
-
-def _steps(advance: Any) -> Any:
-    """`verify` reports how far it is; a bar wants how much more."""
-    done = 0
-
-    def at(position: int) -> None:
-        nonlocal done
-        advance(position - done)
-        done = position
-
-    return at
 
 
 @token_app.command("issue")

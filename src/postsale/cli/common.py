@@ -31,10 +31,12 @@ from postsale.agents import Agent
 from postsale.app import PostSale, Tenant
 from postsale.app.files import KEYS_VARIABLE, shown
 from postsale.errors import (
+    AnchorUnavailable,
     ApprovalRefused,
     ArchiveBusy,
     ArchiveUnwritable,
     BreakingChange,
+    CheckpointRefused,
     IdentityConflict,
     InvalidInput,
     KeyUnavailable,
@@ -43,6 +45,8 @@ from postsale.errors import (
     LogDamaged,
     MappingInvalid,
     NotAllowed,
+    NotCheckpointed,
+    NoteInvalid,
     PolicyInvalid,
     PostSaleError,
     ReplayDiverged,
@@ -51,10 +55,12 @@ from postsale.errors import (
     StoreUnavailable,
     UnknownCustomer,
     UnknownDecision,
+    UnknownEvent,
+    UnsafeDatabase,
     Unsupported,
 )
 from postsale.projections import CUSTOMER_HEALTH, HealthModel
-from postsale.store import Store, open_store
+from postsale.store import Store, open_store, scheme_of
 from postsale.store.postgres_schema import DEFAULT_SCHEMA
 
 _WIDTH = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 140  # a pipe has no width of its own
@@ -65,11 +71,24 @@ EXIT_CODES = """Exit status: 0 done · 1 a check found something wrong · 2 the 
 Environment: POSTSALE_DB · POSTSALE_KEYS · POSTSALE_SCHEMA · POSTSALE_TENANT · POSTSALE_TOKEN (act as its owner) · POSTSALE_IMPORT (modules that declare your own signals) · POSTSALE_HEALTH (module:NAME of your health model) · POSTSALE_ARCHIVE (where archived chapters were moved to)"""
 
 _STATUS: tuple[tuple[tuple[type[PostSaleError], ...], int], ...] = (
-    ((LogDamaged, ReplayDiverged, SealBroken, BreakingChange), 1),
+    ((LogDamaged, ReplayDiverged, SealBroken, BreakingChange, CheckpointRefused, NoteInvalid), 1),
     ((InvalidInput, MappingInvalid, PolicyInvalid, IdentityConflict), 2),
     ((ApprovalRefused, NotAllowed), 3),
-    ((UnknownCustomer, UnknownDecision), 4),
-    ((StoreUnavailable, KeyUnavailable, LeaseHeld, LeaseLost, SegmentUnreadable, ArchiveBusy, ArchiveUnwritable), 5),
+    ((UnknownCustomer, UnknownDecision, UnknownEvent, NotCheckpointed), 4),
+    (
+        (
+            StoreUnavailable,
+            UnsafeDatabase,
+            KeyUnavailable,
+            AnchorUnavailable,
+            LeaseHeld,
+            LeaseLost,
+            SegmentUnreadable,
+            ArchiveBusy,
+            ArchiveUnwritable,
+        ),
+        5,
+    ),
 )
 
 _WILD = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
@@ -188,7 +207,7 @@ def _remember(db: str) -> None:
 def existing_file(db: str) -> Path:
     """The file of a SQLite URL. Unsupported for another URL, StoreUnavailable when there is no such file."""
     if not db.startswith("sqlite:///"):
-        raise Unsupported(what=f"a database with the scheme {db.partition(':')[0]!r} here", supported="sqlite:///NAME.db")
+        raise Unsupported(what=f"a database with {scheme_of(db)} here", supported="sqlite:///NAME.db")
     path = Path(db.removeprefix("sqlite:///"))
     if not path.exists():
         raise StoreUnavailable(url=db, reason="there is no such database")
@@ -197,11 +216,11 @@ def existing_file(db: str) -> Path:
 
 @contextmanager
 def opened_store(db: str) -> Iterator[Store]:
-    """The log of a database without its keys, which must be there."""
+    """The log of a database without its keys, which must be there, for whoever looks after it: with a login that owns it, too."""
     _remember(db)
     if db.startswith("sqlite:///"):
         existing_file(db)
-    with closing(open_store(db, archive=archive_moved(), schema=_place.schema)) as store:
+    with closing(open_store(db, archive=archive_moved(), schema=_place.schema, as_owner=True)) as store:
         yield store
 
 
@@ -238,22 +257,30 @@ def imported(module: str) -> ModuleType:
 
 def tenant_of(ps: PostSale, name: str | None, *, new: bool = False) -> Tenant:
     """The tenant that was named, or the only one there is. With `new` a name without events yet will do."""
+    if name is not None and new:
+        _remember_tenant(name)
+        return ps.tenant(name)
+    return ps.tenant(tenant_among(ps.tenants(), name))
+
+
+def tenant_among(known: Sequence[str], name: str | None) -> str:
+    """The tenant of a database that was named, or its only one. InvalidInput when there is no such, or the choice is not clear."""
+    if name is not None and name in known:
+        _remember_tenant(name)
+        return name
+    if name is None and len(known) == 1:
+        return known[0]
+    listed = ", ".join(known[:8])
     if name is not None:
-        if name != os.environ.get("POSTSALE_TENANT"):
-            _given["--tenant"] = name
-        tenant = ps.tenant(name)
-        if not new and name not in ps.tenants():
-            raise InvalidInput(
-                what="option", field="--tenant", reason=f"no such tenant here; there are: {', '.join(ps.tenants()[:8]) or 'none'}"
-            )
-        return tenant
-    known = ps.tenants()
-    if len(known) == 1:
-        return ps.tenant(known[0])
-    reason = (
-        f"the database has {len(known)} tenants ({', '.join(known[:8])}); say which" if known else "the database is empty; name a tenant"
-    )
+        reason = f"no such tenant here; there are: {listed or 'none'}"
+    else:
+        reason = f"the database has {len(known)} tenants ({listed}); say which" if known else "the database is empty; name a tenant"
     raise InvalidInput(what="option", field="--tenant", reason=reason)
+
+
+def _remember_tenant(name: str) -> None:
+    if name != os.environ.get("POSTSALE_TENANT"):
+        _given["--tenant"] = name
 
 
 def person(ps: PostSale) -> Person:

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from typing import Final, Protocol
 
 from postsale.access import KeyVault
-from postsale.errors import CheckpointRefused, InvalidInput, LogDamaged, NoteInvalid
+from postsale.errors import CheckpointRefused, InvalidInput, LogDamaged, NoteInvalid, PostSaleError
 from postsale.events import Clock, iso, to_us
 from postsale.store.contract import Kept, Store, TreeHead
 from postsale.store.leaves import EMPTY_ROOT
@@ -94,6 +94,20 @@ def verifier_key(store: Store, vault: KeyVault, tenant: str) -> VerifierKey:
     return VerifierKey(origin_of(store.log_id, tenant), ED25519, public)
 
 
+def known_keys(store: Store, vault: KeyVault, notes: Iterable[str]) -> list[VerifierKey]:
+    """The public keys that the vault has for the log's tenants and those of these notes. Makes none, and never raises."""
+    found = []
+    try:
+        tenants = {tenant_of(store.log_id, note.partition("\n")[0]) for note in notes} | set(store.tenants())
+        for tenant in filter(None, tenants):
+            public = vault.verifier(tenant, create=False)
+            if public is not None:
+                found.append(VerifierKey(origin_of(store.log_id, tenant), ED25519, public))
+    except PostSaleError:  # without its keys, or in a damaged file, a log can still be verified
+        pass
+    return found
+
+
 def tree_of(store: Store, tenant: str) -> Tree:
     """The tree of a tenant, for roots and proofs at any size up to its own."""
     return Tree(lambda level, start, stop: store.tree(tenant, level, start, stop))
@@ -121,7 +135,10 @@ def sign_checkpoint(store: Store, vault: KeyVault, clock: Clock, tenant: str, an
     key = verifier_key(store, vault, tenant)
     while True:  # again only when another signer was quicker, so all signers together always come on
         record = _newest(store, tenant)
-        signed = _signed(record, key, tenant)
+        try:
+            signed = None if record is None else Checkpoint.parse(record.value)
+        except NoteInvalid:
+            raise CheckpointRefused(tenant=tenant, reason="the newest checkpoint that the log kept is none any more") from None
         anchored = anchor.latest(key.name) if anchor else None
         head = store.tree_head(tenant)  # after what it must continue was read
         _check_continues(tree_of(store, tenant), head, [before for before in (signed, anchored) if before], key, tenant)
@@ -163,29 +180,18 @@ def _newest(store: Store, tenant: str) -> Kept | None:
     return record
 
 
-def _signed(record: Kept | None, key: VerifierKey, tenant: str) -> Checkpoint | None:
-    """The checkpoint that was signed last, which must be this key's."""
-    if record is None:
-        return None
-    try:
-        found = Checkpoint.parse(record.value)
-        if found.origin == key.name and found.note.signed_by([key]):
-            return found
-    except NoteInvalid:
-        pass
-    reason = "the newest checkpoint that the log keeps is not signed by the key in the key file: one of the two was replaced"
-    raise CheckpointRefused(tenant=tenant, reason=reason)
-
-
 def _check_continues(tree: Tree, head: TreeHead, earlier: list[Checkpoint], key: VerifierKey, tenant: str) -> None:
     """CheckpointRefused unless `head` continues each of the earlier ones; LogDamaged when it is not the head of its own leaves."""
     for before in earlier:
         try:
-            by_key = bool(before.note.signed_by([key]))
+            genuine = bool(before.note.signed_by([key]))
         except NoteInvalid:
-            by_key = False
-        if not by_key:
-            raise CheckpointRefused(tenant=tenant, reason=f"a checkpoint of size {before.size} at the anchor is not signed by its key")
+            genuine = False
+        if not genuine:
+            reason = (
+                f"an earlier checkpoint, of {before.size} events, is not signed by the key in the key file: one of the two was replaced"
+            )
+            raise CheckpointRefused(tenant=tenant, reason=reason)
         if before.size > head.size:
             reason = f"it has {head.size} events, the checkpoint signed {before.signed_at} says {before.size}"
             raise CheckpointRefused(tenant=tenant, reason=reason)
