@@ -153,5 +153,5 @@ def test_a_log_in_postgresql_is_archived_by_a_member_of_the_migrator_role(tmp_pa
     assert [row["chapter"] for row in done.json()] == [0, 1]
     assert [row["file"] is not None for row in run("log", "chapters", *log, "--json").json()] == [True, True, False]
     assert run("log", "verify", *log).code == 0
-    with closing(open_store(login, schema=schema)) as store:
+    with closing(open_store(login, schema=schema, as_owner=True)) as store:
         assert list(store.read(Query())) == before

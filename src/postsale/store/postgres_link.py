@@ -52,6 +52,8 @@ _REASONS: Final = {
     "3F000": "the schema of the log is missing",
     "40001": "the caller's snapshot is older than the newest event: use READ COMMITTED",
 }
+# Another client of a shared connection may have switched it off since the store looked. A stronger or weaker `on` is the server's choice.
+_DURABLE: Final = "SELECT set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off'"
 _AGAIN: Final = ("08", "57P", "40P01", "40001")  # a new connection, or another try, may do
 
 
@@ -144,7 +146,7 @@ class Link:
             f"SET LOCAL lock_timeout = {lock}",
             f"SET LOCAL statement_timeout = {statement}",
             f"SET LOCAL idle_in_transaction_session_timeout = {idle}",
-            *(_READING if read_only else ()),
+            *(_READING if read_only else (_DURABLE,)),
         )
 
     def begin_append(self) -> Script:
