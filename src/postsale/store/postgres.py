@@ -133,8 +133,8 @@ class PostgresStore(Reads):
             raise StoreUnavailable(url=self._link.url, reason="closed")
         link = self._link
         append = Append(link.schema, self._names, self._archive, submissions, chapter=self._chapter)
-        opening = link.begin(link.roles.writer)
-        append.ask(opening)
+        opening = link.begin_append()
+        append.ask(opening, link.timeouts)
         with link.transaction(opening) as db:
             planned = append.decide(db, now_us=self._clock.now_us(), limit_bytes=self._limit_bytes)
             if planned.rows:
