@@ -37,6 +37,7 @@ MODULES = (
     "postsale.access",
     "postsale.events",
     "postsale.store",
+    "postsale.store.migrations",
     "postsale.store.recorders",
     "postsale.simulator",
     "postsale.testing",

@@ -14,7 +14,7 @@ from typing import Any
 
 import psycopg
 
-from postsale.projections.views_postgres import projector_role, views_schema, views_sql
+from postsale.projections.views_postgres_schema import projector_role, views_schema, views_sql
 from postsale.store.plan import DEFAULT_CHAPTER
 from postsale.store.postgres_schema import Roles, init_sql
 

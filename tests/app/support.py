@@ -24,7 +24,7 @@ from postsale.aggregates.signals import (
 )
 from postsale.app import PostSale
 from postsale.events import ManualClock
-from postsale.projections.views_postgres import views_schema, views_sql
+from postsale.projections.views_postgres_schema import views_schema, views_sql
 
 NOON = datetime(2026, 3, 2, 12, 0, tzinfo=UTC)  # a Monday; 13:00 in Berlin
 ANNA = Person("anna", "os-user")

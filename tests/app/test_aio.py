@@ -5,16 +5,23 @@ from __future__ import annotations
 import asyncio
 import inspect
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from postsale import AsyncPostSale, AsyncTenant, PostSale, Tenant
+from postsale.access import FileVault
 from postsale.agents import RenewalRescue
-from postsale.errors import ContentConflict, UnknownCustomer
-from postsale.events import ManualClock
+from postsale.errors import ContentConflict, StoreUnavailable, UnknownCustomer
+from postsale.events import Lane, ManualClock
+from postsale.projections.views_postgres import PostgresViews
+from postsale.store.postgres import PostgresStore
+from postsale.store.postgres_link import Patience
 
-from .support import ANNA, NOON, Where, failed, opened, paid, place_of, subscribed
+from .support import ANNA, NOON, Server, Where, failed, opened, paid, place_of, subscribed
 
 _ONLY_SYNC = {
     "Tenant": {"agent", "agent_names"},
@@ -104,6 +111,55 @@ def test_an_event_loop_goes_on_while_another_thread_holds_the_log(tmp_path: Path
 
     with opened(tmp_path) as ps:
         asyncio.run(main(ps))
+
+
+def test_more_tasks_than_connections_wait_for_each_other_and_all_are_done(server: Server) -> None:
+    """Thirty-two threads, a pool of four: records, reads and runs in every order, and no task waits for itself."""
+
+    async def one(ps: AsyncPostSale, n: int) -> None:
+        acme, customer = ps.tenant("acme"), f"cus_{n % 5}"
+        receipt = await acme.record(customer, failed(f"evt_{n}", attempt=2))
+        assert (await acme.health(customer)).position >= receipt.position
+        if n % 8 == 0:
+            await ps.run_once()
+        assert receipt.position in [e.position for e in await acme.timeline(customer)]
+        await acme.record_many([(f"cus_{(n + k) % 5}", paid(f"evt_{n}_{k}")) for k in range(3)])
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(32))
+        url, options = place_of(server)
+        opening = AsyncPostSale.open(url, clock=ManualClock(NOON), agents=[RenewalRescue()], max_connections=4, **options)
+        async with await opening as ps:
+            await asyncio.gather(*(one(ps, n) for n in range(32)))
+            facts = [e for n in range(5) for e in await ps.tenant("acme").timeline(f"cus_{n}") if e.stored.lane is Lane.FACT]
+            assert len(facts) == 32 * 4
+            assert (await ps.verify()).problems == []
+
+    asyncio.run(main())
+
+
+def test_tasks_that_get_no_connection_in_time_are_told_so_and_later_ones_are_served(server: Server, tmp_path: Path) -> None:
+    """While somebody keeps the whole pool: a typed error after a bounded wait, for each of them; nothing is stored."""
+    store = PostgresStore(server.url, schema=server.schema, patience=Patience(connection=0.3), max_connections=4)
+    views = PostgresViews(server.url, store.log_id, schema=server.schema)
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(32))
+        async with AsyncPostSale(PostSale(store, FileVault(server.keys), views, clock=ManualClock(NOON))) as ps:
+            acme = ps.tenant("acme")
+            before = (await acme.record("cus_42", paid("evt"))).position
+            with ExitStack() as held:
+                for _ in range(4):
+                    held.enter_context(store._link.pool.connection())
+                begun = time.monotonic()
+                tasks = [acme.record("cus_42", paid(f"evt_{n}")) if n % 2 else acme.health("cus_42") for n in range(32)]
+                results = await asyncio.gather(*tasks, return_exceptions=True)
+                assert {type(result) for result in results} == {StoreUnavailable}
+                assert "pool" in str(results[0])
+                assert time.monotonic() - begun < 60
+            assert (await acme.record("cus_42", paid("later"))).position == before + 1
+
+    asyncio.run(main())
 
 
 def test_many_tasks_at_once_lose_nothing(lasting: Where) -> None:

@@ -8,10 +8,12 @@ from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 
+import psycopg
 import pytest
+from tests.postgres import fresh_log, server
 
 from postsale.events import ManualClock
-from postsale.store import Query, SQLiteStore
+from postsale.store import Query, SQLiteStore, open_store
 from postsale.testing import Events
 from postsale.testing.store_building import START, each
 
@@ -131,3 +133,25 @@ def test_a_log_that_is_not_there_is_not_made(tmp_path: Path) -> None:
         assert run("log", command, "--db", f"sqlite:///{tmp_path}/none.db").code == 5
         assert run("log", command, "--db", "memory:").code == 2
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_log_in_postgresql_is_archived_by_a_member_of_the_migrator_role(tmp_path: Path) -> None:
+    login, schema = fresh_log(chapter=20)
+    log = ("--db", login, "--schema", schema)
+    events = Events(seed=2)
+    with closing(open_store(login, schema=schema)) as store:
+        store.append(each(*(events.fact() for _ in range(45))))
+        before = list(store.read(Query()))
+    with psycopg.connect(server(), autocommit=True) as admin:
+        refused = run("log", "archive", *log, "--dir", str(tmp_path))
+        assert refused.code == 3
+        assert f"{schema}_migrator" in refused.err
+        admin.execute(f"GRANT {schema}_migrator TO {schema}_app".encode())
+    assert run("log", "archive", *log).code == 2, "the first chapters need a place"
+    done = run("log", "archive", *log, "--dir", str(tmp_path), "--json")
+    assert done.code == 0, done.err
+    assert [row["chapter"] for row in done.json()] == [0, 1]
+    assert [row["file"] is not None for row in run("log", "chapters", *log, "--json").json()] == [True, True, False]
+    assert run("log", "verify", *log).code == 0
+    with closing(open_store(login, schema=schema)) as store:
+        assert list(store.read(Query())) == before

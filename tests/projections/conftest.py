@@ -10,7 +10,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 from tests.postgres import new_log
 
-from postsale.projections import MemoryViews, PostgresViews, SqliteViews, Views
+from postsale.projections import MemoryViews, SqliteViews, Views
+from postsale.projections.views_postgres import PostgresViews
 
 settings.register_profile("projections", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("projections")

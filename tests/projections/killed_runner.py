@@ -9,7 +9,8 @@ import sys
 
 from postsale.aggregates.signals import InvoicePaid, TicketOpened, UsageObserved
 from postsale.events import StreamId
-from postsale.projections import CustomerHealth, Fold, PostgresViews, Runner, SqliteViews, Views
+from postsale.projections import CustomerHealth, Fold, Runner, SqliteViews, Views
+from postsale.projections.views_postgres import PostgresViews
 
 from .customers import day, signal
 from .list_store import ListStore

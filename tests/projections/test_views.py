@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from postsale.errors import InvalidInput, StoreUnavailable, ViewMoved
-from postsale.projections import MemoryViews, PostgresViews, SqliteViews
+from postsale.projections import MemoryViews, SqliteViews
+from postsale.projections.views_postgres import PostgresViews
 
 
 def test_a_view_that_is_not_there_is_empty_at_position_0(views):

@@ -438,7 +438,14 @@ def extended(file: Path, other: Path) -> None:
     pyarrow.parquet.write_table(pyarrow.concat_tables([table, table.slice(0, 1)]), file)
 
 
-DAMAGES: list[Callable[[Path, Path], None]] = [gone, truncated, emptied, swapped, extended]
+def appended(file: Path, other: Path) -> None:
+    """A second footer behind the first, which is the one that Parquet reads."""
+    raw = file.read_bytes()
+    length = int.from_bytes(raw[-8:-4], "little")
+    file.write_bytes(raw + raw[-8 - length :])
+
+
+DAMAGES: list[Callable[[Path, Path], None]] = [gone, truncated, emptied, swapped, extended, appended]
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

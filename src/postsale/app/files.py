@@ -12,13 +12,12 @@ from typing import Final
 
 from postsale.errors import InvalidInput, Unsupported
 from postsale.projections.views import MemoryViews, SqliteViews, Views
-from postsale.projections.views_postgres import PostgresViews
 
 KEYS_VARIABLE: Final = "POSTSALE_KEYS"
 
 _FILE: Final = "sqlite:///"
 _SERVER: Final = ("postgresql://", "postgres://")
-_SECRET: Final = re.compile(r"(?<=://)([^:/?#@]*):.*(?=@)|((?:^|[?&])(?:ssl)?password=)[^&]*", re.IGNORECASE)
+_SECRET: Final = re.compile(r"(?<=://)([^:/?#@]*):.*(?=@)|((?:^|[?&])(?:ssl)?password=)[^&]*", re.IGNORECASE | re.DOTALL)
 
 
 def beside(database: Path, suffix: str) -> Path:
@@ -64,6 +63,8 @@ def open_views(url: str, views: str | None, log_id: str, *, schema: str) -> View
     if where == "memory:":
         return MemoryViews()
     if on_server(where) and views is None:
+        from postsale.projections.views_postgres import PostgresViews  # needs an extra
+
         return PostgresViews(url, log_id, schema=schema)
     file = file_of(where)
     if file is None:

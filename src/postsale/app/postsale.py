@@ -133,13 +133,15 @@ class PostSale:
         schema: str = DEFAULT_SCHEMA,
         keys: Path | str | None = None,
         views: str | None = None,
+        max_connections: int = 16,
         archive: str | os.PathLike[str] | None = None,
     ) -> Self:
         """Open the log a URL names: `sqlite:///relative.db`, `sqlite:////absolute.db` (made when not there), `memory:`, `postgresql://…`.
 
         Beside `NAME.db` it keeps `NAME.keys` (0600; lose it and personal data is unreadable) and `NAME.views` (derived). A log on
         PostgreSQL is in `schema`, made by `postsale db init`; its key file is `keys`, else what POSTSALE_KEYS names; its views are
-        in the database, or where `views` names: `memory:`, `sqlite:///PATH`.
+        in the database, or where `views` names: `memory:`, `sqlite:///PATH`. Its pool has at most `max_connections`; a call that
+        gets none within 10 seconds raises StoreUnavailable.
         `agents` are those that may run; a new one only observes. `tools` leave the building only with `sandbox=False`.
         `archive` is the directory of archived chapters, if they were moved from where they were archived to.
         Raises InvalidInput, Unsupported, StoreUnavailable, KeyUnavailable, BadDeclaration, PolicyInvalid.
@@ -149,7 +151,9 @@ class PostSale:
         key_file = keys_path(url, keys)
         with ExitStack() as opened:
             # A simulation is made again, so it need not survive the machine.
-            store = open_store(url, clock, durable=world is not Origin.SIMULATION, archive=archive, schema=schema)
+            store = open_store(
+                url, clock, durable=world is not Origin.SIMULATION, archive=archive, schema=schema, max_connections=max_connections
+            )
             opened.callback(store.close)
             # A log with events had keys: new ones would open nothing, and would record everything a second time.
             vault = FileVault.in_memory() if key_file is None else FileVault(key_file, create=not store.head())

@@ -11,6 +11,7 @@ from rich.markup import escape
 
 from postsale.app.files import beside
 from postsale.cli.common import DEFAULT_DB, Db, Json, emit, existing_file, hint, opened_store, out, parse_time, progress, table
+from postsale.errors import InvalidInput
 from postsale.events import SystemClock, iso, to_us
 from postsale.store import Query, Segment, Store, archive_chapter, chapters_of
 
@@ -58,7 +59,7 @@ def log_archive(
     with opened_store(db) as store:
         chapters = chapters_of(store)
         before = chapters.segments()
-        where = directory or (Path(before[-1].directory) if before else beside(existing_file(db), ".archive"))
+        where = directory or (Path(before[-1].directory) if before else _beside(db))
         old = {segment.chapter for segment in before}
         wanted = [
             row["chapter"]
@@ -85,6 +86,12 @@ def log_archive(
         hint("postsale log verify")
     else:
         hint("postsale log chapters")
+
+
+def _beside(db: str) -> Path:
+    if not db.startswith("sqlite:///"):
+        raise InvalidInput(what="option", field="--dir", reason="name the directory that the first chapters go to")
+    return beside(existing_file(db), ".archive")
 
 
 def _told(segment: Segment) -> dict[str, Any]:

@@ -74,7 +74,7 @@ _STATUS: tuple[tuple[tuple[type[PostSaleError], ...], int], ...] = (
     ((InvalidInput, MappingInvalid, PolicyInvalid, IdentityConflict), 2),
     ((ApprovalRefused, NotAllowed), 3),
     ((UnknownCustomer, UnknownDecision, UnknownEvent, NotCheckpointed), 4),
-    ((StoreUnavailable, KeyUnavailable, LeaseHeld, LeaseLost, SegmentUnreadable, ArchiveBusy, ArchiveUnwritable, AnchorUnavailable), 5),
+    ((StoreUnavailable, KeyUnavailable, AnchorUnavailable, LeaseHeld, LeaseLost, SegmentUnreadable, ArchiveBusy, ArchiveUnwritable), 5),
 )
 
 _WILD = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")

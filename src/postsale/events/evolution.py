@@ -119,8 +119,8 @@ def write_schemas(folder: Path, module: str, known: Registry = registry) -> list
     written = []
     for cls in known.classes(module):
         path, text = folder / file_name(cls.wire_name), schema_text(cls)
-        if not path.is_file() or path.read_text() != text:
-            path.write_text(text)
+        if not path.is_file() or path.read_bytes() != text.encode():
+            path.write_bytes(text.encode())
             written.append(path)
     return written
 

@@ -12,7 +12,6 @@ from postsale.projections.fold import Fact, FeatureValues, Fold, State, fact_fro
 from postsale.projections.health import Component, Contribution, HealthModel, Score
 from postsale.projections.runner import Lag, Parked, Progress, Read, Runner, Status
 from postsale.projections.views import MemoryViews, SqliteViews, ViewInfo, Views
-from postsale.projections.views_postgres import PostgresViews
 from postsale.projections.why import EventEffect, Health, Trend, Why, explain_health
 
 __all__ = [
@@ -32,7 +31,6 @@ __all__ = [
     "Leaf",
     "MemoryViews",
     "Parked",
-    "PostgresViews",
     "Progress",
     "Read",
     "Runner",

@@ -1,84 +1,27 @@
-"""Views in PostgreSQL, in a schema of their own beside the log's: `postsale_views` for the log in `postsale`.
+"""Views in PostgreSQL, in a schema of their own beside the log's. What a view promises is in `views`.
 
-Derived like any view: the schema may be dropped at any time. Here live its roles, tables and SQL; what a view promises is in
-`views`. Imports the contract of views, the names of the log's roles, and the errors; psycopg is the extra `postgres`.
+Derived like any view: the schema may be dropped at any time. Imports the contract of views, the scripts of the PostgreSQL log, and
+the errors. Needs the extra `postgres`; importing this module without it raises MissingExtra.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from contextlib import suppress
+from typing import Any, Final, TypeVar
 
-from postsale.errors import MissingExtra, StoreUnavailable
+from postsale.errors import StoreUnavailable
 from postsale.projections.views import Rows, ViewInfo, check_move
-from postsale.store.postgres_schema import DEFAULT_SCHEMA, Roles, check_schema
-
-if TYPE_CHECKING:
-    import psycopg
+from postsale.projections.views_postgres_schema import LAYOUT, projector_role, tables_sql, views_schema
+from postsale.store.postgres_link import Connection, Error, Patience, Script, lost
+from postsale.store.postgres_schema import DEFAULT_SCHEMA, check_schema
 
 T = TypeVar("T")
 
-_LAYOUT: Final = 1
 _PAGE: Final = 500
-_LOCK_TIMEOUT: Final = "30s"
-_CONNECT_TIMEOUT_S: Final = 10
-
-
-def views_schema(schema: str = DEFAULT_SCHEMA) -> str:
-    """The schema of the views of the log in `schema`."""
-    return f"{check_schema(schema)}_views"
-
-
-def projector_role(schema: str = DEFAULT_SCHEMA) -> str:
-    """The role that owns the views of the log in `schema`: it folds for all tenants. Who runs `run_once` is a member."""
-    return f"{check_schema(schema)}_projector"
-
-
-def views_sql(schema: str = DEFAULT_SCHEMA) -> str:
-    """What views need beside a log that is there: a role and an empty schema that the role owns. May be run again."""
-    s, v, projector, roles = check_schema(schema), views_schema(schema), projector_role(schema), Roles.of(schema)
-    return f"""\
-DO $$
-BEGIN
-    IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = '{projector}') THEN
-        CREATE ROLE {projector} NOLOGIN NOINHERIT;
-    END IF;
-    EXECUTE format('GRANT {projector} TO %I', current_user);
-END $$;
-CREATE SCHEMA IF NOT EXISTS {v} AUTHORIZATION {projector};
-SET LOCAL ROLE {roles.migrator};
-GRANT USAGE ON SCHEMA {s} TO {projector};
-RESET ROLE;
-"""
-
-
-def _tables(schema: str) -> str:
-    """The tables, as the projector makes them at first use. `tenant` is whom a row is about, '' where it is about nobody.
-
-    Keys of states are `TENANT/category/id`; the runner's parked streams are `parked/TENANT/…` in `NAME!aside`; the rounds of a
-    tenant are a view of their own, `rounds/TENANT`.
-    """
-    s, v, writer = schema, views_schema(schema), Roles.of(schema).writer
-    return f"""\
-CREATE TABLE {v}.log (id text NOT NULL, layout integer NOT NULL);
-CREATE TABLE {v}.checkpoints (view text COLLATE "C" PRIMARY KEY, position bigint NOT NULL);
-CREATE TABLE {v}.rows (
-    view text COLLATE "C" NOT NULL, key text COLLATE "C" NOT NULL, value bytea NOT NULL,
-    tenant text COLLATE "C" NOT NULL GENERATED ALWAYS AS (
-        CASE WHEN right(view, 6) = '!aside' THEN split_part(key, '/', 2)
-             WHEN strpos(view, '/') > 0 THEN split_part(view, '/', 2)
-             WHEN strpos(key, '/') > 0 THEN split_part(key, '/', 1)
-             ELSE '' END
-    ) STORED,
-    PRIMARY KEY (view, key)
-);
-ALTER TABLE {v}.rows ENABLE ROW LEVEL SECURITY;
-CREATE POLICY own ON {v}.rows FOR SELECT TO {writer}
-    USING (tenant = (SELECT name FROM {s}.tenants WHERE no = (SELECT {s}.tenant_no())));
-GRANT USAGE ON SCHEMA {v} TO {writer};
-GRANT SELECT ON {v}.rows TO {writer};
-"""
+_GONE: Final = ("42P01", "3F000")  # a table, the schema
+_DEADLOCK: Final = "40P01"
 
 
 class PostgresViews:
@@ -89,14 +32,15 @@ class PostgresViews:
     the last commits are folded again. One connection, used by one thread at a time; safe behind a transaction pooler.
     """
 
-    def __init__(self, url: str, log_id: str, *, schema: str = DEFAULT_SCHEMA) -> None:
+    def __init__(self, url: str, log_id: str, *, schema: str = DEFAULT_SCHEMA, patience: Patience | None = None) -> None:
         self._url = url
         self._log_id = log_id
         self._schema = check_schema(schema)
         self._v = views_schema(schema)
         self._role = projector_role(schema)
+        self._patience = patience or Patience()
         self._lock = threading.RLock()
-        self._db: psycopg.Connection[Any] | None = None
+        self._db: Connection | None = None
         self._made = False  # the tables are there, for this log
         self._closed = False
 
@@ -105,77 +49,94 @@ class PostgresViews:
 
     # ------------------------------------------------------------ connection and errors
 
-    def _run(self, work: Callable[[psycopg.Connection[Any]], T]) -> T:
+    def _run(self, work: Callable[[Connection, Script], T]) -> T:
         """Do `work` in a transaction as the projector; once more when the connection had died or the tables were dropped.
 
-        Safe to repeat also where the commit had arrived: a write then finds the checkpoint moved, by itself.
+        `work` gets the statements that open the transaction and runs them with its own, up to COMMIT: few round trips. Safe to
+        repeat also where the COMMIT had arrived: a write then finds the checkpoint moved, by itself.
         """
-        driver = _driver()
         with self._lock:
             for last in (False, True):
-                used_before = self._db is not None
+                connected = self._db is not None
                 try:
-                    return self._transaction(work)
-                except (driver.errors.UndefinedTable, driver.errors.InvalidSchemaName) as error:
-                    if last or not self._made:
-                        raise self._unavailable(error) from None
-                    self._made = False
-                except driver.Error as error:
-                    broken = self._db is None or self._db.broken
-                    if broken:
+                    db = self._connected()
+                    if not self._made:
+                        self._make(db)
+                    return work(db, self._begin())
+                except Error as error:
+                    again = error.sqlstate == _DEADLOCK
+                    if lost(error) or self._db is None or self._db.broken:
                         self._disconnect()
-                    if last or not used_before or not (broken or isinstance(error, driver.errors.DeadlockDetected)):
+                        again = connected
+                    elif error.sqlstate in _GONE and self._made:
+                        self._made, again = False, True
+                    if last or not again:
                         raise self._unavailable(error) from None
+                finally:
+                    self._roll_back()
             raise AssertionError("unreachable")
 
-    def _transaction(self, work: Callable[[psycopg.Connection[Any]], T]) -> T:
-        db = self._connected()
-        with db.transaction():
+    def _begin(self) -> Script:
+        wait = self._patience
+        return Script(
+            "BEGIN ISOLATION LEVEL READ COMMITTED",
+            f"SET LOCAL ROLE {self._role}",
+            f"SET LOCAL lock_timeout = {round(wait.lock * 1_000)}",
+            f"SET LOCAL statement_timeout = {round(wait.statement * 1_000)}",
             # Derived data: a crash of the server may cost a little refolding, so a commit need not wait for the disk.
-            db.execute(
-                "SELECT set_config('role', %s, true), set_config('synchronous_commit', 'off', true), set_config('lock_timeout', %s, true)",
-                (self._role, _LOCK_TIMEOUT),
-            )
-            if not self._made:
-                self._make(db)
-            done = work(db)
-        self._made = True
-        return done
+            "SET LOCAL synchronous_commit = off",
+        )
 
-    def _connected(self) -> psycopg.Connection[Any]:
+    def _connected(self) -> Connection:
         if self._closed:
             raise StoreUnavailable(url=self._place, reason="closed")
         if self._db is None:
-            driver = _driver()
             # No prepared statements: a transaction pooler may give every transaction another server process.
-            self._db = driver.connect(
-                self._url, autocommit=True, prepare_threshold=None, connect_timeout=_CONNECT_TIMEOUT_S, application_name="postsale views"
+            self._db = Connection.connect(
+                self._url,
+                autocommit=True,
+                prepare_threshold=None,
+                connect_timeout=max(1, round(self._patience.connection)),
+                application_name="postsale views",
             )
         return self._db
 
-    def _make(self, db: psycopg.Connection[Any]) -> None:
-        """The tables of this layout for this log, made in this transaction unless they are there."""
-        db.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (self._v,))
+    def _make(self, db: Connection) -> None:
+        """The tables of this layout for this log, unless they are there."""
+        begin = self._begin()
+        begin.add("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", self._v)
+        begin.run(db)
         if db.execute("SELECT to_regclass(%s)", (f"{self._v}.log",)).fetchone() != (None,):
-            if db.execute(f"SELECT id, layout FROM {self._v}.log").fetchone() == (self._log_id, _LAYOUT):
-                return
-            db.execute(f"DROP TABLE IF EXISTS {self._v}.log, {self._v}.checkpoints, {self._v}.rows")
-        db.execute(_tables(self._schema).encode())
-        db.execute(f"INSERT INTO {self._v}.log VALUES (%s, %s)", (self._log_id, _LAYOUT))
+            made = db.execute(f"SELECT id, layout FROM {self._v}.log").fetchone() == (self._log_id, LAYOUT)
+        else:
+            made = False
+        if not made:
+            db.execute(f"DROP TABLE IF EXISTS {self._v}.log, {self._v}.checkpoints, {self._v}.rows".encode())
+            db.execute(tables_sql(self._schema).encode())
+            db.execute(f"INSERT INTO {self._v}.log VALUES (%s, %s)", (self._log_id, LAYOUT))
+        db.execute("COMMIT")
+        self._made = True
 
     @property
     def _place(self) -> str:
         return f"views in schema {self._v}"
 
-    def _unavailable(self, error: psycopg.Error) -> StoreUnavailable:
-        """Only the name of the server's code is repeated: its texts may quote what is stored, and the URL holds a password."""
-        errors, code = _driver().errors, type(error).__name__
-        reasons: dict[type[Exception], str] = {
-            errors.InsufficientPrivilege: f"the login may not act as {self._role}; run: GRANT {self._role} TO the login",
-            errors.InvalidParameterValue: f"there is no role {self._role}; run: postsale db init",
-            errors.InvalidSchemaName: "the schema is not there; run: postsale db init",
-        }
-        return StoreUnavailable(url=self._place, reason=f"{reasons[type(error)]} ({code})" if type(error) in reasons else code)
+    def _unavailable(self, error: Error) -> StoreUnavailable:
+        """Only the server's code is repeated: its texts may quote what is stored, and the URL holds a password."""
+        code = error.sqlstate or ""
+        reason = {
+            "": "the connection failed",
+            "22023": f"there is no role {self._role}; run: postsale db init",
+            "3F000": "the schema is not there; run: postsale db init",
+            "42501": f"the login may not act as {self._role}; run: GRANT {self._role} TO the login",
+            "55P03": "locked by another process for too long",
+        }.get(code, "")
+        return StoreUnavailable(url=self._place, reason=f"{reason} (SQLSTATE {code})".strip() if code else reason)
+
+    def _roll_back(self) -> None:
+        if self._db is not None and self._db.info.transaction_status.name != "IDLE":
+            with suppress(Error):
+                self._db.execute("ROLLBACK")
 
     def _disconnect(self) -> None:
         if self._db is not None:
@@ -189,24 +150,36 @@ class PostgresViews:
 
     # ------------------------------------------------------------ the contract
 
-    def checkpoint(self, view: str) -> int:
-        def work(db: psycopg.Connection[Any]) -> int:
-            row = db.execute(f"SELECT position FROM {self._v}.checkpoints WHERE view = %s", (view,)).fetchone()
-            return int(row[0]) if row else 0
+    def _ask(self, statement: str, *values: Any) -> list[Any]:
+        """The rows of one statement, in one round trip."""
+
+        def work(db: Connection, script: Script) -> list[Any]:
+            found: list[Any] = []
+            script.add(statement, *values, take=found.extend)
+            script.add("COMMIT")
+            script.run(db)
+            return found
 
         return self._run(work)
+
+    def checkpoint(self, view: str) -> int:
+        found = self._ask(f"SELECT position FROM {self._v}.checkpoints WHERE view = %s", view)
+        return int(found[0][0]) if found else 0
 
     def get(self, view: str, key: str) -> bytes | None:
         return self.get_many(view, [key]).get(key)
 
     def get_many(self, view: str, keys: Sequence[str]) -> dict[str, bytes]:
-        query = f"SELECT key, value FROM {self._v}.rows WHERE view = %s AND key = ANY(%s)"
-        return self._run(lambda db: dict(db.execute(query, (view, list(keys)), binary=True).fetchall())) if keys else {}
+        return (
+            dict(self._ask(f"SELECT key, value FROM {self._v}.rows WHERE view = %s AND key = ANY (%s)", view, list(keys))) if keys else {}
+        )
 
     def scan(self, view: str, prefix: str = "") -> Iterator[tuple[str, bytes]]:
         after, sign = prefix, ">="
         while True:
-            page = self._page(view, sign, after)
+            page = self._ask(
+                f"SELECT key, value FROM {self._v}.rows WHERE view = %s AND key {sign} %s ORDER BY key LIMIT {_PAGE}", view, after
+            )
             for key, value in page:
                 if not key.startswith(prefix):
                     return
@@ -215,62 +188,61 @@ class PostgresViews:
                 return
             after, sign = page[-1][0], ">"
 
-    def _page(self, view: str, sign: str, after: str) -> list[tuple[str, bytes]]:
-        query = f"SELECT key, value FROM {self._v}.rows WHERE view = %s AND key {sign} %s ORDER BY key LIMIT {_PAGE}"
-        return self._run(lambda db: db.execute(query, (view, after), binary=True).fetchall())
-
     def write(self, view: str, rows: Rows, *, checkpoint: int, expected: int, also: Mapping[str, Rows] | None = None) -> None:
+        # In one order everywhere, so that two writers of the same rows do not wait for each other in a circle.
         changed = sorted((name, key, value) for name, its in {**(also or {}), view: rows}.items() for key, value in its.items())
         gone = [(name, key) for name, key, value in changed if value is None]
         kept = [(name, key, bytes(value)) for name, key, value in changed if value is not None]
 
-        def work(db: psycopg.Connection[Any]) -> None:
-            (actual,) = self._locked(db, [view])
+        def work(db: Connection, script: Script) -> None:
+            (actual,) = self._locked(db, script, [view])
             check_move(view, checkpoint, expected, actual)
-            if gone:
-                db.execute(
-                    f"DELETE FROM {self._v}.rows r USING unnest(%s::text[], %s::text[]) AS g (view, key)"
-                    " WHERE r.view = g.view AND r.key = g.key",
-                    tuple(map(list, zip(*gone, strict=True))),
-                )
             if kept:
                 db.execute(
                     f"INSERT INTO {self._v}.rows (view, key, value) SELECT * FROM unnest(%s::text[], %s::text[], %b::bytea[])"
                     " ON CONFLICT (view, key) DO UPDATE SET value = EXCLUDED.value",
                     tuple(map(list, zip(*kept, strict=True))),
                 )
+            end = Script()
+            if gone:
+                end.add(
+                    f"DELETE FROM {self._v}.rows r USING unnest(%s::text[], %s::text[]) AS g (view, key)"
+                    " WHERE r.view = g.view AND r.key = g.key",
+                    *map(list, zip(*gone, strict=True)),
+                )
             if checkpoint != expected:
-                db.execute(f"UPDATE {self._v}.checkpoints SET position = %s WHERE view = %s", (checkpoint, view))
+                end.add(f"UPDATE {self._v}.checkpoints SET position = %s WHERE view = %s", checkpoint, view)
+            end.add("COMMIT")
+            end.run(db)
 
         self._run(work)
 
-    def _locked(self, db: psycopg.Connection[Any], views: Sequence[str]) -> list[int]:
+    def _locked(self, db: Connection, script: Script, views: Sequence[str]) -> list[int]:
         """The checkpoints of views, locked until the end of the transaction. Their rows are never deleted: they are the locks."""
-        names = sorted(set(views))
-        insert = f"INSERT INTO {self._v}.checkpoints SELECT unnest(%s::text[]), 0 ON CONFLICT (view) DO NOTHING"
-        db.execute(insert, (names,))
-        query = f"SELECT view, position FROM {self._v}.checkpoints WHERE view = ANY(%s) ORDER BY view FOR UPDATE"
-        found = dict(db.execute(query, (names,)).fetchall())
-        return [found[view] for view in views]
+        names, found = sorted(set(views)), list[Any]()
+        script.add(f"INSERT INTO {self._v}.checkpoints SELECT unnest(%s::text[]), 0 ON CONFLICT (view) DO NOTHING", names)
+        script.add(
+            f"SELECT view, position FROM {self._v}.checkpoints WHERE view = ANY (%s) ORDER BY view FOR UPDATE", names, take=found.extend
+        )
+        script.run(db)
+        positions: dict[str, int] = dict(found)
+        return [positions[view] for view in views]
 
     def drop(self, *views: str) -> None:
-        def work(db: psycopg.Connection[Any]) -> None:
-            self._locked(db, views)
-            db.execute(f"DELETE FROM {self._v}.rows WHERE view = ANY(%s)", (list(views),))
-            db.execute(f"UPDATE {self._v}.checkpoints SET position = 0 WHERE view = ANY(%s)", (list(views),))
+        def work(db: Connection, script: Script) -> None:
+            self._locked(db, script, views)
+            end = Script()
+            end.add(f"DELETE FROM {self._v}.rows WHERE view = ANY (%s)", list(views))
+            end.add(f"UPDATE {self._v}.checkpoints SET position = 0 WHERE view = ANY (%s)", list(views))
+            end.add("COMMIT")
+            end.run(db)
 
         self._run(work)
 
     def views(self) -> list[ViewInfo]:
-        query = f"""SELECT view, coalesce(c.position, 0), coalesce(r.rows, 0)
-                    FROM (SELECT view, position FROM {self._v}.checkpoints WHERE position > 0) c
-                    FULL JOIN (SELECT view, count(*) AS rows FROM {self._v}.rows GROUP BY view) r USING (view) ORDER BY view"""
-        return self._run(lambda db: [ViewInfo(*row) for row in db.execute(query).fetchall()])
-
-
-def _driver() -> Any:
-    try:
-        import psycopg
-    except ImportError:
-        raise MissingExtra(feature="PostgreSQL", extra="postgres") from None
-    return psycopg
+        found = self._ask(
+            f"""SELECT view, coalesce(c.position, 0), coalesce(r.rows, 0)
+                FROM (SELECT view, position FROM {self._v}.checkpoints WHERE position > 0) c
+                FULL JOIN (SELECT view, count(*) AS rows FROM {self._v}.rows GROUP BY view) r USING (view) ORDER BY view"""
+        )
+        return [ViewInfo(*row) for row in found]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from postsale.errors import Unsupported
 from postsale.events import Clock
 from postsale.store.anchors import FileAnchor
-from postsale.store.archive import Chapters, archive_chapter
+from postsale.store.archive import Archivable, Chapters, archive_chapter
 from postsale.store.checkpoints import (
     Anchor,
     Checkpoint,
@@ -45,7 +45,6 @@ from postsale.store.proofs import Tree, verify_consistency, verify_inclusion
 from postsale.store.quarantine import MemoryQuarantine, SQLiteQuarantine
 from postsale.store.segments import Segment
 from postsale.store.sqlite import SQLiteStore
-from postsale.store.sqlite_archive import SQLiteChapters
 from postsale.store.verify import VerifyReport, verify
 
 if TYPE_CHECKING:
@@ -74,7 +73,6 @@ __all__ = [
     "Quarantine",
     "QuarantineItem",
     "Query",
-    "SQLiteChapters",
     "SQLiteQuarantine",
     "SQLiteStore",
     "Segment",
@@ -111,10 +109,12 @@ def open_store(
     durable: bool = True,
     archive: str | os.PathLike[str] | None = None,
     schema: str = DEFAULT_SCHEMA,
+    max_connections: int = 16,
 ) -> MemoryStore | SQLiteStore | PostgresStore:
     """The store a URL names: `memory:`, `sqlite:///relative.db`, `sqlite:////absolute.db`, `postgresql://login@host/database`.
 
-    `archive` is where archived chapters of a file are now, `schema` where a PostgreSQL log is in its database.
+    `archive` is where archived chapters are now; `schema` is where a PostgreSQL log is in its database, which is asked over at most
+    `max_connections`.
     Raises Unsupported for any other URL (which is not repeated: it may hold a password), MissingExtra, StoreUnavailable and
     NotAllowed from the store itself.
     """
@@ -123,7 +123,7 @@ def open_store(
     if url.startswith(("postgresql://", "postgres://")):
         from postsale.store.postgres import PostgresStore  # needs an extra
 
-        return PostgresStore(url, schema=schema, clock=clock)
+        return PostgresStore(url, schema=schema, clock=clock, archive=archive, max_connections=max_connections)
     scheme, _, path = url.partition(":///")
     if scheme == "sqlite" and path and path != ":memory:":
         return SQLiteStore(path, clock=clock, durable=durable, archive=archive)
@@ -131,7 +131,7 @@ def open_store(
 
 
 def chapters_of(store: Store) -> Chapters:
-    """The seam through which the chapters of a store are archived. Unsupported for a log that has none."""
-    if isinstance(store, SQLiteStore):
-        return SQLiteChapters(store)
+    """The seam through which the chapters of a store are archived. Unsupported for a log in memory."""
+    if isinstance(store, Archivable):
+        return store.chapters()
     raise Unsupported(what=f"archiving a {type(store).__name__}", supported="a log in a file or a database")

@@ -15,12 +15,12 @@ from dataclasses import replace
 from itertools import groupby, islice
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, runtime_checkable
 
 from postsale.errors import ChapterOpen, LogDamaged, SegmentUnreadable
 from postsale.events import Clock, Lane, StoredEvent
 from postsale.store.contract import Query
-from postsale.store.leaves import StreamNames, join_commitment, kind_names, leaf_of
+from postsale.store.leaves import StreamNames, kind_names, leaf_hash
 from postsale.store.segments import Group, Listing, Segment, SegmentFile, describe, events, keep, partial_file, pyarrow, write
 
 _PROGRESS_EVERY: Final = 2_048
@@ -64,6 +64,13 @@ class Chapters(Protocol):
     def finish(self, segment: Segment) -> None:
         """Take out what facts of a kept segment are still in the live table, after a process was killed in the middle of that."""
         ...
+
+
+@runtime_checkable
+class Archivable(Protocol):
+    """A store whose chapters can be archived."""
+
+    def chapters(self) -> Chapters: ...
 
 
 def archive_chapter(
@@ -114,12 +121,12 @@ def _counted(facts: Iterable[StoredEvent], advance: Callable[[int], None]) -> It
 
 def _compared(file: SegmentFile, segment: Segment, live: Iterator[StoredEvent], advance: Callable[[int], None]) -> Listing:
     """The listing of a segment that holds exactly the live facts, each of which matches its leaf."""
-    listing, commit = Listing(), _Commitments()
+    listing, leaf_of = Listing(), _Leaves()
     for number in range(len(segment.groups)):
         rows = list(events(file.table(number)))
         for row in rows:
             mine = next(live, None)
-            if mine is not None and leaf_of(commit(mine)) != mine.leaf:
+            if mine is not None and leaf_of(mine) != mine.leaf:
                 raise LogDamaged(position=mine.position, reason="the stored bytes do not match their leaf; its chapter is not archived")
             if row != mine:
                 raise SegmentUnreadable(chapter=segment.chapter, path=segment.name, reason=f"position {row.position} differs from the log")
@@ -130,8 +137,8 @@ def _compared(file: SegmentFile, segment: Segment, live: Iterator[StoredEvent], 
     return listing
 
 
-class _Commitments:
-    """Commitments of stored events; names are encoded once."""
+class _Leaves:
+    """The leaves that stored events ought to have; names are encoded once."""
 
     def __init__(self) -> None:
         self._streams: dict[Any, StreamNames] = {}
@@ -146,7 +153,7 @@ class _Commitments:
         if kind is None:
             kind = self._kinds[named] = kind_names(row.wire_name.encode(), row.schema)
         times = (row.occurred_at_us, row.recorded_at_us)
-        return join_commitment(
+        return leaf_hash(
             names, kind, row.leaf_index, row.lane, row.version, row.salt, row.position, row.event_id.bytes, *times, row.header,
             row.content_mac, row.data,
         )  # fmt: skip

@@ -16,25 +16,48 @@ _GROUP_EVENTS: Final = 5_000  # a shared commit takes no further append beyond t
 
 
 class Groups:
-    """`append` calls that wait for each other share one call of `commit`, made by one of them under `lock`."""
+    """`append` calls that wait for each other share one call of `commit`, made by one of them, the leader, under `lock`.
+
+    A leader serves one group, its own ticket included, and hands over to the first that waits. Nobody else is woken for nothing: to
+    pass a lock through every waiting thread costs more than a commit when the machine is busy.
+    """
 
     def __init__(self, commit: Callable[[list[Submission]], list[Outcome]], lock: AbstractContextManager[object]) -> None:
         self._commit = commit
         self._lock = lock
         self._waiting: list[_Ticket] = []
         self._waiting_lock = threading.Lock()
+        self._led = False  # somebody leads, or was told to
 
     def append(self, submissions: Sequence[Submission]) -> list[Outcome]:
         """The outcomes of these submissions, in order; raises what `commit` raised for them."""
         ticket = _Ticket(submissions)
         with self._waiting_lock:
             self._waiting.append(ticket)
-        with self._lock:
+            if not self._led:
+                self._led = ticket.leads = True
+        try:
+            if not ticket.leads:
+                ticket.turn.acquire()  # until served, or told to lead
             while not ticket.done:
-                self._serve(self._next())
+                with self._lock:
+                    self._serve(self._next())
+        finally:
+            with self._waiting_lock:
+                ticket.gone = True
+                if ticket.leads:
+                    self._hand_over()
         if ticket.error is not None:
             raise ticket.error
         return ticket.outcomes
+
+    def _hand_over(self) -> None:
+        # Who was interrupted while waiting (Ctrl-C) has left a ticket, which is served, and leads no more.
+        heir = next((ticket for ticket in self._waiting if not ticket.gone), None)
+        self._led = heir is not None
+        if heir is not None:
+            heir.leads = True
+            heir.turn.release()
 
     def _next(self) -> list[_Ticket]:
         with self._waiting_lock:
@@ -53,18 +76,18 @@ class Groups:
             try:
                 outcomes = iter(self._commit([submission for ticket in group for submission in ticket.submissions]))
                 for ticket in group:
-                    ticket.outcomes, ticket.done = list(islice(outcomes, len(ticket.submissions))), True
+                    ticket.end(list(islice(outcomes, len(ticket.submissions))))
             except StoreUnavailable as error:
                 for ticket in group:
-                    ticket.fail(copy(error))  # one object raised in many threads would mix up their tracebacks
+                    ticket.end(copy(error))  # one object raised in many threads would mix up their tracebacks
             except Exception as error:
                 if len(group) == 1:
-                    group[0].fail(error)
+                    group[0].end(error)
                 else:
                     for ticket in group:
                         self._serve([ticket])
         finally:
-            # After an interrupt (Ctrl-C) the others' threads still wait: put them back, ids make a second try safe.
+            # After an interrupt the others' threads still wait: put them back, ids make a second try safe.
             with self._waiting_lock:
                 self._waiting[:0] = [ticket for ticket in group if not ticket.done]
 
@@ -72,7 +95,7 @@ class Groups:
 class _Ticket:
     """One `append` call that waits for its commit."""
 
-    __slots__ = ("done", "error", "events", "outcomes", "submissions")
+    __slots__ = ("done", "error", "events", "gone", "leads", "outcomes", "submissions", "turn")
 
     def __init__(self, submissions: Sequence[Submission]) -> None:
         self.submissions = submissions
@@ -80,6 +103,16 @@ class _Ticket:
         self.outcomes: list[Outcome] = []
         self.error: Exception | None = None
         self.done = False
+        self.leads = False
+        self.gone = False  # its thread waits no more
+        self.turn = threading.Lock()
+        self.turn.acquire()
 
-    def fail(self, error: Exception) -> None:
-        self.error, self.done = error, True
+    def end(self, result: list[Outcome] | Exception) -> None:
+        if isinstance(result, Exception):
+            self.error = result
+        else:
+            self.outcomes = result
+        self.done = True
+        if not self.leads:
+            self.turn.release()

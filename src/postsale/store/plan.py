@@ -25,7 +25,7 @@ from postsale.errors import (
 )
 from postsale.events import Header, Lane, NewEvent, StoredEvent, StreamId, check_tenant
 from postsale.store.contract import Appended, Condition, Holds, LeaseName, NoneSince, Outcome, StreamAt, Submission
-from postsale.store.leaves import StreamNames, join_commitment, kind_names, leaf_of
+from postsale.store.leaves import StreamNames, kind_names, leaf_hash
 
 DEFAULT_LIMIT_BYTES: Final = 1_048_576
 DEFAULT_CHAPTER: Final = 1_048_576  # positions
@@ -157,13 +157,15 @@ class _Planner:
             return _stored_before(events, [self._ids.get(id_) for id_ in ids])
         for condition in submission.conditions:
             self._check_condition(condition)
-        versions = self._check_versions(events)
+        versions: dict[StreamId, int] = {}  # of decision lanes, after these events
         for event in events:
+            if event.expected_version is not None:
+                self._check_version(event, versions)
             if (size := len(event.header) + len(event.data)) > self._limit_bytes:
                 raise EventTooLarge(wire_name=event.wire_name, size_bytes=size, limit_bytes=self._limit_bytes)
         # Nothing raises from here on: a submission is decided whole before any of its rows exists.
         self._versions.update(versions)
-        return self._store(events, ids)
+        return self._store(events, ids) if events else Appended((), (), (), False)
 
     def _check_condition(self, condition: Condition) -> None:
         if isinstance(condition, StreamAt):
@@ -198,48 +200,44 @@ class _Planner:
                     first = Breach(stream, facts[at][1], facts[at][0])
         return first
 
-    def _check_versions(self, events: tuple[NewEvent, ...]) -> dict[StreamId, int]:
-        """Decision-lane versions after these events."""
-        versions: dict[StreamId, int] = {}
-        for event in events:
-            if event.expected_version is not None:
-                actual = versions.get(event.stream)
-                if actual is None:
-                    actual = self._versions.get(event.stream, 0)
-                if actual != event.expected_version:
-                    raise VersionConflict(stream=str(event.stream), expected_version=event.expected_version, actual_version=actual)
-                versions[event.stream] = actual + 1
-        return versions
+    def _check_version(self, event: NewEvent, versions: dict[StreamId, int]) -> None:
+        actual = versions.get(event.stream)
+        if actual is None:
+            actual = self._versions.get(event.stream, 0)
+        if actual != event.expected_version:
+            raise VersionConflict(stream=str(event.stream), expected_version=event.expected_version or 0, actual_version=actual)
+        versions[event.stream] = actual + 1
 
     def _store(self, events: tuple[NewEvent, ...], ids: list[Id]) -> Appended:
-        rows = self.rows
-        first = len(rows)
+        rows, stored, salts, now_us = self.rows, self._ids, self._salts, self._now_us
+        position, recorded_at_us = self._position, self._recorded_at_us
+        tenant = ids[0][0]  # of the whole submission
+        leaf_index = self._leaf_counts.get(tenant, 0)
+        at = len(rows) * SALT_BYTES
+        versions, times = [], []
         for event, id_ in zip(events, ids, strict=True):
             stream, lane, expected_version, event_id, wire_name, schema, occurred_at_us, content_mac, header, data = event
-            tenant, raw_id = id_
-            position = self._position = self._position + 1
-            recorded_at_us = self._recorded_at_us = max(self._now_us, self._recorded_at_us + 1)
+            position += 1
+            recorded_at_us = now_us if now_us > recorded_at_us else recorded_at_us + 1
             version = position if expected_version is None else expected_version + 1
-            leaf_index = self._leaf_counts.get(tenant, 0)
-            self._leaf_counts[tenant] = leaf_index + 1
-            at = len(rows) * SALT_BYTES
-            salt = self._salts[at : at + SALT_BYTES]
+            salt = salts[at : at + SALT_BYTES]
             names, kind = _checked_stream(stream), _checked_kind(wire_name, schema)
-            times = (occurred_at_us, recorded_at_us)
-            leaf = leaf_of(
-                join_commitment(names, kind, leaf_index, lane, version, salt, position, raw_id, *times, header, content_mac, data)
+            leaf = leaf_hash(
+                names, kind, leaf_index, lane, version, salt, position, id_[1], occurred_at_us, recorded_at_us, header, content_mac, data
             )
-            envelope = (position, stream, lane, version, event_id, wire_name, schema, occurred_at_us, recorded_at_us)
-            row = StoredEvent(*envelope, content_mac, header, data, salt, leaf_index, leaf)
+            row = StoredEvent(
+                position, stream, lane, version, event_id, wire_name, schema, occurred_at_us, recorded_at_us, content_mac, header, data,
+                salt, leaf_index, leaf,
+            )  # fmt: skip
             rows.append(row)
-            self._ids[id_] = row
-        new = rows[first:]
-        return Appended(
-            tuple([row.position for row in new]),
-            tuple([row.version for row in new]),
-            tuple([row.recorded_at_us for row in new]),
-            bool(new),
-        )
+            stored[id_] = row
+            versions.append(version)
+            times.append(recorded_at_us)
+            leaf_index += 1
+            at += SALT_BYTES
+        positions = tuple(range(self._position + 1, position + 1))
+        self._position, self._recorded_at_us, self._leaf_counts[tenant] = position, recorded_at_us, leaf_index
+        return Appended(positions, tuple(versions), tuple(times), True)
 
 
 def _stored_before(events: tuple[NewEvent, ...], stored: list[Key | StoredEvent | None]) -> Appended:
@@ -295,10 +293,11 @@ def _check_submission(submission: Submission) -> list[Id]:
         if type(number) is not int or not 0 <= number <= _MAX_I64:
             raise InvalidInput(what="Submission", field="conditions", reason="expected a version or position of 0 or more in 64 bits")
     ids = [(event.stream.tenant, event.event_id.int.to_bytes(16)) for event in submission.events]
-    if len(ids) > 1 and any(tenant != ids[0][0] for tenant, _ in ids):
-        raise InvalidInput(what="Submission", field="events", reason="expected events of one tenant")
-    if len(ids) > 1 and len(set(ids)) != len(ids):
-        raise InvalidInput(what="Submission", field="events", reason="the same event id twice")
+    if len(ids) > 1:
+        if len({tenant for tenant, _ in ids}) > 1:
+            raise InvalidInput(what="Submission", field="events", reason="expected events of one tenant")
+        if len(set(ids)) != len(ids):
+            raise InvalidInput(what="Submission", field="events", reason="the same event id twice")
     return ids
 
 

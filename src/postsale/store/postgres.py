@@ -6,6 +6,7 @@ process share a commit. Needs the extra `postgres`; importing this module withou
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Sequence
@@ -13,9 +14,11 @@ from typing import Final
 
 from postsale.errors import StoreUnavailable
 from postsale.events import Clock, SystemClock
+from postsale.store.archive import Archive
 from postsale.store.contract import Outcome, Submission
 from postsale.store.group import Groups
-from postsale.store.plan import DEFAULT_LIMIT_BYTES, mentions
+from postsale.store.plan import DEFAULT_LIMIT_BYTES
+from postsale.store.postgres_archive import PostgresChapters
 from postsale.store.postgres_beside import PostgresKeyValue, PostgresQuarantine
 from postsale.store.postgres_evidence import PostgresEvidence
 from postsale.store.postgres_link import Error, Link, Patience, Pool, worth_another_try
@@ -32,7 +35,8 @@ class PostgresStore(Reads):
     """A log in one schema of a PostgreSQL database. Any number of threads and processes may share it.
 
     `target` is a URL of a login that is a member of the schema's writer and tailer roles, or an open pool of such connections,
-    which stays the caller's. StoreUnavailable: no such log, or one of a newer release. Every wait is bounded by `patience`.
+    which stays the caller's. `archive` is where archived chapters are now. StoreUnavailable: no such log, or one of a newer release.
+    Every wait is bounded by `patience`.
     """
 
     def __init__(
@@ -44,6 +48,7 @@ class PostgresStore(Reads):
         limit_bytes: int = DEFAULT_LIMIT_BYTES,
         patience: Patience | None = None,
         max_connections: int = 16,
+        archive: str | os.PathLike[str] | None = None,
     ) -> None:
         self._clock: Clock = clock or SystemClock()
         self._limit_bytes = limit_bytes
@@ -63,6 +68,7 @@ class PostgresStore(Reads):
         except BaseException:
             self._link.close()
             raise
+        self._archive = Archive(self._log_id, archive)
         self._quarantine = PostgresQuarantine(self._link, self._names)
         self._kv = PostgresKeyValue(self._link, self._names)
 
@@ -107,15 +113,14 @@ class PostgresStore(Reads):
         if self._closed:
             raise StoreUnavailable(url=self._link.url, reason="closed")
         link = self._link
-        mentioned = mentions(submissions)
-        with link.transaction(link.begin(link.roles.writer)) as db:
-            append = Append(db, link.schema, self._names, chapter=self._chapter)
-            planned = append.decide(submissions, mentioned, now_us=self._clock.now_us(), limit_bytes=self._limit_bytes)
+        append = Append(link.schema, self._names, self._archive, submissions, chapter=self._chapter)
+        opening = link.begin(link.roles.writer)
+        append.ask(opening)
+        with link.transaction(opening) as db:
+            planned = append.decide(db, now_us=self._clock.now_us(), limit_bytes=self._limit_bytes)
             if planned.rows:
-                last = append.write(planned.rows)
-                last.add("COMMIT")
-                last.run(db)
-                append.names.committed()
+                append.write(db, planned.rows, commit=True)
+                append.committed()
         if planned.rows:
             with self._appended:
                 self._appended.notify_all()
@@ -134,7 +139,11 @@ class PostgresStore(Reads):
         """The raw values for `verify`, as the tailer; NotAllowed when the login may not."""
         if self._closed:
             raise StoreUnavailable(url=self._link.url, reason="closed")
-        return PostgresEvidence(self._link)
+        return PostgresEvidence(self._link, self._archive)
+
+    def chapters(self) -> PostgresChapters:
+        """The seam through which this log is archived, for a login that is a member of the migrator role too."""
+        return PostgresChapters(self._link, self._log_id, self._chapter)
 
     def close(self) -> None:
         """Close the store's own connections. Closing twice is fine."""

@@ -9,22 +9,33 @@ from typing import Any, Final
 import psycopg
 from psycopg.rows import tuple_row
 
+from postsale.errors import LogDamaged
+from postsale.events import StreamId
+from postsale.store.archive import Archive
+from postsale.store.archive_evidence import ArchivedEvidence
 from postsale.store.contract import Row, Unreadable
+from postsale.store.postgres_archive import Segments
 from postsale.store.postgres_link import Connection, Link, Script, lost
 from postsale.store.postgres_schema import EVENT_COLUMNS
+from postsale.store.segments import Listing, Segment
 
 _ROWS: Final = 500  # fetched at once, and fewer when they are large
 _FETCH_BYTES: Final = 4_000_000
 _NAMES: Final = 1_000  # fetched at once
 _SINGLE_STEPS: Final = 64  # how many positions after an unreadable one are tried one by one, then in strides of as many
 _MAX_TRIES: Final = 100_000
+_NUMBERS_HELD: Final = 65_536
 
 
 class PostgresEvidence:
     """Raw reads within one transaction. A context manager; holds a connection and the server's snapshot until it is left."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Link, archive: Archive) -> None:
         self._link = link
+        self._archive = archive
+        self._archived: ArchivedEvidence | None = None  # once rows were read
+        self._numbers: dict[StreamId, tuple[Any, Any]] = {}
+        self._kinds: dict[tuple[str, bytes], Any] = {}
         self._s = link.schema
         self._stack = ExitStack()
         self._db: Connection
@@ -45,6 +56,36 @@ class PostgresEvidence:
         self._stack.__exit__(*error)
 
     def rows(self) -> Iterator[Row | Unreadable]:
+        """The live tables and the segments, by position."""
+        self._archived = ArchivedEvidence(self._archive, stream=self._number, kind=self._kind_number, listed=self._listed)
+        return self._archived.beside(self._live_rows(), self._segments(self._archived.doubts))
+
+    def _segments(self, doubts: list[str]) -> Iterator[Segment]:
+        for (chapter,) in self._ask(f"SELECT chapter FROM {self._s}.segments ORDER BY chapter"):
+            first = self._ask(f"SELECT first, last FROM {self._s}.segments WHERE chapter = %s", chapter)
+            try:
+                yield from Segments(self._db, self._s).described(first[0][0] - 1, first[0][0])
+            except LogDamaged:
+                doubts.append(f"the description of the segment of chapter {chapter} is unreadable")
+
+    def _listed(self, segment: Segment, listing: Listing) -> bool:
+        return Segments(self._db, self._s).listed(segment, listing, self._number)
+
+    def _number(self, stream: StreamId) -> tuple[Any, Any]:
+        """The numbers of a stream and its tenant, None for names that the log does not know."""
+        if stream not in self._numbers:
+            if len(self._numbers) >= _NUMBERS_HELD:
+                self._numbers.clear()
+            self._numbers[stream] = Segments(self._db, self._s).numbers([stream]).get(stream, (None, None))
+        return self._numbers[stream]
+
+    def _kind_number(self, wire_name: str, schema: bytes) -> Any:
+        if (wire_name, schema) not in self._kinds:
+            found = self._ask(f"SELECT no FROM {self._s}.kinds WHERE wire_name = %s AND schema = %s", wire_name, schema)
+            self._kinds[wire_name, schema] = found[0][0] if found else None
+        return self._kinds[wire_name, schema]
+
+    def _live_rows(self) -> Iterator[Row | Unreadable]:
         columns = ", ".join(name for name, _ in EVENT_COLUMNS)
         start, last, tries = -(2**63), 0, 0
         hole = ""  # why what follows `last` could not be read
@@ -86,7 +127,13 @@ class PostgresEvidence:
         forced = "SET LOCAL enable_seqscan = off; SET LOCAL enable_sort = off; SET LOCAL enable_bitmapscan = off"
         self._db.execute(forced.encode(), prepare=False)
         try:
-            yield from self._walk(f"SELECT tenant, event_id, position, content_mac FROM {self._s}.events ORDER BY tenant, event_id")
+            columns, before = "tenant, event_id, position, content_mac", None
+            for row in self._walk(
+                f"SELECT {columns} FROM {self._s}.events UNION ALL SELECT {columns} FROM {self._s}.archived_ids ORDER BY tenant, event_id"
+            ):
+                if row != before:  # in both while its chapter is being archived
+                    yield row
+                before = row
         except psycopg.Error as error:
             yield self._unreadable(error)
 
@@ -123,7 +170,7 @@ class PostgresEvidence:
         return (rows[0][0], rows[0][1]) if rows else (None, None)
 
     def structure(self) -> Iterator[str]:
-        return iter(())
+        yield from self._archived.doubts if self._archived else ()
 
     # ---------------------------------------------------------------- statements
 

@@ -36,6 +36,11 @@ _PATIENT: Final = {
     "tcp_user_timeout": "30000",
 }  # a silent network is noticed; seconds, the last in ms
 
+# Compiling or spreading a query costs more than the small pages that are read here.
+_READING: Final = ("SET LOCAL jit = off", "SET LOCAL max_parallel_workers_per_gather = 0")
+# The plans of the functions' statements are made once, perhaps while the tables are empty, and must suit them when they are large.
+_WRITING: Final = ("SET LOCAL plan_cache_mode = force_generic_plan", "SET LOCAL enable_seqscan = off", "SET LOCAL enable_bitmapscan = off")
+
 _REASONS: Final = {
     "53100": "the server's disk is full",
     "53300": "the server has no connection left",
@@ -141,8 +146,7 @@ class Link:
             f"SET LOCAL lock_timeout = {_ms(wait.lock)}",
             f"SET LOCAL statement_timeout = {_ms(wait.statement)}",
             f"SET LOCAL idle_in_transaction_session_timeout = {_ms(wait.idle)}",
-            # Compiling or spreading a query costs more than the small pages that are read here.
-            *(("SET LOCAL jit = off", "SET LOCAL max_parallel_workers_per_gather = 0") if read_only else ()),
+            *(_READING if read_only else _WRITING),
         )
 
     @contextmanager

@@ -7,8 +7,9 @@ holds no connection and no server's snapshot between two pages. Reads of one ten
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Final
 from uuid import UUID
 
@@ -17,8 +18,10 @@ from psycopg.rows import tuple_row
 
 from postsale.errors import InvalidInput, LogDamaged
 from postsale.events import Lane, StoredEvent, StreamId
+from postsale.store.archive import Archive, Part, merged
 from postsale.store.contract import Query, TreeHead
 from postsale.store.leaves import Frontier
+from postsale.store.postgres_archive import Segments
 from postsale.store.postgres_link import Connection, Link, Script
 from postsale.store.postgres_names import Names, enter
 
@@ -40,6 +43,7 @@ class Reads:
 
     _link: Link
     _names: Names
+    _archive: Archive
 
     @contextmanager
     def _reading(self, tenant: str | None, script: Script | None = None) -> Generator[Connection, None, None]:
@@ -77,9 +81,23 @@ class Reads:
         while selection is not None and (left is None or left > 0) and not selection.ended:
             with self._reading(tenant) as db:
                 page = self._decoded(db, selection.fetch(db, left))
-            yield from page
-            if left is not None:
-                left -= len(page)
+                # After the page: a chapter that is detached in between is then in both, and not in neither.
+                parts = self._archived_parts(db, query, selection)
+            found: Iterator[StoredEvent] = iter(page)
+            if parts:
+                after, upto = selection.fetched
+                archived = self._archive.read(parts, replace(query, after=after, upto=upto))
+                found = merged(found, archived, replace(query, limit=left))
+            for event in found:
+                yield event
+                if left is not None:
+                    left -= 1
+
+    def _archived_parts(self, db: Connection, query: Query, selection: _Selection) -> list[Part]:
+        if query.lane == Lane.DECISION:
+            return []
+        kept = Segments(db, self._link.schema)
+        return kept.parts(*selection.fetched, streams=selection.streams, tenant=selection.tenant)
 
     def _selection(self, query: Query, tenant: str | None) -> _Selection | None:
         """What a query asks for, in numbers; None when there is nothing like it."""
@@ -121,7 +139,7 @@ class Reads:
         upto = min([found["head"]] + [bound for bound in (query.upto, *(prefix for (prefix,) in found["prefix"])) if bound is not None])
         streams = [no for (no,) in found["streams"]]
         filters, values = [], []
-        if number is not None:
+        if number is not None and not streams:
             filters.append(f"tenant = {number}")
         if query.lane is not None:
             filters.append(f"lane = {int(query.lane)}")
@@ -137,7 +155,10 @@ class Reads:
         if (query.kinds and not found["kinds"]) or ((query.category is not None or query.streams) and not streams):
             return None
         one_stream = len(streams) == 1 and not query.kinds
-        return _Selection(s, filters, values, max(query.after, 0), upto, query.backward, span=None if one_stream else _SPAN)
+        few = None if not query.streams and (query.category is None or len(streams) > _FEW_STREAMS) else streams
+        page = _Selection(s, filters, values, max(query.after, 0), upto, query.backward, span=None if one_stream else _SPAN)
+        page.streams, page.tenant = few, number
+        return page
 
     def _decoded(self, db: Connection, rows: list[Any]) -> list[StoredEvent]:
         names = self._names
@@ -178,10 +199,15 @@ class Reads:
 
     def find(self, tenant: str, event_id: UUID) -> StoredEvent | None:
         s = self._link.schema
-        sql = f"SELECT {COLUMNS} FROM {s}.events WHERE tenant = (SELECT {s}.tenant_no()) AND event_id = %s"
+        sql = f"SELECT {COLUMNS} FROM {s}.events WHERE event_id = %s AND tenant IS NOT DISTINCT FROM (SELECT {s}.tenant_no())"
         with self._reading(tenant) as db:
             events = self._decoded(db, _binary(db, sql, [event_id.bytes]))
-        return events[0] if events else None
+            if events:
+                return events[0]
+            sql = f"SELECT position FROM {s}.archived_ids WHERE tenant = (SELECT {s}.tenant_no()) AND event_id = %s"
+            archived = _binary(db, sql, [event_id.bytes])
+            segments = Segments(db, s).described(archived[0][0] - 1, archived[0][0]) if archived else []
+        return self._archive.at(segments[0], archived[0][0]) if segments else None
 
     def latest(self, streams: Sequence[StreamId]) -> list[StoredEvent | None]:
         newest: dict[StreamId, StoredEvent] = {}
@@ -231,17 +257,22 @@ class Reads:
         if start >= stop:
             return []
         s = self._link.schema
-        if level == 0:
-            sql = (
-                f"SELECT leaf FROM {s}.events WHERE tenant = (SELECT {s}.tenant_no())"
-                f" AND position >= {s}.position_of_leaf((SELECT {s}.tenant_no()), {start}) ORDER BY position LIMIT {stop - start}"
-            )
-        else:
+        if level:
             sql = (
                 f"SELECT hash FROM {s}.nodes WHERE tenant = (SELECT {s}.tenant_no()) AND level = {level}"
                 f" AND number >= {start} AND number < {stop} ORDER BY number"
             )
-        return [digest for (digest,) in self._ask(tenant, sql)]
+            return [digest for (digest,) in self._ask(tenant, sql)]
+        sql = (
+            f"SELECT leaf_index, leaf FROM {s}.events WHERE tenant = (SELECT {s}.tenant_no()) AND leaf_index < {stop}"
+            f" AND position >= {s}.position_of_leaf((SELECT {s}.tenant_no()), {start}) ORDER BY position LIMIT {stop - start}"
+        )
+        with self._reading(tenant) as db:
+            by_index = dict(_binary(db, sql))
+            number = self._names.tenant(tenant)
+            parts = [] if number is None else Segments(db, s).leaf_parts(number, start, stop)
+        by_index |= dict(self._archive.leaves(parts, tenant, start, stop))
+        return [leaf for _, leaf in sorted(by_index.items())]
 
 
 class _Selection:
@@ -258,6 +289,9 @@ class _Selection:
         self._backward = backward
         self._span = span  # positions of the next page's range; None: all that are left
         self._rows = _FIRST_ROWS
+        self.fetched = (after, after)  # the range of the newest page: after < position <= upto
+        self.streams: list[int] | None = None  # that are asked for, when they are few
+        self.tenant: int | None = None
 
     @property
     def ended(self) -> bool:
@@ -276,8 +310,10 @@ class _Selection:
         full = len(rows) == most
         if self._backward:
             self._upto = rows[-1][0] - 1 if full else after
+            self.fetched = (self._upto, upto)
         else:
             self._after = rows[-1][0] if full else upto
+            self.fetched = (after, self._after)
         if not full and span is not None:
             self._span = span * _WIDER
         if rows:

@@ -26,7 +26,7 @@ from postsale.store.leaves import Frontier
 from postsale.store.plan import DEFAULT_CHAPTER, DEFAULT_LIMIT_BYTES, SALT_BYTES, Breach, Id, Key, Known, Mentions, mentions, plan
 from postsale.store.quarantine import SQLiteQuarantine
 from postsale.store.segments import Segment
-from postsale.store.sqlite_archive import LAST, archived_at, archived_leaves, first_archived_breach, read_all, segments
+from postsale.store.sqlite_archive import LAST, SQLiteChapters, archived_at, archived_leaves, first_archived_breach, read_all, segments
 from postsale.store.sqlite_evidence import SQLiteEvidence
 from postsale.store.sqlite_names import Names, decision_version, first_breach
 from postsale.store.sqlite_read import COLUMNS, Decoder, leaves, stream_number
@@ -331,6 +331,10 @@ class SQLiteStore:
         if self._closed:
             raise StoreUnavailable(url=self._url, reason="closed")
         return SQLiteEvidence(self._path, self._archive, busy_timeout_s=self._busy_timeout_s)
+
+    def chapters(self) -> SQLiteChapters:
+        """The seam through which this log is archived."""
+        return SQLiteChapters(self)
 
     def segments(self) -> list[Segment]:
         """The archived chapters, ascending, as the log describes them."""

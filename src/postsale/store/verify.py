@@ -17,7 +17,7 @@ from postsale.events import Clock, SystemClock
 from postsale.store.against import compare
 from postsale.store.checkpoints import Checkpoint
 from postsale.store.contract import Evidence, Row, Store, Unreadable
-from postsale.store.leaves import Frontier, Node, StreamNames, join_commitment, kind_names, leaf_of
+from postsale.store.leaves import Frontier, Node, StreamNames, kind_names, leaf_hash
 from postsale.store.notes import VerifierKey
 
 MAX_PROBLEMS: Final = 10_000  # a wholly damaged file must not fill the memory with reasons
@@ -168,10 +168,8 @@ class _Verification:
                 )
                 home, names = streams[stream]
                 state = tenants[tenant]
-                computed = leaf_of(
-                    join_commitment(
-                        names, kinds[kind], index, lane, version, salt, position, event_id, occurred_at, recorded_at, header, mac, data
-                    )
+                computed = leaf_hash(
+                    names, kinds[kind], index, lane, version, salt, position, event_id, occurred_at, recorded_at, header, mac, data
                 )
                 sound = (
                     computed == leaf
@@ -279,10 +277,8 @@ class _Verification:
             self._versions[stream] = version if type(version) is int else expected
         else:
             self._problem(position, f"lane {lane!r} does not exist")
-        computed = leaf_of(
-            join_commitment(
-                names, kind_bytes, leaf_index, lane, version, salt, position, event_id, occurred_at, recorded_at, header, mac, data
-            )
+        computed = leaf_hash(
+            names, kind_bytes, leaf_index, lane, version, salt, position, event_id, occurred_at, recorded_at, header, mac, data
         )
         if computed != leaf:
             self._problem(position, "the stored bytes do not match their leaf")
