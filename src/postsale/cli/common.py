@@ -56,6 +56,7 @@ from postsale.errors import (
     UnknownCustomer,
     UnknownDecision,
     UnknownEvent,
+    UnsafeDatabase,
     Unsupported,
 )
 from postsale.projections import CUSTOMER_HEALTH, HealthModel
@@ -74,7 +75,20 @@ _STATUS: tuple[tuple[tuple[type[PostSaleError], ...], int], ...] = (
     ((InvalidInput, MappingInvalid, PolicyInvalid, IdentityConflict), 2),
     ((ApprovalRefused, NotAllowed), 3),
     ((UnknownCustomer, UnknownDecision, UnknownEvent, NotCheckpointed), 4),
-    ((StoreUnavailable, KeyUnavailable, AnchorUnavailable, LeaseHeld, LeaseLost, SegmentUnreadable, ArchiveBusy, ArchiveUnwritable), 5),
+    (
+        (
+            StoreUnavailable,
+            UnsafeDatabase,
+            KeyUnavailable,
+            AnchorUnavailable,
+            LeaseHeld,
+            LeaseLost,
+            SegmentUnreadable,
+            ArchiveBusy,
+            ArchiveUnwritable,
+        ),
+        5,
+    ),
 )
 
 _WILD = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
@@ -201,12 +215,12 @@ def existing_file(db: str) -> Path:
 
 
 @contextmanager
-def opened_store(db: str) -> Iterator[Store]:
-    """The log of a database without its keys, which must be there."""
+def opened_store(db: str, *, as_owner: bool = False) -> Iterator[Store]:
+    """The log of a database without its keys, which must be there. `as_owner`: with a login that archives."""
     _remember(db)
     if db.startswith("sqlite:///"):
         existing_file(db)
-    with closing(open_store(db, archive=archive_moved(), schema=_place.schema)) as store:
+    with closing(open_store(db, archive=archive_moved(), schema=_place.schema, as_owner=as_owner)) as store:
         yield store
 
 

@@ -54,6 +54,8 @@ _REASONS: Final = {
     "3F000": "the schema of the log is missing",
     "40001": "the caller's snapshot is older than the newest event: use READ COMMITTED",
 }
+# Another client of a shared connection may have switched it off since the store looked. A stronger or weaker `on` is the server's choice.
+_DURABLE: Final = "SELECT set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off'"
 _AGAIN: Final = ("08", "57P", "40P01", "40001")  # a new connection, or another try, may do
 
 
@@ -146,7 +148,7 @@ class Link:
             f"SET LOCAL lock_timeout = {_ms(wait.lock)}",
             f"SET LOCAL statement_timeout = {_ms(wait.statement)}",
             f"SET LOCAL idle_in_transaction_session_timeout = {_ms(wait.idle)}",
-            *(_READING if read_only else _WRITING),
+            *(_READING if read_only else (*_WRITING, _DURABLE)),
         )
 
     @contextmanager

@@ -11,7 +11,7 @@ What is here may import errors and `plan`. What protects the log (TRIGGERS, POLI
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 from postsale.errors import InvalidInput
@@ -23,6 +23,7 @@ SYSTEM: Final = "_system"
 SYSTEM_NO: Final = 0  # the number of the tenant `_system`, which every writer may read
 
 _NAME: Final = re.compile(r"(?!pg_)[a-z_][a-z0-9_]{0,39}\Z")
+_LOGIN: Final = re.compile(r"(?!pg_)[a-z_][a-z0-9_]{0,62}\Z")
 
 
 class Roles(NamedTuple):
@@ -65,6 +66,7 @@ EVENT_COLUMNS: Final = (
 
 APPEND_ONLY: Final = ("events", "streams", "kinds", "nodes", "archived_ids", "segments", "segment_streams", "segment_tenants")
 TENANT_TABLES: Final = ("events", "streams", "nodes", "archived_ids", "segment_streams", "segment_tenants", "kv", "quarantine")
+_ARCHIVED: Final = ("archived_ids", "segment_streams", "segment_tenants")  # what the owner writes
 
 
 class Guard(NamedTuple):
@@ -377,6 +379,21 @@ END $$;
 """
 
 
+def login_sql(login: str, roles: Sequence[str]) -> str:
+    """A login for a service: made without a password unless it is there, and a member of these roles. InvalidInput for a name that needs quotes."""
+    if not _LOGIN.match(login):
+        raise InvalidInput(what="login", field="name", reason="expected 1 to 63 of a-z, 0-9, '_', not beginning with a digit or 'pg_'")
+    return f"""\
+DO $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = '{login}') THEN
+        CREATE ROLE {login} LOGIN NOINHERIT;
+    END IF;
+END $$;
+GRANT {", ".join(roles)} TO {login};
+"""
+
+
 def triggers(schema: str) -> Iterator[Guard]:
     """What keeps the log append-only and its heads true."""
     s = schema
@@ -406,7 +423,7 @@ def _trigger(s: str, table: str, name: str, event: str, each: str, function: str
 
 
 def policies(schema: str) -> Iterator[Guard]:
-    """Who sees and writes which rows. A writer: its tenant's, and reads those of `_system`. A tailer reads all, the owner what its functions need."""
+    """Who sees and writes which rows. A writer: its tenant's, and reads those of `_system`. A tailer reads all. The owner: what archiving takes."""
     s, (writer, tailer, migrator) = schema, Roles.of(schema)
     for table in ("tenants", *TENANT_TABLES):
         column = "no" if table == "tenants" else "tenant"
@@ -422,11 +439,10 @@ def policies(schema: str) -> Iterator[Guard]:
             ("tailers", f"FOR SELECT TO {tailer} USING (true)"),
         ):
             yield Guard(table, name, f"CREATE POLICY {name} ON {s}.{table} {rule};")
-    for table in ("tenants", "streams", "events"):
-        yield Guard(table, "owner", f"CREATE POLICY owner ON {s}.{table} FOR SELECT TO {migrator} USING (true);")
-    for table in ("archived_ids", "segment_streams", "segment_tenants"):
-        yield Guard(table, "archives", f"CREATE POLICY archives ON {s}.{table} TO {migrator} USING (true) WITH CHECK (true);")
-    yield Guard("tenants", "enters", f"CREATE POLICY enters ON {s}.tenants FOR INSERT TO {migrator} WITH CHECK (true);")
+    for table in ("tenants", "streams", "events", *_ARCHIVED):
+        yield Guard(table, "owner_sees", f"CREATE POLICY owner_sees ON {s}.{table} FOR SELECT TO {migrator} USING (true);")
+    for table in ("tenants", *_ARCHIVED):
+        yield Guard(table, "owner_adds", f"CREATE POLICY owner_adds ON {s}.{table} FOR INSERT TO {migrator} WITH CHECK (true);")
 
 
 def row_security_sql(schema: str, table: str) -> str:
