@@ -22,10 +22,11 @@ from postsale.store.postgres_admin import check_connection, check_version
 from postsale.store.postgres_archive import PostgresChapters
 from postsale.store.postgres_beside import PostgresKeyValue, PostgresQuarantine
 from postsale.store.postgres_evidence import PostgresEvidence
-from postsale.store.postgres_link import Error, Link, Patience, Pool, Script, worth_another_try
+from postsale.store.postgres_link import Connection, Error, Link, Patience, Pool, Script, worth_another_try
 from postsale.store.postgres_names import Names
 from postsale.store.postgres_read import Reads
 from postsale.store.postgres_schema import DEFAULT_SCHEMA
+from postsale.store.postgres_within import Within
 from postsale.store.postgres_write import Append
 
 _TRIES: Final = 3  # of a transaction whose connection was lost or that the server took back
@@ -100,6 +101,21 @@ class PostgresStore(Reads):
         """See `Store.append`. Appends of other threads that wait go into the same commit."""
         return self._groups.append(submissions)
 
+    def within(self, connection: Connection) -> Within:
+        """This log in the caller's own transaction, which is open on `connection`: what is appended there is stored when the caller commits.
+
+        InvalidInput for a connection without a transaction, or to another log; NotAllowed when its login may not append.
+        """
+        return Within(
+            self._link,
+            connection,
+            log_id=self._log_id,
+            chapter=self._chapter,
+            archive=self._archive,
+            clock=self._clock,
+            limit_bytes=self._limit_bytes,
+        )
+
     def _commit(self, submissions: list[Submission]) -> list[Outcome]:
         tries = _TRIES
         with self._link.translated():
@@ -117,8 +133,8 @@ class PostgresStore(Reads):
             raise StoreUnavailable(url=self._link.url, reason="closed")
         link = self._link
         append = Append(link.schema, self._names, self._archive, submissions, chapter=self._chapter)
-        opening = link.begin(link.roles.writer)
-        append.ask(opening)
+        opening = link.begin_append()
+        append.ask(opening, link.timeouts)
         with link.transaction(opening) as db:
             planned = append.decide(db, now_us=self._clock.now_us(), limit_bytes=self._limit_bytes)
             if planned.rows:

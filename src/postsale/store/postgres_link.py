@@ -38,8 +38,6 @@ _PATIENT: Final = {
 
 # Compiling or spreading a query costs more than the small pages that are read here.
 _READING: Final = ("SET LOCAL jit = off", "SET LOCAL max_parallel_workers_per_gather = 0")
-# The plans of the functions' statements are made once, perhaps while the tables are empty, and must suit them when they are large.
-_WRITING: Final = ("SET LOCAL plan_cache_mode = force_generic_plan", "SET LOCAL enable_seqscan = off", "SET LOCAL enable_bitmapscan = off")
 
 _REASONS: Final = {
     "53100": "the server's disk is full",
@@ -141,15 +139,32 @@ class Link:
 
     def begin(self, role: str, *, read_only: bool = False, isolation: str = "READ COMMITTED") -> Script:
         """The opening statements of a transaction."""
-        wait = self.patience
-        return Script(
-            f"BEGIN ISOLATION LEVEL {isolation} {'READ ONLY' if read_only else 'READ WRITE'}",
+        mode = "READ ONLY" if read_only else "READ WRITE"
+        return Script(f"BEGIN ISOLATION LEVEL {isolation} {mode}", *self._settings(role, read_only))
+
+    def _settings(self, role: str, read_only: bool) -> list[str]:
+        lock, statement, idle = self.timeouts
+        return [
             f"SET LOCAL ROLE {role}",
-            f"SET LOCAL lock_timeout = {_ms(wait.lock)}",
-            f"SET LOCAL statement_timeout = {_ms(wait.statement)}",
-            f"SET LOCAL idle_in_transaction_session_timeout = {_ms(wait.idle)}",
-            *(_READING if read_only else (*_WRITING, _DURABLE)),
-        )
+            f"SET LOCAL lock_timeout = {lock}",
+            f"SET LOCAL statement_timeout = {statement}",
+            f"SET LOCAL idle_in_transaction_session_timeout = {idle}",
+            *(_READING if read_only else (_DURABLE,)),
+        ]
+
+    def keep(self) -> str:
+        """The last statement of a transaction that is to stay."""
+        return "COMMIT"
+
+    def begin_append(self) -> Script:
+        """The same for an append, whose first question sets the timeouts."""
+        return Script("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE", f"SET LOCAL ROLE {self.roles.writer}")
+
+    @property
+    def timeouts(self) -> tuple[int, int, int]:
+        """For a lock, a statement and an idle transaction, in ms."""
+        wait = self.patience
+        return _ms(wait.lock), _ms(wait.statement), _ms(wait.idle)
 
     @contextmanager
     def transaction(self, opening: Script) -> Iterator[Connection]:
