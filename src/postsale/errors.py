@@ -259,6 +259,18 @@ class StoreUnavailable(PostSaleError):
 
 
 @dataclass(eq=False, kw_only=True)
+class UnsafeDatabase(PostSaleError):
+    """A database, or the login used for it, is not set up so that the log's promises hold. Refused before anything is read or written."""
+
+    what: str
+    wanted: str
+    fix: str  # what to type
+    found = "{what}"
+    expected = "{wanted}"
+    todo = "{fix}"
+
+
+@dataclass(eq=False, kw_only=True)
 class SegmentUnreadable(PostSaleError):
     """The file of an archived chapter is missing or is not the one that was archived. Other chapters stay readable."""
 

@@ -73,7 +73,6 @@ def test_a_recorded_event_that_disappears_with_all_its_traces_is_missed(tmp_path
         path,
         *(f"DROP TRIGGER {name}" for name in triggers_of(path)),
         f"DELETE FROM events WHERE position > {before}",
-        f"DELETE FROM keys WHERE position > {before}",
         f"UPDATE tenants SET size = {size}, frontier = x'{frontier.hex()}'",
         f"UPDATE log SET (position, recorded_at) = (SELECT position, recorded_at FROM events WHERE position = {before})",
         "DELETE FROM kv",

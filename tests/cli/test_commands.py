@@ -37,8 +37,8 @@ def test_the_commands_are_those_that_are_promised() -> None:
     promised = """
         demo, ingest stripe, ingest cloudevents, ingest table, run, customer list, customer show, customer timeline, customer why,
         decision list, decision explain, decision replay, approval list, approval approve, approval reject, projection status,
-        quarantine list, quarantine retry, log verify, log checkpoint, log key, log prove, log check-proof, agent list, agent observe, agent propose, agent act, agent pause, agent resume,
-        token issue, schemas check, schemas list, schemas write,
+        quarantine list, quarantine retry, agent list, agent observe, agent propose, agent act, agent pause, agent resume,
+        token issue, schemas check, schemas list, schemas write, log verify, log checkpoint, log key, log prove, log check-proof,
         log chapters, log archive, db migrate"""
     assert {tuple(c.split()) for c in re.split(r",\s+", promised.strip())} <= set(COMMANDS)
 

@@ -11,7 +11,6 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
-
 from tests.postgres import as_documented
 
 ROOT = Path(__file__).resolve().parents[2]

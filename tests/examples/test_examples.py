@@ -10,7 +10,6 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
-
 from tests.postgres import as_documented
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"

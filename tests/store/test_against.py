@@ -67,6 +67,7 @@ class History:
                     store.append(each(*(self.events.fact(self.events.stream(tenant)) for _ in range(count))))
                 self.clock.advance(timedelta(hours=1))
                 sign_checkpoint(store, vault, self.clock, "acme", self.anchor)
+            store.append(each(*(self.events.fact(self.events.stream("globex")) for _ in range(9))))
 
     def verified(self, **more: Any) -> VerifyReport:
         with self.opened() as (store, vault):
@@ -112,8 +113,6 @@ def without_triggers(path: Path) -> Iterator[sqlite3.Connection]:
 def recompute(db: sqlite3.Connection) -> None:
     """Heads, nodes and ids as if the events that are there had always been all: what a careful forger leaves behind."""
     db.execute("DELETE FROM nodes")
-    db.execute("DELETE FROM keys")
-    db.execute("INSERT INTO keys SELECT tenant, event_id, position, content_mac FROM events")
     for (tenant,) in db.execute("SELECT no FROM tenants").fetchall():
         leaves = [leaf for (leaf,) in db.execute("SELECT leaf FROM events WHERE tenant = ? ORDER BY position", (tenant,))]
         frontier = Frontier()
@@ -181,7 +180,7 @@ def test_a_tail_cut_off_with_everything_recomputed_is_named_by_its_count(history
 def test_a_tenant_that_was_removed_as_a_whole_is_named(history: History) -> None:
     with without_triggers(history.path) as db:
         (no,) = db.execute("SELECT no FROM tenants WHERE name = 'acme'").fetchone()
-        for table, column in (("events", "tenant"), ("keys", "tenant"), ("nodes", "tenant"), ("streams", "tenant"), ("tenants", "no")):
+        for table, column in (("events", "tenant"), ("nodes", "tenant"), ("streams", "tenant"), ("tenants", "no")):
             db.execute(f"DELETE FROM {table} WHERE {column} = ?", (no,))
     assert any("tenant 'acme' has 0 leaves" in reason for _, reason in history.verified().problems)
 
@@ -196,8 +195,7 @@ def test_a_database_restored_from_an_older_backup_is_named(history: History, tmp
     ((position, reason),) = history.verified().problems
     assert "has 700 leaves" in reason
     assert "says 777: 77 events are missing at the end" in reason
-    with history.opened() as (store, _):
-        assert position == store.head() + 1
+    assert position == history.position(699) + 1, "the first place where they can have been"
 
 
 def test_a_restored_database_that_has_grown_again_is_named(history: History, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from postsale.errors import LogDamaged, StoreUnavailable, Unsupported, VersionConflict
 from postsale.events import Lane, ManualClock, StreamId
-from postsale.store import MemoryStore, NoneSince, Query, SQLiteStore, Submission, open_store, verify
+from postsale.store import MemoryStore, NoneSince, Query, SQLiteStore, Submission, open_store, sqlite_ids, verify
 from postsale.store import sqlite_read as reading
 from postsale.store.sqlite_schema import SCHEMA_VERSION
 from postsale.testing import Events
@@ -157,9 +157,13 @@ def test_other_urls_are_unsupported_and_not_repeated(url: str) -> None:
         "INSERT OR REPLACE INTO events SELECT * FROM events WHERE position = 1",
         "INSERT INTO events SELECT 0, tenant, stream, lane, version, event_id, kind, occurred_at, recorded_at, content_mac, header, data,"
         " salt, leaf_index, leaf FROM events WHERE position = 1",
-        "UPDATE keys SET content_mac = x'00'",
-        "DELETE FROM keys",
-        "INSERT OR REPLACE INTO keys SELECT * FROM keys WHERE position = 1",
+        "UPDATE ids SET content_mac = x'00'",
+        "DELETE FROM ids",
+        "INSERT OR REPLACE INTO ids SELECT * FROM ids WHERE position = 1",
+        "INSERT INTO ids SELECT 1, tenant, x'00', position, recorded_at, content_mac FROM ids",
+        "UPDATE id_generations SET last = 1",
+        "DELETE FROM id_generations",
+        "INSERT OR REPLACE INTO id_generations VALUES (1, 1)",
         "UPDATE streams SET id = 'other'",
         "DELETE FROM streams",
         "UPDATE kinds SET wire_name = 'other/kind@1'",
@@ -172,7 +176,10 @@ def test_other_urls_are_unsupported_and_not_repeated(url: str) -> None:
         "DELETE FROM log",
     ],
 )
-def test_the_file_refuses_to_change_history_for_any_program(path: Path, events: Events, statement: str) -> None:
+def test_the_file_refuses_to_change_history_for_any_program(
+    path: Path, events: Events, statement: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_ids, "GENERATION", 1)
     with closing(SQLiteStore(path)) as store:
         store.append(each(events.fact(), events.fact()))
         with raw(path) as db, pytest.raises(sqlite3.IntegrityError, match=r"append-only|only moves forward"):
@@ -373,11 +380,15 @@ PLANS = [
     (Query(tenant="acme"), "SEARCH events USING INTEGER PRIMARY KEY (rowid>?)"),
     (Query(lane=Lane.DECISION), "SEARCH events USING INDEX decisions_by_tenant (tenant=? AND rowid>?)"),
     (Query(tenant="acme", lane=Lane.DECISION, limit=3), "SEARCH events USING INDEX decisions_by_tenant (tenant=? AND rowid>?)"),
-    (Query(category="policies"), "SEARCH events USING INDEX events_by_stream (stream=? AND lane=? AND rowid>?)"),
+    (Query(category="policies", lane=Lane.FACT), "SEARCH events USING INDEX facts_by_stream (<expr>=? AND stream=? AND rowid>?)"),
+    (Query(category="policies", lane=Lane.DECISION), "SEARCH events USING INDEX decisions_by_version (stream=?)"),
+    (Query(kinds=frozenset({"rare/kind"})), "SEARCH events USING INDEX events_by_kind (kind=? AND rowid>?)"),
+    (Query(kinds=frozenset({"test/seen"}), backward=True), "SEARCH events USING INTEGER PRIMARY KEY (rowid>?)"),
+    (Query(kinds=frozenset({"rare/kind", "test/decided"}), tenant="acme"), "SEARCH events USING INDEX events_by_kind (kind=? AND rowid>?)"),
     (Query(category="customers", as_of_us=9), "SEARCH events USING INTEGER PRIMARY KEY (rowid>?)"),
     (
         Query(streams=(StreamId("small", "customers", "c"),), lane=Lane.FACT, kinds=frozenset({"test/seen"}), backward=True),
-        "SEARCH events USING INDEX events_by_stream (stream=? AND lane=? AND rowid>?)",
+        "SEARCH events USING INDEX facts_by_stream (<expr>=? AND stream=? AND rowid>?)",
     ),
 ]
 
@@ -386,7 +397,7 @@ PLANS = [
 def test_each_query_reads_in_order_from_an_index_and_never_sorts(path: Path, events: Events, query: Query, plan: str) -> None:
     with closing(SQLiteStore(path)) as store:
         store.append(each(*(events.fact() for _ in range(150)), *(events.decision(events.stream(), 0) for _ in range(3))))
-        store.append(each(events.fact(StreamId("small", "customers", "c")), events.fact(events.stream(category="policies"))))
+        store.append(each(events.fact(StreamId("small", "customers", "c")), events.fact(events.stream(category="policies"), "rare/kind")))
         statements: list[str] = []
         with store.snapshot() as db:
             db.set_trace_callback(statements.append)

@@ -103,7 +103,8 @@ def _show(report: VerifyReport, *, compared: bool) -> None:
             out.print("[dim]Whether its end was cut off shows only a checkpoint that was kept elsewhere:[/]", soft_wrap=True)
             hint("postsale log checkpoint --anchor FILE")
     if any("key was not given" in warning for warning in report.warnings):
-        hint('postsale log verify --key "$(postsale log key)"')
+        hint("postsale log key > log.key")
+        hint("postsale log verify --key log.key")
 
 
 def _steps(advance: Callable[[int], None]) -> Callable[[int], None]:

@@ -126,8 +126,8 @@ class Evidence(Protocol):
         """Every event by position; in place of rows that cannot be read at all, where they were."""
         ...
 
-    def ids(self) -> Iterator[tuple[Any, Any, Any, Any] | Unreadable]:
-        """(tenant, event id, position, content_mac) in ascending order of tenant and id."""
+    def ids(self) -> Iterator[tuple[Any, Any, Any, Any, Any] | Unreadable]:
+        """(tenant, event id, position, recorded_at, content_mac) in ascending order of tenant and id."""
         ...
 
     def stream(self, ref: Any) -> tuple[Any, bytes, bytes, bytes] | None:

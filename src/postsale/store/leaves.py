@@ -119,7 +119,7 @@ class Shown(NamedTuple):
 
 
 def shown_by(commitment: bytes) -> Shown:
-    """The fields of a commitment, inverse of `join_commitment`; ValueError when it is none."""
+    """The fields of a commitment, inverse of `commitment`; ValueError when it is none."""
     rest = memoryview(commitment)
 
     def take(count: int) -> bytes:

@@ -40,6 +40,7 @@ from postsale.events import (
 )
 from postsale.store.contract import Appended, Condition, Query, Store, Submission
 from postsale.store.keys import LogVault
+from postsale.store.snapshots import EVERY, Snapshots
 
 _RACES = 20
 
@@ -86,10 +87,12 @@ def _fact_headers(cause: Cause, source: str, content_key: str) -> FactHeaders:
 class Log:
     """A store with its keys: typed events in, typed events and customers out."""
 
-    def __init__(self, store: Store, vault: KeyVault, clock: Clock) -> None:
+    def __init__(self, store: Store, vault: KeyVault, clock: Clock, *, snapshot_every: int = EVERY) -> None:
+        """`snapshot_every`: see `Snapshots`; 0 is without."""
         self.store = store
         self.vault: KeyVault = LogVault(vault, store)
         self.clock = clock
+        self.snapshots = Snapshots(store, self.vault, clock, every=snapshot_every)
 
     # ------------------------------------------------------------ writing
 
@@ -241,13 +244,18 @@ class Log:
 
         Who is who has no time in the world: a link or merge counts for every `as_of_us` once it is known.
         """
-        streams: tuple[StreamId, ...] = (stream,)
+        known = self.snapshots.load(stream, known_at_us=known_at_us) if as_of_us is None else None
+        known = known or CustomerAggregate(stream=stream)
+        streams = known.fact_streams
         while True:  # a second time where streams are joined; again only when they changed in between
-            whole = Query(tenant=stream.tenant, streams=streams, known_at_us=known_at_us)
-            mine = (s for s in self.store.read(whole) if s.lane is Lane.FACT or s.stream == stream)
+            news = Query(tenant=stream.tenant, streams=streams, after=known.position, known_at_us=known_at_us)
+            mine = (s for s in self.store.read(news) if s.lane is Lane.FACT or s.stream == stream)
             if as_of_us is not None:
                 mine = (s for s in mine if s.occurred_at_us <= as_of_us or s.kind in IDENTITY_KINDS)
-            customer = fold(CustomerAggregate(stream=stream), mine)
+            customer = fold(known, mine)
             if customer.fact_streams == streams:
-                return customer
-            streams = customer.fact_streams
+                break
+            known, streams = CustomerAggregate(stream=stream), customer.fact_streams
+        if as_of_us is None and known_at_us is None:
+            self.snapshots.keep(customer, customer.events - known.events)
+        return customer

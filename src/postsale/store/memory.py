@@ -164,7 +164,9 @@ class MemoryStore:
     def evidence(self) -> MemoryEvidence:
         """The stored rows for `verify`."""
         with self._open():
-            keys = sorted((tenant, raw_id, key.position, key.content_mac) for (tenant, raw_id), key in self._keys.items())
+            keys = sorted(
+                (tenant, raw_id, key.position, key.recorded_at_us, key.content_mac) for (tenant, raw_id), key in self._keys.items()
+            )
             heads = {tenant: (frontier.size, frontier.to_bytes()) for tenant, frontier in self._frontiers.items()}
             nodes = sorted(
                 (tenant, level, number, digest) for (tenant, level), hashes in self._nodes.items() for number, digest in enumerate(hashes)
@@ -199,7 +201,7 @@ class MemoryEvidence:
     def __init__(
         self,
         rows: list[StoredEvent],
-        keys: list[tuple[str, bytes, int, bytes]],
+        keys: list[tuple[str, bytes, int, int, bytes]],
         heads: dict[str, tuple[int, bytes]],
         nodes: list[tuple[str, int, int, bytes]],
     ) -> None:
@@ -218,7 +220,7 @@ class MemoryEvidence:
             kind = (row.wire_name, row.schema)
             yield (row.position, row.tenant, row.stream, row.lane, row.version, row.event_id.bytes, kind, *row[7:])
 
-    def ids(self) -> Iterator[tuple[str, bytes, int, bytes]]:
+    def ids(self) -> Iterator[tuple[str, bytes, int, int, bytes]]:
         return iter(self._keys)
 
     def stream(self, ref: StreamId) -> tuple[str, bytes, bytes, bytes]:

@@ -18,6 +18,7 @@ from postsale.errors import InvalidInput, LogDamaged, StoreUnavailable
 from postsale.store.leaves import Frontier
 from postsale.store.plan import DEFAULT_CHAPTER
 from postsale.store.sqlite import SQLiteStore
+from postsale.store.sqlite_ids import GENERATION, Ids
 from postsale.store.sqlite_schema import (
     APPLICATION_ID,
     SCHEMA_VERSION,
@@ -153,10 +154,13 @@ def _differences(db: sqlite3.Connection) -> list[str]:
 
 
 def _to_version_2(db: sqlite3.Connection, advance: Progress) -> None:
-    """Release 0.1.0 had no chapters, records, kept nodes or segments."""
+    """Release 0.1.0 had no chapters, records, kept nodes or segments, and one table of ids with an index on random keys."""
     with _rebuilding(db):
         db.execute(f"INSERT INTO log SELECT one, log_id, position, recorded_at, {DEFAULT_CHAPTER} FROM old_log")
         _keep_nodes(db, advance)
+        ids, (position,) = Ids(), db.execute("SELECT position FROM log").fetchone()
+        for last in range(GENERATION, position + 1, GENERATION):
+            ids.seal(db, last)
 
 
 @contextmanager
@@ -208,6 +212,8 @@ def _keep_nodes(db: sqlite3.Connection, advance: Progress) -> None:
 
 
 STEPS: Final[dict[int, Step]] = {
-    1: Step("chapters that can be archived, nodes of the trees for proofs, small records beside the log", _to_version_2),
+    1: Step(
+        "chapters that can be archived, ids that outlive them, nodes of the trees for proofs, small records beside the log", _to_version_2
+    ),
 }
 """By the version that a step starts from. The newest step may use the schema as it is; the next one freezes what it needs of it."""

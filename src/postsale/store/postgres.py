@@ -18,13 +18,14 @@ from postsale.store.archive import Archive
 from postsale.store.contract import Outcome, Submission
 from postsale.store.group import Groups
 from postsale.store.plan import DEFAULT_LIMIT_BYTES
+from postsale.store.postgres_admin import check_connection, check_version
 from postsale.store.postgres_archive import PostgresChapters
 from postsale.store.postgres_beside import PostgresKeyValue, PostgresQuarantine
 from postsale.store.postgres_evidence import PostgresEvidence
-from postsale.store.postgres_link import Connection, Error, Link, Patience, Pool, worth_another_try
+from postsale.store.postgres_link import Connection, Error, Link, Patience, Pool, Script, worth_another_try
 from postsale.store.postgres_names import Names
 from postsale.store.postgres_read import Reads
-from postsale.store.postgres_schema import DEFAULT_SCHEMA, SCHEMA_VERSION
+from postsale.store.postgres_schema import DEFAULT_SCHEMA
 from postsale.store.postgres_within import Within
 from postsale.store.postgres_write import Append
 
@@ -36,8 +37,9 @@ class PostgresStore(Reads):
     """A log in one schema of a PostgreSQL database. Any number of threads and processes may share it.
 
     `target` is a URL of a login that is a member of the schema's writer and tailer roles, or an open pool of such connections,
-    which stays the caller's. `archive` is where archived chapters are now. StoreUnavailable: no such log, or one of a newer release.
-    Every wait is bounded by `patience`.
+    which stays the caller's. UnsafeDatabase: no such log, one of another release, or a login or a server under which its promises would
+    not hold (see `postgres_admin`). Every wait is bounded by `patience`. `archive` is where archived chapters are now. `as_owner` is for
+    archiving, whose login may act as the owner of the tables, as a service's must not.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class PostgresStore(Reads):
         patience: Patience | None = None,
         max_connections: int = 16,
         archive: str | os.PathLike[str] | None = None,
+        as_owner: bool = False,
     ) -> None:
         self._clock: Clock = clock or SystemClock()
         self._limit_bytes = limit_bytes
@@ -61,11 +64,11 @@ class PostgresStore(Reads):
         self._log_id: str
         self._chapter: int
         try:
+            with self._link.translated(), self._link.transaction(Script("BEGIN READ ONLY")) as db:
+                check_connection(db, schema, as_owner=as_owner)
             found = self._ask("_system", f"SELECT log_id, chapter, schema_version FROM {schema}.log")
             self._log_id, self._chapter, version = found[0]
-            if version != SCHEMA_VERSION:
-                reason = f"schema version {version}, this release reads and writes version {SCHEMA_VERSION}"
-                raise StoreUnavailable(url=self._link.url, reason=reason)
+            check_version(version, schema)
         except BaseException:
             self._link.close()
             raise
@@ -130,8 +133,8 @@ class PostgresStore(Reads):
             raise StoreUnavailable(url=self._link.url, reason="closed")
         link = self._link
         append = Append(link.schema, self._names, self._archive, submissions, chapter=self._chapter)
-        opening = link.begin(link.roles.writer)
-        append.ask(opening)
+        opening = link.begin_append()
+        append.ask(opening, link.timeouts)
         with link.transaction(opening) as db:
             planned = append.decide(db, now_us=self._clock.now_us(), limit_bytes=self._limit_bytes)
             if planned.rows:

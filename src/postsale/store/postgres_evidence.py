@@ -122,12 +122,12 @@ class PostgresEvidence:
             default=0,
         )
 
-    def ids(self) -> Iterator[tuple[Any, Any, Any, Any] | Unreadable]:
+    def ids(self) -> Iterator[tuple[Any, Any, Any, Any, Any] | Unreadable]:
         # Through the indexes on purpose: an id that they do not lead to is one that could be stored twice.
         forced = "SET LOCAL enable_seqscan = off; SET LOCAL enable_sort = off; SET LOCAL enable_bitmapscan = off"
         self._db.execute(forced.encode(), prepare=False)
         try:
-            columns, before = "tenant, event_id, position, content_mac", None
+            columns, before = "tenant, event_id, position, recorded_at, content_mac", None
             for row in self._walk(
                 f"SELECT {columns} FROM {self._s}.events UNION ALL SELECT {columns} FROM {self._s}.archived_ids ORDER BY tenant, event_id"
             ):

@@ -38,8 +38,6 @@ _PATIENT: Final = {
 
 # Compiling or spreading a query costs more than the small pages that are read here.
 _READING: Final = ("SET LOCAL jit = off", "SET LOCAL max_parallel_workers_per_gather = 0")
-# The plans of the functions' statements are made once, perhaps while the tables are empty, and must suit them when they are large.
-_WRITING: Final = ("SET LOCAL plan_cache_mode = force_generic_plan", "SET LOCAL enable_seqscan = off", "SET LOCAL enable_bitmapscan = off")
 
 _REASONS: Final = {
     "53100": "the server's disk is full",
@@ -54,6 +52,8 @@ _REASONS: Final = {
     "3F000": "the schema of the log is missing",
     "40001": "the caller's snapshot is older than the newest event: use READ COMMITTED",
 }
+# Another client of a shared connection may have switched it off since the store looked. A stronger or weaker `on` is the server's choice.
+_DURABLE: Final = "SELECT set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off'"
 _AGAIN: Final = ("08", "57P", "40P01", "40001")  # a new connection, or another try, may do
 
 
@@ -143,18 +143,28 @@ class Link:
         return Script(f"BEGIN ISOLATION LEVEL {isolation} {mode}", *self._settings(role, read_only))
 
     def _settings(self, role: str, read_only: bool) -> list[str]:
-        wait = self.patience
+        lock, statement, idle = self.timeouts
         return [
             f"SET LOCAL ROLE {role}",
-            f"SET LOCAL lock_timeout = {_ms(wait.lock)}",
-            f"SET LOCAL statement_timeout = {_ms(wait.statement)}",
-            f"SET LOCAL idle_in_transaction_session_timeout = {_ms(wait.idle)}",
-            *(_READING if read_only else _WRITING),
+            f"SET LOCAL lock_timeout = {lock}",
+            f"SET LOCAL statement_timeout = {statement}",
+            f"SET LOCAL idle_in_transaction_session_timeout = {idle}",
+            *(_READING if read_only else (_DURABLE,)),
         ]
 
     def keep(self) -> str:
         """The last statement of a transaction that is to stay."""
         return "COMMIT"
+
+    def begin_append(self) -> Script:
+        """The same for an append, whose first question sets the timeouts."""
+        return Script("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE", f"SET LOCAL ROLE {self.roles.writer}")
+
+    @property
+    def timeouts(self) -> tuple[int, int, int]:
+        """For a lock, a statement and an idle transaction, in ms."""
+        wait = self.patience
+        return _ms(wait.lock), _ms(wait.statement), _ms(wait.idle)
 
     @contextmanager
     def transaction(self, opening: Script) -> Iterator[Connection]:

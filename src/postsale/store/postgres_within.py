@@ -25,7 +25,7 @@ from postsale.store.postgres_read import Reads
 from postsale.store.postgres_write import Append
 
 _SETTING = re.compile(r"SET LOCAL (\S+)", re.IGNORECASE)
-_TENANT = "postsale.tenant"
+_SET_BY_FUNCTIONS = ("postsale.tenant", "plan_cache_mode", "enable_seqscan", "enable_bitmapscan", "synchronous_commit")
 
 
 class CallersLink(Link):
@@ -43,7 +43,7 @@ class CallersLink(Link):
 
     def begin(self, role: str, *, read_only: bool = False, isolation: str = "") -> Script:  # noqa: ARG002  # the caller's
         settings = self._settings(role, read_only)
-        self._changed = [*(found[1].lower() for s in settings if (found := _SETTING.match(s))), _TENANT]
+        self._changed = [*(found[1].lower() for s in settings if (found := _SETTING.match(s))), *_SET_BY_FUNCTIONS]
         had = ", ".join(f"current_setting('{name}', true)" for name in self._changed)
         script = Script("SAVEPOINT postsale")
         script.add(f"SELECT {had}", take=self._take_settings)
@@ -100,7 +100,7 @@ class Within(Reads):
         link = self._link
         append = Append(link.schema, self._names, self._archive, submissions, chapter=self._chapter)
         opening = link.begin(link.roles.writer)
-        append.ask(opening)
+        append.ask(opening, link.timeouts)
         with link.translated(), link.transaction(opening) as db:
             planned = append.decide(db, now_us=self._clock.now_us(), limit_bytes=self._limit_bytes)
             if planned.rows:

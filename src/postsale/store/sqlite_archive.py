@@ -182,6 +182,7 @@ class SQLiteChapters:
         with self._store.writing() as db:
             if db.execute("SELECT 1 FROM segments WHERE chapter = ?", (segment.chapter,)).fetchone():
                 return False
+            self._store.ids.seal(db, segment.last)  # from now on only `ids` remembers them
             db.execute(
                 "INSERT INTO segments VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (

@@ -14,6 +14,7 @@ from postsale.store.archive_evidence import ArchivedEvidence
 from postsale.store.contract import Row, Unreadable
 from postsale.store.segments import Listing, Segment
 from postsale.store.sqlite_archive import listed_streams, listed_tenants, segments
+from postsale.store.sqlite_ids import SEALED, doubts
 from postsale.store.sqlite_read import stream_number
 from postsale.store.sqlite_schema import DAMAGE, code_of, connect, expected_schema, translated, url_of
 
@@ -117,9 +118,13 @@ class SQLiteEvidence:
             return None
         return row[0] if row else None
 
-    def ids(self) -> Iterator[tuple[Any, Any, Any, Any] | Unreadable]:
+    def ids(self) -> Iterator[tuple[Any, Any, Any, Any, Any] | Unreadable]:
         try:
-            yield from self._db.execute("SELECT tenant, event_id, position, content_mac FROM keys ORDER BY tenant, event_id")
+            yield from self._db.execute(
+                "SELECT tenant, event_id, position, recorded_at, content_mac FROM ids UNION ALL"
+                " SELECT tenant, event_id, position, recorded_at, content_mac FROM events NOT INDEXED"
+                f" WHERE position > ({SEALED}) ORDER BY tenant, event_id"
+            )
         except DAMAGE as error:
             yield Unreadable(0, 0, code_of(error))
 
@@ -168,11 +173,18 @@ class SQLiteEvidence:
                 if found.get(name) != sql:
                     yield f"{name} is {'changed' if name in found else 'missing'} in the schema of the file"
             yield from self._archived.doubts if self._archived else ()
+            yield from self._doubts_about_ids()
             for (line,) in self._db.execute("PRAGMA integrity_check"):
                 if line != b"ok":
                     yield line.decode(errors="backslashreplace")
         except DAMAGE as error:
             yield f"the file is damaged ({code_of(error)})"
+
+    def _doubts_about_ids(self) -> Iterator[str]:
+        try:
+            yield from doubts(self._db)
+        except (TypeError, *DAMAGE) as error:
+            yield f"where ids are looked for cannot be read ({code_of(error)})"
 
 
 class _Numbers:

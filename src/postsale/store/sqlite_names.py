@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Sequence
 from typing import Final
 
 from postsale.events import StreamId
 from postsale.store.contract import NoneSince
 from postsale.store.plan import Breach
-from postsale.store.sqlite_read import kind_numbers
+from postsale.store.sqlite_read import blocks_of, kind_numbers
+from postsale.store.sqlite_schema import BLOCK_BITS
 
 _NAMES_HELD: Final = 100_000
 
@@ -57,6 +59,10 @@ class Names:
             self._streams[stream] = no
         return no
 
+    def of_streams(self, streams: Sequence[StreamId]) -> list[int]:
+        known = self._streams
+        return [known.get(stream) or self.stream(stream) for stream in streams]
+
     def kind(self, wire_name: str, schema: bytes) -> int:
         key = (wire_name, schema)
         no = self._kinds.get(key)
@@ -82,14 +88,19 @@ def first_breach(db: sqlite3.Connection, names: Names, condition: NoneSince) -> 
         return None
     kinds = ", ".join(map(str, numbers))
     found: list[tuple[int, StreamId, str]] = []
+    blocks = blocks_of(db, condition.position, None)
     for stream in condition.streams:
-        row = db.execute(
-            "SELECT e.position, k.wire_name FROM events e INDEXED BY events_by_stream CROSS JOIN kinds k ON k.no = e.kind"
-            f" WHERE e.stream = ? AND e.lane = 0 AND e.position > ? AND e.kind IN ({kinds}) ORDER BY e.position LIMIT 1",
-            (names.find_stream(stream), condition.position),
-        ).fetchone()
-        if row is not None:
-            found.append((row[0], stream, row[1]))
+        no = names.find_stream(stream)
+        for block in blocks:
+            row = db.execute(
+                "SELECT e.position, k.wire_name FROM events e INDEXED BY facts_by_stream CROSS JOIN kinds k ON k.no = e.kind"
+                f" WHERE e.position >> {BLOCK_BITS} = ? AND e.stream = ? AND e.lane = 0 AND e.position > ? AND e.kind IN ({kinds})"
+                " ORDER BY e.position LIMIT 1",
+                (block, no, condition.position),
+            ).fetchone()
+            if row is not None:
+                found.append((row[0], stream, row[1]))
+                break
     if not found:
         return None
     position, stream, wire_name = min(found)

@@ -6,14 +6,15 @@ import heapq
 import json
 import sqlite3
 from collections.abc import Iterator, Sequence
-from itertools import islice, takewhile
+from itertools import chain, islice, takewhile
 from operator import itemgetter
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from postsale.errors import InvalidInput, LogDamaged
 from postsale.events import Lane, StoredEvent, StreamId
 from postsale.store.contract import Query
+from postsale.store.sqlite_schema import BLOCK_BITS
 
 COLUMNS: Final = (
     "position, stream, lane, version, event_id, kind, occurred_at, recorded_at, content_mac, header, data, salt, leaf_index, leaf"
@@ -22,6 +23,8 @@ COLUMNS: Final = (
 _MAX_CURSORS: Final = 256  # more streams than this are found by a scan
 _FEW_STREAMS: Final = 64  # a category of no more streams than this is read stream by stream
 _SCAN_SHARE: Final = 4  # a tenant with at least one in so many events is read by a scan: it costs less per event than an index
+_KIND_SHARE: Final = 8  # the same for kinds
+_MOST_COUNTED: Final = 100_000  # index entries of a kind, before it is taken for a common one
 _NAMES_HELD: Final = 65_536  # stream names held per reader, for bounded memory
 _LANES: Final = (Lane.FACT, Lane.DECISION)
 
@@ -133,29 +136,56 @@ def few_streams(db: sqlite3.Connection, category: str, tenant: int | None) -> li
     return [no for (no,) in found] if len(found) <= _FEW_STREAMS else None
 
 
+def blocks_of(db: sqlite3.Connection, after: int, upto: int | None) -> range:
+    """The blocks of `facts_by_stream` that have events with after < position <= upto."""
+    newest = db.execute("SELECT position FROM log").fetchone()[0]
+    last = newest if upto is None else min(upto, newest)
+    return range((max(after, 0) + 1) >> BLOCK_BITS, (last >> BLOCK_BITS) + 1)
+
+
+class _Arm(NamedTuple):
+    """A SELECT over some of the events, in order of position."""
+
+    where: str  # from the index on
+    order: str = "position"
+    by_block: bool = False  # one SELECT for each block
+
+
+_OF_STREAM: Final = {
+    Lane.FACT: _Arm(f"INDEXED BY facts_by_stream WHERE position >> {BLOCK_BITS} = :block AND stream = {{}} AND lane = 0", by_block=True),
+    Lane.DECISION: _Arm("INDEXED BY decisions_by_version WHERE stream = {} AND lane = 1", order="version"),  # which rises with positions
+}
+
+
 class _Selection:
-    """A query as one or more sorted SELECTs ("arms") over disjoint sets of events, merged by position."""
+    """A query as one or more arms over disjoint sets of events, merged by position."""
 
     def __init__(self, db: sqlite3.Connection, query: Query) -> None:
         self._db = db
         self._query = query
         self._filters = ["position > :after"]  # what every arm checks
         self._values: dict[str, Any] = {"after": query.after}
-        self._arms: list[str] = []
+        self._arms: list[_Arm] = []
         if query.limit != 0:
             self._choose()
 
     def rows(self) -> Iterator[Any]:
-        order = "DESC" if self._query.backward else "ASC"
-        limit = "" if self._query.limit is None else f" LIMIT {self._query.limit}"
-        where = " AND ".join(self._filters)
-        cursors = [
-            self._db.execute(f"SELECT {COLUMNS} FROM events {arm} AND {where} ORDER BY position {order}{limit}", self._values)
-            for arm in self._arms
-        ]
-        if len(cursors) == 1:
-            return cursors[0]
-        return islice(heapq.merge(*cursors, key=itemgetter(0), reverse=self._query.backward), self._query.limit)
+        arms = [self._rows(arm) for arm in self._arms]
+        rows = arms[0] if len(arms) == 1 else heapq.merge(*arms, key=itemgetter(0), reverse=self._query.backward)
+        return islice(rows, self._query.limit)
+
+    def _rows(self, arm: _Arm) -> Iterator[Any]:
+        query = self._query
+        where = " AND ".join((arm.where, *self._filters))
+        order = "DESC" if query.backward else "ASC"
+        limit = "" if query.limit is None else f" LIMIT {query.limit}"
+        sql = f"SELECT {COLUMNS} FROM events {where} ORDER BY {arm.order} {order}{limit}"
+        if not arm.by_block:
+            return self._db.execute(sql, self._values)
+        blocks = blocks_of(self._db, query.after, self._values.get("upto"))
+        return chain.from_iterable(
+            self._db.execute(sql, self._values | {"block": block}) for block in (reversed(blocks) if query.backward else blocks)
+        )
 
     def _choose(self) -> None:
         query = self._query
@@ -172,6 +202,8 @@ class _Selection:
             if not numbers:  # no such event yet; an empty list in the SQL has no plan with the index that is asked for
                 return
             self._filter(f"+kind IN ({', '.join(map(str, numbers))})")
+        else:
+            numbers = []
         tenant: tuple[int, int] | None = None
         if query.tenant is not None:
             tenant = self._db.execute("SELECT no, size FROM tenants WHERE name = ?", (query.tenant,)).fetchone()
@@ -184,7 +216,7 @@ class _Selection:
         else:
             if query.category is not None:
                 self._filter("EXISTS (SELECT 1 FROM streams s WHERE s.no = stream AND s.category = :category)", category=query.category)
-            self._by_tenant(tenant)
+            self._by_tenant(tenant, numbers)
 
     def _filter(self, condition: str, **values: Any) -> None:
         self._filters.append(condition)
@@ -201,14 +233,19 @@ class _Selection:
     def _by_streams(self, streams: list[int]) -> None:
         lanes = _LANES if self._query.lane is None else (self._query.lane,)
         if len(streams) * len(lanes) <= _MAX_CURSORS:
-            self._arms = [
-                f"INDEXED BY events_by_stream WHERE stream = {stream} AND lane = {int(lane)}" for stream in streams for lane in lanes
-            ]
+            arms = [_OF_STREAM[lane] for lane in lanes]
+            self._arms = [arm._replace(where=arm.where.format(stream)) for stream in streams for arm in arms]
             return
         self._filter("+stream IN (SELECT value FROM json_each(:streams))", streams=json.dumps(streams))
         self._scan()
 
-    def _by_tenant(self, tenant: tuple[int, int] | None) -> None:
+    def _by_tenant(self, tenant: tuple[int, int] | None, kinds: list[int]) -> None:
+        if kinds and self._are_rare(kinds):
+            self._filter_lane()
+            if tenant is not None:
+                self._filter("+tenant = :tenant", tenant=tenant[0])
+            self._arms = [_Arm(f"INDEXED BY events_by_kind WHERE kind = {no}") for no in kinds]
+            return
         if self._query.lane == Lane.DECISION:
             numbers = (
                 [tenant[0]]
@@ -216,20 +253,33 @@ class _Selection:
                 else [no for (no,) in self._db.execute("SELECT no FROM tenants LIMIT ?", (_MAX_CURSORS + 1,))]
             )
             if len(numbers) <= _MAX_CURSORS:
-                self._arms = [f"INDEXED BY decisions_by_tenant WHERE tenant = {no} AND lane = 1" for no in numbers]
+                self._arms = [_Arm(f"INDEXED BY decisions_by_tenant WHERE tenant = {no} AND lane = 1") for no in numbers]
                 return
         if tenant is not None:
             no, size = tenant
             total = self._db.execute("SELECT position FROM log").fetchone()[0]
             if size * _SCAN_SHARE < total:
-                if self._query.lane is not None:
-                    self._filter("+lane = :lane", lane=int(self._query.lane))
-                self._arms = [f"INDEXED BY events_by_tenant WHERE tenant = {no}"]
+                self._filter_lane()
+                self._arms = [_Arm(f"INDEXED BY events_by_tenant WHERE tenant = {no}")]
                 return
             self._filter("+tenant = :tenant", tenant=no)
         self._scan()
 
+    def _are_rare(self, kinds: list[int]) -> bool:
+        """Whether it costs less to find events of these kinds through their index than to look at every event. Counts no further."""
+        newest = self._db.execute("SELECT position FROM log").fetchone()[0]
+        among = min(self._values.get("upto", newest), newest) - self._query.after
+        enough = min(max(among, 0) // _KIND_SHARE, _MOST_COUNTED)
+        of_kinds = f"kind IN ({', '.join(map(str, kinds))}) AND position > ?"
+        (count,) = self._db.execute(
+            f"SELECT count(*) FROM (SELECT 1 FROM events INDEXED BY events_by_kind WHERE {of_kinds} LIMIT ?)", (self._query.after, enough)
+        ).fetchone()
+        return bool(count < enough)
+
     def _scan(self) -> None:
+        self._filter_lane()
+        self._arms = [_Arm("NOT INDEXED WHERE true")]
+
+    def _filter_lane(self) -> None:
         if self._query.lane is not None:
             self._filter("+lane = :lane", lane=int(self._query.lane))
-        self._arms = ["NOT INDEXED WHERE true"]

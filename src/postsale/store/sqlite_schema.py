@@ -15,10 +15,12 @@ from typing import Final
 from postsale.errors import LogDamaged, StoreUnavailable
 
 APPLICATION_ID: Final = 0x50535431  # "PST1" in the file's header: this file is a postsale log
+BLOCK_BITS: Final = 16  # facts are indexed in blocks of so many bits of positions
 SCHEMA_VERSION: Final = 2  # PRAGMA user_version; a change needs a migration, which is never made silently
 
 # `events` is clustered by position. What repeats (stream names, kinds) is interned: a leaf commits to the names, so an edited name
-# breaks the leaf of every event that uses it. `keys` stands apart because ids must be remembered after events are archived.
+# breaks the leaf of every event that uses it. `ids` stands apart because ids must be remembered after events are archived; they come
+# into it a generation at a time (`sqlite_ids`). `id_filters` is derived.
 _TABLES: Final = """
 CREATE TABLE log (
     one INTEGER PRIMARY KEY CHECK (one = 1), log_id TEXT NOT NULL, position INTEGER NOT NULL, recorded_at INTEGER NOT NULL,
@@ -50,10 +52,16 @@ CREATE TABLE events (
     leaf_index INTEGER NOT NULL,
     leaf BLOB NOT NULL
 ) STRICT;
-CREATE TABLE keys (
-    tenant INTEGER NOT NULL, event_id BLOB NOT NULL, position INTEGER NOT NULL, content_mac BLOB NOT NULL,
-    PRIMARY KEY (tenant, event_id)
+CREATE TABLE ids (
+    generation INTEGER NOT NULL, tenant INTEGER NOT NULL, event_id BLOB NOT NULL, position INTEGER NOT NULL, recorded_at INTEGER NOT NULL,
+    content_mac BLOB NOT NULL, PRIMARY KEY (generation, tenant, event_id)
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE id_generations (
+    generation INTEGER PRIMARY KEY, last INTEGER NOT NULL
+) STRICT;
+CREATE TABLE id_filters (
+    first INTEGER PRIMARY KEY, last INTEGER NOT NULL, ids INTEGER NOT NULL, bits BLOB NOT NULL, sha256 BLOB NOT NULL
+) STRICT;
 CREATE TABLE nodes (
     tenant INTEGER NOT NULL, level INTEGER NOT NULL, number INTEGER NOT NULL, hash BLOB NOT NULL, PRIMARY KEY (tenant, level, number)
 ) STRICT, WITHOUT ROWID;
@@ -78,12 +86,14 @@ CREATE TABLE quarantine (
 ) STRICT;
 """
 
-# The position ends every index entry by itself (it is the rowid), so each of these reads in order of position.
-_INDEXES: Final = """
-CREATE INDEX events_by_stream ON events (stream, lane);
+# The position ends every index entry by itself (it is the rowid), so each of these reads in order of position. Facts of a stream are
+# found block by block: a batch of facts of many streams then writes to the few pages of the newest block, however long the log is.
+_INDEXES: Final = f"""
+CREATE INDEX facts_by_stream ON events (position >> {BLOCK_BITS}, stream) WHERE lane = 0;
 CREATE UNIQUE INDEX decisions_by_version ON events (stream, version) WHERE lane = 1;
 CREATE INDEX decisions_by_tenant ON events (tenant) WHERE lane = 1;
 CREATE INDEX events_by_tenant ON events (tenant);
+CREATE INDEX events_by_kind ON events (kind);
 CREATE INDEX quarantine_by_arrival ON quarantine (tenant, received_at);
 """
 
@@ -98,7 +108,7 @@ CREATE TRIGGER {table}_no_delete BEFORE DELETE ON {table}{unless} BEGIN SELECT R
 """
         for table, unless in {
             "events": " WHEN OLD.lane <> 0 OR NOT EXISTS (SELECT 1 FROM segments WHERE OLD.position BETWEEN first AND last)",
-            **dict.fromkeys(("keys", "streams", "kinds", "nodes", "segments", "segment_streams", "segment_tenants"), ""),
+            **dict.fromkeys(("ids", "id_generations", "streams", "kinds", "nodes", "segments", "segment_streams", "segment_tenants"), ""),
         }.items()
     )
     + "".join(
@@ -117,10 +127,14 @@ BEGIN SELECT RAISE(ABORT, 'a head only moves forward'); END;
     )
     + "".join(
         f"""
-CREATE TRIGGER {table}_only_append BEFORE INSERT ON {table} WHEN NEW.position <= (SELECT position FROM log)
+CREATE TRIGGER {table}_only_append BEFORE INSERT ON {table} WHEN {old}
 BEGIN SELECT RAISE(ABORT, 'the log is append-only'); END;
 """
-        for table in ("events", "keys")
+        for table, old in {
+            "events": "NEW.position <= (SELECT position FROM log)",
+            "ids": "NEW.generation <= (SELECT coalesce(max(generation), 0) FROM id_generations)",
+            "id_generations": "NEW.generation <= (SELECT coalesce(max(generation), 0) FROM id_generations)",
+        }.items()
     )
     + """
 CREATE TRIGGER segments_once BEFORE INSERT ON segments

@@ -49,7 +49,10 @@ class VerifyReport:
 
     @property
     def first_problem(self) -> tuple[int, str] | None:
-        """The first wrong event, else the first problem of the log as a whole; None when there is none."""
+        """The first wrong event, else the first problem of the log as a whole; None when there is none.
+
+        The position of what is missing is the first at which it can have been.
+        """
         return next((problem for problem in self.problems if problem[0] > 0), self.problems[0] if self.problems else None)
 
     def to_dict(self) -> dict[str, Any]:
@@ -190,7 +193,7 @@ class _Verification:
                 if lane:
                     versions[stream] = version
                 bucket = position // _BUCKET
-                sums[bucket] = sums.get(bucket, 0) + hash((tenant, event_id, position, mac))
+                sums[bucket] = sums.get(bucket, 0) + hash((tenant, event_id, position, recorded_at, mac))
             elif isinstance(row, Unreadable):
                 self._problem(row.first, f"cannot be read up to position {row.last}: {row.reason}")
                 self._holes.append((row.first, row.last))
@@ -217,7 +220,7 @@ class _Verification:
             self._last = position
         try:
             bucket = position // _BUCKET
-            self._sums[bucket] = self._sums.get(bucket, 0) + hash((tenant, row[5], position, row[9]))
+            self._sums[bucket] = self._sums.get(bucket, 0) + hash((tenant, row[5], position, recorded_at, row[9]))
             if recorded_at <= self._last_recorded_at:
                 self._problem(position, f"recorded_at {recorded_at} is not after its predecessor's {self._last_recorded_at}")
             else:
@@ -359,7 +362,7 @@ class _Verification:
                 self._problem(0, f"the table of ids cannot be read: {key.reason}")
                 return False
             try:
-                tenant, event_id, position, _ = key
+                tenant, event_id, position, _, _ = key
                 if tenant == last_tenant and event_id <= last_id:
                     self._problem(position, "its id is not in order in the table of ids")
                 last_tenant, last_id = tenant, event_id
@@ -387,7 +390,7 @@ class _Verification:
                 keys[key] = keys.get(key, 0) + 1
         for row in self._evidence.rows():
             if not isinstance(row, Unreadable) and type(row[0]) is int and row[0] // _BUCKET in buckets:
-                wanted = (row[1], row[5], row[0], row[9])
+                wanted = (row[1], row[5], row[0], row[8], row[9])
                 if keys.pop(wanted, None) is None:
                     self._problem(row[0], "its id and content_mac are not in the table of ids")
         for key in keys:
