@@ -19,7 +19,7 @@ import psycopg
 
 from postsale.projections.views_postgres_schema import projector_role, views_schema, views_sql
 from postsale.store.plan import DEFAULT_CHAPTER
-from postsale.store.postgres_schema import Roles, init_sql
+from postsale.store.postgres_schema import DEFAULT_SCHEMA, Roles, init_sql
 
 _PREFIX = "postsale-pg-"
 _numbers = itertools.count()
@@ -71,9 +71,9 @@ def binary(name: str) -> Path:
     return Path(package.origin).parent / "pginstall" / "bin" / name
 
 
-def fresh_log(chapter: int = DEFAULT_CHAPTER) -> tuple[str, str]:
+def fresh_log(chapter: int = DEFAULT_CHAPTER, schema: str | None = None) -> tuple[str, str]:
     """(URL of a service's login, schema) of a new log, which goes with the server."""
-    schema = f"log_{os.getpid()}_{next(_numbers)}"
+    schema = schema or f"log_{os.getpid()}_{next(_numbers)}"
     login = f"{schema}_app"
     roles = Roles.of(schema)
     with psycopg.connect(server(), autocommit=True) as admin, admin.transaction():
@@ -85,9 +85,9 @@ def fresh_log(chapter: int = DEFAULT_CHAPTER) -> tuple[str, str]:
 
 
 @contextmanager
-def new_log(chapter: int = DEFAULT_CHAPTER) -> Iterator[tuple[str, str]]:
+def new_log(chapter: int = DEFAULT_CHAPTER, schema: str | None = None) -> Iterator[tuple[str, str]]:
     """The same; dropped at the end."""
-    url, schema = fresh_log(chapter)
+    url, schema = fresh_log(chapter, schema)
     yield url, schema
     with psycopg.connect(server(), autocommit=True) as admin:
         admin.execute(f"DROP SCHEMA IF EXISTS {schema}, {views_schema(schema)} CASCADE")
@@ -95,3 +95,10 @@ def new_log(chapter: int = DEFAULT_CHAPTER) -> Iterator[tuple[str, str]]:
         for role in (*Roles.of(schema), projector_role(schema)):
             admin.execute(f"DROP OWNED BY {role}")
             admin.execute(f"DROP ROLE {role}")
+
+
+@contextmanager
+def as_documented(folder: Path) -> Iterator[dict[str, str]]:
+    """The environment that the documentation assumes: an empty log in the schema `postsale`, its URL, and a place for its keys."""
+    with new_log(schema=DEFAULT_SCHEMA) as (url, _):
+        yield {"DATABASE_URL": url, "POSTSALE_KEYS": str(folder / "postsale.keys")}
