@@ -14,7 +14,7 @@ from tests.store.raw_log import RawLog
 
 from postsale import PostSale
 from postsale.errors import InvalidInput, UnsafeDatabase
-from postsale.store import open_store
+from postsale.store import open_store, verify
 from postsale.store.postgres import PostgresStore
 from postsale.store.postgres_admin import apply_init, check_version, members
 from postsale.store.postgres_checks import checks, server_checks
@@ -132,13 +132,24 @@ def test_a_login_that_owns_the_tables_is_refused(log: RawLog) -> None:
         open_store(log.url, schema=log.schema)
 
 
-def test_whoever_archives_may_be_the_owner_but_is_held_to_all_else(log: RawLog) -> None:
-    with closing(open_store(server(), schema=log.schema, as_owner=True)) as store:
-        assert store.head() == 0
+def test_whoever_looks_after_a_log_may_be_the_owner_and_may_open_one_that_was_tampered_with(log: RawLog) -> None:
+    """FAULT 25: what a service refuses to open, `verify` must be able to judge."""
+    s = log.schema
+    with closing(PostgresStore(log.url, schema=s)) as store:
+        store.append(each(Events(1).fact(), Events(2).fact()))
     with admin() as db:
-        db.execute(f"ALTER TABLE {log.schema}.events DISABLE TRIGGER append_only".encode())
+        statements = "ALTER TABLE {s}.events DISABLE TRIGGER append_only; UPDATE {s}.events SET data = 'other' WHERE position = 2"
+        db.execute(statements.format(s=s).encode())
     with pytest.raises(UnsafeDatabase, match="append_only"):
-        open_store(server(), schema=log.schema, as_owner=True)
+        open_store(log.url, schema=s)
+    with closing(open_store(server(), schema=s, as_owner=True)) as store:
+        report = verify(store)
+    assert not report.ok
+    assert 2 in {position for position, _ in report.problems}
+    with admin() as db:
+        db.execute(f"ALTER ROLE {s}_app SET synchronous_commit = off".encode())
+    with pytest.raises(UnsafeDatabase, match="synchronous_commit"):
+        open_store(log.url, schema=s, as_owner=True)
 
 
 # ---------------------------------------------------------------- durability
