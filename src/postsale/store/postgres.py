@@ -39,7 +39,7 @@ class PostgresStore(Reads):
     `target` is a URL of a login that is a member of the schema's writer and tailer roles, or an open pool of such connections,
     which stays the caller's. UnsafeDatabase: no such log, one of another release, or a login or a server under which its promises would
     not hold (see `postgres_admin`). Every wait is bounded by `patience`. `archive` is where archived chapters are now. `as_owner` is for
-    archiving, whose login may act as the owner of the tables, as a service's must not.
+    archiving and verifying: the login may act as the owner of the tables, as a service's must not, and the log may be unprotected.
     """
 
     def __init__(
