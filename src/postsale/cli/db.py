@@ -17,7 +17,7 @@ from rich.markup import escape
 from postsale.app.files import on_server, shown
 from postsale.cli.common import EXIT_CODES, Json, Schema, counts, emit, existing_file, hint, out, steps, table
 from postsale.errors import Unsupported
-from postsale.projections.views_postgres_schema import projector_role, views_sql
+from postsale.projections.views_postgres_schema import projector_role, views_schema, views_sql
 from postsale.store import scheme_of
 from postsale.store.migrations import migrate, pending
 from postsale.store.plan import DEFAULT_CHAPTER
@@ -118,10 +118,16 @@ def db_init(
         _then(url, schema, app_role, roles, mark="-- ")
         return
     with _connected(url) as db:
-        from postsale.store.postgres_admin import apply_init, members
+        from postsale.store.postgres_admin import apply_init, has_schema, members
 
         if not apply_init(db, "\n".join(parts), schema):
             out.print(f"There is a log in the schema {schema} already: nothing was changed.")
+            if not has_schema(db, views_schema(schema)):  # derived, so it may be dropped at any time
+                with db.transaction():
+                    db.execute(views_sql(schema).encode())
+                out.print(f"Its views had no schema: {views_schema(schema)} is there again, and the next run fills it.")
+            if app_role is not None:
+                out.print(f"To let {app_role} in, type: GRANT {', '.join(roles)} TO {app_role};", soft_wrap=True)
             hint(f"postsale db check {escape(shown(url))}{_option(schema)}")
             return
         out.print(f"[green]Made[/] a log in the schema {schema} of {escape(shown(url))}.")

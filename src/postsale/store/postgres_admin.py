@@ -80,6 +80,10 @@ def apply_init(db: Connection, script: str, schema: str = DEFAULT_SCHEMA) -> boo
     return True
 
 
+def has_schema(db: Connection, schema: str) -> bool:
+    return db.execute("SELECT to_regnamespace(%s) IS NOT NULL", (schema,)).fetchone() == (True,)
+
+
 def members(db: Connection, schema: str = DEFAULT_SCHEMA) -> list[str]:
     """Logins that are members of the log's roles. Roles belong to the whole server: these may be another database's."""
     rows = db.execute(
