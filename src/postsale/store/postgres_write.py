@@ -87,6 +87,10 @@ class Append:
             by_tenant.setdefault(tenant, []).append(raw_id)
         watched = (stream for condition in mentioned.conditions for stream in condition.streams)
         tenants = by_tenant.keys() | {stream.tenant for stream in (*mentioned.streams, *watched)} | {k.tenant for k in mentioned.leases}
+        if any(self._names.tenant(tenant) is None for tenant in tenants):
+            # Another writer may be making it: it is there to be found once that writer has let go of the lock, and not before.
+            script.add(f"SET LOCAL lock_timeout = {timeouts[0]}")
+            script.add(f"SELECT FROM {self._s}.log FOR UPDATE")
         for tenant in sorted(tenants) or [SYSTEM]:
             if self._names.tenant(tenant) is None:
                 self._enter(script, tenant)
