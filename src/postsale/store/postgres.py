@@ -10,19 +10,21 @@ import os
 import threading
 import time
 from collections.abc import Sequence
-from typing import Final
+from contextlib import suppress
+from typing import Any, Final
 
-from postsale.errors import StoreUnavailable
+from postsale.errors import InvalidInput, StoreUnavailable
 from postsale.events import Clock, SystemClock
 from postsale.store.archive import Archive
 from postsale.store.contract import Outcome, Submission
 from postsale.store.group import Groups
 from postsale.store.plan import DEFAULT_LIMIT_BYTES
-from postsale.store.postgres_admin import check_connection, check_version
+from postsale.store.postgres_admin import check_connection, check_version, connected
 from postsale.store.postgres_archive import PostgresChapters
 from postsale.store.postgres_beside import PostgresKeyValue, PostgresQuarantine
 from postsale.store.postgres_evidence import PostgresEvidence
-from postsale.store.postgres_link import Error, Link, Patience, Pool, Script, worth_another_try
+from postsale.store.postgres_link import FAILED, IDLE, Connection, Error, Link, Patience, Pool, Script, worth_another_try
+from postsale.store.postgres_listen import Listener
 from postsale.store.postgres_names import Names
 from postsale.store.postgres_read import Reads
 from postsale.store.postgres_schema import DEFAULT_SCHEMA
@@ -30,6 +32,14 @@ from postsale.store.postgres_write import Append
 
 _TRIES: Final = 3  # of a transaction whose connection was lost or that the server took back
 _POLL_S: Final = 0.25  # how late another process's append may be noticed
+_LISTEN_S: Final = 2.0  # the same, when its notification is lost
+
+# Settings that an append changes for its transaction.
+_CHANGED: Final = (
+    *("role", "postsale.tenant", "lock_timeout", "statement_timeout", "idle_in_transaction_session_timeout"),
+    *("plan_cache_mode", "enable_seqscan", "enable_bitmapscan", "synchronous_commit"),
+)
+_BACK: Final = ("ROLLBACK TO _postsale", "RELEASE _postsale")
 
 
 class PostgresStore(Reads):
@@ -38,7 +48,8 @@ class PostgresStore(Reads):
     `target` is a URL of a login that is a member of the schema's writer and tailer roles, or an open pool of such connections,
     which stays the caller's. UnsafeDatabase: no such log, one of another release, or a login or a server under which its promises would
     not hold (see `postgres_admin`). Every wait is bounded by `patience`. `archive` is where archived chapters are now. `as_owner` is for
-    archiving, whose login may act as the owner of the tables, as a service's must not.
+    archiving, whose login may act as the owner of the tables, as a service's must not. `listen_url` is a URL straight to the server,
+    past any pooler: with it, `wait` hears of other processes' appends at once instead of looking four times a second.
     """
 
     def __init__(
@@ -52,6 +63,7 @@ class PostgresStore(Reads):
         max_connections: int = 16,
         archive: str | os.PathLike[str] | None = None,
         as_owner: bool = False,
+        listen_url: str | None = None,
     ) -> None:
         self._clock: Clock = clock or SystemClock()
         self._limit_bytes = limit_bytes
@@ -59,17 +71,23 @@ class PostgresStore(Reads):
         self._groups = Groups(self._commit, threading.Lock())
         self._appended = threading.Condition()  # notified after a commit of this process
         self._closed = False
-        self._link = Link(target, schema, patience=patience or Patience(), max_size=max_connections)
+        self._link = link = Link(target, schema, patience=patience or Patience(), max_size=max_connections)
+        self._listener = Listener(listen_url, schema) if listen_url is not None else None
         self._log_id: str
         self._chapter: int
         try:
-            with self._link.translated(), self._link.transaction(Script("BEGIN READ ONLY")) as db:
+            # Over a connection of its own, whose failure has a reason; a pool only knows that it waited in vain.
+            with (
+                link.translated(),
+                connected(target, link.url) if isinstance(target, str) else link.transaction(Script("BEGIN READ ONLY")) as db,
+            ):
                 check_connection(db, schema, as_owner=as_owner)
+            link.open()
             found = self._ask("_system", f"SELECT log_id, chapter, schema_version FROM {schema}.log")
             self._log_id, self._chapter, version = found[0]
             check_version(version, schema)
         except BaseException:
-            self._link.close()
+            link.close()
             raise
         self._archive = Archive(self._log_id, archive)
         self._quarantine = PostgresQuarantine(self._link, self._names)
@@ -129,13 +147,58 @@ class PostgresStore(Reads):
                 self._appended.notify_all()
         return planned.outcomes
 
+    def append_in(self, connection: Connection, submissions: Sequence[Submission]) -> list[Outcome]:
+        """Append within the caller's open transaction: what is stored commits, or is rolled back, with everything else in it.
+
+        Keep what follows short: from here until the transaction ends, every other writer of this log waits. A failure leaves the
+        transaction usable, and its role and settings are what they were. InvalidInput when `connection` has no transaction open, is in
+        pipeline mode or leads to another log; StoreUnavailable when its snapshot (REPEATABLE READ) is older than the newest event.
+        """
+        link = self._link
+        status = connection.info.transaction_status
+        if (connection.autocommit and status == IDLE) or status == FAILED or connection.pgconn.pipeline_status:
+            reason = "expected an open transaction that has not failed, and no pipeline mode"
+            raise InvalidInput(what="append_in", field="connection", reason=reason)
+        before: list[Any] = []
+        log: list[Any] = []
+        opening = Script()
+        opening.add(f"SELECT {', '.join(f'current_setting({name!r}, true)' for name in _CHANGED)}", take=before.extend)
+        opening.add("SAVEPOINT _postsale")
+        opening.add(f"SET LOCAL ROLE {link.roles.writer}")
+        opening.add(f"SELECT log_id FROM {link.schema}.log", take=log.extend)
+        append = Append(link.schema, self._names, self._archive, submissions, chapter=self._chapter)
+        append.ask(opening, link.timeouts)
+        with link.translated():
+            try:
+                opening.run(connection)
+                if log != [(self._log_id,)]:
+                    raise InvalidInput(what="append_in", field="connection", reason="expected a connection to the same log")
+                planned = append.decide(connection, now_us=self._clock.now_us(), limit_bytes=self._limit_bytes)
+                if planned.rows:
+                    append.write(connection, planned.rows, commit=False)
+                    ending = Script("RELEASE _postsale")
+                    values = [value or ("none" if name == "role" else "") for name, value in zip(_CHANGED, before[0], strict=True)]
+                    ending.add(f"SELECT {', '.join(f'set_config({name!r}, %s, true)' for name in _CHANGED)}", *values)
+                    ending.run(connection)
+                else:
+                    Script(*_BACK).run(connection)  # gives the lock back, too
+            except BaseException:
+                with suppress(Error):
+                    Script(*_BACK).run(connection)
+                raise
+        return planned.outcomes
+
     # ---------------------------------------------------------------- the rest
 
     def wait(self, after: int, timeout_s: float) -> bool:
         deadline = time.monotonic() + timeout_s
         while not (found := self.head() > after) and (left := deadline - time.monotonic()) > 0:
-            with self._appended:  # a commit in between is seen at the next look: other processes write without notifying
-                self._appended.wait(min(left, _POLL_S))
+            if self._listener is not None and self._listener.wait(min(left, _LISTEN_S)):
+                with self._appended:
+                    self._appended.notify_all()  # others wait for whoever listens
+            else:
+                with self._appended:  # a commit in between is seen at the next look: other processes write without notifying
+                    self._appended.wait(min(left, _POLL_S))
         return found
 
     def evidence(self) -> PostgresEvidence:
@@ -152,5 +215,7 @@ class PostgresStore(Reads):
         """Close the store's own connections. Closing twice is fine."""
         self._closed = True
         self._link.close()
+        if self._listener is not None:
+            self._listener.close()
         with self._appended:
             self._appended.notify_all()
