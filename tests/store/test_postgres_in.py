@@ -79,13 +79,13 @@ def test_it_commits_with_the_caller_and_is_rolled_back_with_the_caller(
     head, before = store.head(), orders(caller, log)
     submissions = [*each(*(events.fact() for _ in range(count))), *one(events.decision(events.stream("globex"), 0))]
     order(caller, log)
-    first = store.append_in(caller, submissions)
+    first = store.within(caller).append(submissions)
     assert store.head() == head
     caller.rollback()
     assert (store.head(), orders(caller, log)) == (head, before)
 
     order(caller, log)
-    again = store.append_in(caller, submissions)
+    again = store.within(caller).append(submissions)
     assert [stored(o).positions for o in again] == [stored(o).positions for o in first]
     assert all(stored(o).stored for o in again), "what was rolled back is not remembered"
     caller.commit()
@@ -97,7 +97,7 @@ def test_it_commits_with_the_caller_and_is_rolled_back_with_the_caller(
 def test_the_store_itself_goes_on_after_names_were_rolled_back(store: PostgresStore, caller: Connection, events: Events) -> None:
     stream = events.stream("newcomer")
     fact = events.fact(stream, "test/never-seen")
-    store.append_in(caller, each(fact))
+    store.within(caller).append(each(fact))
     caller.rollback()
     other = events.stream("latecomer")
     assert stored(store.append(each(events.fact(other, "test/other-kind"), fact))[1]).stored
@@ -107,8 +107,8 @@ def test_the_store_itself_goes_on_after_names_were_rolled_back(store: PostgresSt
 
 def test_two_appends_in_one_transaction_see_each_other(store: PostgresStore, caller: Connection, events: Events) -> None:
     stream = events.stream()
-    (first,) = store.append_in(caller, each(events.decision(stream, 0)))
-    second, conflict = store.append_in(caller, each(events.decision(stream, 1), events.decision(stream, 1)))
+    (first,) = store.within(caller).append(each(events.decision(stream, 0)))
+    second, conflict = store.within(caller).append(each(events.decision(stream, 1), events.decision(stream, 1)))
     caller.commit()
     assert stored(second).positions == (stored(first).positions[0] + 1,)
     assert isinstance(conflict, VersionConflict)
@@ -131,7 +131,7 @@ def test_role_settings_and_rows_of_the_caller_stay_as_they_were(
         each(events.decision(stream, 5)),  # refused
         [Submission(())],
     ):
-        store.append_in(caller, submissions)
+        store.within(caller).append(submissions)
         assert settings(caller) == before
     caller.commit()
     assert settings(caller)["all"][4:6] == ["7s", "0"]
@@ -150,7 +150,7 @@ def test_a_refused_append_leaves_the_transaction_usable_and_the_log_free(
         *each(events.decision(stream, 3)),
         Submission((events.fact(),), (NoneSince((stream,), frozenset({"billing/paid"}), 0),)),
     ]
-    assert [type(o) for o in store.append_in(caller, refused)] == [VersionConflict, ConditionFailed]
+    assert [type(o) for o in store.within(caller).append(refused)] == [VersionConflict, ConditionFailed]
     assert stored(store.append(each(events.fact()))[0]).stored, "nobody waits for a transaction that stored nothing"
     order(caller, log)
     caller.commit()
@@ -160,7 +160,7 @@ def test_a_refused_append_leaves_the_transaction_usable_and_the_log_free(
 def test_other_writers_wait_for_the_caller_and_no_longer_than_they_were_told(
     store: PostgresStore, log: tuple[str, str], caller: Connection, events: Events
 ) -> None:
-    (mine,) = store.append_in(caller, each(events.fact()))
+    (mine,) = store.within(caller).append(each(events.fact()))
     with pytest.raises(StoreUnavailable) as raised:
         store.append(each(events.fact()))
     assert "locked by another writer" in raised.value.reason
@@ -189,9 +189,9 @@ def test_a_lock_that_is_not_to_be_had_leaves_the_transaction_usable(
     before = orders(caller, log)
     order(caller, log)
     with psycopg.connect(log[0]) as other:
-        store.append_in(other, each(events.fact()))
+        store.within(other).append(each(events.fact()))
         with pytest.raises(StoreUnavailable):
-            store.append_in(caller, each(events.fact()))
+            store.within(caller).append(each(events.fact()))
         other.rollback()
     caller.commit()
     assert orders(caller, log) == before + 1
@@ -204,10 +204,10 @@ def test_a_snapshot_from_before_the_newest_event_is_refused(
     settings(caller)  # takes the snapshot
     (first,) = store.append(each(events.fact()))
     with pytest.raises(StoreUnavailable) as raised:
-        store.append_in(caller, each(events.fact()))
+        store.within(caller).append(each(events.fact()))
     assert "READ COMMITTED" in raised.value.reason
     caller.rollback()
-    (second,) = store.append_in(caller, each(events.fact()))  # a new snapshot
+    (second,) = store.within(caller).append(each(events.fact()))  # a new snapshot
     caller.commit()
     assert stored(second).positions == (stored(first).positions[0] + 1,)
 
@@ -220,14 +220,14 @@ def test_without_an_open_sound_transaction_of_the_same_log_it_is_invalid_input(
     with pytest.raises(psycopg.errors.UndefinedTable):
         caller.execute("SELECT * FROM no_such_table")
     with pytest.raises(InvalidInput):
-        store.append_in(caller, submissions)
+        store.within(caller).append(submissions)
     caller.rollback()
     with caller.pipeline(), pytest.raises(InvalidInput):
-        store.append_in(caller, submissions)
+        store.within(caller).append(submissions)
     caller.rollback()
     caller.autocommit = True
     with pytest.raises(InvalidInput):
-        store.append_in(caller, submissions)
+        store.within(caller).append(submissions)
     with caller.transaction():
-        assert stored(store.append_in(caller, submissions)[0]).stored
+        assert stored(store.within(caller).append(submissions)[0]).stored
     assert store.head() == head + 1

@@ -10,10 +10,9 @@ import os
 import threading
 import time
 from collections.abc import Sequence
-from contextlib import suppress
-from typing import Any, Final
+from typing import Final
 
-from postsale.errors import InvalidInput, StoreUnavailable
+from postsale.errors import StoreUnavailable
 from postsale.events import Clock, SystemClock
 from postsale.store.archive import Archive
 from postsale.store.contract import Outcome, Submission
@@ -23,23 +22,17 @@ from postsale.store.postgres_admin import check_connection, check_version, conne
 from postsale.store.postgres_archive import PostgresChapters
 from postsale.store.postgres_beside import PostgresKeyValue, PostgresQuarantine
 from postsale.store.postgres_evidence import PostgresEvidence
-from postsale.store.postgres_link import FAILED, IDLE, Connection, Error, Link, Patience, Pool, Script, worth_another_try
+from postsale.store.postgres_link import Connection, Error, Link, Patience, Pool, Script, worth_another_try
 from postsale.store.postgres_listen import Listener
 from postsale.store.postgres_names import Names
 from postsale.store.postgres_read import Reads
 from postsale.store.postgres_schema import DEFAULT_SCHEMA
+from postsale.store.postgres_within import Within
 from postsale.store.postgres_write import Append
 
 _TRIES: Final = 3  # of a transaction whose connection was lost or that the server took back
 _POLL_S: Final = 0.25  # how late another process's append may be noticed
 _LISTEN_S: Final = 2.0  # the same, when its notification is lost
-
-# Settings that an append changes for its transaction.
-_CHANGED: Final = (
-    *("role", "postsale.tenant", "lock_timeout", "statement_timeout", "idle_in_transaction_session_timeout"),
-    *("plan_cache_mode", "enable_seqscan", "enable_bitmapscan", "synchronous_commit"),
-)
-_BACK: Final = ("ROLLBACK TO _postsale", "RELEASE _postsale")
 
 
 class PostgresStore(Reads):
@@ -118,6 +111,21 @@ class PostgresStore(Reads):
         """See `Store.append`. Appends of other threads that wait go into the same commit."""
         return self._groups.append(submissions)
 
+    def within(self, connection: Connection) -> Within:
+        """This log in the caller's own transaction, which is open on `connection`: what is appended there is stored when the caller commits.
+
+        InvalidInput for a connection without a transaction, or to another log; NotAllowed when its login may not append.
+        """
+        return Within(
+            self._link,
+            connection,
+            log_id=self._log_id,
+            chapter=self._chapter,
+            archive=self._archive,
+            clock=self._clock,
+            limit_bytes=self._limit_bytes,
+        )
+
     def _commit(self, submissions: list[Submission]) -> list[Outcome]:
         tries = _TRIES
         with self._link.translated():
@@ -145,47 +153,6 @@ class PostgresStore(Reads):
         if planned.rows:
             with self._appended:
                 self._appended.notify_all()
-        return planned.outcomes
-
-    def append_in(self, connection: Connection, submissions: Sequence[Submission]) -> list[Outcome]:
-        """Append within the caller's open transaction: what is stored commits, or is rolled back, with everything else in it.
-
-        Keep what follows short: from here until the transaction ends, every other writer of this log waits. A failure leaves the
-        transaction usable, and its role and settings are what they were. InvalidInput when `connection` has no transaction open, is in
-        pipeline mode or leads to another log; StoreUnavailable when its snapshot (REPEATABLE READ) is older than the newest event.
-        """
-        link = self._link
-        status = connection.info.transaction_status
-        if (connection.autocommit and status == IDLE) or status == FAILED or connection.pgconn.pipeline_status:
-            reason = "expected an open transaction that has not failed, and no pipeline mode"
-            raise InvalidInput(what="append_in", field="connection", reason=reason)
-        before: list[Any] = []
-        log: list[Any] = []
-        opening = Script()
-        opening.add(f"SELECT {', '.join(f'current_setting({name!r}, true)' for name in _CHANGED)}", take=before.extend)
-        opening.add("SAVEPOINT _postsale")
-        opening.add(f"SET LOCAL ROLE {link.roles.writer}")
-        opening.add(f"SELECT log_id FROM {link.schema}.log", take=log.extend)
-        append = Append(link.schema, self._names, self._archive, submissions, chapter=self._chapter)
-        append.ask(opening, link.timeouts)
-        with link.translated():
-            try:
-                opening.run(connection)
-                if log != [(self._log_id,)]:
-                    raise InvalidInput(what="append_in", field="connection", reason="expected a connection to the same log")
-                planned = append.decide(connection, now_us=self._clock.now_us(), limit_bytes=self._limit_bytes)
-                if planned.rows:
-                    append.write(connection, planned.rows, commit=False)
-                    ending = Script("RELEASE _postsale")
-                    values = [value or ("none" if name == "role" else "") for name, value in zip(_CHANGED, before[0], strict=True)]
-                    ending.add(f"SELECT {', '.join(f'set_config({name!r}, %s, true)' for name in _CHANGED)}", *values)
-                    ending.run(connection)
-                else:
-                    Script(*_BACK).run(connection)  # gives the lock back, too
-            except BaseException:
-                with suppress(Error):
-                    Script(*_BACK).run(connection)
-                raise
         return planned.outcomes
 
     # ---------------------------------------------------------------- the rest

@@ -26,8 +26,6 @@ except ImportError:
 Connection = psycopg.Connection[Any]
 Error = psycopg.Error
 Pool = ConnectionPool[Any]
-IDLE: Final = TransactionStatus.IDLE
-FAILED: Final = TransactionStatus.INERROR
 
 PATIENT: Final[dict[str, Any]] = {
     "connect_timeout": "10",
@@ -116,7 +114,7 @@ class Link:
         self.roles = Roles.of(schema)
         self.patience = patience
         self._own = isinstance(target, str)
-        self._changed: set[int] = set()  # connections whose autocommit was off
+        self._adjusted: set[int] = set()  # connections whose autocommit was off
         conninfo = target if isinstance(target, str) else target.conninfo
         self.url = _label(conninfo if isinstance(conninfo, str) else conninfo(), schema)
         if isinstance(target, str):
@@ -144,15 +142,22 @@ class Link:
 
     def begin(self, role: str, *, read_only: bool = False, isolation: str = "READ COMMITTED") -> Script:
         """The opening statements of a transaction."""
+        mode = "READ ONLY" if read_only else "READ WRITE"
+        return Script(f"BEGIN ISOLATION LEVEL {isolation} {mode}", *self._settings(role, read_only))
+
+    def _settings(self, role: str, read_only: bool) -> list[str]:
         lock, statement, idle = self.timeouts
-        return Script(
-            f"BEGIN ISOLATION LEVEL {isolation} {'READ ONLY' if read_only else 'READ WRITE'}",
+        return [
             f"SET LOCAL ROLE {role}",
             f"SET LOCAL lock_timeout = {lock}",
             f"SET LOCAL statement_timeout = {statement}",
             f"SET LOCAL idle_in_transaction_session_timeout = {idle}",
             *(_READING if read_only else (_DURABLE,)),
-        )
+        ]
+
+    def keep(self) -> str:
+        """The last statement of a transaction that is to stay."""
+        return "COMMIT"
 
     def begin_append(self) -> Script:
         """The same for an append, whose first question sets the timeouts."""
@@ -200,18 +205,18 @@ class Link:
                 " connections of the pool are in use (then give the store a larger pool)",
             ) from None
         if not db.autocommit:
-            self._changed.add(id(db))
+            self._adjusted.add(id(db))
             db.autocommit = True  # transactions are begun by hand: psycopg's own would cost a round trip
         return db
 
     def _put_back(self, db: Connection) -> None:
         if db.info.transaction_status == TransactionStatus.ACTIVE:  # interrupted in the middle of an answer
             db.close()
-        elif db.info.transaction_status != IDLE:
+        elif db.info.transaction_status != TransactionStatus.IDLE:
             with suppress(psycopg.Error):
                 Script("ROLLBACK").run(db)
-        if not self._own and id(db) in self._changed and not db.closed:  # a pool of the caller's gets it back as it was
-            self._changed.remove(id(db))
+        if not self._own and id(db) in self._adjusted and not db.closed:  # a pool of the caller's gets it back as it was
+            self._adjusted.remove(id(db))
             db.autocommit = False
         self.pool.putconn(db)
 

@@ -131,9 +131,18 @@ CREATE TRIGGER {table}_only_append BEFORE INSERT ON {table} WHEN {old}
 BEGIN SELECT RAISE(ABORT, 'the log is append-only'); END;
 """
         for table, old in {
-            "events": "NEW.position <= (SELECT position FROM log)",
+            "events": "NEW.position <= (SELECT position FROM log)"
+            " OR (NEW.lane = 1 AND EXISTS (SELECT 1 FROM events WHERE stream = NEW.stream AND version = NEW.version AND lane = 1))",
             "ids": "NEW.generation <= (SELECT coalesce(max(generation), 0) FROM id_generations)",
             "id_generations": "NEW.generation <= (SELECT coalesce(max(generation), 0) FROM id_generations)",
+            "log": "EXISTS (SELECT 1 FROM log)",
+            "tenants": "EXISTS (SELECT 1 FROM tenants WHERE no = NEW.no OR name = NEW.name)",
+            "streams": "EXISTS (SELECT 1 FROM streams WHERE no = NEW.no)"
+            " OR EXISTS (SELECT 1 FROM streams WHERE category = NEW.category AND tenant = NEW.tenant AND id = NEW.id)",
+            "kinds": "EXISTS (SELECT 1 FROM kinds WHERE no = NEW.no OR (wire_name = NEW.wire_name AND schema = NEW.schema))",
+            "nodes": "EXISTS (SELECT 1 FROM nodes WHERE tenant = NEW.tenant AND level = NEW.level AND number = NEW.number)",
+            "segment_streams": "EXISTS (SELECT 1 FROM segment_streams WHERE stream = NEW.stream AND chapter = NEW.chapter)",
+            "segment_tenants": "EXISTS (SELECT 1 FROM segment_tenants WHERE tenant = NEW.tenant AND chapter = NEW.chapter)",
         }.items()
     )
     + """
