@@ -18,7 +18,7 @@ from postsale.store import Query, Segment, Store, archive_chapter, chapters_of
 
 def log_chapters(db: Db = DEFAULT_DB, json: Json = False) -> None:
     """The chapters of the log: which are complete, which are archived, and where."""
-    with opened_store(db, as_owner=True) as store:
+    with opened_store(db) as store:
         rows = _chapters(store, chapters_of(store).segments())
     if json:
         emit(rows)
@@ -56,7 +56,7 @@ def log_archive(
 ) -> None:
     """Move the facts of complete chapters to Parquet segments, which are read through the same commands. Each is verified before it leaves the log."""
     at = parse_time(upto)
-    with opened_store(db, as_owner=True) as store:
+    with opened_store(db) as store:
         chapters = chapters_of(store)
         before = chapters.segments()
         where = directory or (Path(before[-1].directory) if before else _beside(db))

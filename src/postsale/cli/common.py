@@ -60,7 +60,7 @@ from postsale.errors import (
     Unsupported,
 )
 from postsale.projections import CUSTOMER_HEALTH, HealthModel
-from postsale.store import Store, open_store
+from postsale.store import Store, open_store, scheme_of
 from postsale.store.postgres_schema import DEFAULT_SCHEMA
 
 _WIDTH = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 140  # a pipe has no width of its own
@@ -207,7 +207,7 @@ def _remember(db: str) -> None:
 def existing_file(db: str) -> Path:
     """The file of a SQLite URL. Unsupported for another URL, StoreUnavailable when there is no such file."""
     if not db.startswith("sqlite:///"):
-        raise Unsupported(what=f"a database with the scheme {db.partition(':')[0]!r} here", supported="sqlite:///NAME.db")
+        raise Unsupported(what=f"a database with {scheme_of(db)} here", supported="sqlite:///NAME.db")
     path = Path(db.removeprefix("sqlite:///"))
     if not path.exists():
         raise StoreUnavailable(url=db, reason="there is no such database")
@@ -215,12 +215,12 @@ def existing_file(db: str) -> Path:
 
 
 @contextmanager
-def opened_store(db: str, *, as_owner: bool = False) -> Iterator[Store]:
-    """The log of a database without its keys, which must be there. `as_owner`: with a login that archives."""
+def opened_store(db: str) -> Iterator[Store]:
+    """The log of a database without its keys, which must be there, for whoever looks after it: with a login that owns it, too."""
     _remember(db)
     if db.startswith("sqlite:///"):
         existing_file(db)
-    with closing(open_store(db, archive=archive_moved(), schema=_place.schema, as_owner=as_owner)) as store:
+    with closing(open_store(db, archive=archive_moved(), schema=_place.schema, as_owner=True)) as store:
         yield store
 
 

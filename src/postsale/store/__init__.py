@@ -128,7 +128,13 @@ def open_store(
     scheme, _, path = url.partition(":///")
     if scheme == "sqlite" and path and path != ":memory:":
         return SQLiteStore(path, clock=clock, durable=durable, archive=archive)
-    raise Unsupported(what=f"a store URL with the scheme {url.partition(':')[0]!r}", supported=_SUPPORTED)
+    raise Unsupported(what=f"a store URL with {scheme_of(url)}", supported=_SUPPORTED)
+
+
+def scheme_of(url: str) -> str:
+    """The scheme of a URL, for an error; nothing else of it, for it may hold a password, and may be no URL at all."""
+    scheme, colon, _ = url.partition(":")
+    return f"the scheme {scheme!r}" if colon and scheme.isidentifier() else "no scheme"
 
 
 def chapters_of(store: Store) -> Chapters:
