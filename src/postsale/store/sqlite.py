@@ -36,7 +36,7 @@ from postsale.store.sqlite_schema import connect, open_file, translated, url_of
 _IDLE_READERS: Final = 4
 _POLL_S: Final = 0.05  # how late another process's append may be noticed
 
-_INSERT_EVENT: Final = "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_INSERT_EVENT: Final = "INSERT OR ROLLBACK INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _INSERT_NODE: Final = "INSERT INTO nodes VALUES (?, ?, ?, ?)"
 
 
