@@ -16,7 +16,7 @@ try:
     import psycopg
     from psycopg.rows import namedtuple_row
 
-    from postsale.store.postgres_checks import ABOUT_POWER, Check, checks, server_checks, version_check
+    from postsale.store.postgres_checks import OF_SERVICES, Check, checks, server_checks, version_check
 except ImportError:
     raise MissingExtra(feature="PostgreSQL", extra="postgres") from None
 
@@ -110,10 +110,10 @@ def members(db: Connection, schema: str = DEFAULT_SCHEMA) -> list[str]:
 def check_connection(db: Connection, schema: str = DEFAULT_SCHEMA, *, as_owner: bool = False) -> None:
     """Refuse a database or a login under which the log's promises would not hold: UnsafeDatabase with the first thing that is wrong.
 
-    With `as_owner` the login may be the owner or a superuser. One query. What it finds holds for this connection; a pooler must give
-    all of them the same login and settings.
+    With `as_owner` only what the log's durability needs: see OF_SERVICES. One query. What it finds holds for this connection; a pooler
+    must give all of them the same login and settings.
     """
-    _demand(check for check in checks(db, schema) if not (as_owner and check.name in ABOUT_POWER))
+    _demand(check for check in checks(db, schema) if not (as_owner and check.name in OF_SERVICES))
 
 
 def check_version(version: int, schema: str = DEFAULT_SCHEMA) -> None:
