@@ -101,10 +101,9 @@ def mentions(submissions: Sequence[Submission]) -> Mentions:
             continue
         found.verdicts.append(ids)
         found.ids.extend(ids)
-        for event in submission.events:
-            found.tenants.add(event.stream.tenant)
-            if event.expected_version is not None:
-                found.streams.add(event.stream)
+        if ids:
+            found.tenants.add(ids[0][0])
+            found.streams.update([event.stream for event in submission.events if event.expected_version is not None])
         for condition in submission.conditions:
             match condition:
                 case StreamAt():

@@ -87,6 +87,10 @@ class Append:
             by_tenant.setdefault(tenant, []).append(raw_id)
         watched = (stream for condition in mentioned.conditions for stream in condition.streams)
         tenants = by_tenant.keys() | {stream.tenant for stream in (*mentioned.streams, *watched)} | {k.tenant for k in mentioned.leases}
+        if any(self._names.tenant(tenant) is None for tenant in tenants):
+            # The number of a tenant that others are making now is known only after they have committed.
+            script.add(f"SET LOCAL lock_timeout = {timeouts[0]}")
+            script.add(f"SELECT 1 FROM {self._s}.log FOR UPDATE")
         for tenant in sorted(tenants) or [SYSTEM]:
             if self._names.tenant(tenant) is None:
                 self._enter(script, tenant)

@@ -27,7 +27,7 @@ from postsale.events import SECOND_US, Clock, Lane, StoredEvent, StreamId, deriv
 from postsale.store.contract import Query, Store
 
 SNAPSHOTS: Final = "snapshots"
-EVERY: Final = 500  # events that are folded again at most, about 10 ms of work
+EVERY: Final = 250  # events that are folded again at most, a few milliseconds of work
 
 _PAUSE_US: Final = 60 * SECOND_US  # after a snapshot that could not be written
 _MAC: Final = 16  # bytes
