@@ -101,20 +101,20 @@ def new_log(chapter: int = DEFAULT_CHAPTER, schema: str | None = None) -> Iterat
 def empty_database(folder: Path) -> Iterator[dict[str, str]]:
     """The environment of a page that makes a log itself: a database without one, as a superuser and as the service will see it."""
     name, restored = f"docs_{next(_numbers)}", "restored"
-    roles = (*Roles.of(DEFAULT_SCHEMA), projector_role(), "shop_app")
+    login = f"{DEFAULT_SCHEMA}_app"
     admin_url = server().replace("/postgres?", f"/{name}?")
     with psycopg.connect(server(), autocommit=True) as admin:
         admin.execute(f"CREATE DATABASE {name}")
         yield {
             "ADMIN_URL": admin_url,
-            "DATABASE_URL": admin_url.replace("postgres:@", "shop_app@"),
+            "DATABASE_URL": admin_url.replace("postgres:@", f"{login}@"),
             "RESTORED_ADMIN_URL": admin_url.replace(name, restored),
-            "RESTORED_URL": admin_url.replace("postgres:@", "shop_app@").replace(name, restored),
+            "RESTORED_URL": admin_url.replace("postgres:@", f"{login}@").replace(name, restored),
             "POSTSALE_KEYS": str(folder / "postsale.keys"),
         }
         for database in (name, restored):
             admin.execute(f"DROP DATABASE IF EXISTS {database} WITH (FORCE)")
-        for role in roles:
+        for role in (*Roles.of(DEFAULT_SCHEMA), projector_role(), login):
             admin.execute(f"DROP ROLE IF EXISTS {role}")
 
 

@@ -110,15 +110,6 @@ def test_a_second_init_changes_nothing_and_says_so(schema: str) -> None:
     assert f"GRANT {schema}_writer, {schema}_tailer, {schema}_projector TO {schema}_app;" in named.out
 
 
-def test_init_makes_room_for_views_again_where_they_were_dropped(schema: str) -> None:
-    assert run("db", "init", server(), "--schema", schema, "--apply").code == 0
-    with psycopg.connect(server(), autocommit=True) as db:
-        db.execute(f"DROP SCHEMA {views_schema(schema)} CASCADE".encode())
-    assert "is there again" in run("db", "init", server(), "--schema", schema, "--apply").out
-    assert exists(views_schema(schema))
-    assert "is there again" not in run("db", "init", server(), "--schema", schema, "--apply").out
-
-
 def test_logins_that_roles_of_an_earlier_log_let_in_are_named(schema: str) -> None:
     assert run("db", "init", server(), "--schema", schema, "--app-role", f"{schema}_app", "--apply").code == 0
     with psycopg.connect(server(), autocommit=True) as db:

@@ -118,14 +118,13 @@ def db_init(
         _then(url, schema, app_role, roles, mark="-- ")
         return
     with _connected(url) as db:
-        from postsale.store.postgres_admin import apply_init, has_schema, members
+        from postsale.store.postgres_admin import apply_init, apply_missing, members
 
         if not apply_init(db, "\n".join(parts), schema):
-            out.print(f"There is a log in the schema {schema} already: nothing was changed.")
-            if not has_schema(db, views_schema(schema)):  # derived, so it may be dropped at any time
-                with db.transaction():
-                    db.execute(views_sql(schema).encode())
-                out.print(f"Its views had no schema: {views_schema(schema)} is there again, and the next run fills it.")
+            if apply_missing(db, views_schema(schema), views_sql(schema)):
+                out.print(f"[green]Made[/] an empty schema for the views of the log in {schema}; the next run folds them from it.")
+            else:
+                out.print(f"There is a log in the schema {schema} already: nothing was changed.")
             if app_role is not None:
                 out.print(f"To let {app_role} in, type: GRANT {', '.join(roles)} TO {app_role};", soft_wrap=True)
             hint(f"postsale db check {escape(shown(url))}{_option(schema)}")

@@ -127,7 +127,7 @@ class Evidence(Protocol):
         ...
 
     def ids(self) -> Iterator[tuple[Any, Any, Any, Any, Any] | Unreadable]:
-        """(tenant, event id, position, recorded_at, content_mac) in ascending order of tenant and id."""
+        """(tenant, event id, position, recorded_at, content_mac), those of a tenant in ascending order of ids."""
         ...
 
     def stream(self, ref: Any) -> tuple[Any, bytes, bytes, bytes] | None:

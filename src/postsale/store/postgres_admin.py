@@ -65,23 +65,33 @@ def apply_init(db: Connection, script: str, schema: str = DEFAULT_SCHEMA) -> boo
             what = f"the schema {schema!r} holds something else" if found.taken else f"{schema!r} is a word of SQL"
             raise UnsafeDatabase(what=what, wanted="a name that is free", fix="Choose another: --schema NAME")
         _demand(server_checks(found.version, found.encoding))
-        try:
-            with db.transaction():
-                db.execute(script.encode())
-        except psycopg.errors.InsufficientPrivilege:
-            raise UnsafeDatabase(
-                what=f"the login {found.login} may not make roles and schemas here",
-                wanted="a superuser, or a login that may",
-                fix=f"Type as a superuser: ALTER ROLE {found.login} CREATEROLE; GRANT CREATE ON DATABASE {found.database} TO {found.login};",
-            ) from None
-        except psycopg.errors.RaiseException as error:  # of our own script
-            fix = error.diag.message_hint or ""
-            raise UnsafeDatabase(what=error.diag.message_primary or "", wanted="roles without any power of their own", fix=fix) from None
+        _make(db, script, found.login, found.database)
     return True
 
 
-def has_schema(db: Connection, schema: str) -> bool:
-    return db.execute("SELECT to_regnamespace(%s) IS NOT NULL", (schema,)).fetchone() == (True,)
+def apply_missing(db: Connection, name: str, script: str) -> bool:
+    """Run `script`, which makes the schema `name` beside a log, in one transaction. False when there is such a schema. As `apply_init`."""
+    with db.transaction(), db.cursor() as cursor:
+        cursor.execute("SELECT to_regnamespace(quote_ident(%s)), current_user, current_database()", (name,))
+        there, login, database = cursor.fetchone() or (None, "", "")
+        if there is None:
+            _make(db, script, login, database)
+    return there is None
+
+
+def _make(db: Connection, script: str, login: str, database: str) -> None:
+    try:
+        with db.transaction():
+            db.execute(script.encode())
+    except psycopg.errors.InsufficientPrivilege:
+        raise UnsafeDatabase(
+            what=f"the login {login} may not make roles and schemas here",
+            wanted="a superuser, or a login that may",
+            fix=f"Type as a superuser: ALTER ROLE {login} CREATEROLE; GRANT CREATE ON DATABASE {database} TO {login};",
+        ) from None
+    except psycopg.errors.RaiseException as error:  # of our own script
+        fix = error.diag.message_hint or ""
+        raise UnsafeDatabase(what=error.diag.message_primary or "", wanted="roles without any power of their own", fix=fix) from None
 
 
 def members(db: Connection, schema: str = DEFAULT_SCHEMA) -> list[str]:

@@ -176,7 +176,7 @@ CREATE INDEX facts_by_kind ON {s}.facts (kind, position);
 
 CREATE TABLE {s}.archived_ids (
     tenant integer NOT NULL, event_id bytea NOT NULL, position bigint NOT NULL, recorded_at bigint NOT NULL, content_mac bytea NOT NULL,
-    PRIMARY KEY (tenant, event_id)
+    PRIMARY KEY (event_id, tenant)
 );
 -- What is known of archived chapters: each one's file, and in which of its row groups a stream's facts and a tenant's leaves are.
 CREATE TABLE {s}.segments (
@@ -307,6 +307,7 @@ BEGIN
     UPDATE {s}.tenants SET size = new_size, frontier = new_frontier WHERE no = tenant_number;
     IF new_position IS NOT NULL THEN
         UPDATE {s}.log SET position = new_position, recorded_at = newest_at;
+        PERFORM pg_notify('{s}', new_position::text);
     END IF;
 END $$;
 

@@ -12,7 +12,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Final
 
-from postsale.errors import LogDamaged, StoreUnavailable
+from postsale.errors import InvalidInput, LogDamaged, StoreUnavailable
 
 APPLICATION_ID: Final = 0x50535431  # "PST1" in the file's header: this file is a postsale log
 BLOCK_BITS: Final = 16  # facts are indexed in blocks of so many bits of positions
@@ -98,8 +98,8 @@ CREATE INDEX quarantine_by_arrival ON quarantine (tenant, received_at);
 """
 
 # Against accidents by whoever opens the file with another program; whoever drops the triggers first is found by `verify`.
-# The insert triggers are there for INSERT OR REPLACE, which deletes without a delete trigger unless recursive_triggers is on; AFTER,
-# because a BEFORE trigger makes SQLite evaluate every column of every event twice.
+# The insert triggers are there for INSERT OR REPLACE, which deletes without a delete trigger unless recursive_triggers is on. They
+# roll back, because for a statement that may ABORT half-way SQLite first copies every page it changes, which doubled the time of an append.
 # A fact goes when its chapter has a segment: no trigger is ever lifted, and a segment cannot be kept for a chapter that may still grow.
 _TRIGGERS: Final = (
     "".join(
@@ -129,7 +129,7 @@ BEGIN SELECT RAISE(ABORT, 'a head only moves forward'); END;
     + "".join(
         f"""
 CREATE TRIGGER {table}_only_append {when}
-BEGIN SELECT RAISE(ABORT, 'the log is append-only'); END;
+BEGIN SELECT RAISE(ROLLBACK, 'the log is append-only'); END;
 """
         for table, when in {
             # After, which costs less a row; only a second decision of a version must be seen before REPLACE takes the first away.
@@ -184,6 +184,10 @@ def translated(url: str) -> Iterator[None]:
     """SQLite's errors as ours. Only the name of SQLite's code is repeated: its texts may quote what is stored."""
     try:
         yield
+    except UnicodeEncodeError:
+        raise InvalidInput(what="Query", field="name", reason="expected no lone surrogates") from None
+    except OverflowError:
+        raise InvalidInput(what="Query", field="number", reason="expected at most 64 bits") from None
     except sqlite3.IntegrityError as error:
         # Planned under the lock, so no constraint can fail unless the tables disagree with each other.
         raise LogDamaged(position=0, reason=f"a write broke a rule of the file ({code_of(error)})") from error
