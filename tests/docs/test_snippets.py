@@ -7,9 +7,11 @@ import os
 import re
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+from tests.postgres import as_documented
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted(p for p in (ROOT / "docs").rglob("*.md") if "reference" not in p.parts and "adr" not in p.parts)]
@@ -74,11 +76,13 @@ def test_every_snippet_of_a_page_runs_in_order(page: Path, tmp_path: Path) -> No
             program.append(f"exec(compile({checked(text)!r}, {page.name!r}, 'exec'), space)")
         elif language == "console" and script(text):
             program.append(f"shell({script(text)!r})")
-    env = {**os.environ, "PYTHONWARNINGS": "error", "NO_COLOR": "1", "COLUMNS": "120", "PATH": f"{bin_}:{os.environ['PATH']}"}
-    for name in ("POSTSALE_DB", "POSTSALE_TENANT", "POSTSALE_TOKEN"):
-        env.pop(name, None)
+    base = {**os.environ, "PYTHONWARNINGS": "error", "NO_COLOR": "1", "COLUMNS": "120", "PATH": f"{bin_}:{os.environ['PATH']}"}
+    for name in ("POSTSALE_DB", "POSTSALE_KEYS", "POSTSALE_SCHEMA", "POSTSALE_TENANT", "POSTSALE_TOKEN"):
+        base.pop(name, None)
     code = PRELUDE + "\n".join(program)
-    done = subprocess.run([sys.executable, "-c", code], cwd=folder, env=env, capture_output=True, text=True, check=False)
+    with as_documented(tmp_path) if "DATABASE_URL" in code else nullcontext({}) as more:
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(command, cwd=folder, env={**base, **more}, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
 
 

@@ -43,6 +43,7 @@ from postsale.store.keys import LogVault
 from postsale.store.snapshots import EVERY, Snapshots
 
 _RACES = 20
+_FACT = Lane.FACT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,40 +122,35 @@ class Log:
             mac = content_mac(keys, signal.wire_name.encode(), iso_of(signal.occurred_at).encode(), said_of.encode(), clear)
         else:
             mac = content_mac(keys, source_item)
-        data, sealed = self._seal(signal, clear, stream, event_id, subject)
+        data, sealed = self._seal(signal, clear, stream, event_id, subject) if signal.personal_fields else (clear, {})
+        available_at_us = to_us(signal.available_at) if signal.available_at else None
+        raw_mac = content_mac(keys, raw).hex() if raw is not None else ""
         header = _fact_headers(cause, signal.source, keys.id).to_bytes(
-            signal.id,
-            subject,
-            signal_index=index,
-            source_order=signal.order,
-            available_at_us=to_us(signal.available_at) if signal.available_at else None,
-            raw_mac=content_mac(keys, raw).hex() if raw is not None else "",
-            sealed=sealed,
+            signal.id, subject, index, signal.order, available_at_us, raw_mac, sealed
         )
         schema = schema_digest(type(signal))
-        return NewEvent(stream, Lane.FACT, None, event_id, signal.wire_name, schema, occurred_at_us, mac, header, data)
+        return NewEvent(stream, _FACT, None, event_id, signal.wire_name, schema, occurred_at_us, mac, header, data)
 
-    def said_already(self, position: int, signal: Signal, said_of: str) -> StoredEvent | None:
-        """The fact at `position`, when it says what `signal` says in another version of its kind: both read the same today.
+    def said_already(self, stored: StoredEvent, signal: Signal, said_of: str) -> bool:
+        """Whether a fact says what `signal` says in another version of its kind: both read the same today.
 
-        None when they differ, or cannot be compared: stored through a connector, or its key is gone, or a version is unknown here.
+        False when they differ, or cannot be compared: stored through a connector, or its key is gone, or a version is unknown here.
         """
-        (stored,) = self.store.read(Query(after=position - 1, upto=position))
         if stored.kind != signal.kind or stored.wire_name == signal.wire_name or stored.occurred_at_us != to_us(signal.occurred_at):
-            return None
+            return False
         header = Header.from_bytes(stored.header)
         clear = Unsealer(self.vault)(stored, header) if header.sealed else stored.data
         at = iso(stored.occurred_at_us)
         mac = content_mac(self.vault.tenant(stored.tenant), stored.wire_name.encode(), at.encode(), said_of.encode(), clear)
         if mac != stored.content_mac:
-            return None
+            return False
         envelope = {"source": signal.source, "id": signal.id, "occurred_at": at}
         try:
-            before = decode_payload(stored.wire_name, clear, envelope, position)
+            before = decode_payload(stored.wire_name, clear, envelope, stored.position)
             now = decode_payload(signal.wire_name, encode_payload(signal), envelope)
         except (UnknownWireName, UpcastFailed, InvalidInput):
-            return None
-        return stored if encode_payload(before) == encode_payload(now) else None
+            return False
+        return encode_payload(before) == encode_payload(now)
 
     def decision(self, stream: StreamId, expected_version: int, draft: Draft) -> NewEvent:
         """A decision-lane event. Raises KeyUnavailable when it has personal fields and no key can be had."""

@@ -176,7 +176,7 @@ CREATE INDEX facts_by_kind ON {s}.facts (kind, position);
 
 CREATE TABLE {s}.archived_ids (
     tenant integer NOT NULL, event_id bytea NOT NULL, position bigint NOT NULL, recorded_at bigint NOT NULL, content_mac bytea NOT NULL,
-    PRIMARY KEY (tenant, event_id)
+    PRIMARY KEY (event_id, tenant)
 );
 -- What is known of archived chapters: each one's file, and in which of its row groups a stream's facts and a tenant's leaves are.
 CREATE TABLE {s}.segments (
@@ -223,15 +223,6 @@ BEGIN
     RETURN found;
 END $$;
 
--- The head, locked until the transaction ends, and the position where events really end. Writers see only their tenant's events.
-CREATE FUNCTION {s}.lock_head(OUT head bigint, OUT newest_at bigint, OUT last bigint)
-LANGUAGE plpgsql {definer} AS $$
-BEGIN
-    SELECT l.position, l.recorded_at INTO head, newest_at FROM {s}.log l FOR UPDATE;
-    SELECT coalesce(max(e.position), (SELECT g.last FROM {s}.segments g WHERE g.last = head), 0) INTO last
-        FROM {s}.events e WHERE e.position >= head;
-END $$;
-
 -- The position up to which all that the caller may read, archived facts aside, was recorded at or before a time: the next such event's
 -- less one. recorded_at increases with position.
 CREATE FUNCTION {s}.known_prefix(at_us bigint) RETURNS bigint LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -262,22 +253,40 @@ BEGIN
     RETURN low;
 END $$;
 
--- What every append asks and does is in functions, because a function's plans are kept, whatever pooler stands in between: to plan
--- these statements anew costs several times as much as to run them. They run as the caller, under the policies of the caller's tenant.
-CREATE FUNCTION {s}.find_ids(raw_ids bytea[]) RETURNS TABLE (id bytea, at bigint, ver bigint, at_us bigint, mac bytea)
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+-- What every append asks and does is in two functions, because a function's plans are kept, whatever pooler stands in between: to plan
+-- these statements anew costs several times as much as to run them.
+-- `ask` locks the head until the transaction ends and tells what an append of a tenant must know: the head, the position where events
+-- really end, the tenant's tree, and what is there under these ids. Writers see only their tenant's events, so it runs as the owner.
+CREATE FUNCTION {s}.ask(
+    tenant_number integer, raw_ids bytea[], lock_ms integer, statement_ms integer, idle_ms integer,
+    OUT head bigint, OUT newest_at bigint, OUT last bigint, OUT leaves bigint, OUT nodes bytea,
+    OUT ids bytea[], OUT positions bigint[], OUT versions bigint[], OUT times bigint[], OUT macs bytea[]
+) LANGUAGE plpgsql {definer} AS $$
 BEGIN
-    RETURN QUERY
+    PERFORM set_config('postsale.tenant', tenant_number::text, true), set_config('lock_timeout', lock_ms::text, true),
+        set_config('statement_timeout', statement_ms::text, true), set_config('idle_in_transaction_session_timeout', idle_ms::text, true),
+        -- A plan that is made while the tables are empty must suit them when they are large.
+        set_config('plan_cache_mode', 'force_generic_plan', true), set_config('enable_seqscan', 'off', true),
+        set_config('enable_bitmapscan', 'off', true);
+    IF current_setting('synchronous_commit') = 'off' THEN  -- another client of a shared connection may have switched it off
+        PERFORM set_config('synchronous_commit', 'on', true);
+    END IF;
+    SELECT l.position, l.recorded_at INTO head, newest_at FROM {s}.log l FOR UPDATE;
+    SELECT max(e.position) INTO last FROM {s}.events e WHERE e.position >= head;
+    IF last IS NULL THEN
+        SELECT coalesce(max(g.last), 0) INTO last FROM {s}.segments g WHERE g.last = head;
+    END IF;
+    SELECT t.size, t.frontier INTO leaves, nodes FROM {s}.tenants t WHERE t.no = tenant_number;
+    SELECT array_agg(f.id), array_agg(f.at), array_agg(f.ver), array_agg(f.time), array_agg(f.mac)
+        INTO ids, positions, versions, times, macs FROM (
         SELECT e.event_id, e.position, e.version, e.recorded_at, e.content_mac
-        FROM {s}.events e WHERE e.event_id = ANY (raw_ids) AND e.tenant IS NOT DISTINCT FROM (SELECT {s}.tenant_no())
+            FROM {s}.events e WHERE e.event_id = ANY (raw_ids) AND e.tenant IS NOT DISTINCT FROM tenant_number
         UNION ALL
         SELECT a.event_id, a.position, a.position, a.recorded_at, a.content_mac
-        FROM {s}.archived_ids a WHERE a.tenant = (SELECT {s}.tenant_no()) AND a.event_id = ANY (raw_ids);
+            FROM {s}.archived_ids a WHERE a.tenant = tenant_number AND a.event_id = ANY (raw_ids)
+    ) f (id, at, ver, time, mac);
 END $$;
-CREATE FUNCTION {s}.tree_head(OUT leaves bigint, OUT nodes bytea) LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-    SELECT t.size, t.frontier INTO leaves, nodes FROM {s}.tenants t WHERE t.no = (SELECT {s}.tenant_no());
-END $$;
+-- `store` writes rows of a tenant and moves its tree, and with the last rows the head. It runs as the caller, under its policies.
 CREATE FUNCTION {s}.store(
     tenant_number integer, positions bigint[], streams bigint[], lanes smallint[], versions bigint[], event_ids bytea[], kinds integer[],
     occurred bigint[], recorded bigint[], macs bytea[], headers bytea[], bodies bytea[], salts bytea[], leaf_indexes bigint[],
@@ -287,10 +296,10 @@ CREATE FUNCTION {s}.store(
 BEGIN
     PERFORM set_config('postsale.tenant', tenant_number::text, true);
     IF cardinality(positions) > 0 THEN
-      INSERT INTO {s}.events
-        SELECT u.p, tenant_number, u.s, u.l, u.v, u.e, u.k, u.o, u.r, u.m, u.h, u.d, u.salt, u.i, u.leaf
-        FROM unnest(positions, streams, lanes, versions, event_ids, kinds, occurred, recorded, macs, headers, bodies, salts, leaf_indexes,
-            leaves) AS u (p, s, l, v, e, k, o, r, m, h, d, salt, i, leaf);
+        INSERT INTO {s}.events
+            SELECT u.p, tenant_number, u.s, u.l, u.v, u.e, u.k, u.o, u.r, u.m, u.h, u.d, u.salt, u.i, u.leaf
+            FROM unnest(positions, streams, lanes, versions, event_ids, kinds, occurred, recorded, macs, headers, bodies, salts,
+                leaf_indexes, leaves) AS u (p, s, l, v, e, k, o, r, m, h, d, salt, i, leaf);
     END IF;
     IF cardinality(levels) > 0 THEN
         INSERT INTO {s}.nodes SELECT tenant_number, u.* FROM unnest(levels, numbers, hashes) u;
@@ -298,6 +307,7 @@ BEGIN
     UPDATE {s}.tenants SET size = new_size, frontier = new_frontier WHERE no = tenant_number;
     IF new_position IS NOT NULL THEN
         UPDATE {s}.log SET position = new_position, recorded_at = newest_at;
+        PERFORM pg_notify('{s}', new_position::text);
     END IF;
 END $$;
 
@@ -365,8 +375,10 @@ SELECT {s}.ensure_chapter(0);
 {_lines(guard.sql for guard in policies(s))}
 
 -- The fewest privileges.
-REVOKE ALL ON FUNCTION {s}.enter(text, boolean), {s}.lock_head(), {s}.ensure_chapter(bigint), {s}.follows_events() FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION {s}.enter(text, boolean), {s}.lock_head(), {s}.ensure_chapter(bigint) TO {roles.writer};
+REVOKE ALL ON FUNCTION {s}.enter(text, boolean), {s}.ask(integer, bytea[], integer, integer, integer),
+    {s}.ensure_chapter(bigint), {s}.follows_events() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION {s}.enter(text, boolean), {s}.ask(integer, bytea[], integer, integer, integer), {s}.ensure_chapter(bigint)
+    TO {roles.writer};
 {_lines(grant_sql(s, grant) for grant in GRANTS)}
 
 RESET ROLE;

@@ -22,6 +22,7 @@ from postsale.store.plan import SALT_BYTES, Breach, Id, Key, Known, Plan, mentio
 from postsale.store.postgres_archive import Segments
 from postsale.store.postgres_link import Connection, Script
 from postsale.store.postgres_names import Names, NewNames, enter
+from postsale.store.postgres_schema import SYSTEM
 from postsale.store.segments import Segment
 
 # A row in COPY's binary format: the number of columns, then each column behind its length. Order: EVENT_COLUMNS.
@@ -78,36 +79,31 @@ class Append:
 
     # ---------------------------------------------------------------- what is known
 
-    def ask(self, script: Script) -> None:
+    def ask(self, script: Script, timeouts: tuple[int, int, int]) -> None:
         """Have the script take the log's lock, which stays until the transaction ends, and read what `decide` must know."""
         mentioned = self._mentioned
-        script.add(f"SELECT * FROM {self._s}.lock_head()", take=self._take_log)
-        if mentioned.conditions:
-            script.add(f"SELECT coalesce(max(last), 0) FROM {self._s}.segments", take=self._take_archived)
-        if any(self._names.kind((event.wire_name, event.schema)) is None for s in self._submissions for event in s.events):
-            script.add(f"SELECT no, wire_name, schema FROM {self._s}.kinds", take=self._take_kinds)
         by_tenant: dict[str, list[bytes]] = {}
         for tenant, raw_id in mentioned.ids:
             by_tenant.setdefault(tenant, []).append(raw_id)
         watched = (stream for condition in mentioned.conditions for stream in condition.streams)
-        tenants = (
-            by_tenant.keys() | {stream.tenant for stream in (*mentioned.streams, *watched)} | {lease.tenant for lease in mentioned.leases}
-        )
-        for tenant in sorted(tenants):
-            self._enter(script, tenant)
-            if tenant in mentioned.tenants:
-                self._ask_head(script, tenant)
-            if raw_ids := by_tenant.get(tenant):
-                self._ask_ids(script, tenant, raw_ids)
+        tenants = by_tenant.keys() | {stream.tenant for stream in (*mentioned.streams, *watched)} | {k.tenant for k in mentioned.leases}
+        # Names are looked up under the lock only: who held it before may have made them. So a tenant with a number goes first.
+        unknown = {tenant for tenant in tenants if self._names.tenant(tenant) is None}
+        for tenant in [*(sorted(tenants - unknown) or [SYSTEM]), *sorted(unknown)]:
+            if tenant in unknown:
+                self._enter(script, tenant)
+            self._tenant = tenant  # by what comes next
+            self._ask_tenant(script, tenant, by_tenant.get(tenant, []), timeouts)
             for lease in mentioned.leases:
                 if lease.tenant == tenant:
                     self._ask_token(script, lease)
             self._ask_versions(script, [stream for stream in mentioned.streams if stream.tenant == tenant])
             for condition in mentioned.conditions:
                 self._ask_breach(script, condition, tenant)
-
-    def _take_log(self, rows: list[Any]) -> None:
-        self._head = rows[0]
+        if mentioned.conditions:
+            script.add(f"SELECT coalesce(max(last), 0) FROM {self._s}.segments", take=self._take_archived)
+        if any(self._names.kind((event.wire_name, event.schema)) is None for s in self._submissions for event in s.events):
+            script.add(f"SELECT no, wire_name, schema FROM {self._s}.kinds", take=self._take_kinds)
 
     def _take_archived(self, rows: list[Any]) -> None:
         self._archived_upto = rows[0][0]
@@ -122,24 +118,22 @@ class Append:
         for no, wire_name, schema in rows:
             self._names.kinds[wire_name, schema] = no
 
-    def _ask_head(self, script: Script, tenant: str) -> None:
+    def _ask_tenant(self, script: Script, tenant: str, raw_ids: list[bytes], timeouts: tuple[int, int, int]) -> None:
         def take(rows: list[Any]) -> None:
-            size, nodes = rows[0]
+            position, recorded_at, last, size, nodes, *found = rows[0]
+            self._head = position, recorded_at, last
             try:
                 frontier = Frontier() if size is None else Frontier.from_bytes(size, nodes)
             except ValueError:
                 raise LogDamaged(position=0, reason=f"the tree head of tenant {tenant!r} is unreadable") from None
             self._frontiers[tenant] = frontier
             self._leaf_counts[tenant] = frontier.size
+            if found[0] is not None:
+                for raw_id, *key in zip(*found, strict=True):
+                    self._ids[tenant, raw_id] = Key(*key)
 
-        script.add(f"SELECT * FROM {self._s}.tree_head()", take=take)
-
-    def _ask_ids(self, script: Script, tenant: str, raw_ids: list[bytes]) -> None:
-        def take(rows: list[Any]) -> None:
-            for raw_id, position, version, recorded_at, content_mac in rows:
-                self._ids[tenant, raw_id] = Key(position, version, recorded_at, content_mac)
-
-        script.add(f"SELECT * FROM {self._s}.find_ids({_digests(raw_ids)})", take=take)
+        number = f"{self._s}.tenant_no()" if (no := self._names.tenant(tenant)) is None else f"{no}"
+        script.add(f"SELECT * FROM {self._s}.ask({number}, {_digests(raw_ids)}, {', '.join(map(str, timeouts))})", take=take)
 
     def _ask_token(self, script: Script, lease: LeaseName) -> None:
         def take(rows: list[Any]) -> None:

@@ -11,6 +11,7 @@ import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from hashlib import sha256
+from itertools import count
 from typing import Final
 
 from postsale.errors import LogDamaged
@@ -61,6 +62,13 @@ class Ids:
             found |= _in_generations(db, first, last, some)
         return found
 
+    def added(self, ids: Sequence[Id], first: int) -> None:
+        """These ids, at `first` and the positions after it, are committed: they need not be read."""
+        with self._lock:
+            if self._seen == first - 1:
+                self._unsealed.update(zip(ids, count(first)))
+                self._seen += len(ids)
+
     def seal_when_due(self, db: sqlite3.Connection, position: int) -> None:
         """Seal when the newest event, at `position`, makes a generation complete. In a write transaction."""
         if position - db.execute(SEALED).fetchone()[0] >= GENERATION:
@@ -108,6 +116,14 @@ class Ids:
             if first not in self._filters or self._filters[first][0] != last:
                 kept = db.execute("SELECT ids, bits, sha256 FROM id_filters WHERE first = ?", (first,)).fetchone()
                 self._filters[first] = (last, Filter.kept(*kept))
+        (generations,) = db.execute("SELECT coalesce(max(generation), 0) FROM id_generations").fetchone()
+        covered = 0
+        for first, (last, _) in sorted(self._filters.items()):
+            if first != covered + 1:
+                break
+            covered = last
+        if covered < generations:  # a filter is missing or says too little: look into every generation
+            self._filters = {1: (generations, Filter.of_anything())}
 
     def _keep_in_filter(self, db: sqlite3.Connection, generation: int, raw_ids: Iterable[bytes]) -> None:
         first = max(self._filters, default=generation)
