@@ -16,6 +16,7 @@ from typing import Any
 
 from eventsourcing.sqlite import SQLiteApplicationRecorder, SQLiteDatastore
 
+from benchmarks._append_postgres import postgres_measures
 from benchmarks._common import Item, a_log, a_mapper, batches, facts, fastest, make_items, measure, options, report, seconds_in_threads
 from postsale.errors import PostSaleError
 from postsale.store import SQLiteStore, Submission
@@ -168,7 +169,15 @@ def sqlite_measures(items: Sequence[Item], rounds: int) -> list[dict[str, Any]]:
 def main(argv: list[str] | None = None) -> dict[str, Any]:
     chosen = options(__doc__, argv, size=100_000, rounds=3)
     items = make_items(chosen.size)
-    return report("append", sqlite_measures(items, chosen.rounds), only_json=chosen.json)
+    on_postgres = postgres_measures(
+        items,
+        chosen.rounds,
+        log_in_batches=log_in_batches,
+        log_in_threads=log_in_threads,
+        upstream_in_batches=upstream_in_batches,
+        upstream_in_threads=upstream_in_threads,
+    )
+    return report("append", [*sqlite_measures(items, chosen.rounds), *on_postgres], only_json=chosen.json)
 
 
 if __name__ == "__main__":

@@ -233,7 +233,7 @@ class UnknownEvent(PostSaleError, LookupError):
     event: str
     found = "tenant {tenant!r} has no event {event}"
     expected = "an event id, or a position, of this tenant"
-    todo = "`postsale customer timeline` shows positions and ids."
+    todo = "`postsale customer timeline` shows positions."
 
 
 @dataclass(eq=False, kw_only=True)
@@ -256,6 +256,18 @@ class StoreUnavailable(PostSaleError):
     found = "{url}: {reason}"
     expected = "a writable postsale log"
     todo = "Nothing was half-written. Mend the cause and try again; ids make the retry safe."
+
+
+@dataclass(eq=False, kw_only=True)
+class UnsafeDatabase(PostSaleError):
+    """A database, or the login used for it, is not set up so that the log's promises hold. Refused before anything is read or written."""
+
+    what: str
+    wanted: str
+    fix: str  # what to type
+    found = "{what}"
+    expected = "{wanted}"
+    todo = "{fix}"
 
 
 @dataclass(eq=False, kw_only=True)

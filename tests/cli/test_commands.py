@@ -6,6 +6,7 @@ import json
 import os
 import pwd
 import re
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ import click
 import pytest
 import typer
 
+from postsale import PostSale
 from postsale.agents.agent import package_version
+from postsale.aggregates.signals import UsageObserved
 from postsale.cli.commands import app
 from postsale.cli.common import EXIT_CODES
 
@@ -37,9 +40,9 @@ def test_the_commands_are_those_that_are_promised() -> None:
     promised = """
         demo, ingest stripe, ingest cloudevents, ingest table, run, customer list, customer show, customer timeline, customer why,
         decision list, decision explain, decision replay, approval list, approval approve, approval reject, projection status,
-        quarantine list, quarantine retry, log verify, log checkpoint, log key, log prove, log check-proof, agent list, agent observe, agent propose, agent act, agent pause, agent resume,
-        token issue, schemas check, schemas list, schemas write,
-        log chapters, log archive, db migrate"""
+        quarantine list, quarantine retry, agent list, agent observe, agent propose, agent act, agent pause, agent resume,
+        token issue, schemas check, schemas list, schemas write, log verify, log checkpoint, log key, log prove, log check-proof,
+        log chapters, log archive, db migrate, snapshots drop"""
     assert {tuple(c.split()) for c in re.split(r",\s+", promised.strip())} <= set(COMMANDS)
 
 
@@ -534,3 +537,21 @@ def test_a_mode_can_be_set_before_the_first_signal(tmp_path: Path) -> None:
     assert run("ingest", "cloudevents", str(tmp_path / "e.ndjson"), "--tenant", "acme", "--db", url).code == 0
     assert run("agent", "observe", "renewal-rescue", "--reason", "first", "--tenant", "new", "--db", url).code == 0
     assert run("customer", "list", "--tenant", "nope", "--db", url).code == 2
+
+
+def test_dropped_snapshots_change_no_answer(tmp_path: Path) -> None:
+    """A customer with a long past has one after it was looked at; dropped, it is made again at the next look."""
+    url = f"sqlite:///{tmp_path / 'log.db'}"
+    at = datetime(2026, 3, 2, tzinfo=UTC)
+    with PostSale.open(url) as ps:
+        for tenant, facts in (("acme", 300), ("globex", 3)):
+            signals = [UsageObserved(source="app", id=f"u{n}", occurred_at=at, feature="export") for n in range(facts)]
+            ps.tenant(tenant).record_many([("cus_1", signal) for signal in signals])
+    show = ("customer", "show", "cus_1", "--db", url, "--tenant", "acme", "--json")
+    first = run(*show).json()["state"]
+    for _ in range(2):
+        assert run("snapshots", "drop", "--db", url, "--json").json() == {"acme": 1, "globex": 0}
+        assert run("snapshots", "drop", "--db", url, "--json", "--tenant", "acme").json() == {"acme": 0}
+        assert run(*show).json()["state"] == first
+    assert "acme 1" in run("snapshots", "drop", "--db", url).out
+    assert run("snapshots", "drop", "--db", url, "--tenant", "nobody").code == 2

@@ -6,9 +6,11 @@ import ast
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+from tests.postgres import as_documented
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 SCRIPTS = sorted(EXAMPLES.glob("*.py"))
@@ -19,6 +21,7 @@ SAYS = {
     "custom_policy": ["First row that matches", "row call", "suppressed by autonomy:observe"],
     "custom_projection": ["health 70.00 fair", "together", "+70.000000"],
     "custom_signal": ["stored: True", "stored again: False", "acme.webinars/attended@1 {'webinar': 'onboarding', 'stayed_min': 42}"],
+    "own_transaction": ["invoices: inv_2\nsignals:  inv_2"],
     "custom_tool": ["your CRM is called here, within 30 s: Call about failing payments", "→ succeeded", "effect succeeded: confirmed"],
 }
 
@@ -27,8 +30,8 @@ def named(path: Path) -> str:
     return path.stem
 
 
-def test_the_four_promised_examples_are_there() -> None:
-    """A custom signal, projection, policy and tool."""
+def test_the_promised_examples_are_there() -> None:
+    """A custom signal, projection, policy and tool, and a transaction of one's own."""
     assert {path.stem for path in SCRIPTS} == SAYS.keys()
 
 
@@ -58,9 +61,12 @@ def test_an_example_uses_public_names_only(path: Path) -> None:
 @pytest.mark.parametrize("path", SCRIPTS, ids=named)
 def test_an_example_runs_in_an_empty_folder_and_says_what_it_shows(path: Path, tmp_path: Path) -> None:
     """With warnings as errors; it leaves nothing behind."""
-    env = {**os.environ, "PYTHONWARNINGS": "error"}
-    done = subprocess.run([sys.executable, str(path)], cwd=tmp_path, env=env, capture_output=True, text=True, check=False, timeout=60)
+    here = tmp_path / "here"
+    here.mkdir()
+    with as_documented(tmp_path) if "DATABASE_URL" in path.read_text() else nullcontext({}) as more:
+        env = {**os.environ, "PYTHONWARNINGS": "error", **more}
+        done = subprocess.run([sys.executable, str(path)], cwd=here, env=env, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stderr[-2000:]
     for text in SAYS[path.stem]:
         assert text in done.stdout
-    assert list(tmp_path.iterdir()) == []
+    assert list(here.iterdir()) == []

@@ -18,7 +18,7 @@ if __name__ == "__main__":
     url, schema, directory, since, kill_at = sys.argv[1:]
     segments.pyarrow()
     segments.GROUP_ROWS = 4
-    store = PostgresStore(url, schema=schema)
+    store = PostgresStore(url, schema=schema, as_owner=True)
     calls = 0
 
     def called(frame: FrameType, what: str, arg: object) -> None:

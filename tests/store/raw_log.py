@@ -25,6 +25,8 @@ TENANT_COLUMN = {
     "events": "tenant",
     "nodes": "tenant",
     "archived_ids": "tenant",
+    "segment_streams": "tenant",
+    "segment_tenants": "tenant",
     "kv": "tenant",
     "quarantine": "tenant",
 }
@@ -92,6 +94,8 @@ def _fill(db: Connection, s: str, tenant: int) -> None:
     for level in (1, 2):
         db.execute(f"INSERT INTO {s}.nodes VALUES (%s, %s, 0, %s)", (tenant, level, name))
     db.execute(f"INSERT INTO {s}.archived_ids VALUES (%s, %s, %s, 1, %s)", (tenant, b"old " + name, -tenant, name))
+    db.execute(f"INSERT INTO {s}.segment_streams VALUES (%s, %s, -1, %s)", (tenant, streams[0], name))
+    db.execute(f"INSERT INTO {s}.segment_tenants VALUES (%s, -1, %s)", (tenant, name))
     for key in ("shared", f"of {NAMES[tenant]}"):
         db.execute(f"INSERT INTO {s}.kv VALUES (%s, 'leases', %s, %s, %s)", (tenant, key, name, tenant * 10 + len(key)))
     db.execute(

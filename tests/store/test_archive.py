@@ -226,6 +226,21 @@ def test_a_fact_whose_event_is_archived_is_a_duplicate_with_its_first_position_o
         assert store.head() == CHAPTER
 
 
+def test_duplicates_are_known_without_the_files_of_the_archive(path: Path, tmp_path: Path) -> None:
+    events = Events(seed=4)
+    facts = [events.fact() for _ in range(CHAPTER)]
+    with closing(SQLiteStore(path, chapter=CHAPTER)) as store:
+        first = stored(store.append(one(*facts))[0])
+    archived(path, 0)
+    shutil.rmtree(tmp_path / "archive")
+    with closing(SQLiteStore(path)) as store:
+        again = stored(store.append(one(*facts))[0])
+        assert not again.stored
+        assert (again.positions, again.versions, again.recorded_at_us) == (first.positions, first.versions, first.recorded_at_us)
+        (conflict,) = store.append(each(facts[7]._replace(content_mac=b"other content...")))
+        assert isinstance(conflict, ContentConflict)
+
+
 def test_an_archived_fact_still_breaks_a_condition(path: Path) -> None:
     before = fill(path, 45)
     fact = next(event for event in before if event.lane is Lane.FACT and event.position > 3)

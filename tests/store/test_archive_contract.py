@@ -61,7 +61,7 @@ def archivable_postgres(**options: Any) -> PostgresStore:
     url, schema = fresh_log(chapter=options.pop("chapter", CHAPTER))
     with psycopg.connect(server(), autocommit=True) as admin:
         admin.execute(f"GRANT {Roles.of(schema).migrator} TO {schema}_app")
-    return PostgresStore(url, schema=schema, **options)
+    return PostgresStore(url, schema=schema, as_owner=True, **options)
 
 
 class TestArchivedPostgresStore(StoreContract):

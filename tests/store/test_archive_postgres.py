@@ -140,7 +140,7 @@ def test_an_archive_that_was_moved_is_read_where_it_is_now(tmp_path: Path) -> No
         (tmp_path / "cold").rename(tmp_path / "colder")
         schema, url = store._link.schema, server()
         login = url.replace("://postgres:@", f"://{schema}_app@")
-        with closing(PostgresStore(login, schema=schema, archive=tmp_path / "colder")) as moved:
+        with closing(PostgresStore(login, schema=schema, archive=tmp_path / "colder", as_owner=True)) as moved:
             assert list(moved.read(Query())) == before
             assert verify(moved).ok
 

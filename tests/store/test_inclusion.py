@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from hashlib import sha256
 from typing import Any
 from uuid import UUID
@@ -35,7 +36,7 @@ from postsale.store import (
     verifier_key,
 )
 from postsale.store.leaves import commitment, shown_by
-from postsale.store.notes import COSIGNATURE
+from postsale.store.notes import COSIGNATURE, sign
 from postsale.testing import Events
 from postsale.testing.store_building import each
 
@@ -170,6 +171,8 @@ def test_a_proof_under_another_key_or_none_proves_nothing(signed: Signed) -> Non
         checked = check_proof(document, keys)
         assert (checked.ok, checked.to_dict()) == (False, {"ok": False, "reason": "its checkpoint is not signed by a key that was given"})
     assert check_proof(document, [other, somebody, signed.key]).ok
+    text = signed.checkpoint.note.text  # signed, but by a key that stands for another tree
+    assert not check_proof(changed(document, checkpoint=sign(text, other, partial(signed.vault.sign, "globex"))), [other]).ok
 
 
 def test_a_proof_of_another_events_place_tenant_or_checkpoint_proves_nothing(signed: Signed) -> None:

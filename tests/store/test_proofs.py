@@ -9,7 +9,7 @@ from typing import Any
 
 import pymerkle
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from postsale.errors import InvalidInput, LogDamaged
@@ -63,6 +63,7 @@ def consistency_read_aloud(first: int, leaves: list[bytes], whole: bool = True) 
 sizes = st.one_of(st.integers(1, 700), st.sampled_from([1, 2, 255, 256, 257, 511, 512, 513]))
 
 
+@settings(max_examples=40)
 @given(sizes, st.data())
 def test_an_inclusion_proof_is_the_one_the_rfc_and_another_implementation_give(size: int, data: st.DataObject) -> None:
     index = data.draw(st.integers(0, size - 1))
@@ -76,6 +77,7 @@ def test_an_inclusion_proof_is_the_one_the_rfc_and_another_implementation_give(s
     assert verify_inclusion(LEAVES[index], index, size, path, oracle.get_root())
 
 
+@settings(max_examples=40)
 @given(sizes, st.data())
 def test_a_consistency_proof_is_the_one_the_rfc_gives_between_roots_of_another_implementation(second: int, data: st.DataObject) -> None:
     first = data.draw(st.integers(1, second))
@@ -229,6 +231,59 @@ def test_any_change_of_a_proof_makes_it_false(size: int, data: st.DataObject) ->
             others = [[EMPTY_ROOT], [LEAVES[0], LEAVES[1]]]
         for other in others:
             assert verify(*arguments[:at], other, *arguments[at + 1 :]) is False
+
+
+def pair(left: bytes, right: bytes) -> bytes:
+    return sha256(b"\x01" + left + right).digest()
+
+
+def claimed_root(leaf: bytes, index: int, size: int, path: list[bytes]) -> bytes | None:
+    """RFC 6962, 2.1.1, read backwards: the root that a path leads to, None when it has not the length for this place."""
+    if index >= size or (size == 1) != (not path):
+        return None
+    if size == 1:
+        return leaf
+    *rest, last = path
+    k = split(size)
+    inner = claimed_root(leaf, index, k, rest) if index < k else claimed_root(leaf, index - k, size - k, rest)
+    return None if inner is None else pair(inner, last) if index < k else pair(last, inner)
+
+
+def claimed_roots(first: int, old: bytes, second: int, path: list[bytes], whole: bool = True) -> tuple[bytes, bytes] | None:
+    """RFC 6962, 2.1.2, read backwards: both roots that a path leads to."""
+    if first == second:
+        if whole:
+            return None if path else (old, old)
+        return (path[0], path[0]) if len(path) == 1 else None
+    if not path:
+        return None
+    *rest, last = path
+    k = split(second)
+    inner = claimed_roots(first, old, k, rest, whole) if first <= k else claimed_roots(first - k, old, second - k, rest, False)
+    if inner is None:
+        return None
+    return (inner[0], pair(inner[1], last)) if first <= k else (pair(last, inner[0]), pair(last, inner[1]))
+
+
+def test_a_path_proves_exactly_the_places_and_sizes_that_the_rfc_lets_it_prove() -> None:
+    """Every path of small trees, claimed for every other place and size, too small and too large ones included."""
+    tree = Tree(reader(LEAVES))
+    proved = 0
+    for size in range(1, 10):
+        root = tree.root(size)
+        for at in range(size):
+            path = tree.inclusion(at, size)
+            for claim, claimed in ((index, other) for other in range(1, 20) for index in range(other)):
+                truth = claimed_root(LEAVES[at], claim, claimed, path) == root
+                assert verify_inclusion(LEAVES[at], claim, claimed, path, root) is truth, (at, size, claim, claimed)
+                proved += truth
+        for first in range(1, size + 1):
+            path, old = tree.consistency(first, size), tree.root(first)
+            for claim, claimed in ((earlier, later) for later in range(1, 20) for earlier in range(1, later + 1)):
+                truth = claimed_roots(claim, old, claimed, path) == (old, root)
+                assert verify_consistency(claim, old, claimed, root, path) is truth, (first, size, claim, claimed)
+                proved += truth
+    assert proved >= 2 * 45
 
 
 @given(st.integers(2, 200), st.data())

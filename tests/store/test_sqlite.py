@@ -15,7 +15,7 @@ import pytest
 
 from postsale.errors import LogDamaged, StoreUnavailable, Unsupported, VersionConflict
 from postsale.events import Lane, ManualClock, StreamId
-from postsale.store import MemoryStore, NoneSince, Query, SQLiteStore, Submission, open_store, sqlite_ids, verify
+from postsale.store import MemoryStore, NoneSince, Query, SQLiteStore, Submission, open_store, verify
 from postsale.store import sqlite_read as reading
 from postsale.store.sqlite_schema import SCHEMA_VERSION
 from postsale.testing import Events
@@ -144,58 +144,6 @@ def test_other_urls_are_unsupported_and_not_repeated(url: str) -> None:
     with pytest.raises(Unsupported, match="postgresql") as caught:
         open_store(url)
     assert "secret" not in str(caught.value)
-
-
-# ---------------------------------------------------------------- append-only
-
-
-@pytest.mark.parametrize(
-    "statement",
-    [
-        "UPDATE events SET data = x'7b7d' WHERE position = 1",
-        "DELETE FROM events WHERE position = 1",
-        "INSERT OR REPLACE INTO events SELECT * FROM events WHERE position = 1",
-        "INSERT INTO events SELECT 0, tenant, stream, lane, version, event_id, kind, occurred_at, recorded_at, content_mac, header, data,"
-        " salt, leaf_index, leaf FROM events WHERE position = 1",
-        "UPDATE ids SET content_mac = x'00'",
-        "DELETE FROM ids",
-        "INSERT OR REPLACE INTO ids SELECT * FROM ids WHERE position = 1",
-        "INSERT INTO ids SELECT 1, tenant, x'00', position, recorded_at, content_mac FROM ids",
-        "UPDATE id_generations SET last = 1",
-        "DELETE FROM id_generations",
-        "INSERT OR REPLACE INTO id_generations VALUES (1, 1)",
-        "UPDATE streams SET id = 'other'",
-        "DELETE FROM streams",
-        "UPDATE kinds SET wire_name = 'other/kind@1'",
-        "DELETE FROM kinds",
-        "UPDATE tenants SET name = 'other'",
-        "UPDATE tenants SET size = size - 1",
-        "DELETE FROM tenants",
-        "UPDATE log SET position = position - 1",
-        "UPDATE log SET log_id = 'x'",
-        "DELETE FROM log",
-    ],
-)
-def test_the_file_refuses_to_change_history_for_any_program(
-    path: Path, events: Events, statement: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sqlite_ids, "GENERATION", 1)
-    with closing(SQLiteStore(path)) as store:
-        store.append(each(events.fact(), events.fact()))
-        with raw(path) as db, pytest.raises(sqlite3.IntegrityError, match=r"append-only|only moves forward"):
-            db.execute(statement)
-        assert verify(store).ok
-
-
-def test_a_decision_cannot_be_replaced_through_a_connection_of_the_store(path: Path, events: Events) -> None:
-    """REPLACE by the version's index, with a new position: only `recursive_triggers` stops this one."""
-    with closing(SQLiteStore(path)) as store:
-        store.append(each(events.decision(events.stream(), 0)))
-        with pytest.raises(sqlite3.IntegrityError, match="append-only"):
-            store._writer.execute(
-                "INSERT OR REPLACE INTO events SELECT 2, tenant, stream, lane, version, event_id, kind, occurred_at, recorded_at,"
-                " content_mac, header, data, salt, leaf_index, leaf FROM events"
-            )
 
 
 # ---------------------------------------------------------------- exhaustion

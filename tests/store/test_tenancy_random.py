@@ -23,6 +23,8 @@ NUMBERS = {
     "events": ("position", "tenant", "stream", "lane", "version", "kind", "recorded_at", "leaf_index"),
     "nodes": ("tenant", "level", "number"),
     "archived_ids": ("tenant", "position", "recorded_at"),
+    "segment_streams": ("tenant", "stream"),
+    "segment_tenants": ("tenant", "chapter"),
     "kv": ("tenant", "revision"),
     "quarantine": ("no", "tenant", "received_at"),
 }
@@ -32,6 +34,8 @@ TEXTS = {
     "events": ("encode(data, 'escape')", "encode(event_id, 'escape')", "encode(leaf, 'hex')"),
     "nodes": ("encode(hash, 'escape')",),
     "archived_ids": ("encode(event_id, 'escape')", "encode(content_mac, 'hex')"),
+    "segment_streams": ("encode(groups, 'escape')",),
+    "segment_tenants": ("encode(leaves, 'escape')", "encode(leaves, 'hex')"),
     "kv": ("space", "key", "encode(value, 'escape')"),
     "quarantine": ("id", "source", "encode(body, 'escape')"),
 }

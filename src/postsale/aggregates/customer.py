@@ -131,6 +131,11 @@ class CustomerAggregate:
         """Every stream whose fact lane belongs to this customer."""
         return (self.stream, *self.joined)
 
+    @property
+    def events(self) -> int:
+        """How many events were folded."""
+        return self.version + sum(summary.count for summary in self.facts.values())
+
     def latest(self, kind: str, name: str) -> Any:
         """A field of the newest fact of a kind, or None."""
         summary = self.facts.get(kind)

@@ -94,9 +94,9 @@ class AsyncTenant:
         self.sync = tenant
         self.name = tenant.name
 
-    async def record(self, customer: Customer, signal: Signal) -> Receipt:
-        """See `Tenant.record`."""
-        return await asyncio.to_thread(self.sync.record, customer, signal)
+    async def record(self, customer: Customer, signal: Signal, *, connection: Any = None) -> Receipt:
+        """See `Tenant.record`; `connection` is a synchronous one, which nothing else uses meanwhile."""
+        return await asyncio.to_thread(self.sync.record, customer, signal, connection=connection)
 
     async def record_many(
         self,
@@ -104,9 +104,10 @@ class AsyncTenant:
         *,
         on_progress: Callable[[int], None] | None = None,
         origin: Origin = Origin.LIVE,
+        connection: Any = None,
     ) -> RecordReport:
         """See `Tenant.record_many`; `items` is iterated, and `on_progress` called, in the worker thread."""
-        return await asyncio.to_thread(self.sync.record_many, items, on_progress=on_progress, origin=origin)
+        return await asyncio.to_thread(self.sync.record_many, items, on_progress=on_progress, origin=origin, connection=connection)
 
     async def health(self, customer: Customer, *, as_of: datetime | None = None, known_at: datetime | None = None) -> Health:
         """See `Tenant.health`."""

@@ -15,7 +15,7 @@ from postsale.access import Unsealer, blind_index
 from postsale.aggregates.identity import ALIASES, AliasLinked, ExternalId, MergedInto, alias_stream, customer_stream
 from postsale.errors import InvalidInput, UnknownCustomer
 from postsale.events import Id, Lane, Masked, StreamId, decode, derive_id, invalid_input
-from postsale.store.contract import Query
+from postsale.store.contract import Query, Recording
 from postsale.store.log import Cause, Draft, Log
 
 _ID = TypeAdapter(Id, config=ConfigDict(hide_input_in_errors=True))  # not in the error's context either
@@ -77,10 +77,10 @@ class Directory:
     def alias(self, tenant: str, external: ExternalId) -> StreamId:
         return alias_stream(tenant, blind_index(self._log.vault.tenant(tenant), external))
 
-    def resolve(self, tenant: str, externals: Iterable[ExternalId]) -> Mapping[ExternalId, Place]:
-        """Where each id stands now."""
+    def resolve(self, tenant: str, externals: Iterable[ExternalId], log: Recording | None = None) -> Mapping[ExternalId, Place]:
+        """Where each id stands now; `log` is another sight of this log, such as that of a transaction."""
         wanted = {external: self.alias(tenant, external) for external in externals}
-        newest = self._log.store.latest(list(wanted.values()))
+        newest = (log or self._log.store).latest(list(wanted.values()))
         places = {}
         for (external, stream), stored in zip(wanted.items(), newest, strict=True):
             event = decode(stored).data if stored is not None else None

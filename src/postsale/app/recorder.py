@@ -19,7 +19,7 @@ from postsale.aggregates.signals import Signal, signal_from
 from postsale.app.directory import Directory, Place
 from postsale.errors import ConditionFailed, ContentConflict, InvalidInput, PostSaleError, UnknownWireName, VersionConflict
 from postsale.events import SECOND_US, NewEvent, derive_id, from_us, registry, to_us
-from postsale.store.contract import QuarantineItem, StreamAt, Submission
+from postsale.store.contract import QuarantineItem, Query, Recording, StreamAt, Submission
 from postsale.store.log import Cause, Log
 
 CHUNK = 2_000
@@ -102,21 +102,30 @@ class Recorder:
         self._log = log
         self._directory = directory
 
-    def record(self, tenant: str, entry: Entry, cause: Cause) -> Receipt:
-        """Record one signal. Raises ContentConflict (after quarantining the second copy), InvalidInput, KeyUnavailable."""
-        (outcome,) = self.record_each(tenant, [entry], cause)
+    def record(self, tenant: str, entry: Entry, cause: Cause, *, log: Recording | None = None) -> Receipt:
+        """Record one signal. Raises ContentConflict (after quarantining the second copy), InvalidInput, KeyUnavailable.
+
+        `log` is where it goes, and where what is there already is looked up: by default the log itself, else a transaction's sight of it.
+        """
+        (outcome,) = self.record_each(tenant, [entry], cause, log=log)
         if isinstance(outcome, Reject):
             raise outcome.error
         return outcome
 
     def record_many(
-        self, tenant: str, entries: Iterable[Entry | InvalidInput], cause: Cause, on_progress: Callable[[int], None] | None = None
+        self,
+        tenant: str,
+        entries: Iterable[Entry | InvalidInput],
+        cause: Cause,
+        on_progress: Callable[[int], None] | None = None,
+        *,
+        log: Recording | None = None,
     ) -> RecordReport:
         """Record many; each succeeds or is rejected on its own. Memory is bounded by a chunk of 2,000."""
         report, done = RecordReport(), 0
         source = iter(entries)
         while chunk := list(islice(source, CHUNK)):
-            outcomes = iter(self.record_each(tenant, [entry for entry in chunk if isinstance(entry, Entry)], cause))
+            outcomes = iter(self.record_each(tenant, [entry for entry in chunk if isinstance(entry, Entry)], cause, log=log))
             for i, entry in enumerate(chunk, done):
                 outcome = next(outcomes) if isinstance(entry, Entry) else Reject(i, entry)
                 if isinstance(outcome, Reject):
@@ -130,8 +139,11 @@ class Recorder:
                 on_progress(len(chunk))
         return report
 
-    def record_each(self, tenant: str, entries: Sequence[Entry], cause: Cause, *, quarantine: bool = True) -> list[Receipt | Reject]:
+    def record_each(
+        self, tenant: str, entries: Sequence[Entry], cause: Cause, *, quarantine: bool = True, log: Recording | None = None
+    ) -> list[Receipt | Reject]:
         """Record a chunk in one go; one outcome each, in order. Conflicts are kept in quarantine unless told otherwise."""
+        log = log or self._log.store
         results: dict[int, Receipt | Reject] = {}
         left = []
         there: set[int] = set()  # entries whose fact the log holds
@@ -144,11 +156,11 @@ class Recorder:
         for _ in range(_MAX_PASSES):
             if not left:
                 break
-            left = self._pass(tenant, entries, left, cause, results, there)
+            left = self._pass(log, tenant, entries, left, cause, results, there)
         for i in left:  # a livelock that no honest workload reaches; the caller may send it again
             results[i] = Reject(i, VersionConflict(stream=f"{tenant}/aliases", expected_version=0, actual_version=1))
         if quarantine:
-            results = {i: self._keep(tenant, entries[i], r) if isinstance(r, Reject) else r for i, r in results.items()}
+            results = {i: self._keep(log, tenant, entries[i], r) if isinstance(r, Reject) else r for i, r in results.items()}
         return [results[i] for i in range(len(entries))]
 
     def _too_early(self, entry: Entry) -> InvalidInput | None:
@@ -159,10 +171,17 @@ class Recorder:
         return InvalidInput(what=type(entry.signal).__name__, field="occurred_at", reason=reason)
 
     def _pass(
-        self, tenant: str, entries: Sequence[Entry], todo: list[int], cause: Cause, results: dict[int, Receipt | Reject], there: set[int]
+        self,
+        log: Recording,
+        tenant: str,
+        entries: Sequence[Entry],
+        todo: list[int],
+        cause: Cause,
+        results: dict[int, Receipt | Reject],
+        there: set[int],
     ) -> list[int]:
         """Append what can go now. An entry that needs an id which another entry of this pass creates waits for the next."""
-        places = self._directory.resolve(tenant, dict.fromkeys(e for i in todo for e in entries[i].externals))
+        places = self._directory.resolve(tenant, dict.fromkeys(e for i in todo for e in entries[i].externals), log)
         work: dict[int, list[ExternalId]] = {}
         later: list[int] = []
         claimed: set[ExternalId] = set()
@@ -182,14 +201,14 @@ class Recorder:
                 submissions[i] = self._submission(entries[i], needs, places, refs, cause)
             except PostSaleError as error:
                 results[i] = Reject(i, error)
-        for (i, submission), outcome in zip(submissions.items(), self._log.store.append(list(submissions.values())), strict=True):
+        for (i, submission), outcome in zip(submissions.items(), log.append(list(submissions.values())), strict=True):
             if isinstance(outcome, _RETRY):
                 later.append(i)
             elif isinstance(outcome, ContentConflict) and work[i]:
                 # The fact is there and the links beside it are new: alone it is a duplicate, or truly a conflict.
                 there.add(i)
                 later.append(i)
-            elif isinstance(outcome, ContentConflict) and (same := self._in_another_version(entries[i], outcome)):
+            elif isinstance(outcome, ContentConflict) and (same := self._in_another_version(log, tenant, entries[i], outcome)):
                 results[i] = same
             elif isinstance(outcome, PostSaleError):
                 results[i] = Reject(i, outcome)
@@ -232,14 +251,17 @@ class Recorder:
         waits = place.linked is None and entry.customer not in needs
         return Submission(tuple(events), (StreamAt(place.alias, 0),) if waits else ())
 
-    def _in_another_version(self, entry: Entry, conflict: ContentConflict) -> Receipt | None:
+    def _in_another_version(self, log: Recording, tenant: str, entry: Entry, conflict: ContentConflict) -> Receipt | None:
         """The receipt of a fact that was stored in one version of its kind and now arrives in another, as after an upgrade."""
-        stored = self._log.said_already(conflict.stored_position, entry.signal, _said_of(entry))
-        return None if stored is None else Receipt(False, stored.position, from_us(stored.recorded_at_us), stored.event_id)
+        at = conflict.stored_position
+        (stored,) = log.read(Query(tenant=tenant, after=at - 1, upto=at))
+        if not self._log.said_already(stored, entry.signal, _said_of(entry)):
+            return None
+        return Receipt(False, stored.position, from_us(stored.recorded_at_us), stored.event_id)
 
     # ------------------------------------------------------------ quarantine
 
-    def _keep(self, tenant: str, entry: Entry, reject: Reject) -> Reject:
+    def _keep(self, log: Recording, tenant: str, entry: Entry, reject: Reject) -> Reject:
         """A conflicting second copy is kept beside the log, sealed; other refusals are only reported."""
         error = reject.error
         if not isinstance(error, ContentConflict):
@@ -254,7 +276,7 @@ class Recorder:
             received_at_us=self._log.clock.now_us(),
             body=seal_blob(self._log.vault, tenant, f"quarantine-{id_}", body),
         )
-        self._log.store.quarantine.put([item])
+        log.quarantine.put([item])
         return replace(reject, error=_with_quarantine(error, id_), quarantine_id=id_)
 
 

@@ -21,6 +21,7 @@ from postsale.cli.common import (
     Json,
     KnownAt,
     TenantName,
+    counts,
     emit,
     hint,
     opened,
@@ -47,6 +48,7 @@ app = Commands(
 )
 customer_app = Commands(no_args_is_help=True, help="Who is healthy, who is at risk, and why.", epilog=EXIT_CODES)
 projection_app = Commands(no_args_is_help=True, help="Read models: how far they are behind the log.", epilog=EXIT_CODES)
+snapshots_app = Commands(no_args_is_help=True, help="Kept states of customers with a long past; derived from the log.", epilog=EXIT_CODES)
 token_app = Commands(no_args_is_help=True, help="Access tokens for people who approve through a program.", epilog=EXIT_CODES)
 
 
@@ -65,6 +67,7 @@ app.add_typer(decision_app, name="decision")
 app.add_typer(approval_app, name="approval")
 app.add_typer(agent_app, name="agent")
 app.add_typer(projection_app, name="projection")
+app.add_typer(snapshots_app, name="snapshots")
 app.add_typer(quarantine_app, name="quarantine")
 app.add_typer(log_app, name="log")
 app.add_typer(schemas_app, name="schemas")
@@ -224,6 +227,18 @@ def projection_status(db: Db = DEFAULT_DB, json: Json = False) -> None:
             [(s["projection"], f"{s['position']:,}", f"{s['lag_events']:,}", f"{s['rows']:,}", s["dead_letters"]) for s in status],
             right=("at position", "behind", "rows", "dead letters"),
         )
+
+
+@snapshots_app.command("drop")
+def snapshots_drop(db: Db = DEFAULT_DB, tenant: TenantName = None, json: Json = False) -> None:
+    """Delete every snapshot, of one tenant or of all. Nothing is lost: they are made again as customers are read."""
+    with opened(db) as ps:
+        names = ps.tenants() if tenant is None else [tenant_of(ps, tenant).name]
+        dropped = {name: ps.log.snapshots.drop(name) for name in names}
+        if json:
+            emit(dropped)
+        else:
+            counts("Dropped", dropped)
 
 
 @token_app.command("issue")

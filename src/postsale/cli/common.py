@@ -56,10 +56,11 @@ from postsale.errors import (
     UnknownCustomer,
     UnknownDecision,
     UnknownEvent,
+    UnsafeDatabase,
     Unsupported,
 )
 from postsale.projections import CUSTOMER_HEALTH, HealthModel
-from postsale.store import Store, open_store
+from postsale.store import Store, open_store, scheme_of
 from postsale.store.postgres_schema import DEFAULT_SCHEMA
 
 _WIDTH = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 140  # a pipe has no width of its own
@@ -74,7 +75,20 @@ _STATUS: tuple[tuple[tuple[type[PostSaleError], ...], int], ...] = (
     ((InvalidInput, MappingInvalid, PolicyInvalid, IdentityConflict), 2),
     ((ApprovalRefused, NotAllowed), 3),
     ((UnknownCustomer, UnknownDecision, UnknownEvent, NotCheckpointed), 4),
-    ((StoreUnavailable, KeyUnavailable, AnchorUnavailable, LeaseHeld, LeaseLost, SegmentUnreadable, ArchiveBusy, ArchiveUnwritable), 5),
+    (
+        (
+            StoreUnavailable,
+            UnsafeDatabase,
+            KeyUnavailable,
+            AnchorUnavailable,
+            LeaseHeld,
+            LeaseLost,
+            SegmentUnreadable,
+            ArchiveBusy,
+            ArchiveUnwritable,
+        ),
+        5,
+    ),
 )
 
 _WILD = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
@@ -193,7 +207,7 @@ def _remember(db: str) -> None:
 def existing_file(db: str) -> Path:
     """The file of a SQLite URL. Unsupported for another URL, StoreUnavailable when there is no such file."""
     if not db.startswith("sqlite:///"):
-        raise Unsupported(what=f"a database with the scheme {db.partition(':')[0]!r} here", supported="sqlite:///NAME.db")
+        raise Unsupported(what=f"a database with {scheme_of(db)} here", supported="sqlite:///NAME.db")
     path = Path(db.removeprefix("sqlite:///"))
     if not path.exists():
         raise StoreUnavailable(url=db, reason="there is no such database")
@@ -202,11 +216,11 @@ def existing_file(db: str) -> Path:
 
 @contextmanager
 def opened_store(db: str) -> Iterator[Store]:
-    """The log of a database without its keys, which must be there."""
+    """The log of a database without its keys, which must be there, for whoever looks after it: with a login that owns it, too."""
     _remember(db)
     if db.startswith("sqlite:///"):
         existing_file(db)
-    with closing(open_store(db, archive=archive_moved(), schema=_place.schema)) as store:
+    with closing(open_store(db, archive=archive_moved(), schema=_place.schema, as_owner=True)) as store:
         yield store
 
 

@@ -20,6 +20,7 @@ from postsale.events.model import (
     encode_payload,
     invalid_input,
     registry,
+    stored_fields,
     to_json,
 )
 from postsale.events.schemas import FieldOf, Kind, kinds_in, schema_digest, schema_of
@@ -75,6 +76,7 @@ __all__ = [
     "registry",
     "schema_digest",
     "schema_of",
+    "stored_fields",
     "to_json",
     "to_us",
     "uuid_of",

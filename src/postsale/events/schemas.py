@@ -141,7 +141,7 @@ def worded(shape: Schema) -> str:
             return " or ".join(worded(branch) for branch in shape[key] if not is_sealed(branch))
     match shape.get("type"):
         case None:
-            return ("$ref" in shape and "itself") or "anything"
+            return "the same again" if "$ref" in shape else "anything"
         case "array":
             return f"array of {worded(shape['items'])}" if "items" in shape else "array"
         case "object" if isinstance(shape.get("additionalProperties"), dict):

@@ -56,7 +56,7 @@ def tables_sql(schema: str) -> str:
     Keys of states are `TENANT/category/id`; the runner's parked streams are `parked/TENANT/…` in `NAME!aside`; the rounds of a
     tenant are a view of their own, `rounds/TENANT`.
     """
-    s, v, writer = schema, views_schema(schema), Roles.of(schema).writer
+    s, v, writer, projector = schema, views_schema(schema), Roles.of(schema).writer, projector_role(schema)
     return f"""\
 CREATE TABLE {v}.log (id text NOT NULL, layout integer NOT NULL);
 CREATE TABLE {v}.checkpoints (view text COLLATE "C" PRIMARY KEY, position bigint NOT NULL);
@@ -70,8 +70,10 @@ CREATE TABLE {v}.rows (
     ) STORED,
     PRIMARY KEY (view, key)
 );
-ALTER TABLE {v}.rows ENABLE ROW LEVEL SECURITY;
-CREATE POLICY own ON {v}.rows FOR SELECT TO {writer}
+ALTER TABLE {v}.rows ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
+CREATE POLICY projectors ON {v}.rows TO {projector} USING (true) WITH CHECK (true);
+CREATE POLICY writers ON {v}.rows FOR SELECT TO {writer} USING (true);
+CREATE POLICY own ON {v}.rows AS RESTRICTIVE TO {writer} -- also a login that is a member of the projector too, and took no role
     USING (tenant = (SELECT name FROM {s}.tenants WHERE no = (SELECT {s}.tenant_no())));
 GRANT USAGE ON SCHEMA {v} TO {writer};
 GRANT SELECT ON {v}.rows TO {writer};

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from postsale.errors import Unsupported
 from postsale.events import Clock
+from postsale.store.aio import AsyncStore
 from postsale.store.anchors import FileAnchor
 from postsale.store.archive import Archivable, Chapters, archive_chapter
 from postsale.store.checkpoints import (
@@ -45,6 +46,8 @@ from postsale.store.proofs import Tree, verify_consistency, verify_inclusion
 from postsale.store.quarantine import MemoryQuarantine, SQLiteQuarantine
 from postsale.store.segments import Segment
 from postsale.store.sqlite import SQLiteStore
+from postsale.store.subscriptions import Page, Subscription
+from postsale.store.timers import Timer, Timers, local_instant
 from postsale.store.verify import VerifyReport, verify
 
 if TYPE_CHECKING:
@@ -53,6 +56,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Anchor",
     "Appended",
+    "AsyncStore",
     "Chapters",
     "CheckedProof",
     "Checkpoint",
@@ -70,6 +74,7 @@ __all__ = [
     "NoneSince",
     "Note",
     "Outcome",
+    "Page",
     "Quarantine",
     "QuarantineItem",
     "Query",
@@ -79,6 +84,9 @@ __all__ = [
     "Store",
     "StreamAt",
     "Submission",
+    "Subscription",
+    "Timer",
+    "Timers",
     "Tree",
     "TreeHead",
     "VerifierKey",
@@ -88,6 +96,7 @@ __all__ = [
     "check_proof",
     "kept_checkpoints",
     "latest_checkpoint",
+    "local_instant",
     "open_store",
     "origin_of",
     "prove",
@@ -110,24 +119,31 @@ def open_store(
     archive: str | os.PathLike[str] | None = None,
     schema: str = DEFAULT_SCHEMA,
     max_connections: int = 16,
+    as_owner: bool = False,
 ) -> MemoryStore | SQLiteStore | PostgresStore:
     """The store a URL names: `memory:`, `sqlite:///relative.db`, `sqlite:////absolute.db`, `postgresql://login@host/database`.
 
     `archive` is where archived chapters are now; `schema` is where a PostgreSQL log is in its database, which is asked over at most
-    `max_connections`.
-    Raises Unsupported for any other URL (which is not repeated: it may hold a password), MissingExtra, StoreUnavailable and
-    NotAllowed from the store itself.
+    `max_connections`; `as_owner` is for archiving there.
+    Raises Unsupported for any other URL (which is not repeated: it may hold a password), MissingExtra, and from the store itself
+    StoreUnavailable and UnsafeDatabase.
     """
     if url == "memory:":
         return MemoryStore(clock=clock)
     if url.startswith(("postgresql://", "postgres://")):
         from postsale.store.postgres import PostgresStore  # needs an extra
 
-        return PostgresStore(url, schema=schema, clock=clock, archive=archive, max_connections=max_connections)
+        return PostgresStore(url, schema=schema, clock=clock, archive=archive, max_connections=max_connections, as_owner=as_owner)
     scheme, _, path = url.partition(":///")
     if scheme == "sqlite" and path and path != ":memory:":
         return SQLiteStore(path, clock=clock, durable=durable, archive=archive)
-    raise Unsupported(what=f"a store URL with the scheme {url.partition(':')[0]!r}", supported=_SUPPORTED)
+    raise Unsupported(what=f"a store URL with {scheme_of(url)}", supported=_SUPPORTED)
+
+
+def scheme_of(url: str) -> str:
+    """The scheme of a URL, for an error; nothing else of it, for it may hold a password, and may be no URL at all."""
+    scheme, colon, _ = url.partition(":")
+    return f"the scheme {scheme!r}" if colon and scheme.isidentifier() else "no scheme"
 
 
 def chapters_of(store: Store) -> Chapters:

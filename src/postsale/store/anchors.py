@@ -48,15 +48,14 @@ class FileAnchor:
     def latest(self, origin: str) -> Checkpoint | None:
         """The largest checkpoint of this origin, None when there is none, or no file. Lines that are no checkpoint are passed over."""
         newest: Checkpoint | None = None
-        if self.path.exists():
-            for note in self.notes():
-                if note.startswith(origin + "\n"):
-                    try:
-                        found = Checkpoint.parse(note)
-                    except NoteInvalid:
-                        continue
-                    if newest is None or found.size > newest.size:
-                        newest = found
+        notes = list(self.notes()) if self.path.exists() else []
+        for note in reversed(notes):  # the last one is nearly always the largest, and reading one costs more than its size
+            if note.startswith(origin + "\n") and (newest is None or _size(note) > newest.size):
+                try:
+                    found = Checkpoint.parse(note)
+                except NoteInvalid:
+                    continue
+                newest = found
         return newest
 
     def notes(self) -> Iterator[str]:
@@ -82,6 +81,11 @@ def _note(line: bytes) -> str:
     except (ValueError, TypeError, KeyError, IndexError):
         note = None
     return note if isinstance(note, str) else line.decode(errors="replace")
+
+
+def _size(note: str) -> int:
+    line = note.split("\n", 2)[1]
+    return int(line) if line.isascii() and line.isdigit() and len(line) < 20 else 0
 
 
 def _sync_folder(folder: Path) -> None:

@@ -135,7 +135,10 @@ def sign_checkpoint(store: Store, vault: KeyVault, clock: Clock, tenant: str, an
     key = verifier_key(store, vault, tenant)
     while True:  # again only when another signer was quicker, so all signers together always come on
         record = _newest(store, tenant)
-        signed = _signed(record, key, tenant)
+        try:
+            signed = None if record is None else Checkpoint.parse(record.value)
+        except NoteInvalid:
+            raise CheckpointRefused(tenant=tenant, reason="the newest checkpoint that the log kept is none any more") from None
         anchored = anchor.latest(key.name) if anchor else None
         head = store.tree_head(tenant)  # after what it must continue was read
         _check_continues(tree_of(store, tenant), head, [before for before in (signed, anchored) if before], key, tenant)
@@ -177,29 +180,18 @@ def _newest(store: Store, tenant: str) -> Kept | None:
     return record
 
 
-def _signed(record: Kept | None, key: VerifierKey, tenant: str) -> Checkpoint | None:
-    """The checkpoint that was signed last, which must be this key's."""
-    if record is None:
-        return None
-    try:
-        found = Checkpoint.parse(record.value)
-        if found.origin == key.name and found.note.signed_by([key]):
-            return found
-    except NoteInvalid:
-        pass
-    reason = "the newest checkpoint that the log keeps is not signed by the key in the key file: one of the two was replaced"
-    raise CheckpointRefused(tenant=tenant, reason=reason)
-
-
 def _check_continues(tree: Tree, head: TreeHead, earlier: list[Checkpoint], key: VerifierKey, tenant: str) -> None:
     """CheckpointRefused unless `head` continues each of the earlier ones; LogDamaged when it is not the head of its own leaves."""
     for before in earlier:
         try:
-            by_key = bool(before.note.signed_by([key]))
+            genuine = bool(before.note.signed_by([key]))
         except NoteInvalid:
-            by_key = False
-        if not by_key:
-            raise CheckpointRefused(tenant=tenant, reason=f"a checkpoint of size {before.size} at the anchor is not signed by its key")
+            genuine = False
+        if not genuine:
+            reason = (
+                f"an earlier checkpoint, of {before.size} events, is not signed by the key in the key file: one of the two was replaced"
+            )
+            raise CheckpointRefused(tenant=tenant, reason=reason)
         if before.size > head.size:
             reason = f"it has {head.size} events, the checkpoint signed {before.signed_at} says {before.size}"
             raise CheckpointRefused(tenant=tenant, reason=reason)

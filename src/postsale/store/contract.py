@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol, runtime_checkable
 from uuid import UUID
 
 from postsale.errors import PostSaleError
@@ -127,7 +127,7 @@ class Evidence(Protocol):
         ...
 
     def ids(self) -> Iterator[tuple[Any, Any, Any, Any, Any] | Unreadable]:
-        """(tenant, event id, position, recorded_at, content_mac) in ascending order of tenant and id."""
+        """(tenant, event id, position, recorded_at, content_mac), those of a tenant in ascending order of ids."""
         ...
 
     def stream(self, ref: Any) -> tuple[Any, bytes, bytes, bytes] | None:
@@ -248,6 +248,28 @@ class Store(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+class Recording(Protocol):
+    """What recording needs: a log, or a log inside its caller's transaction, where all of it is kept when the caller commits."""
+
+    @property
+    def quarantine(self) -> Quarantine: ...
+
+    def append(self, submissions: Sequence[Submission]) -> list[Outcome]: ...
+
+    def latest(self, streams: Sequence[StreamId]) -> list[StoredEvent | None]: ...
+
+    def read(self, query: Query) -> Generator[StoredEvent, None, None]: ...
+
+
+@runtime_checkable
+class Joinable(Protocol):
+    """A log that a transaction of its caller's database can take in."""
+
+    def within(self, connection: Any) -> Recording:
+        """This log in the transaction that is open on `connection`. InvalidInput for a connection that has none or leads elsewhere."""
+        ...
 
 
 class Kept(NamedTuple):

@@ -40,6 +40,7 @@ from postsale.events import (
 )
 from postsale.store.contract import Appended, Condition, Query, Store, Submission
 from postsale.store.keys import LogVault
+from postsale.store.snapshots import EVERY, Snapshots
 
 _RACES = 20
 _FACT = Lane.FACT
@@ -87,10 +88,12 @@ def _fact_headers(cause: Cause, source: str, content_key: str) -> FactHeaders:
 class Log:
     """A store with its keys: typed events in, typed events and customers out."""
 
-    def __init__(self, store: Store, vault: KeyVault, clock: Clock) -> None:
+    def __init__(self, store: Store, vault: KeyVault, clock: Clock, *, snapshot_every: int = EVERY) -> None:
+        """`snapshot_every`: see `Snapshots`; 0 is without."""
         self.store = store
         self.vault: KeyVault = LogVault(vault, store)
         self.clock = clock
+        self.snapshots = Snapshots(store, self.vault, clock, every=snapshot_every)
 
     # ------------------------------------------------------------ writing
 
@@ -128,27 +131,26 @@ class Log:
         schema = schema_digest(type(signal))
         return NewEvent(stream, _FACT, None, event_id, signal.wire_name, schema, occurred_at_us, mac, header, data)
 
-    def said_already(self, position: int, signal: Signal, said_of: str) -> StoredEvent | None:
-        """The fact at `position`, when it says what `signal` says in another version of its kind: both read the same today.
+    def said_already(self, stored: StoredEvent, signal: Signal, said_of: str) -> bool:
+        """Whether a fact says what `signal` says in another version of its kind: both read the same today.
 
-        None when they differ, or cannot be compared: stored through a connector, or its key is gone, or a version is unknown here.
+        False when they differ, or cannot be compared: stored through a connector, or its key is gone, or a version is unknown here.
         """
-        (stored,) = self.store.read(Query(after=position - 1, upto=position))
         if stored.kind != signal.kind or stored.wire_name == signal.wire_name or stored.occurred_at_us != to_us(signal.occurred_at):
-            return None
+            return False
         header = Header.from_bytes(stored.header)
         clear = Unsealer(self.vault)(stored, header) if header.sealed else stored.data
         at = iso(stored.occurred_at_us)
         mac = content_mac(self.vault.tenant(stored.tenant), stored.wire_name.encode(), at.encode(), said_of.encode(), clear)
         if mac != stored.content_mac:
-            return None
+            return False
         envelope = {"source": signal.source, "id": signal.id, "occurred_at": at}
         try:
-            before = decode_payload(stored.wire_name, clear, envelope, position)
+            before = decode_payload(stored.wire_name, clear, envelope, stored.position)
             now = decode_payload(signal.wire_name, encode_payload(signal), envelope)
         except (UnknownWireName, UpcastFailed, InvalidInput):
-            return None
-        return stored if encode_payload(before) == encode_payload(now) else None
+            return False
+        return encode_payload(before) == encode_payload(now)
 
     def decision(self, stream: StreamId, expected_version: int, draft: Draft) -> NewEvent:
         """A decision-lane event. Raises KeyUnavailable when it has personal fields and no key can be had."""
@@ -239,13 +241,18 @@ class Log:
 
         Who is who has no time in the world: a link or merge counts for every `as_of_us` once it is known.
         """
-        streams: tuple[StreamId, ...] = (stream,)
+        known = self.snapshots.load(stream, known_at_us=known_at_us) if as_of_us is None else None
+        known = known or CustomerAggregate(stream=stream)
+        streams = known.fact_streams
         while True:  # a second time where streams are joined; again only when they changed in between
-            whole = Query(tenant=stream.tenant, streams=streams, known_at_us=known_at_us)
-            mine = (s for s in self.store.read(whole) if s.lane is Lane.FACT or s.stream == stream)
+            news = Query(tenant=stream.tenant, streams=streams, after=known.position, known_at_us=known_at_us)
+            mine = (s for s in self.store.read(news) if s.lane is Lane.FACT or s.stream == stream)
             if as_of_us is not None:
                 mine = (s for s in mine if s.occurred_at_us <= as_of_us or s.kind in IDENTITY_KINDS)
-            customer = fold(CustomerAggregate(stream=stream), mine)
+            customer = fold(known, mine)
             if customer.fact_streams == streams:
-                return customer
-            streams = customer.fact_streams
+                break
+            known, streams = CustomerAggregate(stream=stream), customer.fact_streams
+        if as_of_us is None and known_at_us is None:
+            self.snapshots.keep(customer, customer.events - known.events)
+        return customer

@@ -212,6 +212,8 @@ def _keep_nodes(db: sqlite3.Connection, advance: Progress) -> None:
 
 
 STEPS: Final[dict[int, Step]] = {
-    1: Step("chapters that can be archived, nodes of the trees for proofs, small records beside the log", _to_version_2),
+    1: Step(
+        "chapters that can be archived, ids that outlive them, nodes of the trees for proofs, small records beside the log", _to_version_2
+    ),
 }
 """By the version that a step starts from. The newest step may use the schema as it is; the next one freezes what it needs of it."""

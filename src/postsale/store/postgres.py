@@ -17,25 +17,33 @@ from postsale.events import Clock, SystemClock
 from postsale.store.archive import Archive
 from postsale.store.contract import Outcome, Submission
 from postsale.store.group import Groups
-from postsale.store.plan import DEFAULT_LIMIT_BYTES, mentions
+from postsale.store.plan import DEFAULT_LIMIT_BYTES
+from postsale.store.postgres_admin import check_connection, check_version, connected
 from postsale.store.postgres_archive import PostgresChapters
 from postsale.store.postgres_beside import PostgresKeyValue, PostgresQuarantine
 from postsale.store.postgres_evidence import PostgresEvidence
-from postsale.store.postgres_link import Error, Link, Patience, Pool, worth_another_try
+from postsale.store.postgres_link import Connection, Error, Link, Patience, Pool, Script, worth_another_try
+from postsale.store.postgres_listen import Listener
 from postsale.store.postgres_names import Names
 from postsale.store.postgres_read import Reads
-from postsale.store.postgres_schema import DEFAULT_SCHEMA, SCHEMA_VERSION
+from postsale.store.postgres_schema import DEFAULT_SCHEMA
+from postsale.store.postgres_within import Within
 from postsale.store.postgres_write import Append
 
 _TRIES: Final = 3  # of a transaction whose connection was lost or that the server took back
 _POLL_S: Final = 0.25  # how late another process's append may be noticed
+_LISTEN_S: Final = 2.0  # the same, when its notification is lost
 
 
 class PostgresStore(Reads):
     """A log in one schema of a PostgreSQL database. Any number of threads and processes may share it.
 
     `target` is a URL of a login that is a member of the schema's writer and tailer roles, or an open pool of such connections,
-    which stays the caller's. `archive` is the directory of archived chapters, if they were moved. StoreUnavailable: no such log, or one of a newer release. Every wait is bounded by `patience`.
+    which stays the caller's. UnsafeDatabase: no such log, one of another release, or a login or a server under which its promises would
+    not hold (see `postgres_admin`). Every wait is bounded by `patience`. `archive` is where archived chapters are now. `as_owner` is for
+    archiving and verifying: the login may act as the owner of the tables, as a service's must not, and the log may be unprotected. `listen_url`
+    is a URL straight to the server, past any pooler: with it, `wait` hears of other processes' appends at once instead of looking four
+    times a second.
     """
 
     def __init__(
@@ -48,6 +56,8 @@ class PostgresStore(Reads):
         patience: Patience | None = None,
         max_connections: int = 16,
         archive: str | os.PathLike[str] | None = None,
+        as_owner: bool = False,
+        listen_url: str | None = None,
     ) -> None:
         self._clock: Clock = clock or SystemClock()
         self._limit_bytes = limit_bytes
@@ -55,17 +65,23 @@ class PostgresStore(Reads):
         self._groups = Groups(self._commit, threading.Lock())
         self._appended = threading.Condition()  # notified after a commit of this process
         self._closed = False
-        self._link = Link(target, schema, patience=patience or Patience(), max_size=max_connections)
+        self._link = link = Link(target, schema, patience=patience or Patience(), max_size=max_connections)
+        self._listener = Listener(listen_url, schema) if listen_url is not None else None
         self._log_id: str
         self._chapter: int
         try:
+            # Over a connection of its own, whose failure has a reason; a pool only knows that it waited in vain.
+            with (
+                link.translated(),
+                connected(target, link.url) if isinstance(target, str) else link.transaction(Script("BEGIN READ ONLY")) as db,
+            ):
+                check_connection(db, schema, as_owner=as_owner)
+            link.open()
             found = self._ask("_system", f"SELECT log_id, chapter, schema_version FROM {schema}.log")
             self._log_id, self._chapter, version = found[0]
-            if version != SCHEMA_VERSION:
-                reason = f"schema version {version}, this release reads and writes version {SCHEMA_VERSION}"
-                raise StoreUnavailable(url=self._link.url, reason=reason)
+            check_version(version, schema)
         except BaseException:
-            self._link.close()
+            link.close()
             raise
         self._archive = Archive(self._log_id, archive)
         self._quarantine = PostgresQuarantine(self._link, self._names)
@@ -96,6 +112,21 @@ class PostgresStore(Reads):
         """See `Store.append`. Appends of other threads that wait go into the same commit."""
         return self._groups.append(submissions)
 
+    def within(self, connection: Connection) -> Within:
+        """This log in the caller's own transaction, which is open on `connection`: what is appended there is stored when the caller commits.
+
+        InvalidInput for a connection without a transaction, or to another log; NotAllowed when its login may not append.
+        """
+        return Within(
+            self._link,
+            connection,
+            log_id=self._log_id,
+            chapter=self._chapter,
+            archive=self._archive,
+            clock=self._clock,
+            limit_bytes=self._limit_bytes,
+        )
+
     def _commit(self, submissions: list[Submission]) -> list[Outcome]:
         tries = _TRIES
         with self._link.translated():
@@ -112,15 +143,14 @@ class PostgresStore(Reads):
         if self._closed:
             raise StoreUnavailable(url=self._link.url, reason="closed")
         link = self._link
-        mentioned = mentions(submissions)
-        with link.transaction(link.begin(link.roles.writer)) as db:
-            append = Append(db, link.schema, self._names, self._archive, chapter=self._chapter)
-            planned = append.decide(submissions, mentioned, now_us=self._clock.now_us(), limit_bytes=self._limit_bytes)
+        append = Append(link.schema, self._names, self._archive, submissions, chapter=self._chapter)
+        opening = link.begin_append()
+        append.ask(opening, link.timeouts)
+        with link.transaction(opening) as db:
+            planned = append.decide(db, now_us=self._clock.now_us(), limit_bytes=self._limit_bytes)
             if planned.rows:
-                last = append.write(planned.rows)
-                last.add("COMMIT")
-                last.run(db)
-                append.names.committed()
+                append.write(db, planned.rows, commit=True)
+                append.committed()
         if planned.rows:
             with self._appended:
                 self._appended.notify_all()
@@ -131,8 +161,12 @@ class PostgresStore(Reads):
     def wait(self, after: int, timeout_s: float) -> bool:
         deadline = time.monotonic() + timeout_s
         while not (found := self.head() > after) and (left := deadline - time.monotonic()) > 0:
-            with self._appended:  # a commit in between is seen at the next look: other processes write without notifying
-                self._appended.wait(min(left, _POLL_S))
+            if self._listener is not None and self._listener.wait(min(left, _LISTEN_S)):
+                with self._appended:
+                    self._appended.notify_all()  # others wait for whoever listens
+            else:
+                with self._appended:  # a commit in between is seen at the next look: other processes write without notifying
+                    self._appended.wait(min(left, _POLL_S))
         return found
 
     def evidence(self) -> PostgresEvidence:
@@ -149,5 +183,7 @@ class PostgresStore(Reads):
         """Close the store's own connections. Closing twice is fine."""
         self._closed = True
         self._link.close()
+        if self._listener is not None:
+            self._listener.close()
         with self._appended:
             self._appended.notify_all()

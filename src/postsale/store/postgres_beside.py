@@ -27,8 +27,8 @@ class _Beside:
         enter(opening, link.schema, self._names, tenant, make=write)
         script = Script()
         script.add(sql, *values, take=found.extend)
-        script.add("COMMIT")
         with link.translated(), link.transaction(opening) as db:
+            script.add(link.keep())
             script.run(db)
         return found
 
@@ -106,8 +106,8 @@ class PostgresQuarantine(_Beside):
                     *(item.id, item.source, item.reason, item.received_at_us, item.body, item.status),
                     take=made.extend,
                 )
-        script.add("COMMIT")
         with link.translated(), link.transaction(link.begin(link.roles.writer)) as db:
+            script.add(link.keep())
             script.run(db)
         return len(made)
 

@@ -17,6 +17,7 @@ from postsale.store.contract import Row, Unreadable
 from postsale.store.postgres_archive import Segments
 from postsale.store.postgres_link import Connection, Link, Script, lost
 from postsale.store.postgres_schema import EVENT_COLUMNS
+from postsale.store.postgres_structure import damage
 from postsale.store.segments import Listing, Segment
 
 _ROWS: Final = 500  # fetched at once, and fewer when they are large
@@ -129,7 +130,7 @@ class PostgresEvidence:
         try:
             columns, before = "tenant, event_id, position, recorded_at, content_mac", None
             for row in self._walk(
-                f"SELECT {columns} FROM {self._s}.events UNION ALL SELECT {columns} FROM {self._s}.archived_ids ORDER BY tenant, event_id"
+                f"SELECT {columns} FROM {self._s}.events UNION ALL SELECT {columns} FROM {self._s}.archived_ids ORDER BY event_id, tenant"
             ):
                 if row != before:  # in both while its chapter is being archived
                     yield row
@@ -171,6 +172,7 @@ class PostgresEvidence:
 
     def structure(self) -> Iterator[str]:
         yield from self._archived.doubts if self._archived else ()
+        yield from damage(self._db, self._s)
 
     # ---------------------------------------------------------------- statements
 

@@ -6,12 +6,12 @@ unprepared, so that a transaction pooler may stand in between. Needs the extra `
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
-from postsale.errors import LogDamaged, MissingExtra, NotAllowed, PostSaleError, StoreUnavailable
+from postsale.errors import InvalidInput, LogDamaged, MissingExtra, NotAllowed, PostSaleError, StoreUnavailable
 from postsale.store.postgres_schema import Roles, check_schema
 
 try:
@@ -26,15 +26,17 @@ except ImportError:
 Connection = psycopg.Connection[Any]
 Error = psycopg.Error
 Pool = ConnectionPool[Any]
-Values = Sequence[Any]
 
-_PATIENT: Final = {
+PATIENT: Final[dict[str, Any]] = {
     "connect_timeout": "10",
     "keepalives_idle": "30",
     "keepalives_interval": "10",
     "keepalives_count": "3",
     "tcp_user_timeout": "30000",
 }  # a silent network is noticed; seconds, the last in ms
+
+# Compiling or spreading a query costs more than the small pages that are read here.
+_READING: Final = ("SET LOCAL jit = off", "SET LOCAL max_parallel_workers_per_gather = 0")
 
 _REASONS: Final = {
     "53100": "the server's disk is full",
@@ -49,6 +51,8 @@ _REASONS: Final = {
     "3F000": "the schema of the log is missing",
     "40001": "the caller's snapshot is older than the newest event: use READ COMMITTED",
 }
+# Another client of a shared connection may have switched it off since the store looked. A stronger or weaker `on` is the server's choice.
+_DURABLE: Final = "SELECT set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off'"
 _AGAIN: Final = ("08", "57P", "40P01", "40001")  # a new connection, or another try, may do
 
 
@@ -110,21 +114,25 @@ class Link:
         self.roles = Roles.of(schema)
         self.patience = patience
         self._own = isinstance(target, str)
+        self._adjusted: set[int] = set()  # connections whose autocommit was off
         conninfo = target if isinstance(target, str) else target.conninfo
         self.url = _label(conninfo if isinstance(conninfo, str) else conninfo(), schema)
         if isinstance(target, str):
             given = conninfo_to_dict(target)
             self.pool: Pool = ConnectionPool(
                 target,
-                kwargs={key: value for key, value in _PATIENT.items() if key not in given},
+                kwargs={key: value for key, value in PATIENT.items() if key not in given},
                 min_size=min_size,
                 max_size=max_size,
                 timeout=patience.connection,
                 open=False,
             )
-            self.pool.open()
         else:
             self.pool = target
+
+    def open(self) -> None:
+        if self._own:
+            self.pool.open()
 
     def close(self) -> None:
         if self._own:
@@ -134,16 +142,32 @@ class Link:
 
     def begin(self, role: str, *, read_only: bool = False, isolation: str = "READ COMMITTED") -> Script:
         """The opening statements of a transaction."""
-        wait = self.patience
-        return Script(
-            f"BEGIN ISOLATION LEVEL {isolation} {'READ ONLY' if read_only else 'READ WRITE'}",
+        mode = "READ ONLY" if read_only else "READ WRITE"
+        return Script(f"BEGIN ISOLATION LEVEL {isolation} {mode}", *self._settings(role, read_only))
+
+    def _settings(self, role: str, read_only: bool) -> list[str]:
+        lock, statement, idle = self.timeouts
+        return [
             f"SET LOCAL ROLE {role}",
-            f"SET LOCAL lock_timeout = {_ms(wait.lock)}",
-            f"SET LOCAL statement_timeout = {_ms(wait.statement)}",
-            f"SET LOCAL idle_in_transaction_session_timeout = {_ms(wait.idle)}",
-            # Compiling or spreading a query costs more than the small pages that are read here.
-            *(("SET LOCAL jit = off", "SET LOCAL max_parallel_workers_per_gather = 0") if read_only else ()),
-        )
+            f"SET LOCAL lock_timeout = {lock}",
+            f"SET LOCAL statement_timeout = {statement}",
+            f"SET LOCAL idle_in_transaction_session_timeout = {idle}",
+            *(_READING if read_only else (_DURABLE,)),
+        ]
+
+    def keep(self) -> str:
+        """The last statement of a transaction that is to stay."""
+        return "COMMIT"
+
+    def begin_append(self) -> Script:
+        """The same for an append, whose first question sets the timeouts."""
+        return Script("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE", f"SET LOCAL ROLE {self.roles.writer}")
+
+    @property
+    def timeouts(self) -> tuple[int, int, int]:
+        """For a lock, a statement and an idle transaction, in ms."""
+        wait = self.patience
+        return _ms(wait.lock), _ms(wait.statement), _ms(wait.idle)
 
     @contextmanager
     def transaction(self, opening: Script) -> Iterator[Connection]:
@@ -156,7 +180,7 @@ class Link:
 
     def _begin(self, opening: Script) -> Connection:
         # Idle connections may have died with an earlier server: each is found out here, where nothing was asked for yet.
-        for _ in range(self.pool.max_size):
+        for _ in range(self.pool.max_size + 1):
             db = self._take()
             try:
                 opening.run(db)
@@ -181,6 +205,7 @@ class Link:
                 " connections of the pool are in use (then give the store a larger pool)",
             ) from None
         if not db.autocommit:
+            self._adjusted.add(id(db))
             db.autocommit = True  # transactions are begun by hand: psycopg's own would cost a round trip
         return db
 
@@ -189,7 +214,10 @@ class Link:
             db.close()
         elif db.info.transaction_status != TransactionStatus.IDLE:
             with suppress(psycopg.Error):
-                db.execute("ROLLBACK", prepare=False)
+                Script("ROLLBACK").run(db)
+        if not self._own and id(db) in self._adjusted and not db.closed:  # a pool of the caller's gets it back as it was
+            self._adjusted.remove(id(db))
+            db.autocommit = False
         self.pool.putconn(db)
 
     # ---------------------------------------------------------------- errors
@@ -199,10 +227,14 @@ class Link:
         """Errors of statements under `role` (the writer) as ours, by code alone: the server's texts may quote what is stored."""
         try:
             yield
+        except UnicodeEncodeError:
+            raise _unspeakable() from None
         except psycopg.Error as error:
             raise self._ours(error, role or self.roles.writer) from None
 
     def _ours(self, error: psycopg.Error, role: str) -> PostSaleError:
+        if isinstance(error, psycopg.DataError) and error.sqlstate is None:
+            return _unspeakable()  # the driver's refusal of a NUL
         code = error.sqlstate or ""
         if code == "42501":
             action = "read the events of all tenants" if role == self.roles.tailer else "read and append events"
@@ -216,6 +248,10 @@ class Link:
             return LogDamaged(position=0, reason=f"the server found damage (SQLSTATE {code})")
         reason = _REASONS.get(code, "" if code else "the connection was lost")
         return StoreUnavailable(url=self.url, reason=f"{reason} (SQLSTATE {code})".strip() if code else reason)
+
+
+def _unspeakable() -> InvalidInput:
+    return InvalidInput(what="Query", field="name", reason="expected no NUL or lone surrogates")
 
 
 def lost(error: psycopg.Error) -> bool:

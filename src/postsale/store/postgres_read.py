@@ -139,7 +139,7 @@ class Reads:
         upto = min([found["head"]] + [bound for bound in (query.upto, *(prefix for (prefix,) in found["prefix"])) if bound is not None])
         streams = [no for (no,) in found["streams"]]
         filters, values = [], []
-        if number is not None:
+        if number is not None and not streams:
             filters.append(f"tenant = {number}")
         if query.lane is not None:
             filters.append(f"lane = {int(query.lane)}")
@@ -199,7 +199,7 @@ class Reads:
 
     def find(self, tenant: str, event_id: UUID) -> StoredEvent | None:
         s = self._link.schema
-        sql = f"SELECT {COLUMNS} FROM {s}.events WHERE tenant = (SELECT {s}.tenant_no()) AND event_id = %s"
+        sql = f"SELECT {COLUMNS} FROM {s}.events WHERE event_id = %s AND tenant IS NOT DISTINCT FROM (SELECT {s}.tenant_no())"
         with self._reading(tenant) as db:
             events = self._decoded(db, _binary(db, sql, [event_id.bytes]))
             if events:

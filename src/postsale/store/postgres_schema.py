@@ -11,7 +11,7 @@ What is here may import errors and `plan`. What protects the log (TRIGGERS, POLI
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 from postsale.errors import InvalidInput
@@ -23,6 +23,7 @@ SYSTEM: Final = "_system"
 SYSTEM_NO: Final = 0  # the number of the tenant `_system`, which every writer may read
 
 _NAME: Final = re.compile(r"(?!pg_)[a-z_][a-z0-9_]{0,39}\Z")
+_LOGIN: Final = re.compile(r"(?!pg_)[a-z_][a-z0-9_]{0,62}\Z")
 
 
 class Roles(NamedTuple):
@@ -65,6 +66,7 @@ EVENT_COLUMNS: Final = (
 
 APPEND_ONLY: Final = ("events", "streams", "kinds", "nodes", "archived_ids", "segments", "segment_streams", "segment_tenants")
 TENANT_TABLES: Final = ("events", "streams", "nodes", "archived_ids", "segment_streams", "segment_tenants", "kv", "quarantine")
+_ARCHIVED: Final = ("archived_ids", "segment_streams", "segment_tenants")  # what the owner writes
 
 
 class Guard(NamedTuple):
@@ -160,7 +162,7 @@ CREATE TABLE {s}.events (
 ) PARTITION BY LIST (lane);
 CREATE TABLE {s}.decisions PARTITION OF {s}.events FOR VALUES IN (1);
 CREATE UNIQUE INDEX decisions_by_position ON {s}.decisions (position);
-CREATE UNIQUE INDEX decisions_by_id ON {s}.decisions (tenant, event_id);
+CREATE UNIQUE INDEX decisions_by_id ON {s}.decisions (event_id, tenant);
 -- With the tenant, although a stream has one: a row forged into another tenant's stream must not collide with what that tenant wrote.
 CREATE UNIQUE INDEX decisions_by_version ON {s}.decisions (stream, version, tenant);
 CREATE INDEX decisions_by_stream ON {s}.decisions (stream, position);
@@ -174,7 +176,7 @@ CREATE INDEX facts_by_kind ON {s}.facts (kind, position);
 
 CREATE TABLE {s}.archived_ids (
     tenant integer NOT NULL, event_id bytea NOT NULL, position bigint NOT NULL, recorded_at bigint NOT NULL, content_mac bytea NOT NULL,
-    PRIMARY KEY (tenant, event_id)
+    PRIMARY KEY (event_id, tenant)
 );
 -- What is known of archived chapters: each one's file, and in which of its row groups a stream's facts and a tenant's leaves are.
 CREATE TABLE {s}.segments (
@@ -221,15 +223,6 @@ BEGIN
     RETURN found;
 END $$;
 
--- The head, locked until the transaction ends, and the position where events really end. Writers see only their tenant's events.
-CREATE FUNCTION {s}.lock_head(OUT head bigint, OUT newest_at bigint, OUT last bigint)
-LANGUAGE plpgsql {definer} AS $$
-BEGIN
-    SELECT l.position, l.recorded_at INTO head, newest_at FROM {s}.log l FOR UPDATE;
-    SELECT coalesce(max(e.position), (SELECT g.last FROM {s}.segments g WHERE g.last = head), 0) INTO last
-        FROM {s}.events e WHERE e.position >= head;
-END $$;
-
 -- The position up to which all that the caller may read, archived facts aside, was recorded at or before a time: the next such event's
 -- less one. recorded_at increases with position.
 CREATE FUNCTION {s}.known_prefix(at_us bigint) RETURNS bigint LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -260,6 +253,64 @@ BEGIN
     RETURN low;
 END $$;
 
+-- What every append asks and does is in two functions, because a function's plans are kept, whatever pooler stands in between: to plan
+-- these statements anew costs several times as much as to run them.
+-- `ask` locks the head until the transaction ends and tells what an append of a tenant must know: the head, the position where events
+-- really end, the tenant's tree, and what is there under these ids. Writers see only their tenant's events, so it runs as the owner.
+CREATE FUNCTION {s}.ask(
+    tenant_number integer, raw_ids bytea[], lock_ms integer, statement_ms integer, idle_ms integer,
+    OUT head bigint, OUT newest_at bigint, OUT last bigint, OUT leaves bigint, OUT nodes bytea,
+    OUT ids bytea[], OUT positions bigint[], OUT versions bigint[], OUT times bigint[], OUT macs bytea[]
+) LANGUAGE plpgsql {definer} AS $$
+BEGIN
+    PERFORM set_config('postsale.tenant', tenant_number::text, true), set_config('lock_timeout', lock_ms::text, true),
+        set_config('statement_timeout', statement_ms::text, true), set_config('idle_in_transaction_session_timeout', idle_ms::text, true),
+        -- A plan that is made while the tables are empty must suit them when they are large.
+        set_config('plan_cache_mode', 'force_generic_plan', true), set_config('enable_seqscan', 'off', true),
+        set_config('enable_bitmapscan', 'off', true);
+    IF current_setting('synchronous_commit') = 'off' THEN  -- another client of a shared connection may have switched it off
+        PERFORM set_config('synchronous_commit', 'on', true);
+    END IF;
+    SELECT l.position, l.recorded_at INTO head, newest_at FROM {s}.log l FOR UPDATE;
+    SELECT max(e.position) INTO last FROM {s}.events e WHERE e.position >= head;
+    IF last IS NULL THEN
+        SELECT coalesce(max(g.last), 0) INTO last FROM {s}.segments g WHERE g.last = head;
+    END IF;
+    SELECT t.size, t.frontier INTO leaves, nodes FROM {s}.tenants t WHERE t.no = tenant_number;
+    SELECT array_agg(f.id), array_agg(f.at), array_agg(f.ver), array_agg(f.time), array_agg(f.mac)
+        INTO ids, positions, versions, times, macs FROM (
+        SELECT e.event_id, e.position, e.version, e.recorded_at, e.content_mac
+            FROM {s}.events e WHERE e.event_id = ANY (raw_ids) AND e.tenant IS NOT DISTINCT FROM tenant_number
+        UNION ALL
+        SELECT a.event_id, a.position, a.position, a.recorded_at, a.content_mac
+            FROM {s}.archived_ids a WHERE a.tenant = tenant_number AND a.event_id = ANY (raw_ids)
+    ) f (id, at, ver, time, mac);
+END $$;
+-- `store` writes rows of a tenant and moves its tree, and with the last rows the head. It runs as the caller, under its policies.
+CREATE FUNCTION {s}.store(
+    tenant_number integer, positions bigint[], streams bigint[], lanes smallint[], versions bigint[], event_ids bytea[], kinds integer[],
+    occurred bigint[], recorded bigint[], macs bytea[], headers bytea[], bodies bytea[], salts bytea[], leaf_indexes bigint[],
+    leaves bytea[], new_size bigint, new_frontier bytea, levels smallint[], numbers bigint[], hashes bytea[],
+    new_position bigint, newest_at bigint
+) RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM set_config('postsale.tenant', tenant_number::text, true);
+    IF cardinality(positions) > 0 THEN
+        INSERT INTO {s}.events
+            SELECT u.p, tenant_number, u.s, u.l, u.v, u.e, u.k, u.o, u.r, u.m, u.h, u.d, u.salt, u.i, u.leaf
+            FROM unnest(positions, streams, lanes, versions, event_ids, kinds, occurred, recorded, macs, headers, bodies, salts,
+                leaf_indexes, leaves) AS u (p, s, l, v, e, k, o, r, m, h, d, salt, i, leaf);
+    END IF;
+    IF cardinality(levels) > 0 THEN
+        INSERT INTO {s}.nodes SELECT tenant_number, u.* FROM unnest(levels, numbers, hashes) u;
+    END IF;
+    UPDATE {s}.tenants SET size = new_size, frontier = new_frontier WHERE no = tenant_number;
+    IF new_position IS NOT NULL THEN
+        UPDATE {s}.log SET position = new_position, recorded_at = newest_at;
+        PERFORM pg_notify('{s}', new_position::text);
+    END IF;
+END $$;
+
 -- The partition of the next chapter, made by the append that needs it. Attached, not created in place: that would wait for every reader.
 CREATE FUNCTION {s}.ensure_chapter(chapter_no bigint) RETURNS void LANGUAGE plpgsql {definer} AS $$
 DECLARE
@@ -273,7 +324,7 @@ BEGIN
         RAISE EXCEPTION 'chapter % is not near the end of the log', chapter_no;
     END IF;
     EXECUTE format('CREATE TABLE {s}.%I (LIKE {s}.facts)', name);
-    EXECUTE format('CREATE UNIQUE INDEX %I ON {s}.%I (tenant, event_id)', name || '_by_id', name);
+    EXECUTE format('CREATE UNIQUE INDEX %I ON {s}.%I (event_id, tenant)', name || '_by_id', name);
     EXECUTE format('CREATE TRIGGER no_truncate BEFORE TRUNCATE ON {s}.%I FOR EACH STATEMENT EXECUTE FUNCTION {s}.refuse()', name);
     EXECUTE format('ALTER TABLE {s}.facts ATTACH PARTITION {s}.%I FOR VALUES FROM (%s) TO (%s)',
         name, chapter_no * size + 1, (chapter_no + 1) * size + 1);
@@ -324,8 +375,10 @@ SELECT {s}.ensure_chapter(0);
 {_lines(guard.sql for guard in policies(s))}
 
 -- The fewest privileges.
-REVOKE ALL ON FUNCTION {s}.enter(text, boolean), {s}.lock_head(), {s}.ensure_chapter(bigint), {s}.follows_events() FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION {s}.enter(text, boolean), {s}.lock_head(), {s}.ensure_chapter(bigint) TO {roles.writer};
+REVOKE ALL ON FUNCTION {s}.enter(text, boolean), {s}.ask(integer, bytea[], integer, integer, integer),
+    {s}.ensure_chapter(bigint), {s}.follows_events() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION {s}.enter(text, boolean), {s}.ask(integer, bytea[], integer, integer, integer), {s}.ensure_chapter(bigint)
+    TO {roles.writer};
 {_lines(grant_sql(s, grant) for grant in GRANTS)}
 
 RESET ROLE;
@@ -335,6 +388,21 @@ BEGIN
         EXECUTE format('REVOKE {roles.migrator} FROM %I', current_user);
     END IF;
 END $$;
+"""
+
+
+def login_sql(login: str, roles: Sequence[str]) -> str:
+    """A login for a service: made without a password unless it is there, and a member of these roles. InvalidInput for a name that needs quotes."""
+    if not _LOGIN.match(login):
+        raise InvalidInput(what="login", field="name", reason="expected 1 to 63 of a-z, 0-9, '_', not beginning with a digit or 'pg_'")
+    return f"""\
+DO $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = '{login}') THEN
+        CREATE ROLE {login} LOGIN NOINHERIT;
+    END IF;
+END $$;
+GRANT {", ".join(roles)} TO {login};
 """
 
 
@@ -367,25 +435,26 @@ def _trigger(s: str, table: str, name: str, event: str, each: str, function: str
 
 
 def policies(schema: str) -> Iterator[Guard]:
-    """Who sees and writes which rows. A writer: its tenant's, and reads those of `_system`. A tailer reads all, the owner what its functions need."""
+    """Who sees and writes which rows. A writer: its tenant's, and reads those of `_system`. A tailer reads all. The owner: what archiving takes."""
     s, (writer, tailer, migrator) = schema, Roles.of(schema)
     for table in ("tenants", *TENANT_TABLES):
         column = "no" if table == "tenants" else "tenant"
         mine = f"{column} = (SELECT {s}.tenant_no())"  # a sub-select runs once in a statement, not once in a row
+        # Not `=`, which would offer every statement the indexes by tenant, even where another index leads to a few rows.
+        seen = f"{column} IS NOT DISTINCT FROM (SELECT {s}.tenant_no()) OR {column} IS NOT DISTINCT FROM {SYSTEM_NO}"
         for name, rule in (
             ("writers", f"TO {writer} USING (true) WITH CHECK (true)"),
-            ("sees", f"AS RESTRICTIVE FOR SELECT TO {writer} USING ({mine} OR {column} = {SYSTEM_NO})"),
+            ("sees", f"AS RESTRICTIVE FOR SELECT TO {writer} USING ({seen})"),
             ("adds", f"AS RESTRICTIVE FOR INSERT TO {writer} WITH CHECK ({mine})"),
             ("changes", f"AS RESTRICTIVE FOR UPDATE TO {writer} USING ({mine}) WITH CHECK ({mine})"),
             ("removes", f"AS RESTRICTIVE FOR DELETE TO {writer} USING ({mine})"),
             ("tailers", f"FOR SELECT TO {tailer} USING (true)"),
         ):
             yield Guard(table, name, f"CREATE POLICY {name} ON {s}.{table} {rule};")
-    for table in ("tenants", "streams", "events"):
-        yield Guard(table, "owner", f"CREATE POLICY owner ON {s}.{table} FOR SELECT TO {migrator} USING (true);")
-    for table in ("archived_ids", "segment_streams", "segment_tenants"):
-        yield Guard(table, "archives", f"CREATE POLICY archives ON {s}.{table} TO {migrator} USING (true) WITH CHECK (true);")
-    yield Guard("tenants", "enters", f"CREATE POLICY enters ON {s}.tenants FOR INSERT TO {migrator} WITH CHECK (true);")
+    for table in ("tenants", "streams", "events", *_ARCHIVED):
+        yield Guard(table, "owner_sees", f"CREATE POLICY owner_sees ON {s}.{table} FOR SELECT TO {migrator} USING (true);")
+    for table in ("tenants", *_ARCHIVED):
+        yield Guard(table, "owner_adds", f"CREATE POLICY owner_adds ON {s}.{table} FOR INSERT TO {migrator} WITH CHECK (true);")
 
 
 def row_security_sql(schema: str, table: str) -> str:

@@ -12,7 +12,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Final
 
-from postsale.errors import LogDamaged, StoreUnavailable
+from postsale.errors import InvalidInput, LogDamaged, StoreUnavailable
 
 APPLICATION_ID: Final = 0x50535431  # "PST1" in the file's header: this file is a postsale log
 BLOCK_BITS: Final = 16  # facts are indexed in blocks of so many bits of positions
@@ -132,9 +132,24 @@ CREATE TRIGGER {table}_only_append {when}
 BEGIN SELECT RAISE(ROLLBACK, 'the log is append-only'); END;
 """
         for table, when in {
+            # After, which costs less a row; only a second decision of a version must be seen before REPLACE takes the first away.
             "events": "AFTER INSERT ON events WHEN NEW.position <= (SELECT position FROM log)",
+            "decisions": "BEFORE INSERT ON events WHEN NEW.lane = 1"
+            " AND EXISTS (SELECT 1 FROM events WHERE stream = NEW.stream AND version = NEW.version AND lane = 1)",
             "ids": "AFTER INSERT ON ids WHEN NEW.generation <= (SELECT coalesce(max(generation), 0) FROM id_generations)",
             "id_generations": "BEFORE INSERT ON id_generations WHEN NEW.last <= (SELECT coalesce(max(last), 0) FROM id_generations)",
+            "log": "BEFORE INSERT ON log WHEN EXISTS (SELECT 1 FROM log)",
+            "tenants": "BEFORE INSERT ON tenants WHEN EXISTS (SELECT 1 FROM tenants WHERE no = NEW.no OR name = NEW.name)",
+            "streams": "BEFORE INSERT ON streams WHEN EXISTS (SELECT 1 FROM streams WHERE no = NEW.no)"
+            " OR EXISTS (SELECT 1 FROM streams WHERE category = NEW.category AND tenant = NEW.tenant AND id = NEW.id)",
+            "kinds": "BEFORE INSERT ON kinds"
+            " WHEN EXISTS (SELECT 1 FROM kinds WHERE no = NEW.no OR (wire_name = NEW.wire_name AND schema = NEW.schema))",
+            "nodes": "BEFORE INSERT ON nodes"
+            " WHEN EXISTS (SELECT 1 FROM nodes WHERE tenant = NEW.tenant AND level = NEW.level AND number = NEW.number)",
+            "segment_streams": "BEFORE INSERT ON segment_streams"
+            " WHEN EXISTS (SELECT 1 FROM segment_streams WHERE stream = NEW.stream AND chapter = NEW.chapter)",
+            "segment_tenants": "BEFORE INSERT ON segment_tenants"
+            " WHEN EXISTS (SELECT 1 FROM segment_tenants WHERE tenant = NEW.tenant AND chapter = NEW.chapter)",
         }.items()
     )
     + """
@@ -169,6 +184,10 @@ def translated(url: str) -> Iterator[None]:
     """SQLite's errors as ours. Only the name of SQLite's code is repeated: its texts may quote what is stored."""
     try:
         yield
+    except UnicodeEncodeError:
+        raise InvalidInput(what="Query", field="name", reason="expected no lone surrogates") from None
+    except OverflowError:
+        raise InvalidInput(what="Query", field="number", reason="expected at most 64 bits") from None
     except sqlite3.IntegrityError as error:
         # Planned under the lock, so no constraint can fail unless the tables disagree with each other.
         raise LogDamaged(position=0, reason=f"a write broke a rule of the file ({code_of(error)})") from error

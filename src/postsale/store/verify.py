@@ -49,7 +49,10 @@ class VerifyReport:
 
     @property
     def first_problem(self) -> tuple[int, str] | None:
-        """The first wrong event, else the first problem of the log as a whole; None when there is none."""
+        """The first wrong event, else the first problem of the log as a whole; None when there is none.
+
+        The position of what is missing is the first at which it can have been.
+        """
         return next((problem for problem in self.problems if problem[0] > 0), self.problems[0] if self.problems else None)
 
     def to_dict(self) -> dict[str, Any]:
