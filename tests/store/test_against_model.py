@@ -19,7 +19,20 @@ from tests.postgres import fresh_log
 
 from postsale.errors import ConditionFailed, ContentConflict, EventTooLarge, InvalidInput, VersionConflict
 from postsale.events import Lane, ManualClock, NewEvent, StreamId
-from postsale.store import Appended, Condition, MemoryStore, NoneSince, Query, SQLiteStore, Store, StreamAt, Submission, verify
+from postsale.store import (
+    Appended,
+    Condition,
+    MemoryStore,
+    NoneSince,
+    Query,
+    SQLiteStore,
+    Store,
+    StreamAt,
+    Submission,
+    dedup,
+    sqlite_ids,
+    verify,
+)
 from postsale.store.postgres import PostgresStore
 from postsale.testing.store_building import START, Events
 
@@ -122,6 +135,7 @@ class LogMachine(RuleBasedStateMachine):
         self.model = Model()
         self.events = Events()
         self.store = type(self).make(self.directory / "log.db", self.clock)
+        self.other = type(self).make(self.directory / "log.db", self.clock) if isinstance(self.store, SQLiteStore) else self.store
 
     @initialize(seed=st.integers(0, 2**32))
     def seeded(self, seed: int) -> None:
@@ -132,6 +146,7 @@ class LogMachine(RuleBasedStateMachine):
         assert report.problems == []
         assert report.events == len(self.model.rows)
         self.store.close()
+        self.other.close()
         shutil.rmtree(self.directory)
 
     def event(self, spec: tuple[StreamId, str, int]) -> NewEvent:
@@ -195,6 +210,10 @@ class LogMachine(RuleBasedStateMachine):
         self.store = type(self).make(self.directory / "log.db", self.clock)
         assert self.store.log_id == log_id
 
+    @rule()
+    def another_process_goes_on(self) -> None:
+        self.store, self.other = self.other, self.store
+
     @rule(
         query=st.builds(
             Query,
@@ -253,15 +272,20 @@ def asdict(query: Query) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("make", "examples"),
+    ("make", "examples", "generation"),
     [
-        (lambda _, clock: MemoryStore(clock=clock, limit_bytes=LIMIT_BYTES), 100),
-        (lambda path, clock: SQLiteStore(path, clock=clock, limit_bytes=LIMIT_BYTES, durable=False), 60),
-        (lambda path, clock: PostgresStore(log_at(path)[0], schema=log_at(path)[1], clock=clock, limit_bytes=LIMIT_BYTES), 25),
+        (lambda _, clock: MemoryStore(clock=clock, limit_bytes=LIMIT_BYTES), 100, 0),
+        (lambda path, clock: SQLiteStore(path, clock=clock, limit_bytes=LIMIT_BYTES, durable=False), 40, sqlite_ids.GENERATION),
+        (lambda path, clock: SQLiteStore(path, clock=clock, limit_bytes=LIMIT_BYTES, durable=False), 40, 5),
+        (lambda path, clock: PostgresStore(log_at(path)[0], schema=log_at(path)[1], clock=clock, limit_bytes=LIMIT_BYTES), 25, 0),
     ],
-    ids=["memory", "sqlite", "postgres"],
+    ids=["memory", "sqlite", "sqlite in small generations", "postgres"],
 )
-def test_a_store_does_what_the_model_does(make: Callable[[Path, ManualClock], Store], examples: int) -> None:
+def test_a_store_does_what_the_model_does(
+    make: Callable[[Path, ManualClock], Store], examples: int, generation: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_ids, "GENERATION", generation)
+    monkeypatch.setattr(dedup, "FIRST_CAPACITY", 16)
     machine = type("Machine", (LogMachine,), {"make": staticmethod(make)})
     run_state_machine_as_test(  # type: ignore[no-untyped-call]
         machine,

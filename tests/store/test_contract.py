@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from uuid import uuid4
 
+import pytest
 from tests.store.stores import fresh_postgres
 
 from postsale.events import Clock
-from postsale.store import MemoryStore, SQLiteStore, Store
+from postsale.store import MemoryStore, SQLiteStore, Store, dedup, sqlite_ids
 from postsale.testing import StoreContract
 
 
@@ -19,6 +20,15 @@ class TestMemoryStore(StoreContract):
 class TestSQLiteStore(StoreContract):
     def make_store(self, clock: Clock, limit_bytes: int) -> Store:
         return SQLiteStore(self.directory / f"{uuid4().hex}.db", clock=clock, limit_bytes=limit_bytes)
+
+
+class TestSQLiteStoreInSmallGenerations(TestSQLiteStore):
+    """Ids leave memory after every third event, so that most of the suite finds them in the file."""
+
+    @pytest.fixture(autouse=True)
+    def _small(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(sqlite_ids, "GENERATION", 3)
+        monkeypatch.setattr(dedup, "FIRST_CAPACITY", 16)
 
 
 class TestPostgresStore(StoreContract):

@@ -160,6 +160,7 @@ class _Planner:
         for event in events:
             if event.expected_version is not None:
                 self._check_version(event, versions)
+        for event in events:
             if (size := len(event.header) + len(event.data)) > self._limit_bytes:
                 raise EventTooLarge(wire_name=event.wire_name, size_bytes=size, limit_bytes=self._limit_bytes)
         # Nothing raises from here on: a submission is decided whole before any of its rows exists.
