@@ -101,4 +101,4 @@ def new_log(chapter: int = DEFAULT_CHAPTER, schema: str | None = None) -> Iterat
 def as_documented(folder: Path) -> Iterator[dict[str, str]]:
     """The environment that the documentation assumes: an empty log in the schema `postsale`, its URL, and a place for its keys."""
     with new_log(schema=DEFAULT_SCHEMA) as (url, _):
-        yield {"DATABASE_URL": url, "POSTSALE_KEYS": str(folder / "postsale.keys")}
+        yield {"ADMIN_URL": server(), "DATABASE_URL": url, "POSTSALE_KEYS": str(folder / "postsale.keys")}

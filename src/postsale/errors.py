@@ -233,7 +233,7 @@ class UnknownEvent(PostSaleError, LookupError):
     event: str
     found = "tenant {tenant!r} has no event {event}"
     expected = "an event id, or a position, of this tenant"
-    todo = "`postsale customer timeline` shows positions and ids."
+    todo = "`postsale customer timeline` shows positions."
 
 
 @dataclass(eq=False, kw_only=True)

@@ -245,9 +245,9 @@ def test_a_log_put_in_the_place_of_another_is_named(history: History, tmp_path: 
     with other.opened() as (store, _):
         store.append(each(other.events.fact()))
         log_id = store.log_id
-    assert other.verified().problems == [(0, f"none of the 3 checkpoints given is of this log (log id {log_id})")]
+    assert other.verified().problems == [(0, f"of 3 checkpoints given, none is of this log (log id {log_id})")]
     assert history.verified(against=[*history.anchor.notes(), other_note()]).warnings == [
-        "1 checkpoints given are of other logs and were not compared"
+        "not compared, because of other logs: 1 checkpoint"
     ]
 
 
@@ -278,7 +278,9 @@ def test_what_cannot_be_checked_is_a_warning(history: History) -> None:
     assert report.warnings == ["the signatures of 3 checkpoints of tenant 'acme' were not checked: its key was not given"]
     report = history.verified(against=[*history.anchor.notes(), "torn", "torn too"])
     assert report.ok
-    assert report.warnings == ["2 of the checkpoints given cannot be read: no text, blank line and signature lines that end with a newline"]
+    assert report.warnings == [
+        "not compared, because not readable (no text, blank line and signature lines that end with a newline): 2 checkpoints"
+    ]
 
 
 def test_a_checkpoint_without_a_signature_of_the_log_is_named(history: History) -> None:

@@ -14,7 +14,7 @@ from tests.store.raw_log import RawLog
 
 from postsale import PostSale
 from postsale.errors import InvalidInput, UnsafeDatabase
-from postsale.store import open_store
+from postsale.store import open_store, verify
 from postsale.store.postgres import PostgresStore
 from postsale.store.postgres_admin import apply_init, check_version, members
 from postsale.store.postgres_checks import checks, server_checks
@@ -132,13 +132,24 @@ def test_a_login_that_owns_the_tables_is_refused(log: RawLog) -> None:
         open_store(log.url, schema=log.schema)
 
 
-def test_whoever_archives_may_be_the_owner_but_is_held_to_all_else(log: RawLog) -> None:
-    with closing(open_store(server(), schema=log.schema, as_owner=True)) as store:
-        assert store.head() == 0
+def test_whoever_looks_after_a_log_may_be_the_owner_and_may_open_one_that_was_tampered_with(log: RawLog) -> None:
+    """FAULT 25: what a service refuses to open, `verify` must be able to judge."""
+    s = log.schema
+    with closing(PostgresStore(log.url, schema=s)) as store:
+        store.append(each(Events(1).fact(), Events(2).fact()))
     with admin() as db:
-        db.execute(f"ALTER TABLE {log.schema}.events DISABLE TRIGGER append_only".encode())
+        statements = "ALTER TABLE {s}.events DISABLE TRIGGER append_only; UPDATE {s}.events SET data = 'other' WHERE position = 2"
+        db.execute(statements.format(s=s).encode())
     with pytest.raises(UnsafeDatabase, match="append_only"):
-        open_store(server(), schema=log.schema, as_owner=True)
+        open_store(log.url, schema=s)
+    with closing(open_store(server(), schema=s, as_owner=True)) as store:
+        report = verify(store)
+    assert not report.ok
+    assert 2 in {position for position, _ in report.problems}
+    with admin() as db:
+        db.execute(f"ALTER ROLE {s}_app SET synchronous_commit = off".encode())
+    with pytest.raises(UnsafeDatabase, match="synchronous_commit"):
+        open_store(log.url, schema=s, as_owner=True)
 
 
 # ---------------------------------------------------------------- durability
@@ -187,19 +198,41 @@ def test_a_setting_of_the_database_is_found_too() -> None:
         assert wrong(log) == {}
 
 
-def test_a_shared_connection_on_which_somebody_switched_durability_off_still_commits_durably(log: RawLog) -> None:
-    """As behind a transaction pooler: the setting arrives after the store has looked."""
+@pytest.fixture
+def told(log: RawLog) -> Iterator[str]:
+    """A table that is told what `synchronous_commit` was when events and records were written, at the end of each transaction."""
+    s, seen = log.schema, f"public.{log.schema}_seen"
+    with admin() as db:
+        db.execute(
+            f"CREATE TABLE {seen} (at serial, setting text);"
+            f"CREATE FUNCTION {s}.look() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS"
+            f" $$ BEGIN INSERT INTO {seen} (setting) VALUES (current_setting('synchronous_commit')); RETURN NULL; END $$;"
+            f"CREATE CONSTRAINT TRIGGER look AFTER UPDATE ON {s}.log DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION {s}.look();"
+            f"CREATE CONSTRAINT TRIGGER look AFTER INSERT ON {s}.kv DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION {s}.look()".encode()
+        )
+        yield seen
+        db.execute(f"DROP TABLE {seen}; DROP FUNCTION {s}.look CASCADE".encode())
+
+
+@pytest.mark.parametrize(("setting", "commits"), [("off", "on"), ("local", "local"), ("remote_apply", "remote_apply")])
+def test_a_shared_connection_on_which_somebody_switched_durability_off_still_commits_durably(
+    log: RawLog, told: str, setting: str, commits: str
+) -> None:
+    """As behind a transaction pooler: the setting arrives after the store has looked. What is on in any way stays as it is."""
     with ConnectionPool(log.url, min_size=1, max_size=1, open=True) as pool, closing(PostgresStore(pool, schema=log.schema)) as store:
         with pool.connection() as db:
             db.autocommit = True
-            db.execute("SET synchronous_commit = off")
-        with store._link.transaction(store._link.begin(log.roles.writer)) as db:
-            assert db.execute("SHOW synchronous_commit").fetchone() == ("on",)
+            db.execute(f"SET synchronous_commit = {setting}".encode())
         stored(store.append(each(Events(1).fact()))[0])
+        store.kv.put("space", "acme", "key", b"value")
+        with pool.connection() as db, db.transaction():
+            stored(store.within(db).append(each(Events(2).fact()))[0])
+            assert db.execute("SHOW synchronous_commit").fetchone() == (commits,)
         with pool.connection() as db:
-            db.execute("SET synchronous_commit = remote_apply")
-        with store._link.transaction(store._link.begin(log.roles.writer)) as db:
-            assert db.execute("SHOW synchronous_commit").fetchone() == ("remote_apply",), "what is stronger stays"
+            assert db.execute("SHOW synchronous_commit").fetchone() == (setting,)
+    with admin() as db:
+        rows = db.execute(f"SELECT setting FROM {told} ORDER BY at".encode()).fetchall()
+    assert rows == [(commits,)] * 3
 
 
 # ---------------------------------------------------------------- surroundings

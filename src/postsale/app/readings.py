@@ -40,7 +40,7 @@ def health_of(
     Without `as_of_us` it is now, or the newest fact's time where a source's clock is a little ahead; without `known_at_us` it is
     everything that is recorded.
     """
-    newest = next(iter(log.store.read(Query(backward=True, limit=1))), None)
+    newest = next(iter(log.store.read(Query(tenant=customer.stream.tenant, backward=True, limit=1))), None)
     now_us = log.clock.now_us()
     facts = read_facts(log.store, customer.fact_streams, as_of_us=as_of_us, known_at_us=known_at_us)
     if as_of_us is None:

@@ -17,7 +17,7 @@ from rich.markup import escape
 from postsale.app.files import on_server, shown
 from postsale.cli.common import EXIT_CODES, Json, Schema, counts, emit, existing_file, hint, out, steps, table
 from postsale.errors import Unsupported
-from postsale.projections.views_postgres_schema import projector_role, views_sql
+from postsale.projections.views_postgres_schema import projector_role, views_schema, views_sql
 from postsale.store import scheme_of
 from postsale.store.migrations import migrate, pending
 from postsale.store.plan import DEFAULT_CHAPTER
@@ -118,10 +118,13 @@ def db_init(
         _then(url, schema, app_role, roles, mark="-- ")
         return
     with _connected(url) as db:
-        from postsale.store.postgres_admin import apply_init, members
+        from postsale.store.postgres_admin import apply_init, apply_missing, members
 
         if not apply_init(db, "\n".join(parts), schema):
-            out.print(f"There is a log in the schema {schema} already: nothing was changed.")
+            if apply_missing(db, views_schema(schema), views_sql(schema)):
+                out.print(f"[green]Made[/] an empty schema for the views of the log in {schema}; the next run folds them from it.")
+            else:
+                out.print(f"There is a log in the schema {schema} already: nothing was changed.")
             hint(f"postsale db check {escape(shown(url))}{_option(schema)}")
             return
         out.print(f"[green]Made[/] a log in the schema {schema} of {escape(shown(url))}.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -79,6 +80,9 @@ def log_verify(
             emit(report.to_dict())
         else:
             _show(report, compared=bool(notes))
+            if any("key was not given" in warning for warning in report.warnings):
+                hint("postsale log key > log.key")
+                hint(f"postsale log verify{f' --anchor {shlex.quote(str(anchor))}' if anchor else ''} --key log.key")
         raise typer.Exit(0 if report.ok else 1)
 
 
@@ -100,11 +104,8 @@ def _show(report: VerifyReport, *, compared: bool) -> None:
     else:
         out.print("[green]Every event is what was recorded.[/]")
         if not report.signed:
-            out.print("[dim]Whether its end was cut off shows only a checkpoint that was kept elsewhere:[/]", soft_wrap=True)
+            out.print("[dim]Only a checkpoint that is kept elsewhere shows whether its end was cut off:[/]", soft_wrap=True)
             hint("postsale log checkpoint --anchor FILE")
-    if any("key was not given" in warning for warning in report.warnings):
-        hint("postsale log key > log.key")
-        hint("postsale log verify --key log.key")
 
 
 def _steps(advance: Callable[[int], None]) -> Callable[[int], None]:
@@ -206,7 +207,7 @@ def log_check_proof(
         out.print(f"[bold red]Not proved[/]  {escape(tame(checked.reason))}", soft_wrap=True)
     else:
         shown = checked.shown
-        out.print("[green]Proved: this event is in the log, at this place, and was when the checkpoint was signed.[/]", soft_wrap=True)
+        out.print("[green]Proved: this event was in the log, at this place, when the checkpoint was signed.[/]", soft_wrap=True)
         rows = [
             ("log", checked.checkpoint.origin),
             ("event", f"{shown.wire_name}, version {shown.version} of {shown.tenant}/{shown.category}/{shown.id}"),

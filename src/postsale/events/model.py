@@ -193,7 +193,12 @@ def encode_payload(event: Event) -> bytes:
     what = type(event).__name__
     if not hasattr(event, "wire_name"):
         raise BadDeclaration(what=what, reason="it has no wire name, so it cannot be stored")
-    return to_json(what, event.payload(), canonical)
+    fields = event.payload()
+    try:
+        raw = canonical(fields)
+    except (orjson.JSONEncodeError, TypeError):
+        return to_json(what, fields, canonical)
+    return raw if b"null" not in raw else to_json(what, fields, canonical)  # which knows what is wrong, if anything is
 
 
 def to_json(what: str, fields: Mapping[str, object], dumps: Callable[[object], bytes] = orjson.dumps) -> bytes:

@@ -37,9 +37,9 @@ def compare(store: Store, tenants: Iterable[str], against: Iterable[str], keys: 
         found.problems.append((0, f"the checkpoints that the log keeps cannot be read: {unkept}"))
     given, foreign = _given(store, against, found)
     if foreign and not given:
-        found.problems.append((0, f"none of the {foreign} checkpoints given is of this log (log id {store.log_id})"))
+        found.problems.append((0, f"of {_counted(foreign)} given, none is of this log (log id {store.log_id})"))
     elif foreign:
-        found.warnings.append(f"{foreign} checkpoints given are of other logs and were not compared")
+        found.warnings.append(f"not compared, because of other logs: {_counted(foreign)}")
     by_tenant: dict[str, dict[str, Checkpoint]] = {}
     for tenant, checkpoint in (*ours, *given):
         by_tenant.setdefault(tenant, {})[checkpoint.text] = checkpoint
@@ -81,7 +81,7 @@ def _given(store: Store, against: Iterable[str], found: Compared) -> tuple[list[
             foreign += 1
         else:
             given.append((tenant, checkpoint))
-    found.warnings += [f"{count} of the checkpoints given cannot be read: {reason}" for reason, count in unreadable.items()]
+    found.warnings += [f"not compared, because not readable ({reason}): {_counted(count)}" for reason, count in unreadable.items()]
     return given, foreign
 
 
@@ -90,7 +90,7 @@ def _check_signatures(tenant: str, checkpoints: Sequence[Checkpoint], known: dic
     key = known.get(checkpoints[0].origin)
     if key is None:
         found.warnings.append(
-            f"the signatures of {len(checkpoints)} checkpoints of tenant {tenant!r} were not checked: its key was not given"
+            f"the signatures of {_counted(len(checkpoints))} of tenant {tenant!r} were not checked: its key was not given"
         )
         return list(checkpoints)
     sound = []
@@ -117,7 +117,7 @@ def _check_times(tenant: str, checkpoints: Sequence[Checkpoint], now_us: int, fo
         last = max(ahead, key=lambda checkpoint: checkpoint.at_us or 0)
         seconds = ((last.at_us or 0) - now_us) // SECOND_US
         found.warnings.append(
-            f"the time of {len(ahead)} checkpoints of tenant {tenant!r} is in the future: that of {last.size} events was signed"
+            f"the time of {_counted(len(ahead))} of tenant {tenant!r} is in the future: that of {last.size} events was signed"
             f" {last.signed_at}, {seconds:,} s ahead of this clock; one of the clocks is or was wrong"
         )
 
@@ -157,6 +157,10 @@ def _check_tree(store: Store, tenant: str, checkpoints: Sequence[Checkpoint], fo
         missing = "1 event is" if count == 1 else f"{count} events are"
         reason = f"tenant {tenant!r} has {size} leaves, the checkpoint signed {beyond.signed_at} says {beyond.size}: {missing} missing at the end"
         found.problems.append((_position(store, tenant, size - 1) + 1 if size else 1, reason))
+
+
+def _counted(count: int) -> str:
+    return "1 checkpoint" if count == 1 else f"{count} checkpoints"
 
 
 def _position(store: Store, tenant: str, leaf_index: int) -> int:

@@ -101,10 +101,9 @@ def mentions(submissions: Sequence[Submission]) -> Mentions:
             continue
         found.verdicts.append(ids)
         found.ids.extend(ids)
-        for event in submission.events:
-            found.tenants.add(event.stream.tenant)
-            if event.expected_version is not None:
-                found.streams.add(event.stream)
+        if ids:
+            found.tenants.add(ids[0][0])
+            found.streams.update([event.stream for event in submission.events if event.expected_version is not None])
         for condition in submission.conditions:
             match condition:
                 case StreamAt():
@@ -161,6 +160,7 @@ class _Planner:
         for event in events:
             if event.expected_version is not None:
                 self._check_version(event, versions)
+        for event in events:  # after all versions: a wrong version is told before a size
             if (size := len(event.header) + len(event.data)) > self._limit_bytes:
                 raise EventTooLarge(wire_name=event.wire_name, size_bytes=size, limit_bytes=self._limit_bytes)
         # Nothing raises from here on: a submission is decided whole before any of its rows exists.

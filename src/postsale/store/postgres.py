@@ -41,8 +41,9 @@ class PostgresStore(Reads):
     `target` is a URL of a login that is a member of the schema's writer and tailer roles, or an open pool of such connections,
     which stays the caller's. UnsafeDatabase: no such log, one of another release, or a login or a server under which its promises would
     not hold (see `postgres_admin`). Every wait is bounded by `patience`. `archive` is where archived chapters are now. `as_owner` is for
-    archiving, whose login may act as the owner of the tables, as a service's must not. `listen_url` is a URL straight to the server,
-    past any pooler: with it, `wait` hears of other processes' appends at once instead of looking four times a second.
+    archiving and verifying: the login may act as the owner of the tables, as a service's must not, and the log may be unprotected. `listen_url`
+    is a URL straight to the server, past any pooler: with it, `wait` hears of other processes' appends at once instead of looking four
+    times a second.
     """
 
     def __init__(

@@ -16,7 +16,7 @@ try:
     import psycopg
     from psycopg.rows import namedtuple_row
 
-    from postsale.store.postgres_checks import ABOUT_POWER, Check, checks, server_checks, version_check
+    from postsale.store.postgres_checks import OF_SERVICES, Check, checks, server_checks, version_check
 except ImportError:
     raise MissingExtra(feature="PostgreSQL", extra="postgres") from None
 
@@ -65,19 +65,33 @@ def apply_init(db: Connection, script: str, schema: str = DEFAULT_SCHEMA) -> boo
             what = f"the schema {schema!r} holds something else" if found.taken else f"{schema!r} is a word of SQL"
             raise UnsafeDatabase(what=what, wanted="a name that is free", fix="Choose another: --schema NAME")
         _demand(server_checks(found.version, found.encoding))
-        try:
-            with db.transaction():
-                db.execute(script.encode())
-        except psycopg.errors.InsufficientPrivilege:
-            raise UnsafeDatabase(
-                what=f"the login {found.login} may not make roles and schemas here",
-                wanted="a superuser, or a login that may",
-                fix=f"Type as a superuser: ALTER ROLE {found.login} CREATEROLE; GRANT CREATE ON DATABASE {found.database} TO {found.login};",
-            ) from None
-        except psycopg.errors.RaiseException as error:  # of our own script
-            fix = error.diag.message_hint or ""
-            raise UnsafeDatabase(what=error.diag.message_primary or "", wanted="roles without any power of their own", fix=fix) from None
+        _make(db, script, found.login, found.database)
     return True
+
+
+def apply_missing(db: Connection, name: str, script: str) -> bool:
+    """Run `script`, which makes the schema `name` beside a log, in one transaction. False when there is such a schema. As `apply_init`."""
+    with db.transaction(), db.cursor() as cursor:
+        cursor.execute("SELECT to_regnamespace(quote_ident(%s)), current_user, current_database()", (name,))
+        there, login, database = cursor.fetchone() or (None, "", "")
+        if there is None:
+            _make(db, script, login, database)
+    return there is None
+
+
+def _make(db: Connection, script: str, login: str, database: str) -> None:
+    try:
+        with db.transaction():
+            db.execute(script.encode())
+    except psycopg.errors.InsufficientPrivilege:
+        raise UnsafeDatabase(
+            what=f"the login {login} may not make roles and schemas here",
+            wanted="a superuser, or a login that may",
+            fix=f"Type as a superuser: ALTER ROLE {login} CREATEROLE; GRANT CREATE ON DATABASE {database} TO {login};",
+        ) from None
+    except psycopg.errors.RaiseException as error:  # of our own script
+        fix = error.diag.message_hint or ""
+        raise UnsafeDatabase(what=error.diag.message_primary or "", wanted="roles without any power of their own", fix=fix) from None
 
 
 def members(db: Connection, schema: str = DEFAULT_SCHEMA) -> list[str]:
@@ -96,10 +110,10 @@ def members(db: Connection, schema: str = DEFAULT_SCHEMA) -> list[str]:
 def check_connection(db: Connection, schema: str = DEFAULT_SCHEMA, *, as_owner: bool = False) -> None:
     """Refuse a database or a login under which the log's promises would not hold: UnsafeDatabase with the first thing that is wrong.
 
-    With `as_owner` the login may be the owner or a superuser. One query. What it finds holds for this connection; a pooler must give
-    all of them the same login and settings.
+    With `as_owner` only what the log's durability needs: see OF_SERVICES. One query. What it finds holds for this connection; a pooler
+    must give all of them the same login and settings.
     """
-    _demand(check for check in checks(db, schema) if not (as_owner and check.name in ABOUT_POWER))
+    _demand(check for check in checks(db, schema) if not (as_owner and check.name in OF_SERVICES))
 
 
 def check_version(version: int, schema: str = DEFAULT_SCHEMA) -> None:

@@ -26,7 +26,21 @@ from postsale.store.postgres_schema import (
 )
 
 OLDEST_SERVER: Final = 150_000  # as server_version_num has it
-ABOUT_POWER: Final = ("superuser", "bypassrls", "createrole", "owner")  # checks that an owner's login cannot pass
+OF_SERVICES: Final = frozenset(
+    {
+        "superuser",
+        "bypassrls",
+        "createrole",
+        "owner",
+        "row_security",
+        "policies",
+        "append_only",
+        "triggers_run",
+        "privileges",
+        "logged_tables",
+    }
+)
+"""Checks that bind a service, and not whoever looks after the log: that login may be the owner's, and must see what was tampered with."""
 
 _UPSTREAM_SWITCH: Final = "POSTGRES_ENABLE_DB_FUNCTIONS"  # of the library eventsourcing; on, its subscribers miss events
 _ON: Final = frozenset({"y", "yes", "t", "true", "on", "1"})

@@ -1,8 +1,8 @@
 """A PostgreSQL log inside a transaction of its caller: append, and look up what an append needs, beside the caller's own statements.
 
 Everything happens under a savepoint on the caller's connection. What only reads, and an append that stores nothing, is rolled back to
-it, which gives up the log's lock too; after one that stores, role, tenant and settings are put back as the caller had them. The
-caller begins and ends the transaction. Needs the extra `postgres`.
+it, which gives up the log's lock too; after one that stores, role, tenant and settings are put back as the caller had them, but for
+`synchronous_commit`: off, it stays on until the transaction's end. The caller begins and ends it. Needs the extra `postgres`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from postsale.store.postgres_read import Reads
 from postsale.store.postgres_write import Append
 
 _SETTING = re.compile(r"SET LOCAL (\S+)", re.IGNORECASE)
-_SET_BY_FUNCTIONS = ("postsale.tenant", "plan_cache_mode", "enable_seqscan", "enable_bitmapscan", "synchronous_commit")
+_SET_BY_FUNCTIONS = ("postsale.tenant", "plan_cache_mode", "enable_seqscan", "enable_bitmapscan")
 
 
 class CallersLink(Link):

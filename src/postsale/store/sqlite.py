@@ -23,7 +23,7 @@ from postsale.store.contract import LEASES, NoneSince, Outcome, Query, Submissio
 from postsale.store.group import Groups
 from postsale.store.kv import SQLiteKeyValue, get
 from postsale.store.leaves import Frontier
-from postsale.store.plan import DEFAULT_CHAPTER, DEFAULT_LIMIT_BYTES, SALT_BYTES, Breach, Known, Mentions, mentions, plan
+from postsale.store.plan import DEFAULT_CHAPTER, DEFAULT_LIMIT_BYTES, SALT_BYTES, Breach, Id, Known, Mentions, mentions, plan
 from postsale.store.quarantine import SQLiteQuarantine
 from postsale.store.segments import Segment
 from postsale.store.sqlite_archive import LAST, SQLiteChapters, archived_at, archived_leaves, first_archived_breach, read_all, segments
@@ -36,7 +36,7 @@ from postsale.store.sqlite_schema import connect, open_file, translated, url_of
 _IDLE_READERS: Final = 4
 _POLL_S: Final = 0.05  # how late another process's append may be noticed
 
-_INSERT_EVENT: Final = "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_INSERT_EVENT: Final = "INSERT OR ROLLBACK INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _INSERT_NODE: Final = "INSERT INTO nodes VALUES (?, ?, ?, ?)"
 
 
@@ -127,8 +127,9 @@ class SQLiteStore:
                 limit_bytes=self._limit_bytes,
             )
             if planned.rows:
-                self._write(db, planned.rows, frontiers)
+                ids = self._write(db, planned.rows, frontiers)
         if planned.rows:
+            self.ids.added(ids, known.position + 1)
             with self._appended:
                 self._appended.notify_all()
         return planned.outcomes
@@ -182,7 +183,8 @@ class SQLiteStore:
             return error.with_traceback(None)
         return min((breach for breach in found if breach), key=lambda breach: breach.position, default=None)
 
-    def _write(self, db: sqlite3.Connection, rows: list[StoredEvent], frontiers: dict[str, Frontier]) -> None:
+    def _write(self, db: sqlite3.Connection, rows: list[StoredEvent], frontiers: dict[str, Frontier]) -> list[Id]:
+        """Write what was planned; the ids of the rows."""
         names = self._names
         # Column by column, because a Python step per event and column costs more than SQLite does. And the driver takes three times
         # as long over `bytes` as over `bytearray`: it looks for an adapter first.
@@ -191,6 +193,7 @@ class SQLiteStore:
         )
         macs, headers, data, salts = (map(bytearray, column) for column in blobs)
         tenants = [stream.tenant for stream in streams]
+        raw_ids = [event_id.int.to_bytes(16) for event_id in event_ids]
         db.executemany(
             _INSERT_EVENT,
             zip(
@@ -199,7 +202,7 @@ class SQLiteStore:
                 names.of_streams(streams),
                 map(int, lanes),
                 versions,
-                [bytearray(event_id.int.to_bytes(16)) for event_id in event_ids],
+                map(bytearray, raw_ids),
                 map(names.kind, wire_names, schemas),
                 occurred,
                 recorded,
@@ -221,6 +224,7 @@ class SQLiteStore:
             db.execute("UPDATE tenants SET size = ?, frontier = ? WHERE no = ?", (frontier.size, frontier.to_bytes(), no))
         db.execute("UPDATE log SET position = ?, recorded_at = ?", (positions[-1], recorded[-1]))
         self.ids.seal_when_due(db, positions[-1])
+        return list(zip(tenants, raw_ids, strict=True))
 
     # ---------------------------------------------------------------- read
 

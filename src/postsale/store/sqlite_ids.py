@@ -11,6 +11,7 @@ import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from hashlib import sha256
+from itertools import count
 from typing import Final
 
 from postsale.errors import LogDamaged
@@ -60,6 +61,13 @@ class Ids:
         for first, last, some in far:
             found |= _in_generations(db, first, last, some)
         return found
+
+    def added(self, ids: Sequence[Id], first: int) -> None:
+        """These ids, at `first` and the positions after it, are committed: they need not be read."""
+        with self._lock:
+            if self._seen == first - 1:
+                self._unsealed.update(zip(ids, count(first)))
+                self._seen += len(ids)
 
     def seal_when_due(self, db: sqlite3.Connection, position: int) -> None:
         """Seal when the newest event, at `position`, makes a generation complete. In a write transaction."""
