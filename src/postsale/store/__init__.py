@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from postsale.errors import Unsupported
 from postsale.events import Clock
+from postsale.store.aio import AsyncStore
 from postsale.store.anchors import FileAnchor
 from postsale.store.archive import Archivable, Chapters, archive_chapter
 from postsale.store.checkpoints import (
@@ -45,6 +46,7 @@ from postsale.store.proofs import Tree, verify_consistency, verify_inclusion
 from postsale.store.quarantine import MemoryQuarantine, SQLiteQuarantine
 from postsale.store.segments import Segment
 from postsale.store.sqlite import SQLiteStore
+from postsale.store.subscriptions import Page, Subscription
 from postsale.store.verify import VerifyReport, verify
 
 if TYPE_CHECKING:
@@ -53,6 +55,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Anchor",
     "Appended",
+    "AsyncStore",
     "Chapters",
     "CheckedProof",
     "Checkpoint",
@@ -70,6 +73,7 @@ __all__ = [
     "NoneSince",
     "Note",
     "Outcome",
+    "Page",
     "Quarantine",
     "QuarantineItem",
     "Query",
@@ -79,6 +83,7 @@ __all__ = [
     "Store",
     "StreamAt",
     "Submission",
+    "Subscription",
     "Tree",
     "TreeHead",
     "VerifierKey",
