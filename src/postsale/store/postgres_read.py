@@ -24,6 +24,7 @@ from postsale.store.leaves import Frontier
 from postsale.store.postgres_archive import Segments
 from postsale.store.postgres_link import Connection, Link, Script
 from postsale.store.postgres_names import Kind, Names, enter
+from postsale.store.postgres_schema import NO_TENANT
 
 COLUMNS: Final = (
     "position, stream, lane, version, event_id, kind, occurred_at, recorded_at, content_mac, header, data, salt, leaf_index, leaf"
@@ -53,7 +54,7 @@ class Reads:
         role = link.roles.tailer if tenant is None else link.roles.writer
         opening = link.begin(role, read_only=True)
         if tenant is not None:
-            enter(opening, link.schema, self._names, tenant)
+            enter(opening, link.schema, tenant)
         if script is not None:
             opening.extend(script)
         with link.translated(role), link.transaction(opening) as db:
@@ -105,7 +106,9 @@ class Reads:
         s = self._link.schema
         found: dict[str, Any] = {"prefix": [], "kinds": [], "streams": []}
         script = Script()
-        script.add(f"SELECT position FROM {s}.log", take=lambda rows: found.update(head=rows[0][0]))
+        script.add(f"SELECT position, recorded_at FROM {s}.log", take=lambda rows: found.update(head=rows[0]))
+        if tenant is not None:
+            script.add(f"SELECT {s}.tenant_no()", take=lambda rows: found.update(number=rows[0][0]))
         if query.known_at_us is not None:
             script.add(f"SELECT {s}.known_prefix({query.known_at_us})", take=found["prefix"].extend)
         if query.kinds:
@@ -134,10 +137,11 @@ class Reads:
             )
         with self._reading(tenant, script):
             pass
-        number = None if tenant is None else self._names.tenant(tenant)
-        if tenant is not None and number is None:
+        self._names.saw(*found["head"])
+        number = found.get("number")
+        if number == NO_TENANT:
             return None
-        upto = min([found["head"]] + [bound for bound in (query.upto, *(prefix for (prefix,) in found["prefix"])) if bound is not None])
+        upto = min([found["head"][0]] + [bound for bound in (query.upto, *(prefix for (prefix,) in found["prefix"])) if bound is not None])
         streams = [no for (no,) in found["streams"]]
         filters, values = [], []
         if number is not None and not streams:
@@ -204,7 +208,9 @@ class Reads:
             )
         if kinds - known_kinds.keys():
             script.add(f"SELECT no, wire_name, schema FROM {s}.kinds", take=take_kinds)
-        script.run(db)
+        if len(script):
+            script.add(f"SELECT position, recorded_at FROM {s}.log", take=lambda found: names.saw(*found[0]))
+            script.run(db)
         return known_streams, known_kinds
 
     def find(self, tenant: str, event_id: UUID) -> StoredEvent | None:
@@ -279,8 +285,7 @@ class Reads:
         )
         with self._reading(tenant) as db:
             by_index = dict(_binary(db, sql))
-            number = self._names.tenant(tenant)
-            parts = [] if number is None else Segments(db, s).leaf_parts(number, start, stop)
+            parts = Segments(db, s).leaf_parts(_binary(db, f"SELECT {s}.tenant_no()")[0][0], start, stop)
         by_index |= dict(self._archive.leaves(parts, tenant, start, stop))
         return [leaf for _, leaf in sorted(by_index.items())]
 
