@@ -47,6 +47,7 @@ from postsale.store.quarantine import MemoryQuarantine, SQLiteQuarantine
 from postsale.store.segments import Segment
 from postsale.store.sqlite import SQLiteStore
 from postsale.store.subscriptions import Page, Subscription
+from postsale.store.timers import Timer, Timers, local_instant
 from postsale.store.verify import VerifyReport, verify
 
 if TYPE_CHECKING:
@@ -84,6 +85,8 @@ __all__ = [
     "StreamAt",
     "Submission",
     "Subscription",
+    "Timer",
+    "Timers",
     "Tree",
     "TreeHead",
     "VerifierKey",
@@ -93,6 +96,7 @@ __all__ = [
     "check_proof",
     "kept_checkpoints",
     "latest_checkpoint",
+    "local_instant",
     "open_store",
     "origin_of",
     "prove",
