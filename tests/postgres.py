@@ -73,15 +73,20 @@ def binary(name: str) -> Path:
 
 def fresh_log(chapter: int = DEFAULT_CHAPTER, schema: str | None = None) -> tuple[str, str]:
     """(URL of a service's login, schema) of a new log, which goes with the server."""
+    return log_at(server(), chapter, schema)
+
+
+def log_at(admin_url: str, chapter: int = DEFAULT_CHAPTER, schema: str | None = None) -> tuple[str, str]:
+    """The same on another server, by the URL of its superuser."""
     schema = schema or f"log_{os.getpid()}_{next(_numbers)}"
     login = f"{schema}_app"
     roles = Roles.of(schema)
-    with psycopg.connect(server(), autocommit=True) as admin, admin.transaction():
+    with psycopg.connect(admin_url, autocommit=True) as admin, admin.transaction():
         admin.execute(init_sql(schema, chapter=chapter))
         admin.execute(views_sql(schema))
         admin.execute(f"CREATE ROLE {login} LOGIN NOINHERIT")
         admin.execute(f"GRANT {roles.writer}, {roles.tailer}, {projector_role(schema)} TO {login}")
-    return server().replace("://postgres:@", f"://{login}@"), schema
+    return admin_url.replace("://postgres:@", f"://{login}@"), schema
 
 
 @contextmanager

@@ -5,6 +5,8 @@ It reads as much of the protocol as that needs: the type and length of each mess
 
 from __future__ import annotations
 
+import random
+import select
 import socket
 import threading
 from collections.abc import Iterator
@@ -43,64 +45,110 @@ class Proxy:
         parts = conninfo_to_dict(url)
         self._path = f"{parts['host']}/.s.PGSQL.{parts.get('port') or 5432}"
         self._listener = socket.create_server(("127.0.0.1", 0))
-        self.url = make_conninfo(url, host="127.0.0.1", port=self._listener.getsockname()[1], sslmode="disable", gssencmode="disable")
+        port = self._listener.getsockname()[1]
+        self.url = make_conninfo(url, host="127.0.0.1", port=port, sslmode="disable", gssencmode="disable")
         self.cuts = 0
         self._cut: bytes | None = None
-        self._closing = False
         threading.Thread(target=self._accept, daemon=True).start()
 
     def cut_after(self, text: bytes) -> None:
         self._cut = text
 
-    def _accept(self) -> None:
-        while True:
-            try:
-                client, _ = self._listener.accept()
-            except OSError:
-                return
-            server = socket.socket(socket.AF_UNIX)
-            try:
-                server.connect(self._path)
-            except OSError:
-                client.close()
-                continue
-            for run in (self._ask, self._answer):
-                threading.Thread(target=run, args=(client, server), daemon=True).start()
+    def close(self) -> None:
+        self._listener.close()
 
-    def _ask(self, client: socket.socket, server: socket.socket) -> None:
-        for _, message in messages(client, first=True):
-            cut = self._cut is not None and self._cut in message
-            if cut:
-                self._cut = None
-                client.shutdown(socket.SHUT_RDWR)  # before the server can answer
-                self.cuts += 1
-            try:
-                server.sendall(message)
-            except OSError:
-                break
-            if cut:
-                # The server answers into the void; it hangs up when it is done.
-                with suppress(OSError):
-                    server.shutdown(socket.SHUT_WR)
-                return
+    def _accept(self) -> None:
         with suppress(OSError):
-            server.close()
+            while True:
+                client, _ = self._listener.accept()
+                client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+
+    def _dial(self) -> socket.socket:
+        server = socket.socket(socket.AF_UNIX)
+        server.connect(self._path)
+        return server
+
+    def _serve(self, client: socket.socket) -> None:
+        with client, suppress(OSError), self._dial() as server:
+            threading.Thread(target=self._answer, args=(client, server), daemon=True).start()
+            for _, message in messages(client, first=True):
+                if self._cut is not None and self._cut in message:
+                    self._cut = None
+                    self.cuts += 1
+                    client.shutdown(socket.SHUT_RDWR)  # before the server can answer
+                    server.sendall(message)
+                    server.shutdown(socket.SHUT_WR)  # it does what it was told, then sees that nobody is there
+                    while server.recv(65_536):
+                        pass
+                    return
+                server.sendall(message)
 
     def _answer(self, client: socket.socket, server: socket.socket) -> None:
         with suppress(OSError):
             while data := server.recv(65_536):
                 client.sendall(data)
-        for side in (client, server):
-            with suppress(OSError):
-                side.close()
+        with suppress(OSError):
+            client.shutdown(socket.SHUT_RDWR)
 
-    def close(self) -> None:
-        self._listener.close()
+
+class Pooler(Proxy):
+    """A few connections to the server for any number of clients. Whoever begins a transaction gets one at random, until it ends."""
+
+    def __init__(self, url: str, size: int = 3) -> None:
+        self._idle: list[socket.socket] = []
+        self._size = size
+        self._made = 0
+        self._changed = threading.Condition()
+        super().__init__(url)
+
+    def _serve(self, client: socket.socket) -> None:
+        with client, suppress(OSError, EOFError, StopIteration):
+            said = messages(client, first=True)
+            _, hello = next(said)
+            with self._dial() as greeter:  # only for what a client is told at the beginning
+                greeter.sendall(hello)
+                for kind, message in messages(greeter):
+                    client.sendall(message)
+                    if kind == b"Z":
+                        break
+            for kind, message in said:
+                if kind == b"X":
+                    return
+                server = self._take(hello)
+                server.sendall(message)
+                self._transaction(client, server)
+
+    def _transaction(self, client: socket.socket, server: socket.socket) -> None:
+        """Pass messages on until the server is ready and in no transaction."""
+        while True:
+            for side in select.select([client, server], [], [])[0]:
+                kind = _exactly(side, 1)
+                length = _exactly(side, 4)
+                message = kind + length + _exactly(side, int.from_bytes(length) - 4)
+                (client if side is server else server).sendall(message)
+                if side is server and kind == b"Z" and message[-1:] == b"I":
+                    with self._changed:
+                        self._idle.append(server)
+                        self._changed.notify()
+                    return
+
+    def _take(self, hello: bytes) -> socket.socket:
+        with self._changed:
+            if self._made < self._size:
+                self._made += 1
+                server = self._dial()
+                server.sendall(hello)
+                for kind, _ in messages(server):
+                    if kind == b"Z":
+                        return server
+            self._changed.wait_for(lambda: self._idle)
+            return self._idle.pop(random.randrange(len(self._idle)))
 
 
 @contextmanager
-def proxied(url: str) -> Iterator[Proxy]:
-    proxy = Proxy(url)
+def proxied(url: str, kind: type[Proxy] = Proxy) -> Iterator[Proxy]:
+    proxy = kind(url)
     try:
         yield proxy
     finally:

@@ -28,7 +28,7 @@ from postsale.store.postgres_names import Names
 from postsale.store.postgres_read import Reads
 from postsale.store.postgres_schema import DEFAULT_SCHEMA
 from postsale.store.postgres_within import Within
-from postsale.store.postgres_write import Append
+from postsale.store.postgres_write import Append, LogWentBack
 
 _TRIES: Final = 3  # of a transaction whose connection was lost or that the server took back
 _POLL_S: Final = 0.25  # how late another process's append may be noticed
@@ -134,6 +134,8 @@ class PostgresStore(Reads):
                 tries -= 1
                 try:
                     return self._transact(submissions)
+                except LogWentBack:
+                    self._names.forget()
                 except Error as error:
                     # Also when the answer to COMMIT was lost: if it was stored, its ids are there and the result is the first one.
                     if not tries or not worth_another_try(error):
@@ -150,7 +152,7 @@ class PostgresStore(Reads):
             planned = append.decide(db, now_us=self._clock.now_us(), limit_bytes=self._limit_bytes)
             if planned.rows:
                 append.write(db, planned.rows, commit=True)
-                append.committed()
+                append.committed(planned.rows)
         if planned.rows:
             with self._appended:
                 self._appended.notify_all()

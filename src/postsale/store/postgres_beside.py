@@ -24,7 +24,7 @@ class _Beside:
         """The rows of one statement in the name of a tenant, committed."""
         link, found = self._link, list[Any]()
         opening = link.begin(link.roles.writer, read_only=not write)
-        enter(opening, link.schema, self._names, tenant, make=write)
+        enter(opening, link.schema, tenant, make=write)
         script = Script()
         script.add(sql, *values, take=found.extend)
         with link.translated(), link.transaction(opening) as db:
@@ -98,7 +98,7 @@ class PostgresQuarantine(_Beside):
             return 0
         script = Script()
         for tenant, its_items in by_tenant.items():
-            enter(script, link.schema, self._names, tenant, make=True)
+            enter(script, link.schema, tenant, make=True)
             for item in its_items:
                 script.add(
                     f"INSERT INTO {link.schema}.quarantine (tenant, id, source, reason, received_at, body, status)"

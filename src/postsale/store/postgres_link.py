@@ -125,6 +125,7 @@ class Link:
                 min_size=min_size,
                 max_size=max_size,
                 timeout=patience.connection,
+                reconnect_timeout=patience.connection,  # after it, whoever asks next tries at once, however long the server was away
                 open=False,
             )
         else:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
 from postsale.events import StreamId
 from postsale.store.postgres_link import Script
-from postsale.store.postgres_schema import SYSTEM, SYSTEM_NO
 
 _HELD: Final = 100_000
 
@@ -15,24 +15,31 @@ Kind = tuple[str, bytes]
 
 
 class Names:
-    """Committed names and their numbers, both ways; shared by threads. Forgets rather than grows without bound."""
+    """Committed names of streams and kinds and their numbers, both ways; shared by threads. Forgets rather than grows without bound.
+
+    The numbers hold for the log that had the event `seen`: a server that took over from another may lack the newest commits, and give
+    their numbers to other names. Numbers of tenants are asked for every time, because a tenant may exist without an event.
+    """
 
     def __init__(self) -> None:
-        self.tenants: dict[str, int] = {SYSTEM: SYSTEM_NO}
         self.streams: dict[StreamId, int] = {}
         self.kinds: dict[Kind, int] = {}
         self.chapters: set[int] = set()  # that have a partition
+        self.seen = (0, 0)  # position and recorded_at of an event that is not older than any of these names
         self._stream_of: dict[int, StreamId] = {}
         self._kind_of: dict[int, Kind] = {}
 
     def forget(self) -> None:
-        for known in (self.tenants, self.streams, self.kinds, self._stream_of, self._kind_of):
+        for known in (self.streams, self.kinds, self._stream_of, self._kind_of):
             known.clear()
-        self.tenants[SYSTEM] = SYSTEM_NO
         self.chapters.clear()
+        self.seen = (0, 0)
 
-    def tenant(self, name: str) -> int | None:
-        return self.tenants.get(name)
+    def saw(self, position: int, recorded_at_us: int) -> None:
+        """The log's newest event now. When the log went back, everything is forgotten."""
+        if position < self.seen[0] or (position == self.seen[0] and recorded_at_us != self.seen[1]):
+            self.forget()
+        self.seen = (position, recorded_at_us)
 
     def stream_of(self, no: int) -> StreamId | None:
         return self._stream_of.get(no)
@@ -57,13 +64,10 @@ class NewNames:
 
     def __init__(self, known: Names) -> None:
         self._known = known
-        self.tenants: dict[str, int] = {}
+        self.seen = known.seen
         self.streams: dict[StreamId, int] = {}
         self.kinds: dict[Kind, int] = {}
         self.chapters: set[int] = set()
-
-    def tenant(self, name: str) -> int | None:
-        return self.tenants.get(name, self._known.tenants.get(name))
 
     def stream(self, stream: StreamId) -> int | None:
         return self.streams.get(stream) or self._known.streams.get(stream)
@@ -74,24 +78,19 @@ class NewNames:
     def has_chapter(self, no: int) -> bool:
         return no in self.chapters or no in self._known.chapters
 
-    def committed(self) -> None:
-        self._known.tenants |= self.tenants
+    def committed(self, position: int, recorded_at_us: int) -> None:
+        """The transaction was, with this as its newest event."""
         self._known.chapters |= self.chapters
         for stream, no in self.streams.items():
             self._known.learn_stream(no, stream)
         for kind, no in self.kinds.items():
             self._known.learn_kind(no, kind)
+        self._known.saw(position, recorded_at_us)
 
 
-def enter(script: Script, schema: str, names: Names | NewNames, tenant: str, *, make: bool = False) -> None:
-    """From here on the script works for this tenant. For one that does not exist, and is not to be made, it finds nothing."""
-    no = names.tenant(tenant)
-    if no is not None:
-        script.add(f"SET LOCAL postsale.tenant = {no}")
-        return
+def enter(script: Script, schema: str, tenant: str, *, make: bool = False, take: Callable[[list[Any]], None] | None = None) -> None:
+    """From here on the script works for this tenant. For one that does not exist, and is not to be made, it finds nothing.
 
-    def take(rows: list[Any]) -> None:
-        if rows[0][0] is not None:
-            names.tenants[tenant] = rows[0][0]
-
+    `take` gets a row with the tenant's number, or None.
+    """
     script.add(f"SELECT {schema}.enter(%s, {make})", tenant, take=take)

@@ -17,13 +17,14 @@ import psycopg
 from psycopg.rows import tuple_row
 
 from postsale.errors import InvalidInput, LogDamaged
-from postsale.events import Lane, StoredEvent, StreamId
+from postsale.events import Lane, StoredEvent, StreamId, uuid_of
 from postsale.store.archive import Archive, Part, merged
 from postsale.store.contract import Query, TreeHead
 from postsale.store.leaves import Frontier
 from postsale.store.postgres_archive import Segments
 from postsale.store.postgres_link import Connection, Link, Script
-from postsale.store.postgres_names import Names, enter
+from postsale.store.postgres_names import Kind, Names, enter
+from postsale.store.postgres_schema import NO_TENANT
 
 COLUMNS: Final = (
     "position, stream, lane, version, event_id, kind, occurred_at, recorded_at, content_mac, header, data, salt, leaf_index, leaf"
@@ -32,7 +33,8 @@ _LANES: Final = (Lane.FACT, Lane.DECISION)
 
 _FIRST_ROWS: Final = 100  # of the first page: most readers want few
 _MOST_ROWS: Final = 2_000  # of a page
-_PAGE_BYTES: Final = 4_000_000  # what a page should hold at most, judged by the one before
+_PAGE_BYTES: Final = 4_000_000  # of a page, beyond which it takes no further event
+_SIZE: Final = "(length(header) + length(data))"
 _SPAN: Final = 65_536  # positions that the first pages look at; spans bound how many partitions a page touches
 _WIDER: Final = 8  # times, when a page was not full
 _FEW_STREAMS: Final = 64  # a category of no more streams than this is read by its streams
@@ -52,7 +54,7 @@ class Reads:
         role = link.roles.tailer if tenant is None else link.roles.writer
         opening = link.begin(role, read_only=True)
         if tenant is not None:
-            enter(opening, link.schema, self._names, tenant)
+            enter(opening, link.schema, tenant)
         if script is not None:
             opening.extend(script)
         with link.translated(role), link.transaction(opening) as db:
@@ -69,7 +71,7 @@ class Reads:
     # ---------------------------------------------------------------- events
 
     def read(self, query: Query) -> Generator[StoredEvent, None, None]:
-        """See `Store.read`. Memory: a page of at most 2,000 events. NotAllowed when all tenants are asked for and the login may not."""
+        """See `Store.read`. Memory: a page of at most 2,000 events and 4 MB, or of one event. NotAllowed when all tenants are asked for and the login may not."""
         if query.limit is not None and query.limit < 0:
             raise InvalidInput(what="Query", field="limit", reason="expected 0 or more")
         if query.limit == 0:
@@ -104,7 +106,9 @@ class Reads:
         s = self._link.schema
         found: dict[str, Any] = {"prefix": [], "kinds": [], "streams": []}
         script = Script()
-        script.add(f"SELECT position FROM {s}.log", take=lambda rows: found.update(head=rows[0][0]))
+        script.add(f"SELECT position, recorded_at FROM {s}.log", take=lambda rows: found.update(head=rows[0]))
+        if tenant is not None:
+            script.add(f"SELECT {s}.tenant_no()", take=lambda rows: found.update(number=rows[0][0]))
         if query.known_at_us is not None:
             script.add(f"SELECT {s}.known_prefix({query.known_at_us})", take=found["prefix"].extend)
         if query.kinds:
@@ -133,10 +137,11 @@ class Reads:
             )
         with self._reading(tenant, script):
             pass
-        number = None if tenant is None else self._names.tenant(tenant)
-        if tenant is not None and number is None:
+        self._names.saw(*found["head"])
+        number = found.get("number")
+        if number == NO_TENANT:
             return None
-        upto = min([found["head"]] + [bound for bound in (query.upto, *(prefix for (prefix,) in found["prefix"])) if bound is not None])
+        upto = min([found["head"][0]] + [bound for bound in (query.upto, *(prefix for (prefix,) in found["prefix"])) if bound is not None])
         streams = [no for (no,) in found["streams"]]
         filters, values = [], []
         if number is not None and not streams:
@@ -161,41 +166,52 @@ class Reads:
         return page
 
     def _decoded(self, db: Connection, rows: list[Any]) -> list[StoredEvent]:
-        names = self._names
-        self._learn(db, rows)
+        streams, kinds = self._named(db, rows)
         events = []
-        for position, stream, lane, version, event_id, kind, *rest in rows:
-            stream_id, kind_of = names.stream_of(stream), names.kind_of(kind)
+        for row in rows:
             try:
-                if stream_id is None or kind_of is None:
-                    raise LookupError("no such name")
-                events.append(StoredEvent(position, stream_id, _LANES[lane], version, UUID(bytes=event_id), *kind_of, *rest))
+                position, stream, lane, version, event_id, kind, occurred, recorded, mac, header, data, salt, index, leaf = row
+                if len(event_id) != 16:
+                    raise ValueError("not a UUID")
+                wire_name, schema = kinds[kind]
+                event = StoredEvent(
+                    position, streams[stream], _LANES[lane], version, uuid_of(int.from_bytes(event_id)), wire_name, schema,
+                    occurred, recorded, mac, header, data, salt, index, leaf,
+                )  # fmt: skip
             except (LookupError, ValueError, TypeError) as error:
-                raise LogDamaged(position=position, reason=f"a column cannot be read ({type(error).__name__})") from error
+                raise LogDamaged(position=row[0], reason=f"a column cannot be read ({type(error).__name__})") from error
+            events.append(event)
         return events
 
-    def _learn(self, db: Connection, rows: list[Any]) -> None:
-        """Look up the names that these rows need and nobody needed before."""
+    def _named(self, db: Connection, rows: list[Any]) -> tuple[dict[int, StreamId], dict[int, Kind]]:
+        """The names that these rows need; looked up are those that nobody needed before."""
         names, s, script = self._names, self._link.schema, Script()
-        if streams := {row[1] for row in rows if names.stream_of(row[1]) is None}:
+        streams, kinds = {row[1] for row in rows}, {row[5] for row in rows}
+        known_streams = {no: stream for no in streams if (stream := names.stream_of(no)) is not None}
+        known_kinds = {no: kind for no in kinds if (kind := names.kind_of(no)) is not None}
 
-            def take(found: list[Any]) -> None:
-                for no, *stream in found:
-                    names.learn_stream(no, StreamId(*stream))
+        def take_streams(found: list[Any]) -> None:
+            for no, *stream in found:
+                known_streams[no] = StreamId(*stream)
+                names.learn_stream(no, known_streams[no])
 
+        def take_kinds(found: list[Any]) -> None:
+            for no, *kind in found:
+                known_kinds[no] = kind[0], kind[1]
+                names.learn_kind(no, known_kinds[no])
+
+        if new := streams - known_streams.keys():
             script.add(
                 f"SELECT s.no, t.name, s.category, s.id FROM {s}.streams s JOIN {s}.tenants t ON t.no = s.tenant"
-                f" WHERE s.no = ANY ('{_numbers(streams)}'::bigint[])",
-                take=take,
+                f" WHERE s.no = ANY ('{_numbers(new)}'::bigint[])",
+                take=take_streams,
             )
-        if any(names.kind_of(row[5]) is None for row in rows):
-
-            def take_kinds(found: list[Any]) -> None:
-                for no, wire_name, schema in found:
-                    names.learn_kind(no, (wire_name, schema))
-
+        if kinds - known_kinds.keys():
             script.add(f"SELECT no, wire_name, schema FROM {s}.kinds", take=take_kinds)
-        script.run(db)
+        if len(script):
+            script.add(f"SELECT position, recorded_at FROM {s}.log", take=lambda found: names.saw(*found[0]))
+            script.run(db)
+        return known_streams, known_kinds
 
     def find(self, tenant: str, event_id: UUID) -> StoredEvent | None:
         s = self._link.schema
@@ -269,8 +285,7 @@ class Reads:
         )
         with self._reading(tenant) as db:
             by_index = dict(_binary(db, sql))
-            number = self._names.tenant(tenant)
-            parts = [] if number is None else Segments(db, s).leaf_parts(number, start, stop)
+            parts = Segments(db, s).leaf_parts(_binary(db, f"SELECT {s}.tenant_no()")[0][0], start, stop)
         by_index |= dict(self._archive.leaves(parts, tenant, start, stop))
         return [leaf for _, leaf in sorted(by_index.items())]
 
@@ -305,9 +320,15 @@ class _Selection:
         most = self._rows if limit is None else min(self._rows, limit)
         where = " AND ".join([*self._filters, f"position > {after}", f"position <= {upto}"])
         order = "DESC" if self._backward else "ASC"
-        sql = f"SELECT {COLUMNS} FROM {self._schema}.events WHERE {where} ORDER BY position {order} LIMIT {most}"
+        # The size of a page is bounded on the server: what was read before says nothing about what comes.
+        sql = (
+            f"SELECT {COLUMNS} FROM (SELECT *, sum({_SIZE}) OVER (ORDER BY position {order} ROWS UNBOUNDED PRECEDING) AS sizes"
+            f" FROM (SELECT {COLUMNS} FROM {self._schema}.events WHERE {where} ORDER BY position {order} LIMIT {most}) e) p"
+            f" WHERE sizes - {_SIZE} < {_PAGE_BYTES} ORDER BY position {order}"
+        )
         rows = _binary(db, sql, self._values)
-        full = len(rows) == most
+        size = sum([len(row[9]) + len(row[10]) for row in rows])
+        full = len(rows) == most or size >= _PAGE_BYTES
         if self._backward:
             self._upto = rows[-1][0] - 1 if full else after
             self.fetched = (self._upto, upto)
@@ -317,8 +338,7 @@ class _Selection:
         if not full and span is not None:
             self._span = span * _WIDER
         if rows:
-            size = sum(len(row[9]) + len(row[10]) for row in rows) // len(rows) + 1
-            self._rows = max(1, min(self._rows * 4, _MOST_ROWS, _PAGE_BYTES // size))
+            self._rows = max(1, min(self._rows * 4, _MOST_ROWS, _PAGE_BYTES * len(rows) // (size + 1)))
         return rows
 
 

@@ -20,6 +20,7 @@ from postsale.store.plan import DEFAULT_CHAPTER
 SCHEMA_VERSION: Final = 1  # log.schema_version; a change needs a migration, which is never made silently
 DEFAULT_SCHEMA: Final = "postsale"
 SYSTEM: Final = "_system"
+NO_TENANT: Final = -1  # in place of the number of a tenant that does not exist
 SYSTEM_NO: Final = 0  # the number of the tenant `_system`, which every writer may read
 
 _NAME: Final = re.compile(r"(?!pg_)[a-z_][a-z0-9_]{0,39}\Z")
@@ -219,7 +220,7 @@ BEGIN
             SELECT no INTO found FROM {s}.tenants WHERE name = tenant_name;
         END IF;
     END IF;
-    PERFORM set_config('postsale.tenant', coalesce(found, -1)::text, true);
+    PERFORM set_config('postsale.tenant', coalesce(found, {NO_TENANT})::text, true);
     RETURN found;
 END $$;
 
@@ -258,12 +259,12 @@ END $$;
 -- `ask` locks the head until the transaction ends and tells what an append of a tenant must know: the head, the position where events
 -- really end, the tenant's tree, and what is there under these ids. Writers see only their tenant's events, so it runs as the owner.
 CREATE FUNCTION {s}.ask(
-    tenant_number integer, raw_ids bytea[], lock_ms integer, statement_ms integer, idle_ms integer,
-    OUT head bigint, OUT newest_at bigint, OUT last bigint, OUT leaves bigint, OUT nodes bytea,
+    tenant_name text, raw_ids bytea[], seen_position bigint, seen_at bigint, lock_ms integer, statement_ms integer, idle_ms integer,
+    OUT head bigint, OUT newest_at bigint, OUT last bigint, OUT same_log boolean, OUT number integer, OUT leaves bigint, OUT nodes bytea,
     OUT ids bytea[], OUT positions bigint[], OUT versions bigint[], OUT times bigint[], OUT macs bytea[]
 ) LANGUAGE plpgsql {definer} AS $$
 BEGIN
-    PERFORM set_config('postsale.tenant', tenant_number::text, true), set_config('lock_timeout', lock_ms::text, true),
+    PERFORM set_config('lock_timeout', lock_ms::text, true),
         set_config('statement_timeout', statement_ms::text, true), set_config('idle_in_transaction_session_timeout', idle_ms::text, true),
         -- A plan that is made while the tables are empty must suit them when they are large.
         set_config('plan_cache_mode', 'force_generic_plan', true), set_config('enable_seqscan', 'off', true),
@@ -276,14 +277,18 @@ BEGIN
     IF last IS NULL THEN
         SELECT coalesce(max(g.last), 0) INTO last FROM {s}.segments g WHERE g.last = head;
     END IF;
-    SELECT t.size, t.frontier INTO leaves, nodes FROM {s}.tenants t WHERE t.no = tenant_number;
+    -- Whether the log still is the one that the caller saw: after a fail-over its end may be gone, and numbers of names with it.
+    same_log := CASE WHEN seen_position IN (0, head) THEN seen_position = 0 OR newest_at = seen_at ELSE coalesce(
+        (SELECT e.recorded_at = seen_at FROM {s}.events e WHERE e.position = seen_position), false) END;
+    SELECT t.no, t.size, t.frontier INTO number, leaves, nodes FROM {s}.tenants t WHERE t.name = tenant_name;
+    PERFORM set_config('postsale.tenant', coalesce(number, {NO_TENANT})::text, true);
     SELECT array_agg(f.id), array_agg(f.at), array_agg(f.ver), array_agg(f.time), array_agg(f.mac)
         INTO ids, positions, versions, times, macs FROM (
         SELECT e.event_id, e.position, e.version, e.recorded_at, e.content_mac
-            FROM {s}.events e WHERE e.event_id = ANY (raw_ids) AND e.tenant IS NOT DISTINCT FROM tenant_number
+            FROM {s}.events e WHERE e.event_id = ANY (raw_ids) AND e.tenant IS NOT DISTINCT FROM number
         UNION ALL
         SELECT a.event_id, a.position, a.position, a.recorded_at, a.content_mac
-            FROM {s}.archived_ids a WHERE a.tenant = tenant_number AND a.event_id = ANY (raw_ids)
+            FROM {s}.archived_ids a WHERE a.tenant = number AND a.event_id = ANY (raw_ids)
     ) f (id, at, ver, time, mac);
 END $$;
 -- `store` writes rows of a tenant and moves its tree, and with the last rows the head. It runs as the caller, under its policies.
@@ -375,9 +380,9 @@ SELECT {s}.ensure_chapter(0);
 {_lines(guard.sql for guard in policies(s))}
 
 -- The fewest privileges.
-REVOKE ALL ON FUNCTION {s}.enter(text, boolean), {s}.ask(integer, bytea[], integer, integer, integer),
+REVOKE ALL ON FUNCTION {s}.enter(text, boolean), {s}.ask(text, bytea[], bigint, bigint, integer, integer, integer),
     {s}.ensure_chapter(bigint), {s}.follows_events() FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION {s}.enter(text, boolean), {s}.ask(integer, bytea[], integer, integer, integer), {s}.ensure_chapter(bigint)
+GRANT EXECUTE ON FUNCTION {s}.enter(text, boolean), {s}.ask(text, bytea[], bigint, bigint, integer, integer, integer), {s}.ensure_chapter(bigint)
     TO {roles.writer};
 {_lines(grant_sql(s, grant) for grant in GRANTS)}
 

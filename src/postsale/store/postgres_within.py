@@ -22,7 +22,7 @@ from postsale.store.postgres_beside import PostgresQuarantine
 from postsale.store.postgres_link import Connection, Link, Script
 from postsale.store.postgres_names import Names
 from postsale.store.postgres_read import Reads
-from postsale.store.postgres_write import Append
+from postsale.store.postgres_write import Append, LogWentBack
 
 _SETTING = re.compile(r"SET LOCAL (\S+)", re.IGNORECASE)
 _SET_BY_FUNCTIONS = ("postsale.tenant", "plan_cache_mode", "enable_seqscan", "enable_bitmapscan")
@@ -103,6 +103,13 @@ class Within(Reads):
 
     def append(self, submissions: Sequence[Submission]) -> list[Outcome]:
         """As `Store.append`, but stored when, and only if, the caller commits. Until then no other writer gets on."""
+        try:
+            return self._append(submissions)
+        except LogWentBack:  # the caller went back to a savepoint
+            self._names.forget()
+            return self._append(submissions)
+
+    def _append(self, submissions: Sequence[Submission]) -> list[Outcome]:
         link = self._link
         append = Append(link.schema, self._names, self._archive, submissions, chapter=self._chapter)
         opening = link.begin(link.roles.writer)
@@ -111,7 +118,7 @@ class Within(Reads):
             planned = append.decide(db, now_us=self._clock.now_us(), limit_bytes=self._limit_bytes)
             if planned.rows:
                 append.write(db, planned.rows, commit=False)
-                append.committed()
+                append.committed(planned.rows)
                 link.keep()
         return planned.outcomes
 

@@ -34,6 +34,10 @@ _COPY_BEGIN: Final = b"PGCOPY\n\xff\r\n\x00" + bytes(8)
 _COPY_END: Final = b"\xff\xff"
 
 
+class LogWentBack(Exception):
+    """The log is not the one whose names are known: forget them and begin again."""
+
+
 class Append:
     """Decides submissions and writes what was decided, in a transaction under the writer's role: `ask`, `decide`, `write`."""
 
@@ -44,7 +48,7 @@ class Append:
         self._submissions = submissions
         self._mentioned = mentions(submissions)
         self._names = NewNames(names)
-        self._tenant = ""  # whose turn it is in the transaction
+        self._tenants: dict[str, int] = {}
         self._head: tuple[int, int, int] = (0, 0, 0)
         self._frontiers: dict[str, Frontier] = {}
         self._leaf_counts: dict[str, int] = {}
@@ -73,9 +77,9 @@ class Append:
         salts = os.urandom(SALT_BYTES * len(self._mentioned.ids))
         return plan(self._submissions, self._mentioned, known, now_us=now_us, salts=salts, limit_bytes=limit_bytes)
 
-    def committed(self) -> None:
-        """The transaction was: what it learned of names holds."""
-        self._names.committed()
+    def committed(self, rows: list[StoredEvent]) -> None:
+        """The transaction with these rows was: what it learned of names holds."""
+        self._names.committed(rows[-1].position, rows[-1].recorded_at_us)
 
     # ---------------------------------------------------------------- what is known
 
@@ -87,12 +91,7 @@ class Append:
             by_tenant.setdefault(tenant, []).append(raw_id)
         watched = (stream for condition in mentioned.conditions for stream in condition.streams)
         tenants = by_tenant.keys() | {stream.tenant for stream in (*mentioned.streams, *watched)} | {k.tenant for k in mentioned.leases}
-        # Names are looked up under the lock only: who held it before may have made them. So a tenant with a number goes first.
-        unknown = {tenant for tenant in tenants if self._names.tenant(tenant) is None}
-        for tenant in [*(sorted(tenants - unknown) or [SYSTEM]), *sorted(unknown)]:
-            if tenant in unknown:
-                self._enter(script, tenant)
-            self._tenant = tenant  # by what comes next
+        for tenant in sorted(tenants) or [SYSTEM]:  # names are looked up under the lock only: who held it before may have made them
             self._ask_tenant(script, tenant, by_tenant.get(tenant, []), timeouts)
             for lease in mentioned.leases:
                 if lease.tenant == tenant:
@@ -110,9 +109,12 @@ class Append:
 
     def _enter(self, script: Script, tenant: str, *, make: bool = False) -> None:
         """From here on the script works for this tenant."""
-        if tenant != self._tenant or (make and self._names.tenant(tenant) is None):
-            enter(script, self._s, self._names, tenant, make=make)
-            self._tenant = tenant
+
+        def take(rows: list[Any]) -> None:
+            if rows[0][0] is not None:
+                self._tenants[tenant] = rows[0][0]
+
+        enter(script, self._s, tenant, make=make, take=take)
 
     def _take_kinds(self, rows: Iterable[Any]) -> None:
         for no, wire_name, schema in rows:
@@ -120,8 +122,12 @@ class Append:
 
     def _ask_tenant(self, script: Script, tenant: str, raw_ids: list[bytes], timeouts: tuple[int, int, int]) -> None:
         def take(rows: list[Any]) -> None:
-            position, recorded_at, last, size, nodes, *found = rows[0]
+            position, recorded_at, last, same_log, number, size, nodes, *found = rows[0]
+            if not same_log:
+                raise LogWentBack
             self._head = position, recorded_at, last
+            if number is not None:
+                self._tenants[tenant] = number
             try:
                 frontier = Frontier() if size is None else Frontier.from_bytes(size, nodes)
             except ValueError:
@@ -132,8 +138,8 @@ class Append:
                 for raw_id, *key in zip(*found, strict=True):
                     self._ids[tenant, raw_id] = Key(*key)
 
-        number = f"{self._s}.tenant_no()" if (no := self._names.tenant(tenant)) is None else f"{no}"
-        script.add(f"SELECT * FROM {self._s}.ask({number}, {_digests(raw_ids)}, {', '.join(map(str, timeouts))})", take=take)
+        numbers = ", ".join(map(str, (*self._names.seen, *timeouts)))
+        script.add(f"SELECT * FROM {self._s}.ask(%s, {_digests(raw_ids)}, {numbers})", tenant, take=take)
 
     def _ask_token(self, script: Script, lease: LeaseName) -> None:
         def take(rows: list[Any]) -> None:
@@ -262,7 +268,7 @@ class Append:
             if self._names.stream(stream) is None:
                 new_streams.setdefault(stream.tenant, []).append(stream)
         for tenant, streams in new_streams.items():
-            self._enter(script, tenant, make=True)
+            self._enter(script, tenant, make=True)  # a new tenant has new streams only
             self._make_streams(script, tenant, streams)
         script.run(db)
 
@@ -285,9 +291,7 @@ class Append:
         )
 
     def _copy(self, db: Connection, tenant: str, rows: list[StoredEvent]) -> None:
-        opening = Script()
-        self._enter(opening, tenant)
-        opening.run(db)
+        Script(f"SET LOCAL postsale.tenant = {self._tenants[tenant]}").run(db)
         parts: dict[str, list[StoredEvent]] = {}
         for row in rows:
             table = "decisions" if row.lane is Lane.DECISION else f"facts_{(row.position - 1) // self._chapter}"
@@ -299,7 +303,7 @@ class Append:
         out = [_COPY_BEGIN]
         for row in rows:
             position, stream, lane, version, event_id, wire_name, schema, occurred, recorded, mac, header, data, salt, index, leaf = row
-            tenant, stream_no, kind = self._names.tenant(stream.tenant), self._names.stream(stream), self._names.kind((wire_name, schema))
+            tenant, stream_no, kind = self._tenants[stream.tenant], self._names.stream(stream), self._names.kind((wire_name, schema))
             raw_id = event_id.int.to_bytes(16)
             out += (
                 _BEFORE_HEADER.pack(
@@ -321,7 +325,7 @@ class Append:
         names = self._names
         # What an event says goes as values: it must not stand in a statement that a server may write to its log.
         values = (
-            f"{names.tenant(tenant)}",
+            f"{self._tenants[tenant]}",
             _numbers(row.position for row in rows),
             _numbers(names.stream(row.stream) for row in rows),
             _numbers(int(row.lane) for row in rows),
