@@ -113,27 +113,7 @@ def init_sql(schema: str = DEFAULT_SCHEMA, *, chapter: int = DEFAULT_CHAPTER) ->
     events = ",\n    ".join(f"{name} {type_} NOT NULL" for name, type_ in EVENT_COLUMNS)
     definer = "SECURITY DEFINER SET search_path = pg_catalog, pg_temp"  # pg_temp last: else a writer's own type `text` goes first
     return f"""\
--- Roles belong to the whole server: they may be there from an earlier log of this name. Then they must be as we would make them.
-DO $$
-DECLARE role_name text;
-BEGIN
-    FOREACH role_name IN ARRAY ARRAY['{roles.writer}', '{roles.tailer}', '{roles.migrator}'] LOOP
-        IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = role_name) THEN
-            EXECUTE format('CREATE ROLE %I NOLOGIN NOINHERIT', role_name);
-        ELSIF EXISTS (
-            SELECT FROM pg_roles r WHERE rolname = role_name
-            AND (rolcanlogin OR rolsuper OR rolbypassrls OR rolcreaterole OR rolcreatedb OR rolreplication
-                OR EXISTS (SELECT FROM pg_auth_members m WHERE m.member = r.oid))
-        ) THEN
-            RAISE EXCEPTION 'the role % is there already and can do more than a role of a log', role_name
-                USING HINT = 'Choose another schema, or drop that role.';
-        END IF;
-    END LOOP;
-    IF NOT (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) THEN
-        EXECUTE format('GRANT {roles.migrator} TO %I', current_user); -- until the end of this script
-    END IF;
-END $$;
-
+{roles_sql(roles, acting=(roles.migrator,))}
 CREATE SCHEMA {s} AUTHORIZATION {roles.migrator};
 SET LOCAL ROLE {roles.migrator};
 GRANT USAGE ON SCHEMA {s} TO {roles.writer}, {roles.tailer};
@@ -382,10 +362,41 @@ GRANT EXECUTE ON FUNCTION {s}.enter(text, boolean), {s}.ask(integer, bytea[], in
 {_lines(grant_sql(s, grant) for grant in GRANTS)}
 
 RESET ROLE;
+{acting_ends_sql((roles.migrator,))}"""
+
+
+def roles_sql(roles: Sequence[str], *, acting: Sequence[str]) -> str:
+    """Roles that cannot log in, made unless they are there. Whoever runs the script acts for some of them until `acting_ends_sql`."""
+    return f"""\
+-- Roles belong to the whole server: they may be there from an earlier log of this name. Then they must be as we would make them.
+DO $$
+DECLARE role_name text;
+BEGIN
+    FOREACH role_name IN ARRAY ARRAY[{", ".join(f"'{role}'" for role in roles)}] LOOP
+        IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = role_name) THEN
+            EXECUTE format('CREATE ROLE %I NOLOGIN NOINHERIT', role_name);
+        ELSIF EXISTS (
+            SELECT FROM pg_roles r WHERE rolname = role_name
+            AND (rolcanlogin OR rolsuper OR rolbypassrls OR rolcreaterole OR rolcreatedb OR rolreplication
+                OR EXISTS (SELECT FROM pg_auth_members m WHERE m.member = r.oid))
+        ) THEN
+            RAISE EXCEPTION 'the role % is there already and can do more than a role of a log', role_name
+                USING HINT = 'Choose another schema, or drop that role.';
+        END IF;
+    END LOOP;
+    IF NOT (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) THEN
+        EXECUTE format('GRANT {", ".join(acting)} TO %I', current_user); -- until the end of this script
+    END IF;
+END $$;
+"""
+
+
+def acting_ends_sql(acting: Sequence[str]) -> str:
+    return f"""\
 DO $$
 BEGIN
     IF NOT (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) THEN
-        EXECUTE format('REVOKE {roles.migrator} FROM %I', current_user);
+        EXECUTE format('REVOKE {", ".join(acting)} FROM %I', current_user);
     END IF;
 END $$;
 """
