@@ -66,19 +66,17 @@ class Timers:
             value = canonical({"due_us": due_us, "payload": dict(payload or {})})
         except (TypeError, ValueError):
             raise InvalidInput(what="timer", field="payload", reason="expected JSON with integers below 2^53") from None
-        while True:
-            kept = self._kv.get(TIMERS, self._tenant, id)
-            if kept is not None and kept.value == value:
-                self._kv.put(QUEUE, self._tenant, key, b"", expected=0)
-                return False
-            before = self._entry(kept)
-            if self._kv.put(TIMERS, self._tenant, id, value, expected=kept.revision if kept is not None else 0) is None:
-                continue  # somebody set or settled it in between
-            # Also where there is an entry: its new revision keeps a worker that saw the old record from removing it.
-            self._kv.put(QUEUE, self._tenant, key, b"")
-            if before is not None and before.key != key:
-                self._kv.delete(QUEUE, self._tenant, before.key, expected=before.revision)
-            return True
+        kept = self._kv.get(TIMERS, self._tenant, id)
+        if kept is not None and kept.value == value:
+            self._kv.put(QUEUE, self._tenant, key, b"", expected=0)
+            return False
+        before = self._entry(kept)
+        self._kv.put(TIMERS, self._tenant, id, value)
+        # Also where there is an entry: its new revision keeps a worker that saw the old record from removing it.
+        self._kv.put(QUEUE, self._tenant, key, b"")
+        if before is not None and before.key != key:
+            self._kv.delete(QUEUE, self._tenant, before.key, expected=before.revision)
+        return True
 
     def get(self, id: str) -> Timer | None:
         """A timer that is set, due or not."""
@@ -87,15 +85,12 @@ class Timers:
 
     def cancel(self, id: str) -> bool:
         """Unset a timer, whenever it is due; False when there is none."""
-        kept = self._kv.get(TIMERS, self._tenant, id)
-        while kept is not None:
-            before = self._entry(kept)
-            if self._kv.delete(TIMERS, self._tenant, id, expected=kept.revision):
-                if before is not None:
-                    self._kv.delete(QUEUE, self._tenant, before.key, expected=before.revision)
-                return True
-            kept = self._kv.get(TIMERS, self._tenant, id)
-        return False
+        before = self._entry(self._kv.get(TIMERS, self._tenant, id))
+        if not self._kv.delete(TIMERS, self._tenant, id):
+            return False
+        if before is not None:
+            self._kv.delete(QUEUE, self._tenant, before.key, expected=before.revision)
+        return True
 
     def due(self, now_us: int) -> Iterator[Timer]:
         """Timers with due time <= `now_us`, by due time, then by id. Memory is bounded; one that is not settled is due again.
