@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from postsale.store.postgres_schema import DEFAULT_SCHEMA, Roles, acting_ends_sql, check_schema, roles_sql
+from postsale.store.postgres_init import acting_ends_sql, roles_sql
+from postsale.store.postgres_schema import DEFAULT_SCHEMA, Roles, check_schema
 
 LAYOUT: Final = 1
 """Of the tables; views of another layout are emptied when they are opened."""
