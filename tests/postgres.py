@@ -19,7 +19,8 @@ import psycopg
 
 from postsale.projections.views_postgres_schema import projector_role, views_schema, views_sql
 from postsale.store.plan import DEFAULT_CHAPTER
-from postsale.store.postgres_schema import DEFAULT_SCHEMA, Roles, init_sql
+from postsale.store.postgres_init import init_sql
+from postsale.store.postgres_schema import DEFAULT_SCHEMA, Roles
 
 _PREFIX = "postsale-pg-"
 _numbers = itertools.count()

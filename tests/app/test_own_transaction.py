@@ -309,7 +309,7 @@ def test_a_connection_to_another_log_of_the_same_name_is_refused(server: Server,
     admin = psycopg.connect(admin_url(), autocommit=True)
     admin.execute(f"CREATE DATABASE {server.schema}_other")
     try:
-        from postsale.store.postgres_schema import init_sql
+        from postsale.store.postgres_init import init_sql
 
         with psycopg.connect(admin_url().replace("/postgres?", f"/{server.schema}_other?")) as other, other.transaction():
             other.execute(init_sql(server.schema).encode())

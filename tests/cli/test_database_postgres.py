@@ -101,6 +101,37 @@ def test_a_log_that_was_made_records_and_reads(schema: str, tmp_path: Path) -> N
     assert [customer["customer"] for customer in shown.json()] == ["cus_42"]
 
 
+def test_a_login_that_is_no_superuser_makes_a_log_too(schema: str) -> None:
+    """As on servers that somebody else manages: it may make roles and schemas, and owns nothing afterwards."""
+    dba = f"{schema}_dba"
+    with psycopg.connect(server(), autocommit=True) as db:
+        db.execute(f"CREATE ROLE {dba} LOGIN CREATEROLE; GRANT CREATE ON DATABASE postgres TO {dba}".encode())
+    try:
+        done = run("db", "init", as_login(dba), "--schema", schema, "--app-role", f"{schema}_app", "--apply")
+        assert (done.code, done.err) == (0, "")
+        assert run("db", "check", as_login(f"{schema}_app"), "--schema", schema).code == 0
+        with psycopg.connect(as_login(dba), autocommit=True) as db:
+            for refused in (f"SET ROLE {schema}_migrator", f"SET ROLE {schema}_projector", f"TABLE {schema}.log"):
+                with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                    db.execute(refused.encode())
+    finally:
+        with psycopg.connect(server(), autocommit=True) as db:
+            db.execute(f"DROP OWNED BY {dba} CASCADE".encode())
+            for role in (*Roles.of(schema), projector_role(schema), f"{schema}_app"):
+                db.execute(f"DROP OWNED BY {role} CASCADE; DROP ROLE {role}".encode())
+            db.execute(f"DROP ROLE {dba}".encode())
+
+
+@pytest.mark.parametrize("role", ["writer", "tailer", "migrator", "projector"])
+def test_a_role_that_somebody_made_beforehand_to_log_in_with_is_refused(schema: str, role: str) -> None:
+    with psycopg.connect(server(), autocommit=True) as db:
+        db.execute(f"CREATE ROLE {schema}_{role} LOGIN".encode())
+    done = run("db", "init", server(), "--schema", schema, "--apply")
+    assert done.code == 5
+    assert f"the role {schema}_{role} is there already" in done.err
+    assert not exists(schema)
+
+
 def test_a_second_init_changes_nothing_and_says_so(schema: str) -> None:
     assert run("db", "init", server(), "--schema", schema, "--apply").code == 0
     done = run("db", "init", server(), "--schema", schema, "--apply")

@@ -18,7 +18,8 @@ from postsale.store import open_store, verify
 from postsale.store.postgres import PostgresStore
 from postsale.store.postgres_admin import apply_init, check_version, members
 from postsale.store.postgres_checks import checks, server_checks
-from postsale.store.postgres_schema import SCHEMA_VERSION, Roles, init_sql, login_sql
+from postsale.store.postgres_init import init_sql, login_sql
+from postsale.store.postgres_schema import SCHEMA_VERSION, Roles
 from postsale.testing import Events
 from postsale.testing.store_building import each, stored
 

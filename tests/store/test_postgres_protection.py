@@ -11,7 +11,8 @@ from psycopg import errors
 from tests.postgres import new_log
 from tests.store.raw_log import ACME, BIRCH, HEAD, SYSTEM, RawLog, as_admin, as_role, as_writer, raw_log, refused
 
-from postsale.store.postgres_schema import APPEND_ONLY, GRANTS
+from postsale.store.postgres_init import GRANTS
+from postsale.store.postgres_schema import APPEND_ONLY
 
 BROKEN = errors.IntegrityConstraintViolation
 

@@ -21,7 +21,8 @@ from postsale.projections.views_postgres_schema import projector_role, views_sch
 from postsale.store import scheme_of
 from postsale.store.migrations import migrate, pending
 from postsale.store.plan import DEFAULT_CHAPTER
-from postsale.store.postgres_schema import DEFAULT_SCHEMA, Roles, init_sql, login_sql
+from postsale.store.postgres_init import init_sql, login_sql
+from postsale.store.postgres_schema import DEFAULT_SCHEMA, Roles
 
 if TYPE_CHECKING:
     import psycopg

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from postsale.store.postgres_init import acting_ends_sql, roles_sql
 from postsale.store.postgres_schema import DEFAULT_SCHEMA, Roles, check_schema
 
 LAYOUT: Final = 1
@@ -27,27 +28,14 @@ def projector_role(schema: str = DEFAULT_SCHEMA) -> str:
 def views_sql(schema: str = DEFAULT_SCHEMA) -> str:
     """What views need beside a log that is there: a role and an empty schema that the role owns. May be run again."""
     s, v, projector, roles = check_schema(schema), views_schema(schema), projector_role(schema), Roles.of(schema)
+    acting = (projector, roles.migrator)
     return f"""\
-DO $$
-BEGIN
-    IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = '{projector}') THEN
-        CREATE ROLE {projector} NOLOGIN NOINHERIT;
-    END IF;
-    IF NOT (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) THEN
-        EXECUTE format('GRANT {projector}, {roles.migrator} TO %I', current_user); -- until the end of this script
-    END IF;
-END $$;
+{roles_sql((projector,), acting=acting)}
 CREATE SCHEMA IF NOT EXISTS {v} AUTHORIZATION {projector};
 SET LOCAL ROLE {roles.migrator};
 GRANT USAGE ON SCHEMA {s} TO {projector};
 RESET ROLE;
-DO $$
-BEGIN
-    IF NOT (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) THEN
-        EXECUTE format('REVOKE {projector}, {roles.migrator} FROM %I', current_user);
-    END IF;
-END $$;
-"""
+{acting_ends_sql(acting)}"""
 
 
 def tables_sql(schema: str) -> str:

@@ -12,18 +12,8 @@ from typing import Any, Final, NamedTuple
 import psycopg
 from psycopg.rows import namedtuple_row
 
-from postsale.store.postgres_schema import (
-    DEFAULT_SCHEMA,
-    GRANTS,
-    SCHEMA_VERSION,
-    TENANT_TABLES,
-    Guard,
-    Roles,
-    check_schema,
-    policies,
-    row_security_sql,
-    triggers,
-)
+from postsale.store.postgres_init import GRANTS, Guard, policies, row_security_sql, triggers
+from postsale.store.postgres_schema import DEFAULT_SCHEMA, SCHEMA_VERSION, TENANT_TABLES, Roles, check_schema
 
 OLDEST_SERVER: Final = 150_000  # as server_version_num has it
 OF_SERVICES: Final = frozenset(

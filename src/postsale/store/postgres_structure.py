@@ -13,8 +13,8 @@ import psycopg
 from psycopg.rows import tuple_row
 
 from postsale.store.postgres_checks import checks
+from postsale.store.postgres_init import init_sql
 from postsale.store.postgres_link import Connection
-from postsale.store.postgres_schema import init_sql
 
 _PROTECTION: Final = ("row_security", "policies", "append_only", "privileges", "logged_tables")
 _FUNCTION: Final = re.compile(r"CREATE FUNCTION \w+\.(\w+)\((?:(?!CREATE FUNCTION).)*?AS \$\$(.*?)\$\$;", re.DOTALL)
