@@ -106,28 +106,8 @@ def test_a_second_init_changes_nothing_and_says_so(schema: str) -> None:
     done = run("db", "init", server(), "--schema", schema, "--apply")
     assert done.code == 0
     assert "already: nothing was changed" in done.out
-
-
-def test_init_after_the_views_were_dropped_makes_room_for_them_and_leaves_the_log(schema: str) -> None:
-    """By the login that made the log, whether or not it is a superuser."""
-    admin = f"{schema}_app"
-    with psycopg.connect(server(), autocommit=True) as db:
-        db.execute(f"CREATE ROLE {admin} LOGIN CREATEROLE; GRANT CREATE ON DATABASE postgres TO {admin}".encode())
-    for login in ("postgres:", admin):
-        url = server().replace("postgres:@", f"{login}@")
-        assert run("db", "init", url, "--schema", schema, "--apply").code == 0
-        with psycopg.connect(server(), autocommit=True) as db:
-            before = db.execute(f"SELECT log_id FROM {schema}.log".encode()).fetchone()
-            db.execute(f"DROP SCHEMA {views_schema(schema)} CASCADE".encode())
-        done = run("db", "init", url, "--schema", schema, "--apply")
-        assert (done.code, done.err) == (0, "")
-        assert "views" in done.out
-        assert exists(views_schema(schema))
-        with psycopg.connect(server(), autocommit=True) as db:
-            assert db.execute(f"SELECT log_id FROM {schema}.log".encode()).fetchone() == before
-            db.execute(f"DROP SCHEMA {schema}, {views_schema(schema)} CASCADE".encode())
-            for role in (*Roles.of(schema), projector_role(schema)):
-                db.execute(f"DROP OWNED BY {role}; DROP ROLE {role}".encode())
+    named = run("db", "init", server(), "--schema", schema, "--app-role", f"{schema}_app", "--apply")
+    assert f"GRANT {schema}_writer, {schema}_tailer, {schema}_projector TO {schema}_app;" in named.out
 
 
 def test_logins_that_roles_of_an_earlier_log_let_in_are_named(schema: str) -> None:

@@ -125,6 +125,8 @@ def db_init(
                 out.print(f"[green]Made[/] an empty schema for the views of the log in {schema}; the next run folds them from it.")
             else:
                 out.print(f"There is a log in the schema {schema} already: nothing was changed.")
+            if app_role is not None:
+                out.print(f"To let {app_role} in, type: GRANT {', '.join(roles)} TO {app_role};", soft_wrap=True)
             hint(f"postsale db check {escape(shown(url))}{_option(schema)}")
             return
         out.print(f"[green]Made[/] a log in the schema {schema} of {escape(shown(url))}.")
