@@ -133,3 +133,28 @@ def test_following_sees_what_another_task_appends(store: Store) -> None:
         return seen
 
     assert asyncio.run(run()) == [1, 2, 3, 4, 5, 6], f"seed {events.seed}"
+
+
+def test_many_followers_keep_no_append_waiting_and_end_at_once_when_cancelled(store: Store) -> None:
+    """More followers than the loop has threads, all with nothing to see."""
+    events = Events(random.getrandbits(32))
+
+    async def run() -> list[list[int]]:
+        log = AsyncStore(store)
+        seen: list[list[int]] = [[] for _ in range(60)]
+
+        async def follow(index: int) -> None:
+            async for page in log.follow(Query(kinds=frozenset({"test/seen"}))):
+                seen[index] += [event.position for event in page.events]
+
+        followers = [asyncio.create_task(follow(index)) for index in range(60)]
+        for _ in range(3):
+            await log.append(each(events.fact(), events.fact(kind="test/paid")))
+        while not all(len(found) == 3 for found in seen):
+            await asyncio.sleep(0)
+        for task in followers:
+            task.cancel()
+        assert all(isinstance(error, asyncio.CancelledError) for error in await asyncio.gather(*followers, return_exceptions=True))
+        return seen
+
+    assert asyncio.run(run()) == [[1, 3, 5]] * 60, f"seed {events.seed}"

@@ -199,9 +199,15 @@ class AsyncTenant:
         """See `Tenant.names`."""
         return await asyncio.to_thread(self.sync.names)
 
-    async def ask(self, customer: Customer, agent: str, command: str, *, reason: str, by: Person | None = None) -> UUID:
+    async def ask(
+        self, customer: Customer, agent: str, command: str, *, reason: str, by: Person | None = None, at: datetime | None = None
+    ) -> UUID:
         """See `Tenant.ask`."""
-        return await asyncio.to_thread(self.sync.ask, customer, agent, command, reason=reason, by=by)
+        return await asyncio.to_thread(self.sync.ask, customer, agent, command, reason=reason, by=by, at=at)
+
+    async def withdraw(self, trigger_id: UUID | str) -> bool:
+        """See `Tenant.withdraw`."""
+        return await asyncio.to_thread(self.sync.withdraw, trigger_id)
 
     async def override(self, decision_id: UUID | str, *, reason: str, by: Person | None = None) -> None:
         """See `Tenant.override`."""

@@ -7,12 +7,14 @@ once. Part of the wiring: may import everything below `app`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
 
+from postsale.agents import asking
 from postsale.agents.engines.embedded import Attended, EmbeddedEngine
 from postsale.aggregates.identity import CUSTOMERS
 from postsale.app.readings import Readings, Subject
@@ -39,6 +41,7 @@ class RunReport:
     """What one run did."""
 
     folded: int = 0  # facts taken into read models
+    given: int = 0  # commands whose time had come
     visited: int = 0  # customers
     raised: int = 0  # triggers
     decided: int = 0
@@ -57,7 +60,7 @@ class RunReport:
         self.outcomes += done.outcomes
 
     def to_dict(self) -> dict[str, Any]:
-        names = ("folded", "visited", "raised", "decided", "called", "lapsed", "outcomes")
+        names = ("folded", "given", "visited", "raised", "decided", "called", "lapsed", "outcomes")
         return {"counts": {name: getattr(self, name) for name in names}, "dispositions": dict(self.dispositions), "problems": self.problems}
 
 
@@ -78,6 +81,7 @@ class Rounds:
             self._tenant(tenant, report, on_progress or (lambda _: None))
 
     def _tenant(self, tenant: str, report: RunReport, on_progress: Callable[[int], None]) -> None:
+        self._give(tenant, report)
         view, now_us, head = f"{_VIEW}/{tenant}", self._log.clock.now_us(), self._log.store.head()
         done = self._done(view)
         last_us = _number(self._views.get(view, "last")) or now_us - DAY_US
@@ -91,23 +95,38 @@ class Rounds:
         rows: dict[str, bytes | None] = {"last": orjson.dumps(now_us)}
         for stream, facts in visits.items():
             self._lease.keep()
-            try:
+            due: int | None = now_us  # it is visited again by the next run, unless the visit says otherwise
+            with self._trouble(stream, report):
                 attended = self._engine.attend(stream, self._cause(stream, facts, now_us), since_us=last_us)
-            except (StoreUnavailable, KeyUnavailable, ToolUnreachable, LeaseLost):
-                raise
-            except PostSaleError as error:  # one customer's trouble is not the others'; it is visited again by the next run
-                report.problems.append((str(stream), f"{type(error).__name__}: {error}"))
-                rows[_due(stream)] = orjson.dumps(now_us)
-                continue
-            report.add(attended)
-            due = attended.next_due_us
+                report.add(attended)
+                due = attended.next_due_us
+                on_progress(1)
             rows[_due(stream)] = None if due is None else orjson.dumps(due)
-            on_progress(1)
         try:
             self._views.write(view, {**rows, _ANCHOR: self._anchor(head)}, checkpoint=head, expected=done)
         except ViewMoved:
             self._lease.renew()  # LeaseLost, when that is why
             raise
+
+    def _give(self, tenant: str, report: RunReport) -> None:
+        """Commands whose time has come become triggers; the visits that follow find them."""
+        desk = self._engine.desk
+        for timer in asking.waiting(desk, tenant):
+            stream = asking.stream_of(timer)
+            with self._trouble(stream, report):
+                home = self._engine.customer_of(stream)
+                asking.give(desk, timer, home.stream if home is not None else stream)
+                report.given += 1
+
+    @contextmanager
+    def _trouble(self, stream: StreamId, report: RunReport) -> Iterator[None]:
+        """One customer's trouble is not the others': it is reported."""
+        try:
+            yield
+        except (StoreUnavailable, KeyUnavailable, ToolUnreachable, LeaseLost):
+            raise
+        except PostSaleError as error:
+            report.problems.append((str(stream), f"{type(error).__name__}: {error}"))
 
     def _done(self, view: str) -> int:
         """Where the rounds have come to; 0 after dropping a view of events this log does not have, as when an older copy was put back."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from postsale.access import Person
-from postsale.agents import SHIPPED, Agent, control
+from postsale.agents import SHIPPED, Agent, asking, control
 from postsale.agents.engines.embedded import EmbeddedEngine
 from postsale.aggregates import commands
 from postsale.aggregates.artifacts import EVERY_AGENT, AgentControl, Mode
@@ -235,10 +235,19 @@ class Tenant:
         rule = commands.give_consent if given else commands.withdraw_consent
         return self._command(customer, lambda c: rule(c, channel, purpose, evidence))
 
-    def ask(self, customer: Customer, agent: str, command: str, *, reason: str, by: Person | None = None) -> UUID:
-        """Ask an agent to decide about this customer now; returns the trigger's id. The decision is made by the next `run_once`."""
+    def ask(
+        self, customer: Customer, agent: str, command: str, *, reason: str, by: Person | None = None, at: datetime | None = None
+    ) -> UUID:
+        """Ask an agent to decide about this customer; returns the trigger's id. The decision is made by the next `run_once`.
+
+        With `at`, by the first `run_once` from then on; until then the request is kept beside the log, where `withdraw` takes it back.
+        """
         stream = self._ps.directory.customer(self.name, customer)
-        return self._ps.engine_for(agent).ask(stream, agent, command, person=self._ps.person(by), reason=reason)
+        return self._ps.engine_for(agent).ask(stream, agent, command, person=self._ps.person(by), reason=reason, at=at)
+
+    def withdraw(self, trigger_id: UUID | str) -> bool:
+        """Take back what was asked for a time to come; False when that time has come, or nothing of that id was asked."""
+        return asking.withdraw(self._ps.engine.desk, self.name, _uuid(trigger_id))
 
     def approve(
         self, decision_id: UUID | str, *, by: Person | None = None, reason: str = "", seen: Sequence[Mapping[str, Any]] | None = None

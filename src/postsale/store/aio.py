@@ -17,6 +17,7 @@ from postsale.events import StoredEvent, StreamId
 from postsale.store.contract import Outcome, Query, Store, Submission, TreeHead
 from postsale.store.subscriptions import PAGE, Page, Subscription
 
+_LOOK_S: Final = 0.05  # how late `follow` may notice an event
 _GROUP_EVENTS: Final = 5_000  # a shared commit takes no further append beyond this, which bounds everyone's wait
 
 _Waiting = tuple[tuple[Submission, ...], int, "asyncio.Future[list[Outcome]]"]
@@ -102,14 +103,14 @@ class AsyncStore:
             await asyncio.to_thread(rows.close)
 
     async def follow(self, query: Query | None = None, *, after: int = 0) -> AsyncIterator[Page]:
-        """See `Subscription`: its pages, until the iterator is closed or its task cancelled."""
+        """See `Subscription`: its pages, until the iterator is closed or its task cancelled, which ends it at once."""
         subscription = Subscription(self.sync, query, after=after)
         while True:
             page = await asyncio.to_thread(subscription.next_page)
             if page is not None:
                 yield page
-            else:
-                await asyncio.to_thread(self.sync.wait, subscription.position, _WAIT_S)
+            else:  # asleep, not in a thread: many followers must not keep the appends of all from their threads
+                await asyncio.sleep(_LOOK_S)
 
     async def head(self) -> int:
         """See `Store.head`."""
@@ -134,9 +135,6 @@ class AsyncStore:
     async def tree_head(self, tenant: str) -> TreeHead:
         """See `Store.tree_head`."""
         return await asyncio.to_thread(self.sync.tree_head, tenant)
-
-
-_WAIT_S: Final = 0.25  # how late a cancelled `follow` leaves its thread
 
 
 def _settle(future: asyncio.Future[list[Outcome]], result: list[Outcome] | Exception) -> None:

@@ -11,9 +11,7 @@ kind of event, so that every reader of the log can decode what came in here. Imp
 from __future__ import annotations
 
 import hashlib
-import threading
 from base64 import b64decode, b64encode
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from itertools import islice
@@ -47,6 +45,7 @@ from postsale.events import (
     schema_digest,
 )
 from postsale.store.contract import Query, Store, Submission
+from postsale.store.subscriptions import Subscription
 
 try:
     from eventsourcing import persistence as upstream
@@ -87,15 +86,11 @@ class StoreRecorder(upstream.ApplicationRecorder):
     OperationalError when the store is unavailable, with nothing stored; InternalError for a damaged log.
     """
 
-    def __init__(self, store: Store, tenant: str = "default", *, clock: Clock | None = None, poll_s: float = 0.25) -> None:
-        """`poll_s`: how long a subscription may take to see what another process wrote; inserts made here wake it at once."""
+    def __init__(self, store: Store, tenant: str = "default", *, clock: Clock | None = None) -> None:
         self._store = store
         self._tenant = check_tenant(tenant)
         self._clock: Clock = clock or SystemClock()
-        self._poll_s = poll_s
         self._schema = schema_digest(OpaqueEvent)
-        self._changed = threading.Condition()
-        self._changes = 0
 
     # ---------------------------------------------------------------- writing
 
@@ -106,9 +101,7 @@ class StoreRecorder(upstream.ApplicationRecorder):
         if not stored_events:
             return []
         with _upstream_errors():
-            positions = self._insert(stored_events)
-        self._wake()
-        return positions
+            return self._insert(stored_events)
 
     def _insert(self, stored_events: Sequence[upstream.StoredEvent]) -> list[int]:
         firsts = self._first_versions(stored_events)
@@ -212,48 +205,26 @@ class StoreRecorder(upstream.ApplicationRecorder):
         """Notifications after `gt`, then each new one as it is recorded, until `stop()`. None is skipped."""
         return _Subscription(self, gt, topics)
 
-    def _page(self, after: int, topics: Sequence[str]) -> tuple[Sequence[upstream.Notification], int]:
-        """The next notifications after a position, and the position that is read up to with them."""
-        with _upstream_errors():
-            head = self._store.head()
-        if head <= after:
-            return (), after
-        page = self.select_notifications(after, _PAGE, stop=head, topics=topics, inclusive_of_start=False)
-        return page, page[-1].id if len(page) == _PAGE else head
-
-    def _wake(self) -> None:
-        with self._changed:
-            self._changes += 1
-            self._changed.notify_all()
-
-    def _wait(self, seen: int) -> None:
-        """Until something changed here since `seen`, at most `poll_s`: other processes write to the log too."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._changes != seen, self._poll_s)
-
 
 class _Subscription(upstream.Subscription[StoreRecorder]):
-    """Polls its recorder. `stop` may be called from any thread; it ends a wait at once."""
+    """Notifications of a `Subscription` of ours. `stop` may be called from any thread."""
 
     def __init__(self, recorder: StoreRecorder, gt: int | None, topics: Sequence[str]) -> None:
         super().__init__(recorder, gt, topics)
-        self._after = gt or 0
-        self._waiting: deque[upstream.Notification] = deque()
+        self._pages = Subscription(recorder._store, recorder._all(), after=gt or 0)
+        self._rows = (row for page in self._pages for row in page.events)
 
     def __next__(self) -> upstream.Notification:
-        while not self._has_been_stopped:
-            if self._waiting:
-                return self._waiting.popleft()
-            seen = self._recorder._changes  # before reading, so that no insert falls between reading and waiting
-            page, self._after = self._recorder._page(self._after, self._topics)
-            self._waiting.extend(page)
-            if not page and not self._has_been_stopped:
-                self._recorder._wait(seen)
+        with _upstream_errors():
+            while not self._has_been_stopped:
+                notification = _notification(next(self._rows))
+                if not self._topics or notification.topic in self._topics:
+                    return notification
         raise StopIteration
 
     def stop(self) -> None:
         super().stop()
-        self._recorder._wake()
+        self._pages.stop()
 
 
 # ---------------------------------------------------------------- translation

@@ -17,7 +17,8 @@ from postsale.events import StoredEvent
 from postsale.store.contract import Query, Store
 
 PAGE: Final = 500
-_WAIT_S: Final = 0.25
+_PAGE_BYTES: Final = 4_194_304  # of headers and data; the last event of a page may exceed it
+_WAIT_S: Final = 0.05
 
 
 class Page(NamedTuple):
@@ -30,7 +31,8 @@ class Page(NamedTuple):
 class Subscription:
     """Pages of a query after a position, for ever: `for page in Subscription(store, Query(kinds=…), after=checkpoint)`.
 
-    Holds one page at a time, so a slow consumer holds back nothing but itself. For one thread; `stop` may be called from any.
+    Holds one page at a time, at most 4 MiB and one event, and no snapshot, so a slow consumer holds back nothing but itself. For one
+    thread; `stop` may be called from any.
     Raises InvalidInput for a query that is not open-ended forward, and what `Store.read` raises.
     """
 
@@ -61,7 +63,7 @@ class Subscription:
         while not self._stopped.is_set():
             page = self.next_page()
             if page is None:
-                self._store.wait(self._position, self._wait_s)
+                if not self._store.wait(self._position, self._wait_s): return
             else:
                 yield page
 
@@ -70,8 +72,14 @@ class Subscription:
         head = self._store.head()
         if head <= self._position:
             return None
-        query = replace(self._query, after=self._position, upto=head, limit=self._page)
-        with closing(self._store.read(query)) as rows:
-            events = tuple(rows)
-        self._position = events[-1].position if len(events) == self._page else head
-        return Page(events, self._position)
+        events: list[StoredEvent] = []
+        room = _PAGE_BYTES
+        with closing(self._store.read(replace(self._query, after=self._position, upto=head, limit=self._page))) as rows:
+            for event in rows:
+                events.append(event)
+                room -= len(event.header) + len(event.data)
+                if room <= 0:
+                    break
+        full = room <= 0 or len(events) == self._page
+        self._position = events[-1].position if full else head
+        return Page(tuple(events), self._position)

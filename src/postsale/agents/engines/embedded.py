@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from copy import copy
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Literal, Self
 from uuid import UUID
 
 from postsale.access import Person
-from postsale.agents import control
+from postsale.agents import asking, control
 from postsale.agents.agent import Agent
 from postsale.agents.approvals import Approvals
 from postsale.agents.decide import Case, Decided, decide, decision_id
@@ -251,18 +252,9 @@ class EmbeddedEngine:
                 drafts += [self.desk.draft(e, id_, how) for e in commands.clear_trigger(c, cleared)]
         return Change(tuple(drafts))
 
-    def ask(self, stream: StreamId, agent: str, command: str, *, person: Person, reason: str) -> UUID:
-        """A person asks an agent to decide now: the trigger's id. The same request in the same microsecond is the same trigger."""
-        self._agent(agent)
-        person = control.require_person(person, "give a command")
-        asked = d.CommandIssued(command=command, agent=agent, reason=control.require_reason(reason, "command"))
-        command_id = derive_id(stream, agent, command, person.login, self.desk.now_us())
-        trigger_id = derive_id(agent, command, command_id)
-        raised = d.TriggerRaised(agent=agent, condition=command, cause="command", causing_event=command_id, depth=0)
-        who = Cause(actor=person.actor, origin=self._origin)
-        why = Cause(actor=person.actor, causation_id=command_id, origin=self._origin)
-        self.desk.change(stream, lambda _: Change((self.desk.draft(asked, command_id, who), self.desk.draft(raised, trigger_id, why))))
-        return trigger_id
+    def ask(self, stream: StreamId, agent: str, command: str, *, person: Person, reason: str, at: datetime | None = None) -> UUID:
+        """A person asks an agent to decide, now or at an instant to come: the trigger's id. See `asking.ask`."""
+        return asking.ask(self.desk, stream, self._agent(agent).name, command, person=person, reason=reason, at=at)
 
     # ------------------------------------------------------------ decisions
 
