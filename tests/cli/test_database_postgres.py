@@ -108,6 +108,31 @@ def test_a_second_init_changes_nothing_and_says_so(schema: str) -> None:
     assert "already: nothing was changed" in done.out
 
 
+def test_a_second_init_for_another_login_says_how_to_let_it_in(schema: str) -> None:
+    login = f"{schema}_app"
+    assert run("db", "init", server(), "--schema", schema, "--apply").code == 0
+    done = run("db", "init", server(), "--schema", schema, "--app-role", login, "--apply")
+    assert done.code == 0
+    with psycopg.connect(server(), autocommit=True) as db:
+        assert db.execute("SELECT FROM pg_roles WHERE rolname = %s", (login,)).fetchone() is None
+        db.execute("".join(done.out.partition("type:")[2].partition("→")[0]).encode())
+    assert run("db", "check", as_login(login), "--schema", schema, "--json").json()["ok"] is True
+
+
+def test_a_login_that_may_record_and_not_run_is_sound_and_told_what_a_run_needs(schema: str) -> None:
+    login = f"{schema}_app"
+    assert run("db", "init", server(), "--schema", schema, "--app-role", login, "--apply").code == 0
+    check = ("db", "check", as_login(login), "--schema", schema)
+    grant = f"GRANT {projector_role(schema)} TO {login};"
+    assert grant not in run(*check).out
+    assert run(*check, "--json").json()["may_run"] is True
+    with psycopg.connect(server(), autocommit=True) as db:
+        db.execute(f"REVOKE {projector_role(schema)} FROM {login}".encode())
+    done = run(*check)
+    assert (done.code, grant in done.out) == (0, True)
+    assert run(*check, "--json").json()["may_run"] is False
+
+
 def test_init_after_the_views_were_dropped_makes_room_for_them_and_leaves_the_log(schema: str) -> None:
     """By the login that made the log, whether or not it is a superuser."""
     admin = f"{schema}_app"
