@@ -105,6 +105,40 @@ def test_every_read_gives_a_table_for_people_and_json_for_programs(index: int, d
     assert "Traceback" not in people.out
 
 
+@pytest.mark.parametrize("command", [("decision", "list"), ("customer", "timeline"), ("customer", "why"), ("customer", "list")])
+def test_in_80_columns_no_header_is_cut_and_no_row_of_a_table_wraps(command: tuple[str, ...], demo: tuple[Path, dict[str, Any]]) -> None:
+    folder, story = demo
+    who = () if command[1] == "list" else (story["example_customer"],)
+    where = ("--db", f"sqlite:///{folder / 'demo.db'}", "--as-of", AS_OF)
+    done = process(*command, *who, *where, COLUMNS="80")
+    assert (done.code, done.err) == (0, "")
+    headers = {
+        ("decision", "list"): r"id +when +customer +agent +condition +action +disposition",
+        ("customer", "timeline"): r"position +occurred +recorded +what +details",
+        ("customer", "why"): r"position +event +occurred +points +without it",
+        ("customer", "list"): r"customer +health +band +risk case",
+    }
+    lines = done.out.splitlines()
+    (start,) = [n for n, line in enumerate(lines) if re.fullmatch(headers[command], line.rstrip())]
+    assert max(len(line) for line in lines[start:] if not line.startswith("→")) <= 80
+
+
+def test_a_title_is_not_cut_to_the_width_of_its_table(tmp_path: Path) -> None:
+    name = "a-customer-with-an-identifier-that-is-longer-than-the-table-below-it-is-wide-by-far"
+    url = f"sqlite:///{tmp_path / 'x.db'}"
+    with PostSale.open(url) as ps:
+        ps.tenant("acme").record(name, UsageObserved(source="app", id="1", occurred_at=datetime(2026, 1, 1, tzinfo=UTC), feature="export"))
+    assert f"Timeline of {name}" in process("customer", "timeline", name, "--db", url, COLUMNS="60").out
+
+
+def test_an_event_of_a_timeline_is_proved_by_the_id_that_the_timeline_gives(db: str) -> None:
+    with PostSale.open(db) as ps:
+        customer = ps.tenant("acme").customers()[0].name
+    assert run("log", "checkpoint", "--db", db).code == 0
+    event = run("customer", "timeline", customer, "--db", db, "--json").json()[0]
+    assert run("log", "prove", event["id"], "--db", db).out == run("log", "prove", str(event["position"]), "--db", db).out
+
+
 def test_dates_of_the_command_line_are_ends_of_days_and_times_have_zones(demo: tuple[Path, dict[str, Any]]) -> None:
     """A date means its last microsecond in UTC; a time without a zone is refused; the last day of the calendar is a day."""
     folder, story = demo
@@ -241,7 +275,9 @@ def test_exit_5_keys_that_are_missing_or_open_to_others(db: str) -> None:
     assert done.code == 5
     assert "chmod 600" in done.err
     keys.unlink()
-    assert run("customer", "list", "--db", db).code == 5
+    missing = run("customer", "list", "--db", db)
+    assert missing.code == 5
+    assert "POSTSALE_KEYS" in missing.err
     assert not keys.exists()
     assert run("log", "verify", "--db", db).code == 0  # whoever has only the log can verify it
 
