@@ -98,7 +98,28 @@ def new_log(chapter: int = DEFAULT_CHAPTER, schema: str | None = None) -> Iterat
 
 
 @contextmanager
+def empty_database(folder: Path) -> Iterator[dict[str, str]]:
+    """The environment of a page that makes a log itself: a database without one, as a superuser and as the service will see it."""
+    name, restored = f"docs_{next(_numbers)}", "restored"
+    login = f"{DEFAULT_SCHEMA}_app"
+    admin_url = server().replace("/postgres?", f"/{name}?")
+    with psycopg.connect(server(), autocommit=True) as admin:
+        admin.execute(f"CREATE DATABASE {name}")
+        yield {
+            "ADMIN_URL": admin_url,
+            "DATABASE_URL": admin_url.replace("postgres:@", f"{login}@"),
+            "RESTORED_ADMIN_URL": admin_url.replace(name, restored),
+            "RESTORED_URL": admin_url.replace("postgres:@", f"{login}@").replace(name, restored),
+            "POSTSALE_KEYS": str(folder / "postsale.keys"),
+        }
+        for database in (name, restored):
+            admin.execute(f"DROP DATABASE IF EXISTS {database} WITH (FORCE)")
+        for role in (*Roles.of(DEFAULT_SCHEMA), projector_role(), login):
+            admin.execute(f"DROP ROLE IF EXISTS {role}")
+
+
+@contextmanager
 def as_documented(folder: Path) -> Iterator[dict[str, str]]:
     """The environment that the documentation assumes: an empty log in the schema `postsale`, its URL, and a place for its keys."""
     with new_log(schema=DEFAULT_SCHEMA) as (url, _):
-        yield {"ADMIN_URL": server(), "DATABASE_URL": url, "POSTSALE_KEYS": str(folder / "postsale.keys")}
+        yield {"DATABASE_URL": url, "POSTSALE_KEYS": str(folder / "postsale.keys")}

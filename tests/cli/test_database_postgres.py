@@ -106,6 +106,8 @@ def test_a_second_init_changes_nothing_and_says_so(schema: str) -> None:
     done = run("db", "init", server(), "--schema", schema, "--apply")
     assert done.code == 0
     assert "already: nothing was changed" in done.out
+    named = run("db", "init", server(), "--schema", schema, "--app-role", f"{schema}_app", "--apply")
+    assert f"GRANT {schema}_writer, {schema}_tailer, {schema}_projector TO {schema}_app;" in named.out
 
 
 def test_a_second_init_for_another_login_says_how_to_let_it_in(schema: str) -> None:

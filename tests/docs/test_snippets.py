@@ -7,11 +7,11 @@ import os
 import re
 import subprocess
 import sys
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import pytest
-from tests.postgres import as_documented
+from tests.postgres import as_documented, binary, empty_database
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted(p for p in (ROOT / "docs").rglob("*.md") if "reference" not in p.parts and "adr" not in p.parts)]
@@ -47,6 +47,13 @@ def script(text: str) -> str:
     return "\n".join(c for c in commands if not c.startswith(NOT_HERE))
 
 
+def surroundings(code: str, folder: Path) -> AbstractContextManager[dict[str, str]]:
+    """What a page assumes: a database that it makes a log in, a log in a database, or nothing."""
+    if "ADMIN_URL" in code:
+        return empty_database(folder)
+    return as_documented(folder) if "DATABASE_URL" in code else nullcontext({})
+
+
 PRELUDE = """
 import subprocess
 def shows(value, text):
@@ -65,8 +72,9 @@ def test_every_snippet_of_a_page_runs_in_order(page: Path, tmp_path: Path) -> No
     folder.mkdir()
     bin_.mkdir()
     (folder / "examples").symlink_to(ROOT / "examples")
-    for name, arguments in (("postsale", "-m postsale.cli "), ("python3", "")):
-        (bin_ / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" {arguments}"$@"\n')
+    python = {"postsale": f'"{sys.executable}" -m postsale.cli', "python3": f'"{sys.executable}"'}
+    for name, program_ in (python | {name: f'"{binary(name)}"' for name in ("psql", "pg_dump", "pg_restore")}).items():
+        (bin_ / name).write_text(f'#!/bin/sh\nexec {program_} "$@"\n')
         (bin_ / name).chmod(0o755)
     program: list[str] = []
     for language, file, text in blocks(page):
@@ -80,7 +88,7 @@ def test_every_snippet_of_a_page_runs_in_order(page: Path, tmp_path: Path) -> No
     for name in ("POSTSALE_DB", "POSTSALE_KEYS", "POSTSALE_SCHEMA", "POSTSALE_TENANT", "POSTSALE_TOKEN"):
         base.pop(name, None)
     code = PRELUDE + "\n".join(program)
-    with as_documented(tmp_path) if "DATABASE_URL" in code else nullcontext({}) as more:
+    with surroundings(code, tmp_path) as more:
         command = [sys.executable, "-c", code]
         done = subprocess.run(command, cwd=folder, env={**base, **more}, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-4000:]

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -21,11 +21,12 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from tests.postgres import fresh_log
+from tests.store.meddled import Meddled
 from tests.store.stores import STORES, Maker
 
 from postsale.errors import InvalidInput, LeaseHeld, LeaseLost, StoreUnavailable
 from postsale.events import ManualClock, to_us
-from postsale.store import Appended, Holds, Kept, LeaseName, Leases, Query, SQLiteStore, Store, Submission, open_store
+from postsale.store import Appended, Holds, LeaseName, Leases, Query, SQLiteStore, Store, Submission, open_store
 from postsale.store.contract import LEASES
 from postsale.store.leases import Lease
 from postsale.store.postgres import PostgresStore
@@ -309,34 +310,6 @@ def test_watching_begins_again_when_the_clock_goes_back_while_watching(clock: Ma
 
 
 # ---------------------------------------------------------------- any interleaving
-
-
-class Meddled:
-    """A log's records, with something else happening just before a chosen call. Calls go to the real thing."""
-
-    def __init__(self, kv: Any) -> None:
-        self.kv = kv
-        self.left = 0
-        self.meanwhile: Callable[[], object] | None = None
-
-    def _call(self, name: str, *args: Any, **kwargs: Any) -> Any:
-        self.left -= 1
-        if self.left == 0 and self.meanwhile is not None:
-            meanwhile, self.meanwhile = self.meanwhile, None
-            meanwhile()
-        return getattr(self.kv, name)(*args, **kwargs)
-
-    def get(self, *args: Any) -> Kept | None:
-        return self._call("get", *args)  # type: ignore[no-any-return]
-
-    def put(self, *args: Any, **kwargs: Any) -> int | None:
-        return self._call("put", *args, **kwargs)  # type: ignore[no-any-return]
-
-    def delete(self, *args: Any, **kwargs: Any) -> bool:
-        return self._call("delete", *args, **kwargs)  # type: ignore[no-any-return]
-
-    def scan(self, *args: Any, **kwargs: Any) -> list[Kept]:
-        return self._call("scan", *args, **kwargs)  # type: ignore[no-any-return]
 
 
 @pytest.mark.parametrize("call", [1, 2, 3])

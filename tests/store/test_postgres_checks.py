@@ -125,6 +125,16 @@ def test_a_superuser_is_refused_and_the_login_that_is_told_to_be_made_is_not(log
             db.execute("DROP ROLE postsale_app")
 
 
+def test_a_login_with_a_search_path_and_inherited_roles_is_judged_alike(log: RawLog) -> None:
+    with admin() as db:
+        db.execute(f"ALTER ROLE {log.schema}_app SET search_path = {log.schema}, public".encode())
+        db.execute(f"GRANT {log.roles.writer}, {log.roles.tailer} TO {log.schema}_app WITH INHERIT TRUE".encode())
+    assert wrong(log) == {}
+    with admin() as db:
+        db.execute(f"ALTER POLICY sees ON {log.schema}.kv USING (true)".encode())
+    assert set(wrong(log)) == {"policies"}
+
+
 def test_a_login_that_owns_the_tables_is_refused(log: RawLog) -> None:
     with admin() as db:
         db.execute(f"ALTER TABLE {log.schema}.events OWNER TO {log.schema}_app".encode())

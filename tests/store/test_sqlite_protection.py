@@ -104,14 +104,13 @@ def test_every_trigger_is_needed(path: Path, trigger: str) -> None:
     """Without it, a statement that the file must refuse goes through."""
     went_through = []
     with closing(another_program(path)) as db:
-        db.execute("BEGIN IMMEDIATE")
-        db.execute(f"DROP TRIGGER {trigger}")
         for statement in REFUSED:
-            db.execute("SAVEPOINT attempt")
+            db.execute("BEGIN IMMEDIATE")
+            db.execute(f"DROP TRIGGER {trigger}")
             with suppress(sqlite3.IntegrityError):
                 went_through += [statement] if db.execute(statement).rowcount else []
-            db.execute("ROLLBACK TO attempt")
-        db.execute("ROLLBACK")
+            if db.in_transaction:  # some triggers roll back by themselves
+                db.execute("ROLLBACK")
     assert went_through
 
 
@@ -138,7 +137,7 @@ def test_a_connection_of_the_store_deletes_with_triggers_when_it_replaces(path: 
         for db in (store._writer, store._take_reader()):
             assert db.execute("PRAGMA recursive_triggers").fetchone() == (1,)
         store._writer.execute("BEGIN IMMEDIATE")
-        store._writer.execute("DROP TRIGGER events_only_append")
+        store._writer.execute("DROP TRIGGER decisions_only_append")
         with pytest.raises(sqlite3.IntegrityError, match="append-only"):
             store._writer.execute(replace)
         store._writer.execute("ROLLBACK")

@@ -486,10 +486,21 @@ def test_an_id_that_might_not_be_found_again_is_noticed(path: Path, damage: str)
     assert verified(path).problems
 
 
-def test_a_duplicate_is_recognised_through_a_damaged_filter(path: Path) -> None:
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE id_filters SET bits = zeroblob(length(bits))",
+        "UPDATE id_filters SET last = last - 1",
+        "UPDATE id_filters SET first = 9 WHERE first = 1",
+        "DELETE FROM id_filters WHERE first = 1",
+        "DELETE FROM id_filters WHERE first = 2",
+        "DELETE FROM id_filters",
+    ],
+)
+def test_a_duplicate_is_recognised_through_damaged_and_missing_filters(path: Path, damage: str) -> None:
     with closing(SQLiteStore(path)) as store:
         before = list(store.read(Query()))
     with without_triggers(path) as db:
-        db.execute("UPDATE id_filters SET bits = zeroblob(length(bits))")
+        db.execute(damage)
     with closing(SQLiteStore(path)) as store:
         assert [store.find(event.tenant, event.event_id) for event in before] == before

@@ -58,7 +58,6 @@ from postsale.store import (
     verify,
 )
 from postsale.store.checkpoints import known_keys
-from postsale.store.contract import Joinable, Recording
 from postsale.store.leases import Lease
 from postsale.store.log import Log
 from postsale.store.postgres_schema import DEFAULT_SCHEMA
@@ -244,15 +243,6 @@ class PostSale:
         if stored is None or stored.kind != "agent/decision-recorded":
             raise UnknownDecision(tenant=tenant, decision_id=str(decision_id))
         return stored.stream
-
-    def within(self, connection: Any) -> Recording:
-        """The log in the caller's own transaction on `connection`. Raises Unsupported for a log that is not on PostgreSQL."""
-        store = self.log.store
-        if not isinstance(store, Joinable):
-            raise Unsupported(
-                what="a transaction of your own around this log", supported="a log on PostgreSQL, whose tables are beside yours"
-            )
-        return store.within(connection)
 
     # ------------------------------------------------------------ work
 

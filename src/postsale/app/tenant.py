@@ -26,7 +26,7 @@ from postsale.app.importing import Importer, ImportReport, Refused
 from postsale.app.readings import health_of
 from postsale.app.recorder import Entry, Receipt, RecordReport
 from postsale.audit import Explanation, Replayed, explain, replay
-from postsale.errors import InvalidInput
+from postsale.errors import InvalidInput, Unsupported
 from postsale.events import Actor, Event, Lane, Origin, Recorded, StreamId, to_us
 from postsale.ingest import Item
 from postsale.ingest import Mapping as TableMapping
@@ -35,7 +35,7 @@ from postsale.projections import Features, FeatureValues, Fold, read_facts
 from postsale.projections.journal import Entry as Decision
 from postsale.projections.journal import awaiting, read_journal
 from postsale.projections.why import Health
-from postsale.store.contract import Query
+from postsale.store.contract import Joinable, Query, Recording
 from postsale.store.log import Cause
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class Tenant:
         leaves your transaction usable. Until it ends no other writer of the log gets on: record last, and commit. Raises Unsupported
         for another log.
         """
-        log = None if connection is None else self._ps.within(connection)
+        log = self._within(connection)
         return self._ps.recorder.record(self.name, self._entry(customer, signal), self._source(signal), log=log)
 
     def record_many(
@@ -80,10 +80,19 @@ class Tenant:
 
         `connection` as for `record`: what is not rejected is stored when you commit.
         """
-        log = None if connection is None else self._ps.within(connection)
+        log = self._within(connection)
         entries = (self._entry_or_error(customer, signal) for customer, signal in items)
         cause = Cause(actor=Actor("source", "api"), origin=origin)
         return self._ps.recorder.record_many(self.name, entries, cause, on_progress, log=log)
+
+    def _within(self, connection: Any) -> Recording | None:
+        """The log in the caller's own transaction, None without one."""
+        store = self._ps.log.store
+        if connection is None:
+            return None
+        if not isinstance(store, Joinable):
+            raise Unsupported(what="a transaction of your own around this log", supported="a log on PostgreSQL, beside tables of yours")
+        return store.within(connection)
 
     @staticmethod
     def _entry(customer: Customer, signal: Signal) -> Entry:

@@ -109,7 +109,7 @@ class FactHeaders:
     `shared` is a header without the fields that `to_bytes` takes.
     """
 
-    __slots__ = ("_actor", "_cause", "_source", "_trace")
+    __slots__ = ("_actor", "_cause", "_plain", "_source", "_trace")
 
     def __init__(self, shared: Header) -> None:
         members = shared._members()
@@ -122,18 +122,20 @@ class FactHeaders:
         self._cause = b"," + encoded("causation_id", "content_key", "correlation_id", "depth", "origin")
         self._source = b"," + encoded("source")
         self._trace = b"," + encoded("trace", "v") + b"}"
+        self._plain = self._actor + self._cause + self._source + b',"source_id":'
 
     def to_bytes(
         self,
         source_id: str,
         subject: str,
-        *,
         signal_index: int,
         source_order: str | None,
         available_at_us: int | None,
         raw_mac: str,
         sealed: Mapping[str, tuple[str, str]],
     ) -> bytes:
+        if not (signal_index or source_order or raw_mac or sealed) and available_at_us is None:  # most facts; a third of the cost
+            return b'%b%b,"subjects":[%b]%b' % (self._plain, canonical(source_id), canonical(subject), self._trace)
         return b"".join(
             (
                 self._actor,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from postsale.errors import Unsupported
 from postsale.events import Clock
+from postsale.store.aio import AsyncStore
 from postsale.store.anchors import FileAnchor
 from postsale.store.archive import Archivable, Chapters, archive_chapter
 from postsale.store.checkpoints import (
@@ -46,6 +47,8 @@ from postsale.store.proofs import Tree, verify_consistency, verify_inclusion
 from postsale.store.quarantine import MemoryQuarantine, SQLiteQuarantine
 from postsale.store.segments import Segment
 from postsale.store.sqlite import SQLiteStore
+from postsale.store.subscriptions import Page, Subscription
+from postsale.store.timers import Timer, Timers, local_instant
 from postsale.store.verify import VerifyReport, verify
 
 if TYPE_CHECKING:
@@ -54,6 +57,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Anchor",
     "Appended",
+    "AsyncStore",
     "Chapters",
     "CheckedProof",
     "Checkpoint",
@@ -71,6 +75,7 @@ __all__ = [
     "NoneSince",
     "Note",
     "Outcome",
+    "Page",
     "Quarantine",
     "QuarantineItem",
     "Query",
@@ -80,6 +85,9 @@ __all__ = [
     "Store",
     "StreamAt",
     "Submission",
+    "Subscription",
+    "Timer",
+    "Timers",
     "Tree",
     "TreeHead",
     "VerifierKey",
@@ -89,6 +97,7 @@ __all__ = [
     "check_proof",
     "kept_checkpoints",
     "latest_checkpoint",
+    "local_instant",
     "open_store",
     "origin_of",
     "prove",

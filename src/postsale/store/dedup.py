@@ -36,8 +36,12 @@ class Filter:
     @classmethod
     def kept(cls, count: int, bits: bytes, digest: bytes) -> Filter:
         """A filter that was kept with its digest."""
-        sound = sha256(bits).digest() == digest
-        return cls(count, bytearray(bits) if sound else bytearray(b"\xff"))
+        return cls(count, bytearray(bits)) if sha256(bits).digest() == digest else cls.of_anything()
+
+    @classmethod
+    def of_anything(cls) -> Filter:
+        """The filter that suspects every id, and takes none."""
+        return cls(0, bytearray(b"\xff"))
 
     @property
     def capacity(self) -> int:

@@ -32,64 +32,70 @@ class Groups:
     def append(self, submissions: Sequence[Submission]) -> list[Outcome]:
         """The outcomes of these submissions, in order; raises what `commit` raised for them."""
         ticket = _Ticket(submissions)
-        with self._waiting_lock:
-            self._waiting.append(ticket)
-            if not self._led:
-                self._led = ticket.leads = True
         try:
+            with self._waiting_lock:
+                self._waiting.append(ticket)
+                if not self._led:
+                    self._led = ticket.leads = True
             if not ticket.leads:
                 ticket.turn.acquire()  # until served, or told to lead
             while not ticket.done:
                 with self._lock:
                     self._serve(self._next())
         finally:
-            with self._waiting_lock:
-                ticket.gone = True
-                if ticket.leads:
-                    self._hand_over()
+            try:
+                self._leave(ticket)
+            except BaseException:  # a Ctrl-C just now: without an heir nobody would be served again
+                self._leave(ticket)
+                raise
         if ticket.error is not None:
             raise ticket.error
         return ticket.outcomes
 
-    def _hand_over(self) -> None:
-        # Who was interrupted while waiting (Ctrl-C) has left a ticket, which is served, and leads no more.
-        heir = next((ticket for ticket in self._waiting if not ticket.gone), None)
-        self._led = heir is not None
-        if heir is not None:
-            heir.leads = True
-            heir.turn.release()
+    def _leave(self, ticket: _Ticket) -> None:
+        """`ticket` waits no more, and hands over if it leads. May be repeated after a Ctrl-C in the middle."""
+        with self._waiting_lock:
+            if ticket.gone or not ticket.leads:
+                ticket.gone = True
+                return
+            self._waiting = [waiting for waiting in self._waiting if not waiting.done]
+            # Who was interrupted while waiting has left a ticket, which is served, and leads no more.
+            heirs = [waiting for waiting in self._waiting if not waiting.gone and waiting is not ticket]
+            led = bool(heirs)
+            # No Ctrl-C can fall between these, for nothing is called.
+            ticket.gone = True
+            self._led = led
+            if led:
+                heirs[0].leads = True
+                heirs[0].turn.release()
 
     def _next(self) -> list[_Ticket]:
+        """The tickets of the next commit. They stay on the list until they are done, so that an interrupt loses none."""
         with self._waiting_lock:
+            self._waiting = [ticket for ticket in self._waiting if not ticket.done]
             size, count = 0, 0
             for ticket in self._waiting:
                 size += ticket.events
                 if count and size > _GROUP_EVENTS:
                     break
                 count += 1
-            group, self._waiting = self._waiting[:count], self._waiting[count:]
-            return group
+            return self._waiting[:count]
 
     def _serve(self, group: list[_Ticket]) -> None:
         """Commit a group together. A store that is unavailable is everybody's error; after any other, each is tried alone."""
         try:
-            try:
-                outcomes = iter(self._commit([submission for ticket in group for submission in ticket.submissions]))
+            outcomes = iter(self._commit([submission for ticket in group for submission in ticket.submissions]))
+            for ticket in group:
+                ticket.end(list(islice(outcomes, len(ticket.submissions))))
+        except StoreUnavailable as error:
+            for ticket in group:
+                ticket.end(copy(error))  # one object raised in many threads would mix up their tracebacks
+        except Exception as error:
+            if len(group) == 1:
+                group[0].end(error)
+            else:
                 for ticket in group:
-                    ticket.end(list(islice(outcomes, len(ticket.submissions))))
-            except StoreUnavailable as error:
-                for ticket in group:
-                    ticket.end(copy(error))  # one object raised in many threads would mix up their tracebacks
-            except Exception as error:
-                if len(group) == 1:
-                    group[0].end(error)
-                else:
-                    for ticket in group:
-                        self._serve([ticket])
-        finally:
-            # After an interrupt the others' threads still wait: put them back, ids make a second try safe.
-            with self._waiting_lock:
-                self._waiting[:0] = [ticket for ticket in group if not ticket.done]
+                    self._serve([ticket])
 
 
 class _Ticket:

@@ -43,6 +43,7 @@ from postsale.store.keys import LogVault
 from postsale.store.snapshots import EVERY, Snapshots
 
 _RACES = 20
+_FACT = Lane.FACT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,18 +122,14 @@ class Log:
             mac = content_mac(keys, signal.wire_name.encode(), iso_of(signal.occurred_at).encode(), said_of.encode(), clear)
         else:
             mac = content_mac(keys, source_item)
-        data, sealed = self._seal(signal, clear, stream, event_id, subject)
+        data, sealed = self._seal(signal, clear, stream, event_id, subject) if signal.personal_fields else (clear, {})
+        available_at_us = to_us(signal.available_at) if signal.available_at else None
+        raw_mac = content_mac(keys, raw).hex() if raw is not None else ""
         header = _fact_headers(cause, signal.source, keys.id).to_bytes(
-            signal.id,
-            subject,
-            signal_index=index,
-            source_order=signal.order,
-            available_at_us=to_us(signal.available_at) if signal.available_at else None,
-            raw_mac=content_mac(keys, raw).hex() if raw is not None else "",
-            sealed=sealed,
+            signal.id, subject, index, signal.order, available_at_us, raw_mac, sealed
         )
         schema = schema_digest(type(signal))
-        return NewEvent(stream, Lane.FACT, None, event_id, signal.wire_name, schema, occurred_at_us, mac, header, data)
+        return NewEvent(stream, _FACT, None, event_id, signal.wire_name, schema, occurred_at_us, mac, header, data)
 
     def said_already(self, stored: StoredEvent, signal: Signal, said_of: str) -> bool:
         """Whether a fact says what `signal` says in another version of its kind: both read the same today.

@@ -281,12 +281,15 @@ def _check_submission(submission: Submission) -> list[Id]:
         match condition:
             case StreamAt(stream, number):
                 streams = (stream,)
-            case NoneSince(streams, _, number):
-                pass
+            case NoneSince(streams, kinds, number):
+                for kind in kinds:
+                    _check_name("kinds", kind)
             case Holds(lease, number):
                 streams = ()
                 check_tenant(lease.tenant)
                 _check_name("lease", lease.name)
+            case _:
+                raise InvalidInput(what="Submission", field="conditions", reason=f"expected conditions, got {type(condition).__name__}")
         for stream in streams:
             _checked_stream(stream)
         if type(number) is not int or not 0 <= number <= _MAX_I64:
@@ -306,11 +309,11 @@ def _check_event(event: NewEvent) -> None:
     if type(schema) is not bytes or len(schema) != 16:
         raise InvalidInput(what="NewEvent", field="schema", reason="expected 16 bytes")
     _checked_kind(wire_name, schema)
-    if lane == _FACT:
+    if type(lane) is not Lane:  # stores compare by identity
+        raise InvalidInput(what="NewEvent", field="lane", reason="expected a Lane")
+    if lane is _FACT:
         if expected_version is not None:
             raise InvalidInput(what="NewEvent", field="expected_version", reason="a fact is appended blind; expected None")
-    elif lane != Lane.DECISION:
-        raise InvalidInput(what="NewEvent", field="lane", reason="expected a Lane")
     elif type(expected_version) is not int or not 0 <= expected_version < _MAX_I64:
         raise InvalidInput(what="NewEvent", field="expected_version", reason="a decision names the version it read; expected 0 or more")
     if not isinstance(event_id, UUID):

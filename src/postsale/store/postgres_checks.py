@@ -120,7 +120,7 @@ SELECT current_setting('server_version_num')::int AS version, current_setting('s
     ARRAY(SELECT t || '.' || n FROM unnest(%(policy_tables)s::text[], %(policies)s::text[], %(restrict)s::bool[]) p (t, n, restricts)
         WHERE NOT EXISTS (SELECT FROM pg_policy JOIN pg_class c ON c.oid = polrelid WHERE {mine} AND relname = t AND polname = n
             AND polpermissive <> restricts AND (polpermissive OR coalesce(pg_get_expr(polqual, c.oid), '')
-                || coalesce(pg_get_expr(polwithcheck, c.oid), '') LIKE '%%{s}.tenant_no()%%'))) AS missing_policies,
+                || coalesce(pg_get_expr(polwithcheck, c.oid), '') LIKE '%%tenant_no()%%'))) AS missing_policies,
     ARRAY(SELECT t || '.' || n FROM (SELECT * FROM unnest(%(trigger_tables)s::text[], %(triggers)s::text[])
             UNION SELECT relname, unnest(%(part_triggers)s::text[]) FROM pg_class WHERE {mine} AND relkind = 'r' AND relispartition) e (t, n)
         WHERE NOT EXISTS (SELECT FROM pg_trigger JOIN pg_class ON pg_class.oid = tgrelid

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
-from postsale.errors import LogDamaged, MissingExtra, NotAllowed, PostSaleError, StoreUnavailable
+from postsale.errors import InvalidInput, LogDamaged, MissingExtra, NotAllowed, PostSaleError, StoreUnavailable
 from postsale.store.postgres_schema import Roles, check_schema
 
 try:
@@ -227,10 +227,14 @@ class Link:
         """Errors of statements under `role` (the writer) as ours, by code alone: the server's texts may quote what is stored."""
         try:
             yield
+        except UnicodeEncodeError:
+            raise _unspeakable() from None
         except psycopg.Error as error:
             raise self._ours(error, role or self.roles.writer) from None
 
     def _ours(self, error: psycopg.Error, role: str) -> PostSaleError:
+        if isinstance(error, psycopg.DataError) and error.sqlstate is None:
+            return _unspeakable()  # the driver's refusal of a NUL
         code = error.sqlstate or ""
         if code == "42501":
             action = "read the events of all tenants" if role == self.roles.tailer else "read and append events"
@@ -244,6 +248,10 @@ class Link:
             return LogDamaged(position=0, reason=f"the server found damage (SQLSTATE {code})")
         reason = _REASONS.get(code, "" if code else "the connection was lost")
         return StoreUnavailable(url=self.url, reason=f"{reason} (SQLSTATE {code})".strip() if code else reason)
+
+
+def _unspeakable() -> InvalidInput:
+    return InvalidInput(what="Query", field="name", reason="expected no NUL or lone surrogates")
 
 
 def lost(error: psycopg.Error) -> bool:

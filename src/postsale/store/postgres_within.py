@@ -29,9 +29,9 @@ _SET_BY_FUNCTIONS = ("postsale.tenant", "plan_cache_mode", "enable_seqscan", "en
 
 
 class CallersLink(Link):
-    """A caller's connection to the database of a log that is open."""
+    """A caller's connection to the database of a log that is open, the one with this id."""
 
-    def __init__(self, link: Link, connection: Any) -> None:
+    def __init__(self, link: Link, connection: Any, log_id: str) -> None:
         self.schema = link.schema
         self.roles = link.roles
         self.patience = link.patience
@@ -40,6 +40,8 @@ class CallersLink(Link):
         self._had: list[Any] = []  # the caller's settings, in the order of `_changed`
         self._changed: list[str] = []
         self._kept = False
+        self._log_id = log_id
+        self._found: list[Any] = []
 
     def begin(self, role: str, *, read_only: bool = False, isolation: str = "") -> Script:  # noqa: ARG002  # the caller's
         settings = self._settings(role, read_only)
@@ -48,10 +50,14 @@ class CallersLink(Link):
         script = Script("SAVEPOINT postsale")
         script.add(f"SELECT {had}", take=self._take_settings)
         script.extend(Script(*settings))
+        script.add(f"SELECT log_id FROM {self.schema}.log", take=self._take_log)
         return script
 
     def _take_settings(self, rows: list[Any]) -> None:
         self._had = list(rows[0])
+
+    def _take_log(self, rows: list[Any]) -> None:
+        self._found = rows
 
     def keep(self) -> str:
         self._kept = True
@@ -64,6 +70,8 @@ class CallersLink(Link):
         _checked(self._db)
         try:
             opening.run(self._db)
+            if self._found != [(self._log_id,)]:
+                raise InvalidInput(what="transaction", field="connection", reason="it leads to another log than the one that is open")
             yield self._db
             done = True
         finally:
@@ -85,15 +93,13 @@ class Within(Reads):
     """The log of a store, as a transaction of the caller sees it, its own uncommitted appends included. For this transaction only."""
 
     def __init__(self, link: Link, connection: Any, *, log_id: str, chapter: int, archive: Archive, clock: Clock, limit_bytes: int) -> None:
-        self._link = CallersLink(link, connection)
+        self._link = CallersLink(link, connection, log_id)
         self._names = Names()  # nothing of an open transaction may be known outside it
         self._archive = archive
         self._chapter = chapter
         self._clock = clock
         self._limit_bytes = limit_bytes
         self.quarantine = PostgresQuarantine(self._link, self._names)
-        if self._ask("_system", f"SELECT log_id FROM {link.schema}.log") != [(log_id,)]:
-            raise InvalidInput(what="transaction", field="connection", reason="it leads to another log than the one that is open")
 
     def append(self, submissions: Sequence[Submission]) -> list[Outcome]:
         """As `Store.append`, but stored when, and only if, the caller commits. Until then no other writer gets on."""

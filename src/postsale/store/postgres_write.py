@@ -87,12 +87,10 @@ class Append:
             by_tenant.setdefault(tenant, []).append(raw_id)
         watched = (stream for condition in mentioned.conditions for stream in condition.streams)
         tenants = by_tenant.keys() | {stream.tenant for stream in (*mentioned.streams, *watched)} | {k.tenant for k in mentioned.leases}
-        if any(self._names.tenant(tenant) is None for tenant in tenants):
-            # The number of a tenant that others are making now is known only after they have committed.
-            script.add(f"SET LOCAL lock_timeout = {timeouts[0]}")
-            script.add(f"SELECT 1 FROM {self._s}.log FOR UPDATE")
-        for tenant in sorted(tenants) or [SYSTEM]:
-            if self._names.tenant(tenant) is None:
+        # Names are looked up under the lock only: who held it before may have made them. So a tenant with a number goes first.
+        unknown = {tenant for tenant in tenants if self._names.tenant(tenant) is None}
+        for tenant in [*(sorted(tenants - unknown) or [SYSTEM]), *sorted(unknown)]:
+            if tenant in unknown:
                 self._enter(script, tenant)
             self._tenant = tenant  # by what comes next
             self._ask_tenant(script, tenant, by_tenant.get(tenant, []), timeouts)

@@ -140,16 +140,21 @@ class SQLiteStore:
         with self._write_lock, translated(self._url):
             if self._closed:
                 raise StoreUnavailable(url=self._url, reason="closed")
-            self._writer.execute("BEGIN IMMEDIATE")
             try:
+                if self._writer.in_transaction:  # a second Ctrl-C kept the first from rolling back
+                    self._roll_back()
+                self._writer.execute("BEGIN IMMEDIATE")
                 yield self._writer
                 self._writer.execute("COMMIT")
             except BaseException:
-                self._names.forget()  # numbers given out in this transaction are gone with it
-                self.ids.forget()
-                if self._writer.in_transaction:  # SQLite rolls back by itself when the disk is full
-                    self._writer.execute("ROLLBACK")
+                self._roll_back()
                 raise
+
+    def _roll_back(self) -> None:
+        self._names.forget()  # numbers given out in this transaction are gone with it
+        self.ids.forget()
+        if self._writer.in_transaction:  # SQLite rolls back by itself when the disk is full
+            self._writer.execute("ROLLBACK")
 
     def _known(self, db: sqlite3.Connection, mentioned: Mentions) -> tuple[Known, dict[str, Frontier]]:
         position, recorded_at_us, last = db.execute(f"SELECT position, recorded_at, ({LAST}) FROM log").fetchone()

@@ -116,6 +116,14 @@ class Ids:
             if first not in self._filters or self._filters[first][0] != last:
                 kept = db.execute("SELECT ids, bits, sha256 FROM id_filters WHERE first = ?", (first,)).fetchone()
                 self._filters[first] = (last, Filter.kept(*kept))
+        (generations,) = db.execute("SELECT coalesce(max(generation), 0) FROM id_generations").fetchone()
+        covered = 0
+        for first, (last, _) in sorted(self._filters.items()):
+            if first != covered + 1:
+                break
+            covered = last
+        if covered < generations:  # a filter is missing or says too little: look into every generation
+            self._filters = {1: (generations, Filter.of_anything())}
 
     def _keep_in_filter(self, db: sqlite3.Connection, generation: int, raw_ids: Iterable[bytes]) -> None:
         first = max(self._filters, default=generation)

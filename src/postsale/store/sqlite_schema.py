@@ -12,7 +12,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Final
 
-from postsale.errors import LogDamaged, StoreUnavailable
+from postsale.errors import InvalidInput, LogDamaged, StoreUnavailable
 
 APPLICATION_ID: Final = 0x50535431  # "PST1" in the file's header: this file is a postsale log
 BLOCK_BITS: Final = 16  # facts are indexed in blocks of so many bits of positions
@@ -184,6 +184,10 @@ def translated(url: str) -> Iterator[None]:
     """SQLite's errors as ours. Only the name of SQLite's code is repeated: its texts may quote what is stored."""
     try:
         yield
+    except UnicodeEncodeError:
+        raise InvalidInput(what="Query", field="name", reason="expected no lone surrogates") from None
+    except OverflowError:
+        raise InvalidInput(what="Query", field="number", reason="expected at most 64 bits") from None
     except sqlite3.IntegrityError as error:
         # Planned under the lock, so no constraint can fail unless the tables disagree with each other.
         raise LogDamaged(position=0, reason=f"a write broke a rule of the file ({code_of(error)})") from error

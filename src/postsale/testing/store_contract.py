@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import random
 import threading
-from contextlib import closing
+from collections.abc import Callable
+from contextlib import closing, suppress
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -20,7 +21,7 @@ from uuid import UUID
 import pytest
 
 from postsale.errors import InvalidInput, StoreUnavailable, VersionConflict
-from postsale.events import Lane, ManualClock, StoredEvent
+from postsale.events import Lane, ManualClock, StoredEvent, StreamId
 from postsale.store import Appended, QuarantineItem, Query, Store, verify
 from postsale.store.leaves import commitment, leaf_of
 from postsale.testing.store_building import LIMIT_BYTES, Events, Hooks, each, in_threads, one, positions, stored
@@ -103,6 +104,21 @@ class ReadContract(Hooks):
     def test_a_negative_limit_is_invalid_input(self, store: Store) -> None:
         with pytest.raises(InvalidInput):
             list(store.read(Query(limit=-1)))
+
+    @pytest.mark.parametrize("name", ["a\0b", "\ud800"], ids=["NUL", "surrogate"])
+    def test_a_name_that_no_log_can_hold_is_not_there_or_invalid_input(self, store: Store, name: str) -> None:
+        """Never a store that is said to be unavailable: whoever asks would wait and ask again."""
+        stream = StreamId("acme", "customers", name)
+        asks: list[Callable[[], object]] = [
+            lambda: list(store.read(Query(streams=(stream,)))),
+            lambda: list(store.read(Query(tenant=name))),
+            lambda: list(store.read(Query(kinds=frozenset({name})))),
+            lambda: store.find(name, UUID(int=1)) or [],
+            lambda: [version for version in store.versions([stream]) if version],
+        ]
+        for ask in asks:
+            with suppress(InvalidInput):
+                assert ask() == []
 
     def test_the_snapshot_is_taken_at_the_first_next(self, store: Store, events: Events) -> None:
         store.append(each(events.fact()))

@@ -38,6 +38,22 @@ class AppendContract(Hooks):
         assert times == list(range(times[0], times[0] + 4))
         assert [t for o in outcomes for t in stored(o).recorded_at_us] == times
 
+    def test_a_condition_that_no_log_can_check_fails_alone(self, store: Store, events: Events) -> None:
+        conditions: list[Any] = [NoneSince((events.stream(),), frozenset({kind}), 0) for kind in ("a\0b", "\ud800", "")]
+        good = [Submission((events.fact(),)) for _ in range(4)]
+        bad = [Submission((events.fact(),), (condition,)) for condition in (*conditions, "no condition")]
+        outcomes = store.append([submission for pair in zip(good, bad, strict=True) for submission in pair])
+        assert [stored(outcome).positions for outcome in outcomes[::2]] == [(1,), (2,), (3,), (4,)]
+        assert [type(outcome) for outcome in outcomes[1::2]] == [InvalidInput] * 4
+
+    @pytest.mark.parametrize("count", [1, 100])
+    def test_a_lane_is_a_lane_and_not_its_number(self, store: Store, events: Events, count: int) -> None:
+        stream = events.stream()
+        numbered = Submission(tuple(events.decision(stream, version)._replace(lane=1) for version in range(count)))  # type: ignore[arg-type]
+        good, bad = store.append([*each(events.fact()), numbered])
+        assert stored(good).positions == (1,)
+        assert isinstance(bad, InvalidInput)
+
     def test_a_clock_moved_back_a_day_keeps_recorded_at_increasing(self, store: Store, events: Events, clock: ManualClock) -> None:
         store.append(each(events.fact()))
         clock.advance(timedelta(days=-1))

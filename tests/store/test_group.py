@@ -1,0 +1,89 @@
+"""Ctrl-C at every moment of an append: raised where the interpreter may raise it, after each call, not only where it is convenient."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from postsale.store import Appended, SQLiteStore, verify
+from postsale.store.contract import Outcome, Submission
+from postsale.store.group import Groups
+from postsale.testing import Events
+from postsale.testing.store_building import each, stored
+
+PATIENCE_S = 20.0
+MODULES = ("/group.py", "/sqlite.py", "/contextlib.py")  # where the moments are; calls further in are theirs
+
+
+def interrupted(run: Callable[[], object]) -> Iterator[str]:
+    """Run again and again, each time with a KeyboardInterrupt one moment later, until there are no more moments. Yields where it was."""
+    at = 0
+    while True:
+        at += 1
+        moments, where = 0, ""
+
+        def moment(frame: FrameType, what: str, arg: Any) -> None:
+            nonlocal moments, where
+            if what in ("call", "c_return") and frame.f_code.co_filename.endswith(MODULES):
+                moments += 1
+                if moments == at:  # noqa: B023  # used up before the next round
+                    sys.setprofile(None)
+                    where = f"{frame.f_code.co_name}, line {frame.f_lineno}, {what}"
+                    raise KeyboardInterrupt
+
+        sys.setprofile(moment)
+        try:
+            run()
+        except KeyboardInterrupt:
+            pass
+        finally:
+            sys.setprofile(None)
+        if not where:
+            assert at > 10
+            return
+        yield where
+
+
+def test_an_append_interrupted_at_any_moment_leaves_no_other_waiting_for_ever() -> None:
+    events, lock = Events(seed=1), threading.Lock()
+    served: list[int] = []
+    others: list[threading.Thread] = []
+
+    def commit(submissions: list[Submission]) -> list[Outcome]:
+        if not others:  # the first commit of a round: let two wait behind it
+            for _ in range(2):
+                others.append(threading.Thread(target=lambda: served.append(len(groups.append(each(events.fact())))), daemon=True))
+                others[-1].start()
+            while sum(not waiting.done for waiting in groups._waiting) < 2:
+                threading.Event().wait(0.0001)
+        return [Appended((), (), (), False) for _ in submissions]
+
+    groups = Groups(commit, lock)
+    for where in interrupted(lambda: groups.append(each(events.fact()))):
+        last = threading.Thread(target=groups.append, args=(each(events.fact()),), daemon=True)
+        last.start()
+        for threads in ([last], others):  # the last may be the first to commit, and then starts the others
+            for thread in threads:
+                thread.join(PATIENCE_S)
+                assert not thread.is_alive(), f"interrupted in {where}: somebody waits for ever"
+        others.clear()
+    assert set(served) == {1}
+
+
+def test_an_append_interrupted_at_any_moment_leaves_the_log_to_others(tmp_path: Path) -> None:
+    events, path = Events(seed=2), tmp_path / "log.db"
+    with closing(SQLiteStore(path, durable=False)) as store, closing(SQLiteStore(path, durable=False, busy_timeout_s=0)) as other:
+        for where in interrupted(lambda: store.append(each(events.fact()))):
+            for whose in (other, store):  # `other` stands for another process
+                results: list[Any] = []
+                thread = threading.Thread(target=lambda: results.extend(whose.append(each(events.fact()))), daemon=True)  # noqa: B023
+                thread.start()
+                thread.join(PATIENCE_S)
+                assert results, f"interrupted in {where}: {whose} cannot append"
+                assert stored(results[0]).stored
+        assert verify(store).ok
