@@ -157,11 +157,15 @@ class _Planner:
         for condition in submission.conditions:
             self._check_condition(condition)
         versions: dict[StreamId, int] = {}  # of decision lanes, after these events
+        too_large: NewEvent | None = None
         for event in events:
             if event.expected_version is not None:
                 self._check_version(event, versions)
-            if (size := len(event.header) + len(event.data)) > self._limit_bytes:
-                raise EventTooLarge(wire_name=event.wire_name, size_bytes=size, limit_bytes=self._limit_bytes)
+            if too_large is None and len(event.header) + len(event.data) > self._limit_bytes:
+                too_large = event  # said only when every version holds: a caller that is behind decides again
+        if too_large is not None:
+            size = len(too_large.header) + len(too_large.data)
+            raise EventTooLarge(wire_name=too_large.wire_name, size_bytes=size, limit_bytes=self._limit_bytes)
         # Nothing raises from here on: a submission is decided whole before any of its rows exists.
         self._versions.update(versions)
         return self._store(events, ids) if events else Appended((), (), (), False)
