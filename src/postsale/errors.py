@@ -279,7 +279,7 @@ class SegmentUnreadable(PostSaleError):
     reason: str
     found = "chapter {chapter} is archived in {path}: {reason}"
     expected = "the file that was archived, byte for byte"
-    todo = "Restore that file from a backup; nothing else is needed. `postsale log verify` checks it."
+    todo = "Restore that file from a backup; or, if the files were moved, name their folder with archive= or POSTSALE_ARCHIVE. `postsale log verify` checks it."
 
 
 @dataclass(eq=False, kw_only=True)
@@ -387,8 +387,8 @@ class KeyUnavailable(PostSaleError):
     what: str
     reason: str
     found = "{what}: {reason}"
-    expected = "a readable key vault beside the database"
-    todo = "Restore the key file (mode 0600) beside the database. `postsale log verify` needs no keys."
+    expected = "the key file of this log, mode 0600"
+    todo = "Restore it (beside a SQLite log) or name it (--keys or POSTSALE_KEYS, for PostgreSQL). `postsale log verify` needs no keys."
 
 
 @dataclass(eq=False, kw_only=True)

@@ -92,6 +92,18 @@ def test_keys_of_any_other_log_have_their_place_and_are_not_named(tmp_path: Path
     assert not (tmp_path / "other.db").exists()
 
 
+@pytest.mark.parametrize("url", ["postsale.db", "sqlite:/postsale.db", "postgresql+psycopg://me:secret@host/base"])
+def test_of_a_url_of_no_kind_the_url_is_told_to_be_wrong_and_not_the_keys(url: str) -> None:
+    with pytest.raises(Unsupported, match="postgresql://host/database") as caught:
+        PostSale.open(url, keys="own.keys")
+    assert "secret" not in str(caught.value)
+
+
+def test_the_scheme_of_another_librarys_url_is_named() -> None:
+    with pytest.raises(Unsupported, match=r"the scheme 'postgresql\+psycopg'"):
+        PostSale.open("postgresql+psycopg://me:secret@host/base")
+
+
 def test_views_may_be_kept_elsewhere(lasting: Where, tmp_path: Path) -> None:
     """In a file or in memory; the log's own place stays empty, and any other place is refused."""
     with opened(lasting, views=f"sqlite:///{tmp_path / 'fast.views'}") as ps:

@@ -6,6 +6,7 @@ import json
 import os
 import pwd
 import re
+from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,37 @@ def test_every_read_gives_a_table_for_people_and_json_for_programs(index: int, d
     assert people.out.strip()
     assert not people.out.lstrip().startswith(("{", "["))
     assert "Traceback" not in people.out
+
+
+@pytest.mark.parametrize("command", [("decision", "list"), ("customer", "timeline"), ("customer", "why"), ("customer", "list")])
+def test_in_80_columns_no_date_is_cut_no_row_wraps_and_nothing_is_lost(command: tuple[str, ...], demo: tuple[Path, dict[str, Any]]) -> None:
+    folder, story = demo
+    who = () if command[1] == "list" else (story["example_customer"],)
+    where = ("--db", f"sqlite:///{folder / 'demo.db'}", "--as-of", AS_OF, "--known-at", AS_OF)
+    narrow, wide = (process(*command, *who, *where, COLUMNS=width) for width in ("80", "200"))
+    assert (narrow.code, narrow.err) == (0, "")
+    assert Counter("".join(narrow.out.split())) == Counter("".join(wide.out.split()))
+    dates = re.compile(r"\b\d{4}-\d\d-\d\d\b")
+    assert len(dates.findall(narrow.out)) == len(dates.findall(wide.out))
+    _, found, rows = narrow.out.partition("position  event" if command[1] == "why" else "\n")
+    assert found
+    assert max(len(line) for line in rows.splitlines()[1:] if not line.startswith(("→", "…"))) <= 80
+
+
+def test_a_title_is_not_cut_to_the_width_of_its_table(tmp_path: Path) -> None:
+    name = "a-customer-with-an-identifier-that-is-longer-than-the-table-below-it-is-wide-by-far"
+    url = f"sqlite:///{tmp_path / 'x.db'}"
+    with PostSale.open(url) as ps:
+        ps.tenant("acme").record(name, UsageObserved(source="app", id="1", occurred_at=datetime(2026, 1, 1, tzinfo=UTC), feature="export"))
+    assert f"Timeline of {name}" in process("customer", "timeline", name, "--db", url, COLUMNS="60").out
+
+
+def test_an_event_of_a_timeline_is_proved_by_the_id_that_the_timeline_gives(db: str) -> None:
+    with PostSale.open(db) as ps:
+        customer = ps.tenant("acme").customers()[0].name
+    assert run("log", "checkpoint", "--db", db).code == 0
+    event = run("customer", "timeline", customer, "--db", db, "--json").json()[0]
+    assert run("log", "prove", event["id"], "--db", db).out == run("log", "prove", str(event["position"]), "--db", db).out
 
 
 def test_dates_of_the_command_line_are_ends_of_days_and_times_have_zones(demo: tuple[Path, dict[str, Any]]) -> None:
@@ -241,7 +273,9 @@ def test_exit_5_keys_that_are_missing_or_open_to_others(db: str) -> None:
     assert done.code == 5
     assert "chmod 600" in done.err
     keys.unlink()
-    assert run("customer", "list", "--db", db).code == 5
+    missing = run("customer", "list", "--db", db)
+    assert missing.code == 5
+    assert "POSTSALE_KEYS" in missing.err
     assert not keys.exists()
     assert run("log", "verify", "--db", db).code == 0  # whoever has only the log can verify it
 

@@ -64,6 +64,7 @@ def test_migrating_backs_up_first_and_verifies_and_a_check_is_then_content(old: 
     assert "b624b123493e464fd50fad97f0002ece899c110cdfb5053f0c74ee7a3d4999af" in done.out
     assert old.with_name("old.db.version-1").exists()
     assert run("db", "migrate", f"sqlite:///{old}", "--check").code == 0
+    assert "Nothing to migrate" in run("db", "migrate", f"sqlite:///{old}").out
     assert run("log", "verify", "--db", f"sqlite:///{old}").code == 0
     old.write_bytes(before)
     again = run("db", "migrate", f"sqlite:///{old}", "--json").json()
@@ -125,6 +126,7 @@ def test_a_missing_segment_is_named_and_an_archive_that_was_moved_is_found(log: 
     lost = run("log", "verify", "--db", url)
     assert lost.code == 1
     assert "chapter-00000000" in lost.out
+    assert "POSTSALE_ARCHIVE" in lost.out
     assert run("log", "verify", "--db", url, env={"POSTSALE_ARCHIVE": str(tmp_path / "moved")}).code == 0
 
 

@@ -141,6 +141,53 @@ def test_a_second_init_changes_nothing_and_says_so(schema: str) -> None:
     assert f"GRANT {schema}_writer, {schema}_tailer, {schema}_projector TO {schema}_app;" in named.out
 
 
+def test_a_second_init_for_another_login_says_how_to_let_it_in(schema: str) -> None:
+    login = f"{schema}_app"
+    assert run("db", "init", server(), "--schema", schema, "--apply").code == 0
+    done = run("db", "init", server(), "--schema", schema, "--app-role", login, "--apply")
+    assert done.code == 0
+    with psycopg.connect(server(), autocommit=True) as db:
+        assert db.execute("SELECT FROM pg_roles WHERE rolname = %s", (login,)).fetchone() is None
+        db.execute("".join(done.out.partition("type:")[2].partition("→")[0]).encode())
+    assert run("db", "check", as_login(login), "--schema", schema, "--json").json()["ok"] is True
+
+
+def test_a_login_that_may_record_and_not_run_is_sound_and_told_what_a_run_needs(schema: str) -> None:
+    login = f"{schema}_app"
+    assert run("db", "init", server(), "--schema", schema, "--app-role", login, "--apply").code == 0
+    check = ("db", "check", as_login(login), "--schema", schema)
+    grant = f"GRANT {projector_role(schema)} TO {login};"
+    assert grant not in run(*check).out
+    assert run(*check, "--json").json()["may_run"] is True
+    with psycopg.connect(server(), autocommit=True) as db:
+        db.execute(f"REVOKE {projector_role(schema)} FROM {login}".encode())
+    done = run(*check)
+    assert (done.code, grant in done.out) == (0, True)
+    assert run(*check, "--json").json()["may_run"] is False
+
+
+def test_init_after_the_views_were_dropped_makes_room_for_them_and_leaves_the_log(schema: str) -> None:
+    """By the login that made the log, whether or not it is a superuser."""
+    admin = f"{schema}_app"
+    with psycopg.connect(server(), autocommit=True) as db:
+        db.execute(f"CREATE ROLE {admin} LOGIN CREATEROLE; GRANT CREATE ON DATABASE postgres TO {admin}".encode())
+    for login in ("postgres:", admin):
+        url = server().replace("postgres:@", f"{login}@")
+        assert run("db", "init", url, "--schema", schema, "--apply").code == 0
+        with psycopg.connect(server(), autocommit=True) as db:
+            before = db.execute(f"SELECT log_id FROM {schema}.log".encode()).fetchone()
+            db.execute(f"DROP SCHEMA {views_schema(schema)} CASCADE".encode())
+        done = run("db", "init", url, "--schema", schema, "--apply")
+        assert (done.code, done.err) == (0, "")
+        assert "views" in done.out
+        assert exists(views_schema(schema))
+        with psycopg.connect(server(), autocommit=True) as db:
+            assert db.execute(f"SELECT log_id FROM {schema}.log".encode()).fetchone() == before
+            db.execute(f"DROP SCHEMA {schema}, {views_schema(schema)} CASCADE".encode())
+            for role in (*Roles.of(schema), projector_role(schema)):
+                db.execute(f"DROP OWNED BY {role}; DROP ROLE {role}".encode())
+
+
 def test_logins_that_roles_of_an_earlier_log_let_in_are_named(schema: str) -> None:
     assert run("db", "init", server(), "--schema", schema, "--app-role", f"{schema}_app", "--apply").code == 0
     with psycopg.connect(server(), autocommit=True) as db:

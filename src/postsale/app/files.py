@@ -49,11 +49,11 @@ def keys_path(url: str, keys: Path | str | None) -> Path | None:
             reason = f"a PostgreSQL log keeps its keys in a file outside the database: give keys=PATH, --keys PATH or {KEYS_VARIABLE}"
             raise InvalidInput(what="open", field="keys", reason=reason)
         return Path(named)
-    if keys is not None:
+    file = file_of(url)
+    if keys is not None and (file is not None or url == "memory:"):  # any other URL is itself what is wrong
         raise InvalidInput(
             what="open", field="keys", reason="only a PostgreSQL log has them elsewhere; beside NAME.db they are in NAME.keys"
         )
-    file = file_of(url)
     return None if file is None else beside(file, ".keys")
 
 

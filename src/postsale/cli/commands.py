@@ -186,6 +186,7 @@ def event_dict(e: Any) -> dict[str, Any]:
     payload = {k: str(v) if isinstance(v, Masked) else v for k, v in e.data.payload().items()}
     return {
         "position": e.position,
+        "id": str(e.event_id),
         "kind": e.stored.wire_name,
         "lane": e.stored.lane.name.lower(),
         "occurred_at": e.occurred_at,

@@ -94,6 +94,7 @@ _STATUS: tuple[tuple[tuple[type[PostSaleError], ...], int], ...] = (
 _WILD = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 DEFAULT_DB = "sqlite:///postsale.db"
+_WIDE = 100  # columns of a terminal
 _given: dict[str, str] = {}  # options of this command that the next one will need too
 
 Db = Annotated[str, typer.Option("--db", envvar="POSTSALE_DB", help="Database URL: sqlite:///… or postgresql://….", show_default=True)]
@@ -301,13 +302,17 @@ def tame(text: str) -> str:
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: Sequence[str] = ()) -> None:
     """A table for people; says so when there is nothing in it."""
-    view = Table(title=tame(title), title_justify="left", title_style="bold", header_style="dim", box=None, pad_edge=False)
-    for column in columns:
-        short = column in right or column in {"id", "when", "customer", "agent"}
+    view = Table(header_style="dim", box=None, pad_edge=False)
+    # On a narrow terminal a time takes two lines: what is left is for the cells of text. No minimum widths: they would crop the table.
+    halved = {at for at, column in enumerate(columns) if out.width < _WIDE and column in {"when", "occurred", "recorded", "received"}}
+    for at, column in enumerate(columns):
+        short = column in right or at in halved or column in {"id", "when", "customer", "agent"}
         view.add_column(column, justify="right" if column in right else "left", overflow="fold", no_wrap=short)
     for row in rows:
-        view.add_row(*("" if cell is None else tame(str(cell)) for cell in row))
+        cells = ("" if cell is None else tame(str(cell)) for cell in row)
+        view.add_row(*(cell.replace(" ", "\n", 1) if at in halved else cell for at, cell in enumerate(cells)))
     if view.row_count:
+        out.print(f"[bold]{tame(title)}[/]", soft_wrap=True)  # outside, or a table of narrow columns would cut it
         out.print(view)
     else:
         out.print(f"[bold]{title}[/]: none")

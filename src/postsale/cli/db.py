@@ -69,7 +69,10 @@ def db_migrate(
             }
         )
     else:
-        counts("Migrated", {"from version": done.version_before, "to version": done.version_after, "events": done.report.events})
+        if done.version_before == done.version_after:
+            counts("Nothing to migrate", {"version": done.version_after, "events": done.report.events})
+        else:
+            counts("Migrated", {"from version": done.version_before, "to version": done.version_after, "events": done.report.events})
         table("Tree heads", ("tenant", "events", "root"), [(t, f"{size:,}", root) for t, (size, root) in done.report.roots.items()])
         if done.backup:
             out.print(f"The log as it was is in {escape(str(done.backup))}; delete it when you no longer want to go back.", soft_wrap=True)
@@ -127,7 +130,8 @@ def db_init(
             else:
                 out.print(f"There is a log in the schema {schema} already: nothing was changed.")
             if app_role is not None:
-                out.print(f"To let {app_role} in, type: GRANT {', '.join(roles)} TO {app_role};", soft_wrap=True)
+                out.print(f"The login {app_role} is as it was. To make it and let it in, type:\n", soft_wrap=True)
+                typer.echo(login_sql(app_role, roles))
             hint(f"postsale db check {escape(shown(url))}{_option(schema)}")
             return
         out.print(f"[green]Made[/] a log in the schema {schema} of {escape(shown(url))}.")
@@ -153,21 +157,26 @@ def db_check(url: Server, schema: Schema = DEFAULT_SCHEMA, json: Json = False) -
     """Look at everything that the log's promises need of a server, a database and a login; say what to type where something is wrong."""
     _postgresql(url)
     with _connected(url) as db:
-        from postsale.store.postgres_admin import stored_version
+        from postsale.store.postgres_admin import may_act_as, stored_version
         from postsale.store.postgres_checks import checks
 
         judged = checks(db, schema)
         if all(check.ok for check in judged):
             judged.append(stored_version(db, schema))
+        runs, login = may_act_as(db, projector_role(schema)), db.info.user
     wrong = [check for check in judged if not check.ok]
     if json:
-        emit({"ok": not wrong, "checks": [_facts(check) for check in judged]})
+        emit({"ok": not wrong, "may_run": runs, "checks": [_facts(check) for check in judged]})
     else:
         rows = [("[green]✓[/]" if c.ok else "[red]✗[/]", c.name.replace("_", " "), "" if c.ok else escape(c.what)) for c in judged]
         table(f"The database at {escape(shown(url))}", ("", "check", "found"), rows)
         for check in wrong:
             out.print(f"\n[bold]{check.name.replace('_', ' ')}[/]: {escape(check.what)}; expected {escape(check.wanted)}.", soft_wrap=True)
             out.print(escape(check.fix), soft_wrap=True)
+        if not wrong and not runs:  # enough for a service that leaves runs to another
+            out.print(
+                f"This login records and reads. To call run_once it needs: GRANT {projector_role(schema)} TO {login};", soft_wrap=True
+            )
     raise typer.Exit(1 if wrong else 0)
 
 

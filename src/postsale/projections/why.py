@@ -133,13 +133,13 @@ class Why:
             if c.score_micro is not None:
                 lines.append(f"{c.name:<14}{c.weight:>7}{points(c.score_micro):>8.2f}{_signed(c.contribution_micro):>12}")
         lines += [f"{c.name:<14}{c.weight:>7}       –           –  {c.missing}" for c in h.components if c.missing]
-        lines += ["", f"{'position':>9}  {'event':<34}{'occurred':<12}{'points':>12}{'without it':>13}"]
+        lines += ["", f"{'position':>8}  {'event':<34}{'occurred':<11}{'points':>12}{'without it':>13}"]
         for e in self.events:
             without = "no value" if e.without_micro is None else _signed(-e.without_micro)
-            lines.append(f"{e.position:>9}  {e.kind:<34}{_text(e.occurred_at)[:10]:<12}{_signed(e.contribution_micro):>12}{without:>13}")
+            lines.append(f"{e.position:>8}  {e.kind:<34}{_text(e.occurred_at)[:10]:<11}{_signed(e.contribution_micro):>12}{without:>13}")
         if self.others:
-            lines.append(f"{'':>9}  {f'{self.others} other events':<46}{_signed(self.others_micro):>12}")
-        lines.append(f"{'':>9}  {'together':<46}{_signed(h.value_micro or 0):>12}")
+            lines.append(f"{'':>8}  {f'{self.others} other events':<45}{_signed(self.others_micro):>12}")
+        lines.append(f"{'':>8}  {'together':<45}{_signed(h.value_micro or 0):>12}")
         return "\n".join(lines)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import TYPE_CHECKING
 
 from postsale.errors import Unsupported
@@ -108,6 +109,7 @@ __all__ = [
     "verify_inclusion",
 ]
 
+_SCHEME = re.compile("[A-Za-z][A-Za-z0-9_+.-]*")
 _SUPPORTED = "memory:, sqlite:///relative.db, sqlite:////absolute.db or postgresql://host/database"
 
 
@@ -143,7 +145,7 @@ def open_store(
 def scheme_of(url: str) -> str:
     """The scheme of a URL, for an error; nothing else of it, for it may hold a password, and may be no URL at all."""
     scheme, colon, _ = url.partition(":")
-    return f"the scheme {scheme!r}" if colon and scheme.isidentifier() else "no scheme"
+    return f"the scheme {scheme!r}" if colon and _SCHEME.fullmatch(scheme) else "no scheme"
 
 
 def chapters_of(store: Store) -> Chapters:

@@ -129,6 +129,14 @@ def stored_version(db: Connection, schema: str = DEFAULT_SCHEMA) -> Check:
     return version_check(row[0], schema)
 
 
+def may_act_as(db: Connection, role: str) -> bool:
+    """Whether this login may take a role. False when there is no such role."""
+    takes = "SET" if db.info.server_version >= 160_000 else "MEMBER"  # since 16 a member need not be allowed to take the role
+    return (
+        db.execute("SELECT FROM pg_roles WHERE rolname = %s AND pg_has_role(session_user, oid, %s)", (role, takes)).fetchone() is not None
+    )
+
+
 def _demand(judged: Iterable[Check]) -> None:
     for check in judged:
         if not check.ok:
