@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import itertools
 import json
 import random
 import tempfile
@@ -81,14 +82,13 @@ class Item:
     domain_event: DomainEvent
 
 
-def make_items(size: int, customers: int | None = None) -> list[Item]:
-    """`size` events of three kinds, in random order over the customers (a fiftieth of `size` unless given)."""
+def each_item(customers: int) -> Iterator[Item]:
+    """Events of three kinds without end, in random order over the customers, always the same ones."""
     rand = random.Random(7)
-    ids = [UUID(int=rand.getrandbits(128)) for _ in range(customers or max(1, size // 50))]
+    ids = [UUID(int=rand.getrandbits(128)) for _ in range(customers)]
     streams = [customer_stream("acme", f"{id_.int >> 64:016x}") for id_ in ids]
     versions = [0] * len(ids)
-    items = []
-    for number in range(size):
+    for number in itertools.count():
         who = rand.randrange(len(ids))
         versions[who] += 1
         ours, theirs = _KINDS[number % 3]
@@ -100,8 +100,12 @@ def make_items(size: int, customers: int | None = None) -> list[Item]:
         else:
             fields |= {"ticket_id": f"t_{number:09d}", "first_reply_min": number % 240}
         event = theirs(originator_id=ids[who], originator_version=versions[who], timestamp=_START, **fields)
-        items.append(Item(streams[who], ours(**fields), event))
-    return items
+        yield Item(streams[who], ours(**fields), event)
+
+
+def make_items(size: int, customers: int | None = None) -> list[Item]:
+    """The first `size` of `each_item`, over a fiftieth as many customers unless given."""
+    return list(itertools.islice(each_item(customers or max(1, size // 50)), size))
 
 
 def batches(work: Sequence[T], size: int) -> list[Sequence[T]]:
@@ -194,7 +198,7 @@ def options(doc: str | None, argv: list[str] | None, *, size: int, rounds: int) 
     parser = argparse.ArgumentParser(description=doc)
     parser.add_argument("--json", action="store_true", help="print only the JSON line")
     parser.add_argument("--size", type=int, default=size, help="events")
-    parser.add_argument("--rounds", type=int, default=rounds, help="of which the fastest counts")
+    parser.add_argument("--rounds", type=int, default=rounds, help="rounds of each measure")
     return parser.parse_args(argv)
 
 

@@ -6,7 +6,6 @@ from uuid import uuid4
 
 import pytest
 
-from agents.world import ANNA, BEN, World, calls
 from postsale.access import Person
 from postsale.agents import RenewalRescue
 from postsale.agents.decide import macs_digest, values_digest
@@ -15,6 +14,7 @@ from postsale.agents.tools import Receipt, Tool, Toolbox
 from postsale.agents.tools.sandbox import Credit
 from postsale.aggregates.decisions import ApprovalGranted, ApprovalLapsed, EffectUnknown
 from postsale.errors import ApprovalRefused, InvalidInput, NotAllowed, UnknownDecision
+from tests.agents.world import ANNA, BEN, World, calls
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.world import BEN, DUNNING, World
 from postsale.agents import Agent, Policy, RenewalRescue
 from postsale.agents.agent import decider_digest
 from postsale.agents.decide import AgentSpec, Case, decide, decision_id, rederive
@@ -18,6 +17,7 @@ from postsale.agents.guardrails import Context, ToolRef
 from postsale.aggregates.decisions import DecisionRecorded, ReadRef
 from postsale.errors import InvalidInput, NotAllowed
 from postsale.events import MASKED, encode_payload, registry
+from tests.agents.world import BEN, DUNNING, World
 
 POLICY = Policy.from_toml(DUNNING)
 SPEC = AgentSpec("dunning", "m:C", "d", "1")

@@ -7,7 +7,6 @@ from uuid import uuid4
 
 import pytest
 
-from agents.world import ANNA, BEN, DUNNING, NOON, FixedHealth, World, calls
 from postsale.agents import Agent, ChurnOutreach, Policy, RenewalRescue
 from postsale.agents.decide import decision_id
 from postsale.agents.desk import Change
@@ -27,6 +26,7 @@ from postsale.errors import ApprovalRefused, BadDeclaration, InvalidInput, NotAl
 from postsale.events import Actor, Lane, Origin, derive_id
 from postsale.store import Query
 from postsale.store.log import Cause
+from tests.agents.world import ANNA, BEN, DUNNING, NOON, FixedHealth, World, calls
 
 
 def test_a_new_installation_observes_and_says_why_it_did_nothing() -> None:

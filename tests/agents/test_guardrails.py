@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.world import DUNNING
 from postsale.agents import Policy
 from postsale.agents.budget import BudgetState, Sums, evolve_budget
 from postsale.agents.guardrails import Context, ToolRef, contacts, first_failed, is_quiet, judge, look, period
@@ -18,6 +17,7 @@ from postsale.aggregates.artifacts import AgentControl
 from postsale.aggregates.customer import CustomerAggregate, Touch, empty
 from postsale.aggregates.decisions import BudgetCommitted, BudgetReleased, BudgetReserved, Offer
 from postsale.events import DAY_US, to_us
+from tests.agents.world import DUNNING
 
 POLICY = Policy.from_toml(DUNNING)
 ROW = {r.id: r for r in POLICY.rules}

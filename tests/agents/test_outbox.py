@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from agents.world import ANNA, DUNNING, World, calls
 from postsale.access import FileVault
 from postsale.agents import Agent, Policy
 from postsale.agents.engines import EmbeddedEngine
@@ -23,6 +22,7 @@ from postsale.aggregates.decisions import EffectFailed, EffectStarted, EffectSuc
 from postsale.errors import BadDeclaration, ToolUnreachable
 from postsale.events import Origin
 from postsale.store import SQLiteStore
+from tests.agents.world import ANNA, DUNNING, World, calls
 
 
 class Scripted(Tool):
@@ -321,8 +321,8 @@ CRASHING = """
 import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-from agents.world import *
-from agents.test_outbox import *
+from tests.agents.world import *
+from tests.agents.test_outbox import *
 
 class Dying(CreateTask):
     sandbox = True

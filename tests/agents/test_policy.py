@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from agents.world import DUNNING
 from postsale.agents import Agent, ChurnOutreach, Policy, RenewalRescue
 from postsale.agents.policy import fill, placeholders
 from postsale.aggregates.artifacts import content_digest
 from postsale.errors import BadDeclaration, PolicyInvalid
+from tests.agents.world import DUNNING
 
 
 def rule(text: str) -> str:
@@ -161,7 +161,7 @@ def test_templates_say_unknown_yes_and_no() -> None:
 
 
 def test_the_example_policy_is_valid_and_runs_with_what_ships() -> None:
-    from agents.world import World
+    from tests.agents.world import World
 
     policy = Policy.load(Path(__file__).parents[2] / "examples" / "custom_policy.toml")
     w = World([Agent(policy)])

@@ -6,7 +6,6 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from agents.world import ANNA, BEN, NOON, World, calls
 from postsale.agents import ChurnOutreach, RenewalRescue
 from postsale.agents.decide import rederive
 from postsale.agents.evidence import OFFERED
@@ -14,6 +13,7 @@ from postsale.agents.readings import RunnerHealth
 from postsale.aggregates.signals import CancellationScheduled, RenewalDue, TicketEscalated, TicketOpened, UsageObserved
 from postsale.events import encode_payload
 from postsale.projections import CUSTOMER_HEALTH, MemoryViews, Runner
+from tests.agents.world import ANNA, BEN, NOON, World, calls
 
 
 def world(mode: str = "act") -> World:

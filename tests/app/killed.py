@@ -18,14 +18,13 @@ from typing import Any
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from tests.app.support import ANNA, NOON, failed, paid, subscribed, used
-
 from postsale import PostSale
 from postsale.agents import RenewalRescue
 from postsale.agents.tools import Receipt, Tool
 from postsale.agents.tools.sandbox import Email, Task
 from postsale.aggregates.signals import Signal
 from postsale.events import ManualClock
+from tests.app.support import ANNA, NOON, failed, paid, subscribed, used
 
 CUSTOMERS = 8
 LIFE = timedelta(minutes=2)  # longer than a dead run is waited for

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import psycopg
-from tests.postgres import server
 
 from postsale.access import Person
 from postsale.agents import Agent
@@ -25,6 +24,7 @@ from postsale.aggregates.signals import (
 from postsale.app import PostSale
 from postsale.events import ManualClock
 from postsale.projections.views_postgres_schema import views_schema, views_sql
+from tests.postgres import server
 
 NOON = datetime(2026, 3, 2, 12, 0, tzinfo=UTC)  # a Monday; 13:00 in Berlin
 ANNA = Person("anna", "os-user")

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.cli.support import run
 
 from postsale.access import nothing
 from postsale.agents import RenewalRescue
@@ -19,6 +18,7 @@ from postsale.aggregates.signals import AccountProfiled, SurveyAnswered, TicketO
 from postsale.app import PostSale
 from postsale.errors import PostSaleError
 from postsale.events import ManualClock
+from tests.cli.support import run
 
 from .support import ANNA, CANARY, NOON, bytes_of, cancelled, failed, opened, paid, subscribed, url_of
 

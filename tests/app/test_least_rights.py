@@ -6,13 +6,13 @@ from collections.abc import Iterator
 
 import psycopg
 import pytest
-from tests.postgres import server as admin_url
 
 from postsale.agents import RenewalRescue
 from postsale.aggregates.identity import foreign
 from postsale.errors import NotAllowed, StoreUnavailable
 from postsale.projections.views_postgres_schema import projector_role
 from postsale.store.postgres_schema import Roles
+from tests.postgres import server as admin_url
 
 from .support import ANNA, NOON, Server, failed, head, opened, paid, subscribed, used
 

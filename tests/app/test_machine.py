@@ -14,7 +14,6 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from tests.postgres import new_log
 
 from postsale.agents import Agent
 from postsale.aggregates.identity import foreign
@@ -22,6 +21,7 @@ from postsale.aggregates.signals import Signal
 from postsale.app import PostSale, Tenant
 from postsale.errors import ApprovalRefused, ContentConflict, IdentityConflict, UnknownCustomer
 from postsale.events import ManualClock, from_us
+from tests.postgres import new_log
 
 from .support import ANNA, NOON, Server, Where, delete_views, failed, head, opened, paid, used
 from .test_agents import Mailer, policy

@@ -14,8 +14,6 @@ import psycopg
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.postgres import new_log
-from tests.postgres import server as admin_url
 
 from postsale import PostSale, Tenant
 from postsale.access import FileVault
@@ -25,6 +23,8 @@ from postsale.events import ManualClock
 from postsale.projections import MemoryViews
 from postsale.store.postgres import PostgresStore
 from postsale.store.postgres_link import Patience
+from tests.postgres import new_log
+from tests.postgres import server as admin_url
 
 from .support import NOON, Server, arguments, failed, head, opened, paid, used
 

@@ -13,7 +13,6 @@ from typing import Any
 
 import psycopg
 import pytest
-from tests.postgres import server as admin_url
 
 from postsale.agents import ChurnOutreach, RenewalRescue
 from postsale.agents.tools import Receipt, Tool
@@ -24,6 +23,7 @@ from postsale.errors import InvalidInput, ReplayDiverged, StoreUnavailable, Tool
 from postsale.events import Lane, ManualClock, Origin
 from postsale.projections import CUSTOMER_HEALTH
 from postsale.store import Query
+from tests.postgres import server as admin_url
 
 from . import killed
 from .quarter import START, lived_through

@@ -5,10 +5,10 @@ from __future__ import annotations
 import subprocess
 
 import psycopg
-from tests.postgres import binary
-from tests.postgres import server as admin_url
 
 from postsale.agents import RenewalRescue
+from tests.postgres import binary
+from tests.postgres import server as admin_url
 
 from .support import Server, failed, head, opened, paid, subscribed
 

@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.app.support import ANNA, NOON, failed, opened, paid
-from tests.app.test_agents import Mailer, policy, world
 
 from postsale.access import nothing
 from postsale.agents import Agent, Policy
@@ -17,6 +15,8 @@ from postsale.agents.tools import Toolbox
 from postsale.app import PostSale
 from postsale.errors import ReplayDiverged, UnknownDecision
 from postsale.events import ManualClock
+from tests.app.support import ANNA, NOON, failed, opened, paid
+from tests.app.test_agents import Mailer, policy, world
 
 
 @pytest.fixture
@@ -151,11 +151,10 @@ def test_what_no_decision_is_cannot_be_explained_or_replayed(tmp_path: Path) -> 
 
 def test_a_decision_whose_policy_is_not_in_the_log_cannot_be_replayed(tmp_path: Path) -> None:
     """An archive without its policies is named as such; nothing is guessed."""
-    from tests.app.support import NOON as AT
-
     from postsale.audit import replay
     from postsale.store import MemoryStore, Submission
     from postsale.store.log import Log
+    from tests.app.support import NOON as AT
 
     ps, acme, _, _ = world(None)
     with ps:

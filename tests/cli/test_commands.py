@@ -306,10 +306,9 @@ def proposed(tmp_path: Path) -> str:
     """A database in which one proposal of a policy file waits, made moments ago."""
     from datetime import UTC, datetime
 
-    from tests.app.support import failed
-
     from postsale import PostSale
     from postsale.agents import Agent, Policy
+    from tests.app.support import failed
 
     url = f"sqlite:///{tmp_path / 'proposed.db'}"
     example = Path(__file__).resolve().parents[2] / "examples" / "custom_policy.toml"
@@ -532,9 +531,8 @@ def test_a_whole_session_in_real_processes(tmp_path: Path) -> None:
 
 def test_markup_in_the_data_is_shown_and_neither_styles_nor_breaks_the_output(tmp_path: Path) -> None:
     """Ids and errors with square brackets, as in an extra's name."""
-    from tests.app.support import failed, opened
-
     from postsale import PostSale
+    from tests.app.support import failed, opened
 
     with opened(tmp_path) as ps:
         assert isinstance(ps, PostSale)

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from tests.postgres import fresh_log, server
 
 from postsale.events import ManualClock
 from postsale.store import Query, SQLiteStore, open_store
 from postsale.testing import Events
 from postsale.testing.store_building import START, each
+from tests.postgres import fresh_log, server
 
 from .support import process, run
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from tests.postgres import binary, server
 
 from postsale.projections.views_postgres_schema import projector_role, views_schema
 from postsale.store.postgres_schema import Roles
+from tests.postgres import binary, server
 
 from .support import process, run
 

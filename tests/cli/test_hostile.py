@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from app.support import ANNA, NOON, opened, paid, subscribed, url_of
 from postsale.agents import RenewalRescue
 from postsale.aggregates.signals import AccountProfiled
+from tests.app.support import ANNA, NOON, opened, paid, subscribed, url_of
 
 
 def postsale(*arguments: str, cwd: Path, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:

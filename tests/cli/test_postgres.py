@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from tests.postgres import new_log
 
 from postsale import PostSale
 from postsale.aggregates.signals import InvoicePaid, InvoicePaymentFailed, Signal, SubscriptionStarted
 from postsale.events import Origin
+from tests.postgres import new_log
 
 from .support import Done, run
 

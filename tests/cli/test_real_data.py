@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from tests.ingest.support import EXAMPLES, envelope, third_party
 
 from .support import run

@@ -8,10 +8,10 @@ from uuid import uuid4
 
 import pytest
 from hypothesis import HealthCheck, settings
-from tests.postgres import new_log
 
 from postsale.projections import MemoryViews, SqliteViews, Views
 from postsale.projections.views_postgres import PostgresViews
+from tests.postgres import new_log
 
 settings.register_profile("projections", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("projections")

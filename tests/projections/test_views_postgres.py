@@ -10,13 +10,13 @@ from typing import Any
 
 import psycopg
 import pytest
-from tests.postgres import new_log, server
 
 from postsale.errors import InvalidInput, PostSaleError, StoreUnavailable, ViewMoved
 from postsale.projections import CustomerHealth, Fold, Runner
 from postsale.projections.views_postgres import PostgresViews
 from postsale.projections.views_postgres_schema import projector_role, views_schema, views_sql
 from postsale.store.postgres_schema import Roles
+from tests.postgres import new_log, server
 
 from .killed_runner import EVENTS, make_store
 

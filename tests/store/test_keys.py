@@ -6,8 +6,8 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from tests.app.support import bytes_of, head, opened, paid
 
-from app.support import bytes_of, head, opened, paid
 from postsale.access import FileVault
 from postsale.errors import KeyUnavailable
 

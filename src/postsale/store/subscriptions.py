@@ -63,7 +63,7 @@ class Subscription:
         while not self._stopped.is_set():
             page = self.next_page()
             if page is None:
-                if not self._store.wait(self._position, self._wait_s): return
+                self._store.wait(self._position, self._wait_s)
             else:
                 yield page
 
