@@ -16,7 +16,7 @@ from uuid import UUID
 import psycopg
 from psycopg.rows import tuple_row
 
-from postsale.errors import InvalidInput, LogDamaged
+from postsale.errors import LogDamaged
 from postsale.events import Lane, StoredEvent, StreamId, uuid_of
 from postsale.store.archive import Archive, Part, merged
 from postsale.store.contract import Query, TreeHead
@@ -72,8 +72,6 @@ class Reads:
 
     def read(self, query: Query) -> Generator[StoredEvent, None, None]:
         """See `Store.read`. Memory: a page of at most 2,000 events and 4 MB, or of one event. NotAllowed when all tenants are asked for and the login may not."""
-        if query.limit is not None and query.limit < 0:
-            raise InvalidInput(what="Query", field="limit", reason="expected 0 or more")
         if query.limit == 0:
             return
         tenants = {query.tenant} if query.tenant is not None else {stream.tenant for stream in query.streams}
