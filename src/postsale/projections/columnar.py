@@ -6,8 +6,8 @@ Two functions, both lazy: they build an expression and run nothing.
     value_table(features, facts, keys=["key"], as_of=…)         finished leaves at a time: one number, or one column of the facts
 
 `facts` is an Ibis table with one row per fact: the columns of `keys`, none of them null; `kind` (wire name without version), `position` and
-`occurred_at_us` (int64); and one column for each name in `payload_columns(features)`, null where the fact's kind has no such
-field or the fact does not hold it. Other columns are ignored, and so are facts of kinds that no leaf reads. `keys` are what is
+`occurred_at_us` (int64); and one column for each name in `payload_columns(features)`, null where the fact does not hold the
+field; what it says of kinds that the features do not read it of, does not matter. Other columns are ignored, and so are facts of kinds that no leaf reads. `keys` are what is
 grouped by: a customer, or a customer and a point in time of a training set, where `as_of` names the point's column.
 
 A row of either result has the keys, `newest_us` and `position` (of the facts that count), and one column per leaf, by its name.

@@ -115,10 +115,11 @@ def load_facts(
             files = [str(source.archive.verified(segment)) for segment, _ in source.parts]
         with refusing():
             connection.execute(make.empty())
+            foreign = _foreign_shapes(connection, files, readable) if files else []
             if files:
-                connection.execute(make.from_files(files, query, readable.current))
-        foreign = _foreign(connection, make, files, query, readable) if files else iter(())
-        _insert(connection, make, map(readable, chain(source.batches, foreign)), available=available)
+                connection.execute(make.from_files(files, query, readable.current, foreign))
+        upcast = _upcast_rows(connection, make, files, query, foreign) if foreign else iter(())
+        _insert(connection, make, map(readable, chain(source.batches, upcast)), available=available)
     with refusing():
         ((rows,),) = connection.execute(f'SELECT count(*) FROM "{name}"').fetchall()
     return int(rows)
@@ -147,11 +148,16 @@ def _insert(connection: Any, make: _Making, batches: Iterator[Any], *, available
         connection.unregister("incoming_facts")
 
 
-def _foreign(connection: Any, make: _Making, files: list[str], query: Query, readable: _Readable) -> Iterator[Any]:
-    """The rows of files that are not in the present shape of their class, for upcasting one at a time."""
+def _foreign_shapes(connection: Any, files: list[str], readable: _Readable) -> list[tuple[str, bytes]]:
+    """Wire names and shapes in these files that DuckDB must not take apart."""
+    shapes = connection.execute(f"SELECT DISTINCT wire_name, schema FROM {_segments(files)}").fetchall()
+    return sorted((name, schema) for name, schema in shapes if readable.reads(name) and (name, schema) not in readable.current)
+
+
+def _upcast_rows(connection: Any, make: _Making, files: list[str], query: Query, foreign: list[tuple[str, bytes]]) -> Iterator[Any]:
     pa, schema = pyarrow(), batch_schema(header=make.available)
     with refusing(), connection.cursor() as cursor:  # a cursor of its own: the connection is busy with what takes these rows
-        for rows in cursor.sql(make.foreign(files, query, readable.current)).to_arrow_reader(_FOREIGN_ROWS):
+        for rows in cursor.sql(make.stored(files, query, foreign)).to_arrow_reader(_FOREIGN_ROWS):
             yield pa.record_batch([rows[field.name].cast(field.type) for field in schema], schema=schema)
 
 
@@ -161,7 +167,7 @@ class _Making:
     def __init__(
         self, features: type[Features], reads: dict[str, frozenset[Field]], categories: list[str], name: str, *, available: bool
     ) -> None:
-        self._name, self._kinds, self.available = name, sorted(reads), available
+        self._name, self.available = name, available
         self._among = ", ".join(map(_quoted, categories))
         # Every payload is parsed once for all its fields; once more only where two kinds hold a field as different types.
         layers: list[dict[str, Field]] = []
@@ -172,11 +178,11 @@ class _Making:
             if at == len(layers):
                 layers.append({})
             layers[at][field.name] = field
-            kinds = ", ".join(_quoted(kind) for kind, fields in sorted(reads.items()) if field in fields)
             value = f'j{at}."{field.name}"'
-            if field.type == "time":
-                value = f"epoch_us(CAST({value} AS TIMESTAMPTZ))"
-            self._places.append(f"CASE WHEN kind IN ({kinds}) THEN {value} END")
+            if field.type == "time":  # which another kind may hold as any text
+                kinds = ", ".join(_quoted(kind) for kind, fields in sorted(reads.items()) if field in fields)
+                value = f"CASE WHEN kind IN ({kinds}) THEN epoch_us(CAST({value} AS TIMESTAMPTZ)) END"
+            self._places.append(value)
             self._types.append(f'"{column}" {"BIGINT" if field.type == "time" else _JSON[field.type]}')
         self._parsed = []
         for at, layer in enumerate(layers):
@@ -193,14 +199,14 @@ class _Making:
     def from_batches(self) -> str:
         return self._from("incoming_facts", f"split_part(stream, '/', 2) IN ({self._among})")
 
-    def from_files(self, files: list[str], query: Query, current: list[tuple[str, bytes]]) -> str:
-        return self._from(_segments(files), f"({_present(current)}) AND {self._asked(query)}")
+    def from_files(self, files: list[str], query: Query, current: list[tuple[str, bytes]], foreign: list[tuple[str, bytes]]) -> str:
+        known = f"wire_name IN ({', '.join(_quoted(name) for name, _ in current)})"
+        but = f" AND NOT ({_shapes(foreign)})" if foreign else ""
+        return self._from(_segments(files), f"{known}{but} AND {self._asked(query)}")
 
-    def foreign(self, files: list[str], query: Query, current: list[tuple[str, bytes]]) -> str:
+    def stored(self, files: list[str], query: Query, foreign: list[tuple[str, bytes]]) -> str:
         columns = ", ".join([_STREAM, *_STORED, *(["header"] if self.available else [])])
-        kinds = ", ".join(map(_quoted, self._kinds))
-        asked = f"split_part(wire_name, '@', 1) IN ({kinds}) AND {self._asked(query)}"
-        return f"SELECT {columns} FROM {_segments(files)} WHERE NOT ({_present(current)}) AND {asked}"
+        return f"SELECT {columns} FROM {_segments(files)} WHERE ({_shapes(foreign)}) AND {self._asked(query)}"
 
     def _from(self, source: str, condition: str) -> str:
         stream = "stream" if source == "incoming_facts" else _STREAM
@@ -228,9 +234,8 @@ def _segments(files: list[str]) -> str:
     return f"read_parquet([{', '.join(map(_quoted, files))}])"
 
 
-def _present(current: list[tuple[str, bytes]]) -> str:
-    shapes = (f"(wire_name = {_quoted(name)} AND schema = from_hex('{digest.hex()}'))" for name, digest in current)
-    return " OR ".join(shapes)
+def _shapes(shapes: list[tuple[str, bytes]]) -> str:
+    return " OR ".join(f"(wire_name = {_quoted(name)} AND schema = from_hex('{schema.hex()}'))" for name, schema in shapes)
 
 
 def _quoted(text: str) -> str:
@@ -244,6 +249,9 @@ class _Readable:
         self._reads = reads
         current = [registry.get(registry.versions(kind)[-1]) for kind in sorted(reads)]
         self.current = [(cls.wire_name, schema_digest(cls)) for cls in current]
+
+    def reads(self, wire_name: str) -> bool:
+        return wire_name.partition("@")[0] in self._reads
 
     def __call__(self, batch: Any) -> Any:
         pa = pyarrow()
