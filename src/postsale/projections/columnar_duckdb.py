@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from postsale.errors import InvalidInput, MissingExtra, StoreUnavailable
-from postsale.projections.columnar import Table, ibis
+from postsale.projections.columnar_expressions import Table, ibis
 
 BATCH_ROWS: Final = 16_384
 

@@ -14,12 +14,12 @@ from typing import Any, Final
 
 from postsale.errors import InvalidInput
 from postsale.events import Lane, canonical, decode_payload, from_us, registry, schema_digest, stored_fields
-from postsale.projections.columnar import fact_schema, payload_columns
 from postsale.projections.columnar_duckdb import refusing
+from postsale.projections.columnar_expressions import fact_schema, fields_of, payload_columns
 from postsale.projections.features import Features
 from postsale.projections.fold import Fact
 from postsale.projections.runner import CATEGORIES
-from postsale.projections.tracing import Expression, Field, Op, Type, evaluate
+from postsale.projections.tracing import Field, Type, evaluate
 from postsale.store.columns import batch_schema, fact_source
 from postsale.store.contract import Query, Store
 from postsale.store.segments import pyarrow
@@ -64,19 +64,10 @@ def fields_read(features: type[Features]) -> dict[str, frozenset[Field]]:
     """Which fields are read of each kind."""
     found: dict[str, frozenset[Field]] = {}
     for leaf in features.leaves.values():
-        fields = frozenset().union(*(_fields(part) for part in (leaf.value, leaf.where, leaf.by)))
+        fields = frozenset().union(*(fields_of(part) for part in (leaf.value, leaf.where, leaf.by)))
         for kind in leaf.kinds:
             found[kind] = found.get(kind, frozenset()) | fields
     return found
-
-
-def _fields(expression: Expression | None) -> frozenset[Field]:
-    match expression:
-        case Field():
-            return frozenset({expression})
-        case Op(_, args):
-            return frozenset().union(*map(_fields, args))
-    return frozenset()
 
 
 def _check(kind: str, position: int, fields: dict[str, Any], wanted: frozenset[Field]) -> None:
