@@ -10,7 +10,7 @@ event folded, by which a log that was restored from an older copy is noticed.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 import orjson
@@ -76,6 +76,17 @@ class Read(NamedTuple):
 
     state: State
     position: int
+
+
+class Built(NamedTuple):
+    """States that were computed at once: the rows of a view, as the fold's `dump` writes them, and from how many facts."""
+
+    rows: Mapping[str, bytes]
+    events: int
+
+
+States = Callable[[Store, Fold, int], Built]
+"""`states(store, fold, upto)`: what folding every fact up to a position (inclusive) gives. Raises what an unreadable event raises."""
 
 
 class Runner:
@@ -294,10 +305,28 @@ class Runner:
         self._views.drop(self.view, self._aside)
         self._states.clear()
 
-    def rebuild(self, on_progress: Callable[[Progress], None] | None = None) -> Progress:
-        """Drop and fold again, raising no triggers. Ends with the same `digest` as if it had never been dropped."""
+    def rebuild(self, on_progress: Callable[[Progress], None] | None = None, *, states: States | None = None) -> Progress:
+        """Drop and fold again, raising no triggers. Ends with the same `digest` as if it had never been dropped.
+
+        `states` (such as `handover.duckdb_states`) computes what the log holds now at once, and folding goes on from there; where it
+        finds an event that cannot be read, all is folded one by one. Its rows are written in one transaction.
+        """
         self.drop()
-        return self.catch_up(on_progress=on_progress)
+        events = self._load_built(states, on_progress) if states is not None else 0
+        progress = self.catch_up(on_progress=on_progress)
+        return progress._replace(from_position=0, events=progress.events + events)
+
+    def _load_built(self, states: States, on_progress: Callable[[Progress], None] | None) -> int:
+        head = self._store.head()
+        try:
+            built = states(self._store, self._fold, head)
+        except POISON:
+            return 0
+        aside: dict[str, bytes | None] = {_ANCHOR: self._anchor(head)}
+        self._views.write(self.view, built.rows, checkpoint=head, expected=0, also={self._aside: aside})
+        if on_progress is not None:
+            on_progress(Progress(0, head, built.events, head))
+        return built.events
 
     def digest(self) -> str:
         """SHA-256 over the view's rows by key, hex: the same facts give the same digest, however they were folded."""
