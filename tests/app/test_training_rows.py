@@ -15,8 +15,9 @@ from postsale.agents import Agent, Policy
 from postsale.aggregates.signals import InvoicePaid, InvoicePaymentFailed
 from postsale.app import PostSale
 from postsale.app.tenant import Tenant
+from postsale.app.training import Question, Rows
 from postsale.errors import InvalidInput, UnknownCustomer
-from postsale.events import ManualClock
+from postsale.events import DAY_US, ManualClock, to_us
 from postsale.projections import Features, count, days, last_seen, total
 from postsale.projections.datasets import Manifest, pseudonym
 from postsale.projections.training import feature_rows
@@ -110,29 +111,79 @@ def play(acme: Tenant, clock: ManualClock, story: list[tuple[str, int, int]]) ->
             pass  # a step that the story does not allow at this moment
 
 
-@settings(max_examples=40)
-@given(actions, st.lists(st.integers(-3, 70), min_size=1, max_size=4, unique=True), st.randoms())
-def test_recorded_rows_are_what_a_live_read_gave_at_that_moment(
-    story: list[tuple[str, int, int]], offsets: list[int], rng: random.Random
-) -> None:
-    """Through late facts, links of waiting facts, merges and splits: the oracle is `features` with both clocks at the point."""
+def asked(ps: PostSale, by_query: bool, **question: Any) -> Any:
+    """The table, by one engine, without a manifest."""
+    rows = Rows(ps.log, "acme", Question(name="spending", features=Spending, **question))
+    return rows.made(ps.log.vault.tenant("acme"), by_query=by_query).table
+
+
+def oracle(ps: PostSale, at: list[datetime]) -> dict[tuple[str, int], dict[str, Any]]:
+    """A live read with both clocks at each point, of the customers of whom something was known."""
+    found = {}
+    for when in at:
+        for ref, values in ps.tenant("acme").all_features(Spending, as_of=when, known_at=when):
+            if values.newest_us is not None:
+                found[ref, values.as_of_us] = dict(values)
+    return found
+
+
+def check_history(story: list[tuple[str, int, int]], at: list[datetime], engines: tuple[bool, ...]) -> None:
     clock = ManualClock(NOON)
     with opened(None, clock=clock) as ps:
         acme = ps.tenant("acme")
         play(acme, clock, story)
-        at = [NOON + offset * DAY + timedelta(minutes=rng.randrange(1440)) for offset in offsets]
         clock.move_to(NOON + 200 * DAY)
-        rows = acme.training_rows(Spending, name="spending", at=at)
-        refs = acme.pseudonyms()
-        table = list(zip(rows.table.column("customer").to_pylist(), feature_rows(rows.table, Spending), strict=True))
-        found = {(refs[customer], values.as_of_us): dict(values) for customer, values in table}
-        expected = {}
-        for when in at:
-            for ref, values in acme.all_features(Spending, as_of=when, known_at=when):
-                if values.newest_us is not None:
-                    expected[ref, values.as_of_us] = dict(values)
-        assert found == expected
-        assert len(table) == len(found)
+        refs, expected = acme.pseudonyms(), oracle(ps, at)
+        times = tuple(sorted(map(to_us, at)))
+        for by_query in engines:
+            table = asked(ps, by_query, at_us=times)
+            rows = list(zip(table.column("customer").to_pylist(), feature_rows(table, Spending), strict=True))
+            assert {(refs[customer], values.as_of_us): dict(values) for customer, values in rows} == expected
+            assert len(rows) == len(expected)
+        if len(engines) > 1:
+            for more in ({"knowledge": "claimed"}, {"lag_us": DAY_US, "agent": "nobody"}):
+                question = {"at_us": times, "outcome": Failing, "horizon_us": 9 * DAY_US, **more}
+                one, other = (asked(ps, by_query, **question) for by_query in engines)
+                assert one.equals(other)
+                assert one.schema.equals(other.schema, check_metadata=True)
+
+
+offsets = st.lists(st.integers(-3 * 1440, 70 * 1440), min_size=1, max_size=4, unique=True)
+
+
+def moments(minutes: list[int]) -> list[datetime]:
+    return [NOON + timedelta(minutes=m) for m in minutes]
+
+
+@given(actions, offsets)
+def test_recorded_rows_are_what_a_live_read_gave_at_that_moment(story: list[tuple[str, int, int]], minutes: list[int]) -> None:
+    """Through late facts, links of waiting facts, merges and splits: the oracle is `features` with both clocks at the point."""
+    check_history(story, moments(minutes), (False,))
+
+
+@settings(max_examples=5)
+@given(actions, offsets)
+def test_both_engines_give_the_same_rows_labels_and_types(story: list[tuple[str, int, int]], minutes: list[int]) -> None:
+    """DuckDB and the fold, through the same histories, by recorded and by claimed knowledge."""
+    check_history(story, moments(minutes), (False, True))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_both_engines_agree_on_longer_histories(seed: int) -> None:
+    """Eighty steps each."""
+    rng = random.Random(seed)
+    story = [
+        (
+            rng.choice(["pay", "pay", "pay", "fail", "foreign", "link", "merge", "split", "wait"]),
+            rng.randrange(4),
+            rng.randrange(20),
+        )
+        for _ in range(80)
+    ]
+    story = [
+        (what, one % 2 if what in ("foreign", "link") else one, two % 4 if what in ("link", "merge") else two) for what, one, two in story
+    ]
+    check_history(story, moments([rng.randrange(60 * 1440) for _ in range(5)]), (False, True))
 
 
 def test_claimed_knowledge_uses_what_a_source_says_and_recorded_knowledge_does_not(where: Where) -> None:

@@ -7,14 +7,17 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from postsale.aggregates.signals import InvoicePaid
 from postsale.errors import InvalidInput
 from postsale.events import DAY_US
 from postsale.projections import Fact, Features, Fold, count, derived, last_seen, total
+from postsale.projections.columnar_duckdb import duckdb_connection
+from postsale.projections.feeding import facts_table
 from postsale.projections.training import Known, Subject, enters_us, feature_rows, training_table
+from postsale.projections.training_columns import known_facts, training_columns
 
 from .support import Everything, facts_strategy
 
@@ -163,3 +166,50 @@ def test_no_customers_give_an_empty_table_with_every_column() -> None:
     table = training_table(Everything, [], outcome=Paid)
     assert table.num_rows == 0
     assert set(table.column_names) > {*Everything.leaves, "label_n", "censored"}
+
+
+# ---------------------------------------------------------------- by query
+
+
+def by_query(features: type[Features], customers: dict[str, tuple[list[Fact], list[int]]], **asked: Any) -> Any:
+    """The table that DuckDB makes of these facts."""
+    import pyarrow as pa
+
+    keyed = [(name, fact) for name, (facts, _) in customers.items() for fact in facts]
+    names = pa.table({"ref": list(customers), "customer": list(customers)}, schema=pa.schema({"ref": "string", "customer": "string"}))
+    points = [(name, at) for name, (_, its) in customers.items() for at in its]
+    with duckdb_connection() as connection:
+        connection.register("facts_read", facts_table(features, keyed))
+        known_facts(connection, "facts", claimed=False)
+        connection.register("later", facts_table(asked.get("outcome") or Paid, keyed))
+        connection.execute("CREATE TABLE owners (stream VARCHAR, ref VARCHAR, since_us BIGINT, until_us BIGINT)")
+        connection.register("names", names)
+        connection.execute("INSERT INTO owners SELECT ref, ref, -4611686018427387904, NULL FROM names")
+        connection.execute("CREATE TABLE later_owners AS SELECT stream, ref FROM owners")
+        schema = pa.schema({"ref": "string", "as_of_us": "int64"})
+        connection.register("points", pa.table([[p[0] for p in points], [p[1] for p in points]], schema=schema))
+        return training_columns(connection, features, **asked)
+
+
+@settings(max_examples=8)
+@given(
+    st.lists(st.tuples(facts_strategy, st.lists(st.integers(-5 * DAY_US, 20 * DAY_US), unique=True, max_size=4).map(sorted)), max_size=5),
+    st.sampled_from([0, 2 * DAY_US]),
+    st.integers(0, 12 * DAY_US),
+    st.booleans(),
+)
+def test_duckdb_gives_the_table_that_the_fold_gives(
+    customers: list[tuple[list[Fact], list[int]]], lag: int, horizon: int, only_known: bool
+) -> None:
+    """Every leaf in every way, late facts, ties, derived labels; values, types and order."""
+    named = {f"c{n}": customer for n, customer in enumerate(customers)}
+    asked: dict[str, Any] = {"lag_us": lag, "outcome": Paid, "horizon_us": horizon, "until_us": 15 * DAY_US, "only_known": only_known}
+    expected = training_table(Everything, [subject(name, facts, points, lag) for name, (facts, points) in named.items()], **asked)
+    found = by_query(Everything, named, **asked)
+    assert found.schema.equals(expected.schema, check_metadata=True)
+    assert found.to_pylist() == expected.to_pylist()
+
+
+def test_what_is_beyond_64_bits_is_refused_by_duckdb_too() -> None:
+    with pytest.raises(InvalidInput, match="64 bits"):
+        by_query(Paid, {"c": ([paid(1, 1, amount=2**62), paid(2, 1, amount=2**62)], [1])})

@@ -8,27 +8,32 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cached_property
 from importlib.metadata import version
+from importlib.util import find_spec
 from typing import Any, Final
 
 from postsale.access import TenantKeys
 from postsale.aggregates.decisions import DecisionRecorded
-from postsale.aggregates.identity import CUSTOMERS, IDENTITY_KINDS, MergedInto, SplitFrom, StreamJoined, StreamParted
+from postsale.aggregates.identity import CUSTOMERS
+from postsale.app.lineage import EVER, Lineage, Part
 from postsale.errors import InvalidInput
 from postsale.events import Header, Lane, StoredEvent, StreamId, to_us
+from postsale.projections.columnar_duckdb import duckdb_connection
 from postsale.projections.datasets import Declared, Manifest, pseudonym
 from postsale.projections.features import Features
+from postsale.projections.feeding import load_facts
 from postsale.projections.fold import Fact, fact_of
 from postsale.projections.journal import Entry, read_journal
-from postsale.projections.training import Knowledge, Known, Subject, enters_us, pyarrow, training_table
+from postsale.projections.runner import CATEGORIES
+from postsale.projections.training import TREATMENT, Knowledge, Known, Subject, enters_us, pyarrow, training_table
+from postsale.projections.training_columns import known_facts, training_columns
 from postsale.store.checkpoints import tree_of
 from postsale.store.contract import Query
 from postsale.store.log import Log
 
-_EVER: Final = -(2**63)
 _CLAIM: Final = b'"available_at_us"'
 
 
@@ -74,56 +79,6 @@ class Question:
             refuse("within", "an outcome needs a horizon above 0, and a horizon an outcome")
 
 
-# ---------------------------------------------------------------- who was who
-
-
-@dataclass(slots=True)
-class _Part:
-    """A stream that belongs to a customer, by time of knowledge: from `since_us` until `until_us`, exclusive."""
-
-    stream: StreamId
-    since_us: int
-    until_us: int | None = None
-
-    def holds(self, us: int) -> bool:
-        return self.since_us <= us and (self.until_us is None or us < self.until_us)
-
-
-@dataclass(slots=True)
-class _History:
-    """Which streams made up which customer, and who was part of whom, at every time of knowledge."""
-
-    parts: dict[str, list[_Part]] = field(default_factory=dict)  # by reference, without its own stream
-    merges: dict[str, list[tuple[int, str | None]]] = field(default_factory=dict)  # by reference: from when, into whom
-
-    @classmethod
-    def read(cls, log: Log, tenant: str, upto: int) -> _History:
-        history = cls()
-        query = Query(tenant=tenant, category=CUSTOMERS, lane=Lane.DECISION, kinds=IDENTITY_KINDS, upto=upto)
-        for event in log.events(query):
-            ref, at = event.stored.stream.id, event.stored.recorded_at_us
-            match event.data:
-                case StreamJoined(category=category, id=id_):
-                    history.parts.setdefault(ref, []).append(_Part(StreamId(tenant, category, id_), at))
-                case StreamParted(category=category, id=id_):
-                    for part in history.parts.get(ref, ()):
-                        if part.stream == StreamId(tenant, category, id_) and part.until_us is None:
-                            part.until_us = at
-                case MergedInto(survivor=survivor):
-                    history.merges.setdefault(ref, []).append((at, survivor))
-                case SplitFrom():
-                    history.merges.setdefault(ref, []).append((at, None))
-        return history
-
-    def survivor(self, ref: str, us: int | None) -> str:
-        """The customer that this one was part of, as known at `us` (None: by the end); itself unless merged."""
-        into = None
-        for at, survivor in self.merges.get(ref, ()):
-            if us is None or at <= us:
-                into = survivor
-        return ref if into is None else self.survivor(into, us)
-
-
 # ---------------------------------------------------------------- the rows
 
 
@@ -139,26 +94,110 @@ class Rows:
         now_us = log.clock.now_us() if question.known_at_us is None else question.known_at_us
         self._known_at_us = max(now_us, newest.recorded_at_us if newest else 0) if question.known_at_us is None else now_us
         self._until_us = now_us if question.until_us is None else question.until_us
-        self._history = _History.read(log, tenant, self._position)
-        self._facts = self._read_facts()
+        self._lineage = Lineage.read(log, tenant, self._position)
 
-    def made(self, keys: TenantKeys) -> TrainingRows:
-        """The table and its manifest. Raises MissingExtra, InvalidInput, and what an unreadable event raises."""
-        q = self._q
-        extra = self._treatment_types() if q.agent is not None else None
-        subjects = [self._subject(ref, points, keys) for ref, points in sorted(self._points().items())]
-        table = training_table(
-            q.features,
-            subjects,
-            lag_us=q.lag_us,
-            outcome=q.outcome,
-            horizon_us=q.horizon_us,
-            until_us=self._until_us,
-            extra=extra,
-        )
+    def made(self, keys: TenantKeys, *, by_query: bool | None = None) -> TrainingRows:
+        """The table and its manifest: by DuckDB where the extra `batch` is installed, else by the fold, the same rows.
+
+        Raises MissingExtra, InvalidInput, StoreUnavailable, and what an unreadable event raises.
+        """
+        if by_query is None:
+            by_query = find_spec("duckdb") is not None and find_spec("ibis") is not None
+        table, refs = self._by_query(keys) if by_query else self._by_fold(keys)
+        if self._q.agent is not None:
+            table = self._with_treatment(table, refs)
         return TrainingRows(table, self._manifest(table, keys))
 
-    # ------------------------------------------------------------ facts
+    def _asked(self) -> dict[str, Any]:
+        q = self._q
+        everybody = bool(q.at_us)
+        return {
+            "lag_us": q.lag_us,
+            "outcome": q.outcome,
+            "horizon_us": q.horizon_us,
+            "until_us": self._until_us,
+            "only_known": everybody,
+        }
+
+    def _whole(self, ref: str, at: int) -> str:
+        """The customer that this one was part of, as a row at this point may know it. Who is who is not claimed by sources: then, as known in the end."""
+        return self._lineage.survivor(ref, None if self._q.knowledge == "claimed" else at + self._q.lag_us)
+
+    @cached_property
+    def _named_points(self) -> set[tuple[str, int]] | None:
+        """The points that were named one by one; None for every customer at each time."""
+        if self._q.at_us:
+            return None
+        named = self._q.points if self._q.points is not None else [(e.stream.id, _decided_us(e)) for e in self._decisions]
+        return {(self._whole(ref, at), at) for ref, at in named}
+
+    def _parts(self, ref: str) -> list[Part]:
+        """The streams of a customer as its rows may know them."""
+        parts = self._lineage.of(ref, self._tenant)
+        return [Part(p.stream, EVER) for p in parts if p.until_us is None] if self._q.knowledge == "claimed" else parts
+
+    # ------------------------------------------------------------ by query
+
+    def _by_query(self, keys: TenantKeys) -> tuple[Any, dict[str, str]]:
+        pa, q, query = pyarrow(), self._q, Query(tenant=self._tenant, upto=self._position)
+        claimed = q.knowledge == "claimed"
+        text, number = pa.string(), pa.int64()
+
+        def register(name: str, columns: dict[str, Any], rows: Iterable[tuple[Any, ...]]) -> None:
+            given = list(rows)
+            arrays = [pa.array([row[i] for row in given], kind) for i, kind in enumerate(columns.values())]
+            connection.register(name, pa.table(arrays, names=list(columns)))
+
+        with duckdb_connection() as connection:
+            load_facts(connection, q.features, self._log.store, query, name="facts_read", available=claimed)
+            known_facts(connection, "facts", claimed=claimed)
+            streams = "SELECT key FROM facts_read"
+            if q.outcome is not None:
+                load_facts(connection, q.outcome, self._log.store, query, name="later_read")
+                known_facts(connection, "later", claimed=False)
+                streams += " UNION SELECT key FROM later_read"
+            own = f"SELECT DISTINCT key AS stream, substr(key, {len(self._prefix) + 1}) AS ref FROM ({streams}) WHERE starts_with(key, $prefix)"
+            connection.execute(f"CREATE TEMP TABLE own AS {own}", {"prefix": self._prefix})
+            joined = [(str(p.stream), ref, p.since_us, p.until_us) for ref in self._lineage.parts for p in self._parts(ref)[1:]]
+            register("joined", {"stream": text, "ref": text, "since_us": number, "until_us": number}, joined)
+            ever = f"SELECT stream, ref, {EVER}::BIGINT AS since_us, NULL::BIGINT AS until_us FROM own"
+            connection.execute(f"CREATE TEMP TABLE owners AS {ever} UNION ALL FROM joined")
+            ends = [(str(s), ref) for ref in self._lineage.refs() for s in self._lineage.in_the_end(ref, self._tenant)]
+            register("ends", {"stream": text, "ref": text}, ends)
+            connection.execute("CREATE TEMP TABLE later_owners AS SELECT stream, ref FROM own UNION FROM ends")
+            if (named := self._named_points) is not None:
+                register("points", {"ref": text, "as_of_us": number}, named)
+            else:
+                register("times", {"as_of_us": number}, [(at,) for at in q.at_us])
+                connection.execute(
+                    "CREATE TEMP TABLE points AS SELECT ref, as_of_us FROM (SELECT DISTINCT ref FROM owners) CROSS JOIN times"
+                )
+                gone = [(ref, at) for ref in self._lineage.merges for at in q.at_us if self._whole(ref, at) != ref]
+                register("gone", {"ref": text, "as_of_us": number}, gone)
+                connection.execute("DELETE FROM points WHERE (ref, as_of_us) IN (SELECT (ref, as_of_us) FROM gone)")
+            refs = [ref for (ref,) in connection.execute("SELECT DISTINCT ref FROM points").fetchall()]
+            names = {pseudonym(keys.blind, ref): ref for ref in refs}
+            register("names", {"ref": text, "customer": text}, [(ref, name) for name, ref in names.items()])
+            return training_columns(connection, q.features, **self._asked()), names
+
+    @property
+    def _prefix(self) -> str:
+        return f"{self._tenant}/{CUSTOMERS}/"
+
+    # ------------------------------------------------------------ by fold
+
+    def _by_fold(self, keys: TenantKeys) -> tuple[Any, dict[str, str]]:
+        facts = self._read_facts()
+        points: dict[str, list[int]] = {}
+        if (named := self._named_points) is not None:
+            for ref, at in sorted(named):
+                points.setdefault(ref, []).append(at)
+        else:
+            customers = {stream.id for stream in facts if stream.category == CUSTOMERS} | self._lineage.parts.keys()
+            points = {ref: [at for at in self._q.at_us if self._whole(ref, at) == ref] for ref in customers}
+        names = {pseudonym(keys.blind, ref): ref for ref in points}
+        subjects = (self._subject(ref, name, points[ref], facts) for name, ref in names.items())
+        return training_table(self._q.features, subjects, **self._asked()), names
 
     def _read_facts(self) -> dict[StreamId, list[tuple[int, Fact]]]:
         """The facts of the kinds that are asked for, by stream, each with the time from which it was known."""
@@ -167,64 +206,20 @@ class Rows:
         claimed = self._q.knowledge == "claimed"
         query = Query(tenant=self._tenant, lane=Lane.FACT, kinds=frozenset(kinds), upto=self._position)
         for stored in self._log.store.read(query):
-            known_us = _claimed_us(stored) if claimed else stored.recorded_at_us
-            found.setdefault(stored.stream, []).append((known_us, fact_of(stored)))
+            if stored.stream.category in CATEGORIES:
+                known_us = _claimed_us(stored) if claimed else stored.recorded_at_us
+                found.setdefault(stored.stream, []).append((known_us, fact_of(stored)))
         return found
 
-    def _parts(self, ref: str) -> list[_Part]:
-        return [_Part(StreamId(self._tenant, CUSTOMERS, ref), _EVER), *self._history.parts.get(ref, ())]
-
-    def _known(self, ref: str) -> list[Known]:
-        """What the rows of a customer may use. By claim, who is who is taken as it is known in the end: links are not claimed."""
-        q, out = self._q, []
+    def _subject(self, ref: str, name: str, points: list[int], facts: Mapping[StreamId, list[tuple[int, Fact]]]) -> Subject:
+        lag_us, known, later = self._q.lag_us, [], []
         for part in self._parts(ref):
-            if q.knowledge == "claimed":
-                if part.until_us is None:
-                    out += [Known(enters_us(f, us, q.lag_us), None, f) for us, f in self._facts.get(part.stream, ())]
-                continue
-            leaves = None if part.until_us is None else part.until_us - q.lag_us
-            out += [Known(enters_us(f, max(us, part.since_us), q.lag_us), leaves, f) for us, f in self._facts.get(part.stream, ())]
-        return out
-
-    def _later(self, ref: str) -> list[Fact]:
-        """What counts as outcome: all facts of the customer, and of whom it is part of, as known in the end."""
-        parts = {part.stream for part in self._parts(self._history.survivor(ref, None)) if part.until_us is None}
-        parts |= {StreamId(self._tenant, CUSTOMERS, ref)}
-        return [fact for stream in sorted(parts) for _, fact in self._facts.get(stream, ())]
-
-    # ------------------------------------------------------------ points
-
-    def _points(self) -> dict[str, list[int]]:
-        """Points by reference, ascending, each once."""
-        q = self._q
-        found: dict[str, set[int]] = {}
-        if q.points is not None:
-            for ref, at in q.points:
-                found.setdefault(self._whole(ref, at), set()).add(at)
-        elif q.at_us:
-            kinds = {kind for leaf in q.features.leaves.values() for kind in leaf.kinds}
-            for ref in self._customers():
-                first = min((k.enters_us for k in self._known(ref) if k.fact.kind in kinds), default=None)
-                mine = {at for at in q.at_us if first is not None and first <= at and self._whole(ref, at) == ref}
-                if mine:
-                    found[ref] = mine
-        else:
-            for entry in self._decisions:
-                found.setdefault(entry.stream.id, set()).add(_decided_us(entry))
-        return {ref: sorted(points) for ref, points in found.items()}
-
-    def _whole(self, ref: str, at: int) -> str:
-        """The customer that this one was part of, as a row at this point may know it."""
-        return self._history.survivor(ref, None if self._q.knowledge == "claimed" else at + self._q.lag_us)
-
-    def _customers(self) -> list[str]:
-        own = {stream.id for stream in self._facts if stream.category == CUSTOMERS}
-        return sorted(own | self._history.parts.keys())
-
-    def _subject(self, ref: str, points: list[int], keys: TenantKeys) -> Subject:
-        later = self._later(ref) if self._q.outcome is not None else []
-        extra = {at: self._treatment(ref, at) for at in points} if self._q.agent is not None else {}
-        return Subject(pseudonym(keys.blind, ref), points, self._known(ref), later, extra)
+            leaves = None if part.until_us is None else part.until_us - lag_us
+            known += [Known(enters_us(f, max(us, part.since_us), lag_us), leaves, f) for us, f in facts.get(part.stream, ())]
+        if self._q.outcome is not None:
+            for stream in sorted(self._lineage.in_the_end(ref, self._tenant)):
+                later += [fact for _, fact in facts.get(stream, ())]
+        return Subject(name, points, known, later)
 
     # ------------------------------------------------------------ treatment
 
@@ -234,28 +229,21 @@ class Rows:
         entries = read_journal(self._log.store, self._tenant, known_at_us=self._known_at_us)
         return [entry for entry in entries if entry.agent == self._q.agent and entry.position <= self._position]
 
-    @cached_property
-    def _decisions_by_customer(self) -> dict[str, list[Entry]]:
-        found: dict[str, list[Entry]] = {}
-        for entry in self._decisions:
-            found.setdefault(entry.stream.id, []).append(entry)
-        return found
-
-    def _treatment_types(self) -> dict[str, Any]:
+    def _with_treatment(self, table: Any, refs: Mapping[str, str]) -> Any:
         pa = pyarrow()
-        return {
-            "decided_at": pa.timestamp("us", tz="UTC"),
-            "treatment": pa.string(),
-            "disposition": pa.string(),
-            "eligible_actions": pa.list_(pa.string()),
-            "eligible_propensity_ppm": pa.list_(pa.int64()),
-            "propensity_ppm": pa.int64(),
-        }
+        at, texts, numbers = pa.timestamp("us", tz="UTC"), pa.list_(pa.string()), pa.list_(pa.int64())
+        decided: dict[str, list[Entry]] = {}
+        for entry in self._decisions:
+            decided.setdefault(entry.stream.id, []).append(entry)
+        customers, times = table.column("customer").to_pylist(), table.column("as_of").cast(pa.int64()).to_pylist()
+        rows = [self._treatment(decided.get(refs[name], ()), us) for name, us in zip(customers, times, strict=True)]
+        for name, kind in zip(TREATMENT, (at, pa.string(), pa.string(), texts, numbers, pa.int64()), strict=True):
+            table = table.append_column(name, pa.array([row.get(name) for row in rows], kind))
+        return table
 
-    def _treatment(self, ref: str, at: int) -> Mapping[str, Any]:
-        """The agent's first decision from the point on, within the horizon where there is one; at the point itself without."""
-        last = at + self._q.horizon_us
-        entry = next((e for e in self._decisions_by_customer.get(ref, ()) if at <= _decided_us(e) <= last), None)
+    def _treatment(self, entries: Iterable[Entry], at: int) -> Mapping[str, Any]:
+        """The first decision from the point on, within the horizon where there is one; at the point itself without."""
+        entry = next((e for e in entries if at <= _decided_us(e) <= at + self._q.horizon_us), None)
         if entry is None:
             return {}
         recorded: DecisionRecorded = entry.recorded

@@ -15,6 +15,7 @@ import typing
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import repeat
 from operator import itemgetter
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
@@ -29,6 +30,7 @@ Knowledge: TypeAlias = Literal["recorded", "claimed"]
 """When a fact was known: when the log recorded it; or, for backfills, when its source says it was knowable, where it says so."""
 
 LABEL: Final = "label_"
+TREATMENT: Final = ("decided_at", "treatment", "disposition", "eligible_actions", "eligible_propensity_ppm", "propensity_ppm")
 _JSON: Final = {b"postsale": b"json"}
 
 
@@ -48,7 +50,6 @@ class Subject:
     points_us: list[int]
     known: list[Known] = field(default_factory=list)
     later: list[Fact] = field(default_factory=list)
-    extra: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)  # further columns by point
 
 
 def enters_us(fact: Fact, known_us: int, lag_us: int) -> int:
@@ -106,63 +107,92 @@ def training_table(
     outcome: type[Features] | None = None,
     horizon_us: int = 0,
     until_us: int = 0,
-    extra: Mapping[str, Any] | None = None,
+    only_known: bool = False,
 ) -> Any:
     """An Arrow table: `customer`, `as_of`, `known_at`, a column per feature, and, with an outcome, `censored` and `label_…`.
 
-    Ordered by (as_of, customer). `extra` are further columns with their Arrow types. Keyed features are maps; times are UTC
-    timestamps; labels of censored rows are null. InvalidInput for a number beyond 64 bits, or a feature named like another column.
+    Ordered by (as_of, customer). Keyed features are maps; times are UTC timestamps; labels of censored rows are null. `only_known`:
+    without points at which no fact counts. InvalidInput for a number beyond 64 bits, or a feature named like another column.
     """
     pa = pyarrow()
     fold, later = Fold(features), Fold(outcome) if outcome else None
-    head: dict[str, list[Any]] = {"customer": [], "as_of": []}
-    known: list[FeatureValues] = []
-    labels: list[FeatureValues | None] = []
-    more: dict[str, list[Any]] = {name: [] for name in extra or {}}
+    found: list[tuple[int, str, FeatureValues, FeatureValues | None]] = []
     for subject in subjects:
-        head["customer"] += [subject.customer] * len(subject.points_us)
-        head["as_of"] += subject.points_us
-        known += rows_known(fold, subject)
-        if later is not None:
-            labels += rows_later(later, subject, horizon_us, until_us)
-        for name, values in more.items():
-            values += [subject.extra.get(at, {}).get(name) for at in subject.points_us]
-    at = pa.timestamp("us", tz="UTC")
-    columns: list[tuple[Any, Any]] = [
-        (pa.field("customer", pa.string()), pa.array(head["customer"], pa.string())),
-        (pa.field("as_of", at), pa.array(head["as_of"], at)),
-        (pa.field("known_at", at), pa.array([us + lag_us for us in head["as_of"]], at)),
-    ]
-    columns += _columns(features, known, "")
+        labels = rows_later(later, subject, horizon_us, until_us) if later else repeat(None)
+        for at, values, label in zip(subject.points_us, rows_known(fold, subject), labels, strict=False):
+            if values.newest_us is not None or not only_known:
+                found.append((at, subject.customer, values, label))
+    found.sort(key=itemgetter(0, 1))
+    columns = _columns(features, [row[2] for row in found], "")
+    censored = None
     if outcome is not None:
-        columns.append((pa.field("censored", pa.bool_()), pa.array([row is None for row in labels], pa.bool_())))
-        columns += _columns(outcome, labels, LABEL)
-    columns += [(pa.field(name, kind), pa.array(more[name], kind)) for name, kind in (extra or {}).items()]
-    names = [field.name for field, _ in columns]
+        censored = pa.array([row[3] is None for row in found], pa.bool_())
+        columns += _columns(outcome, [row[3] for row in found], LABEL)
+    customer = pa.array([row[1] for row in found], pa.string())
+    return assembled(customer, pa.array([row[0] for row in found], pa.int64()), lag_us, columns, censored)
+
+
+def assembled(customer: Any, as_of_us: Any, lag_us: int, columns: Sequence[tuple[Any, Any]], censored: Any) -> Any:
+    """The table, of columns that are in order: fields with their arrays. InvalidInput for a name twice."""
+    pa = pyarrow()
+    at = pa.timestamp("us", tz="UTC")
+    marks = [] if censored is None else [(pa.field("censored", pa.bool_()), censored)]
+    first = sum(not field.name.startswith(LABEL) for field, _ in columns) if censored is not None else len(columns)
+    every = [
+        (pa.field("customer", pa.string()), customer),
+        (pa.field("as_of", at), as_of_us.cast(at)),
+        (pa.field("known_at", at), pa.compute.add(as_of_us, lag_us).cast(at)),
+        *columns[:first],
+        *marks,
+        *columns[first:],
+    ]
+    names = [field.name for field, _ in every]
     for name in names:
-        if names.count(name) > 1:
+        if names.count(name) > 1 or name in TREATMENT:
             raise InvalidInput(what="training rows", field=name, reason="a feature has the name of another column; rename it")
-    table = pa.Table.from_arrays([array for _, array in columns], schema=pa.schema([field for field, _ in columns]))
-    return table.sort_by([("as_of", "ascending"), ("customer", "ascending")]).combine_chunks()
+    return pa.Table.from_arrays([array for _, array in every], schema=pa.schema([field for field, _ in every])).combine_chunks()
 
 
 def _columns(features: type[Features], rows: Sequence[FeatureValues | None], prefix: str) -> list[tuple[Any, Any]]:
-    pa = pyarrow()
-    out = []
+    """The columns of finished rows; null where there is no row."""
     every: list[Leaf[Any] | Derived[Any]] = [*features.leaves.values(), *features.deriveds]
-    for declared in every:
-        name, kind = declared.name, arrow_type(declared)
-        values = [None if row is None else row[name] for row in rows]
-        if kind is None:
-            values = [None if value is None else canonical(value).decode() for value in values]
-        elif pa.types.is_map(kind):
-            values = [None if value is None else list(value.items()) for value in values]
-        try:
-            column = pa.array(values, pa.string() if kind is None else kind)
-        except (OverflowError, pa.ArrowInvalid):
-            raise InvalidInput(what=features.__name__, field=name, reason="a value does not fit its column; numbers have 64 bits") from None
-        out.append((pa.field(prefix + name, column.type, metadata=_JSON if kind is None else None), column))
+    return [_column(features, d, [None if row is None else row[d.name] for row in rows], prefix) for d in every]
+
+
+def derived_columns(features: type[Features], leaves: Mapping[str, Any], prefix: str) -> list[tuple[Any, Any]]:
+    """The columns of the derived features, calculated in Python over the columns of the leaves."""
+    values = {name: _values(leaves[name]) for derived in features.deriveds for name in derived.needs if name in leaves}
+    out = []
+    for derived in features.deriveds:
+        values[derived.name] = [derived(*row) for row in zip(*(values[name] for name in derived.needs), strict=True)]
+        out.append(_column(features, derived, values[derived.name], prefix))
     return out
+
+
+def _column(features: type[Features], declared: Leaf[Any] | Derived[Any], values: list[Any], prefix: str) -> tuple[Any, Any]:
+    pa = pyarrow()
+    kind = arrow_type(declared)
+    if kind is None:
+        values = [None if value is None else canonical(value).decode() for value in values]
+    elif pa.types.is_map(kind):
+        values = [None if value is None else list(value.items()) for value in values]
+    try:
+        column = pa.array(values, pa.string() if kind is None else kind)
+    except (OverflowError, pa.ArrowInvalid):
+        reason = "a value does not fit its column; numbers have 64 bits"
+        raise InvalidInput(what=features.__name__, field=declared.name, reason=reason) from None
+    return pa.field(prefix + declared.name, column.type, metadata=_JSON if kind is None else None), column
+
+
+def _values(column: Any) -> list[Any]:
+    """A column's values as a fold gives them: times as microseconds, maps as dicts."""
+    types, kind = pyarrow().types, column.type
+    if types.is_timestamp(kind):
+        column = column.cast(pyarrow().int64())
+    elif types.is_map(kind) and types.is_timestamp(kind.item_type):
+        column = column.cast(pyarrow().map_(kind.key_type, pyarrow().int64()))
+    values: list[Any] = column.to_pylist()
+    return [None if value is None else dict(value) for value in values] if types.is_map(kind) else values
 
 
 def arrow_type(declared: Leaf[Any] | Derived[Any]) -> Any:
@@ -183,21 +213,12 @@ def arrow_type(declared: Leaf[Any] | Derived[Any]) -> Any:
 
 def feature_rows(table: Any, features: type[Features]) -> Iterator[FeatureValues]:
     """The rows of a training table as the values that scorers take: the inverse of how the table was made."""
-    pa = pyarrow()
     columns: dict[str, list[Any]] = {}
     for name in (*features.leaves, *(d.name for d in features.deriveds)):
-        column = table.column(name)
-        kind, is_json = column.type, table.schema.field(name).metadata == _JSON
-        if pa.types.is_timestamp(kind):
-            column = column.cast(pa.int64())
-        elif pa.types.is_map(kind) and pa.types.is_timestamp(kind.item_type):
-            column = column.cast(pa.map_(kind.key_type, pa.int64()))
-        values = column.to_pylist()
-        if is_json:
+        values = _values(table.column(name))
+        if table.schema.field(name).metadata == _JSON:
             values = [None if value is None else json.loads(value) for value in values]
-        elif pa.types.is_map(kind):
-            values = [None if value is None else dict(value) for value in values]
         columns[name] = values
-    times = table.column("as_of").cast(pa.int64()).to_pylist()
-    for at, *values in zip(times, *columns.values(), strict=True):
-        yield FeatureValues(dict(zip(columns, values, strict=True)), at, None, 0)
+    times = table.column("as_of").cast(pyarrow().int64()).to_pylist()
+    for at, *row in zip(times, *columns.values(), strict=True):
+        yield FeatureValues(dict(zip(columns, row, strict=True)), at, None, 0)
