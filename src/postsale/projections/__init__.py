@@ -3,19 +3,33 @@
 Everything here is derived from the log and may be thrown away. Nothing here decides, sends or appends.
 """
 
-from postsale.projections.algebra import Leaf, Window
+from postsale.projections.algebra import Leaf, Moment, Window
 from postsale.projections.bulk import fold_all, read_facts
 from postsale.projections.customer_health import CUSTOMER_HEALTH, CustomerHealth
 from postsale.projections.derived import Derived, derived
-from postsale.projections.features import Features, count, days, distinct, first_seen, last_seen, latest, maximum, minimum, total
+from postsale.projections.features import (
+    Features,
+    count,
+    days,
+    decayed,
+    distinct,
+    first_seen,
+    history,
+    last_seen,
+    latest,
+    maximum,
+    minimum,
+    total,
+)
 from postsale.projections.fold import Fact, FeatureValues, Fold, State, fact_from, fact_of
 from postsale.projections.health import Component, Contribution, HealthModel, Score
-from postsale.projections.runner import Lag, Parked, Progress, Read, Runner, Status
+from postsale.projections.runner import Built, Lag, Parked, Progress, Read, Runner, Status
 from postsale.projections.views import MemoryViews, SqliteViews, ViewInfo, Views
 from postsale.projections.why import EventEffect, Health, Trend, Why, explain_health
 
 __all__ = [
     "CUSTOMER_HEALTH",
+    "Built",
     "Component",
     "Contribution",
     "CustomerHealth",
@@ -30,6 +44,7 @@ __all__ = [
     "Lag",
     "Leaf",
     "MemoryViews",
+    "Moment",
     "Parked",
     "Progress",
     "Read",
@@ -45,6 +60,7 @@ __all__ = [
     "Window",
     "count",
     "days",
+    "decayed",
     "derived",
     "distinct",
     "explain_health",
@@ -52,6 +68,7 @@ __all__ = [
     "fact_of",
     "first_seen",
     "fold_all",
+    "history",
     "last_seen",
     "latest",
     "maximum",

@@ -26,7 +26,7 @@ from typing import Any, Final, TypeAlias
 from postsale.errors import BadDeclaration, MissingExtra
 from postsale.events import DAY_US
 from postsale.projections import algebra
-from postsale.projections.algebra import Leaf
+from postsale.projections.algebra import WEIGHT_ONE, Leaf, Moment, first_weights
 from postsale.projections.features import Features
 from postsale.projections.tracing import Const, Expression, Field, Op, Type
 
@@ -120,6 +120,10 @@ def translated(expression: Expression, facts: Table) -> Column:
                     return left > right
                 case ">=":
                     return left >= right
+                case "&":
+                    return left & right
+                case "|":
+                    return left | right
     raise AssertionError(expression)
 
 
@@ -142,6 +146,13 @@ def _day(us: Column) -> Column:
     return (us.cast("float64") / float(DAY_US)).floor().cast("int64")
 
 
+def _weight(half_life: int, age: Column) -> Column:
+    """`algebra.weight`. A power of two divides a float exactly."""
+    halved = (age.cast("float64") / float(half_life)).floor()
+    first = ibis().array(list(first_weights(half_life)))[(age - (halved * half_life).cast("int64"))]
+    return (first.cast("float64") / ibis().literal(2.0).pow(halved)).floor().cast("int64")
+
+
 # ---------------------------------------------------------------- cells
 
 _TILE, _KEY, _CELL = "tile", "key", "cell"
@@ -160,7 +171,13 @@ class _Query:
         kinds = sorted({kind for leaf in self.leaves for kind in leaf.kinds})
         facts = facts.filter(facts.kind.isin(kinds))
         columns: dict[str, Column] = {key: facts[key] for key in self.keys}
-        columns |= {"at_": facts.occurred_at_us, "pos_": facts.position, "tile_": _day(facts.occurred_at_us)}
+        columns |= {
+            "one_": lib.literal(1, "int64"),
+            "kind_": facts.kind,
+            "at_": facts.occurred_at_us,
+            "pos_": facts.position,
+            "tile_": _day(facts.occurred_at_us),
+        }
         today: Column = None
         if as_of is not None:
             at = facts[as_of] if isinstance(as_of, str) else lib.literal(as_of, "int64")
@@ -201,12 +218,17 @@ class _Query:
         """The aggregate that makes the leaf's cell, null when no fact counts; with `finish` the value that is read from it."""
         value: Column = t[self.names[leaf.value]] if leaf.value is not None else None
         where = self._condition(leaf, t)
+        if leaf.operation == "decayed":
+            value = t.one_ if value is None else value
+            if finish and leaf.half_life is not None:
+                value = value * _weight(leaf.half_life, t.today_ - t.tile_)
         match leaf.operation:
             case "count":
                 return t.count(where=where).nullif(0)
-            case "total":
+            case "total" | "decayed":
                 # Through a decimal, because DuckDB sums in 128 bits, and Ibis drops a cast to what it takes the sum for already.
-                return value.sum(where=where).cast("decimal(38, 0)").cast("int64")
+                exact = value.sum(where=where).cast("decimal(38, 0)").cast("int64")
+                return exact.cast("float64") / float(WEIGHT_ONE) if finish and leaf.operation == "decayed" else exact
             case "first_seen":
                 return t.at_.min(where=where)
             case "last_seen":
@@ -220,6 +242,9 @@ class _Query:
             case "latest":
                 last = ibis().struct({"at": t.at_, "pos": t.pos_, "v": value}).max(where=where)
                 return last["v"] if finish else last
+            case "history":
+                moment = {"pos": t.pos_, "at": t.at_, "kind": t.kind_}
+                return ibis().struct(moment if value is None else {**moment, "v": value}).collect(where=where)
         raise AssertionError(leaf.operation)
 
     def base(self, cells: Mapping[str, Column]) -> Table:
@@ -274,7 +299,7 @@ def state_table(features: type[Features], facts: Table, *, keys: Sequence[str]) 
     """Mergeable state per key, in normal form: what `fold_state` turns into the very state that a fold over these facts has.
 
     A leaf without window and `by=` is its cell: an integer; for `latest` a struct `at, pos, v`; for `distinct` an array of values;
-    null when no fact counts. Else it is an array of structs with `tile` (UTC day, if it has a window), `key` (if it has
+    for `history` an array of structs `pos, at, kind, v`; null when no fact counts. Else it is an array of structs with `tile` (UTC day, if it has a window), `key` (if it has
     `by=`) and `cell`, in no order; null or empty when no fact counts.
     """
     query = _Query(features, facts, keys, None)
@@ -294,7 +319,7 @@ def value_table(features: type[Features], facts: Table, *, keys: Sequence[str], 
     """Finished leaves per key at `as_of`: UTC microseconds, or the name of a column that is the same for all facts of a key.
 
     A fact that occurred after its `as_of` does not count; whether it was known by then is for the caller to filter. Counts,
-    sums and distinct counts are 0 where no fact counts, other leaves null. With `by=` a leaf is an array of structs `key` and
+    sums and distinct counts are 0 where no fact counts, other leaves null; a `history` is an array of structs `pos, at, kind, v`. With `by=` a leaf is an array of structs `key` and
     `cell`, in no order, null or empty without facts.
     """
     query = _Query(features, facts, keys, as_of)
@@ -326,12 +351,15 @@ def empty_values(features: type[Features]) -> dict[str, Any]:
 def finished_rows(features: type[Features], rows: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
     """Rows of a `value_table`, as Python (`RecordBatch.to_pylist`), as a fold's `finish` gives them: `by=` as a dict sorted by
     key, then derived features; further members of a row are kept as they are."""
-    keyed = [leaf.name for leaf in features.leaves.values() if leaf.by is not None]
+    nested = [leaf for leaf in features.leaves.values() if leaf.by is not None or leaf.operation == "history"]
     for row in rows:
         out = dict(row)
-        for name in keyed:
-            pairs = sorted(((pair[_KEY], pair[_CELL]) for pair in row[name] or ()), key=_first)
-            out[name] = dict(pairs)
+        for leaf in nested:
+            read = _moments if leaf.operation == "history" else _same
+            if leaf.by is None:
+                out[leaf.name] = read(row[leaf.name])
+            else:
+                out[leaf.name] = dict(sorted(((pair[_KEY], read(pair[_CELL])) for pair in row[leaf.name] or ()), key=_first))
         yield _with_derived(features, out)
 
 
@@ -339,6 +367,18 @@ def _with_derived(features: type[Features], values: dict[str, Any]) -> dict[str,
     for derived in features.deriveds:
         values[derived.name] = derived(*(values[name] for name in derived.needs))
     return values
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+def _moments(kept: Any) -> tuple[Moment, ...]:
+    return algebra.moments(_history(kept or ()))
+
+
+def _history(kept: Any) -> dict[int, Any]:
+    return {part["pos"]: [part["at"], part["kind"], part.get("v")] for part in kept}
 
 
 def _first(pair: tuple[Any, Any]) -> Any:
@@ -372,4 +412,6 @@ def _cell(leaf: Leaf[Any], kept: Any) -> Any:
             return [kept["at"], kept["pos"], kept["v"]]
         case "distinct":
             return dict.fromkeys(kept, 1)
+        case "history":
+            return _history(kept)
     return kept
