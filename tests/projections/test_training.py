@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from datetime import UTC, datetime
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -13,15 +14,16 @@ from hypothesis import strategies as st
 from postsale.aggregates.signals import InvoicePaid
 from postsale.errors import InvalidInput
 from postsale.events import DAY_US
-from postsale.projections import Fact, Features, Fold, count, derived, last_seen, total
+from postsale.projections import Fact, Features, Fold, count, days, derived, history, last_seen, total
 from postsale.projections.columnar_duckdb import duckdb_connection
 from postsale.projections.feeding import facts_table
-from postsale.projections.training import Known, Subject, enters_us, feature_rows, training_table
+from postsale.projections.training import Known, Subject, columns_of, enters_us, feature_rows, training_table
 from postsale.projections.training_columns import known_facts, training_columns
 
 from .support import Everything, facts_strategy
 
 FOLD = Fold(Everything)
+SHOWN = [leaf.name for leaf in columns_of(Everything)]
 points_strategy = st.lists(st.integers(-5 * DAY_US, 20 * DAY_US), min_size=1, max_size=5).map(sorted)
 
 
@@ -35,6 +37,26 @@ class Paid(Features, version=1, owner="tests"):
     @derived(unit="minor units")
     def mean(n: int, amount: int) -> float | None:
         return amount / n if n else None
+
+
+class Steps(Features, version=1, owner="tests"):
+    """Derived from histories and from keyed leaves; one of a type that has no column of its own."""
+
+    past = history(InvoicePaid, lambda e: e.amount_minor, window=days(9))
+    past_by = history(InvoicePaid, lambda e: e.amount_minor, by=lambda e: e.currency, window=days(9))
+    spent = total(InvoicePaid, lambda e: e.amount_minor, by=lambda e: e.currency)
+
+    @derived()
+    def rises(past: tuple[Any, ...]) -> int:
+        return sum(a.value < b.value for a, b in pairwise(past))
+
+    @derived()
+    def currencies(spent: dict[str, int]) -> tuple[str, ...]:
+        return tuple(spent)
+
+    @derived()
+    def firsts(past_by: dict[str, Any]) -> dict[str, int]:
+        return {currency: moments[0].value for currency, moments in past_by.items()}
 
 
 def paid(position: int, at: int, known: int | None = None, amount: int = 100) -> Fact:
@@ -61,7 +83,8 @@ def test_every_row_is_the_live_fold_over_what_had_occurred_and_was_known_by_then
     for n, (facts, points) in enumerate(customers):
         for at in points:
             used = [f for f in facts if f.occurred_at_us <= at and f.recorded_at_us <= at + lag]
-            expected[f"c{n}", at] = dict(FOLD.finish(FOLD.fold(used), at))
+            finished = FOLD.finish(FOLD.fold(used), at)
+            expected[f"c{n}", at] = {name: finished[name] for name in SHOWN}
         shuffled = facts[:]
         rng.shuffle(shuffled)
         subjects.append(subject(f"c{n}", shuffled, points, lag))
@@ -165,7 +188,7 @@ def test_a_feature_named_like_another_column_and_a_number_beyond_64_bits_are_ref
 def test_no_customers_give_an_empty_table_with_every_column() -> None:
     table = training_table(Everything, [], outcome=Paid)
     assert table.num_rows == 0
-    assert set(table.column_names) > {*Everything.leaves, "label_n", "censored"}
+    assert set(table.column_names) > {*SHOWN, "label_n", "censored"}
 
 
 # ---------------------------------------------------------------- by query
@@ -208,6 +231,19 @@ def test_duckdb_gives_the_table_that_the_fold_gives(
     found = by_query(Everything, named, **asked)
     assert found.schema.equals(expected.schema, check_metadata=True)
     assert found.to_pylist() == expected.to_pylist()
+
+
+@settings(max_examples=8)
+@given(facts_strategy, st.lists(st.integers(-5 * DAY_US, 20 * DAY_US), unique=True, max_size=4).map(sorted))
+def test_what_is_derived_from_histories_and_keys_is_the_same_and_a_history_has_no_column(facts: list[Fact], points: list[int]) -> None:
+    """A collection of texts is a list; any other type is canonical JSON, and read back as it was."""
+    expected = training_table(Steps, [subject("c", facts, points)])
+    assert expected.column_names == ["customer", "as_of", "known_at", "spent", "currencies", "firsts", "rises"]
+    assert by_query(Steps, {"c": (facts, points)}).equals(expected)
+    fold = Fold(Steps)
+    for values, at in zip(feature_rows(expected, Steps), points, strict=True):
+        then = fold.finish(fold.fold(f for f in facts if f.occurred_at_us <= at and f.recorded_at_us <= at), at)
+        assert (values["rises"], values["firsts"], tuple(values["currencies"])) == (then["rises"], then["firsts"], then["currencies"])
 
 
 def test_what_is_beyond_64_bits_is_refused_by_duckdb_too() -> None:

@@ -18,7 +18,7 @@ from postsale.projections.fold import FeatureValues
 from postsale.projections.metrics import Bin, auc, brier, calibration_error, calibration_table
 from postsale.projections.purchases import PurchaseModel, PurchaseState, state_of
 from postsale.projections.scoring import PPM, Category, Isotonic, LogisticModel, Number, Platt, Probability, number_of
-from postsale.projections.training import LABEL, feature_rows, pyarrow
+from postsale.projections.training import LABEL, columns_of, feature_rows, pyarrow
 
 _MOST_LEVELS: Final = 50
 _LEAST_ROWS: Final = 2  # of a level: one customer's own text is no category
@@ -231,7 +231,7 @@ def _kind(type_: Any) -> Literal["value", "age_days", "size", "category"] | None
 
 
 def _usable(features: type[Features], table: Any) -> tuple[str, ...]:
-    names = [*features.leaves, *(d.name for d in features.deriveds)]
+    names = [*(leaf.name for leaf in columns_of(features)), *(d.name for d in features.deriveds)]
     return tuple(name for name in names if not table.schema.field(name).metadata)
 
 

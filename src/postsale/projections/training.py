@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import typing
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import repeat
 from operator import itemgetter
@@ -155,13 +155,17 @@ def assembled(customer: Any, as_of_us: Any, lag_us: int, columns: Sequence[tuple
 
 def _columns(features: type[Features], rows: Sequence[FeatureValues | None], prefix: str) -> list[tuple[Any, Any]]:
     """The columns of finished rows; null where there is no row."""
-    every: list[Leaf[Any] | Derived[Any]] = [*features.leaves.values(), *features.deriveds]
+    every: list[Leaf[Any] | Derived[Any]] = [*columns_of(features), *features.deriveds]
     return [_column(features, d, [None if row is None else row[d.name] for row in rows], prefix) for d in every]
 
 
-def derived_columns(features: type[Features], leaves: Mapping[str, Any], prefix: str) -> list[tuple[Any, Any]]:
-    """The columns of the derived features, calculated in Python over the columns of the leaves."""
-    values = {name: _values(leaves[name]) for derived in features.deriveds for name in derived.needs if name in leaves}
+def columns_of(features: type[Features]) -> list[Leaf[Any]]:
+    """The leaves that have a column: a `history` has none, but what is derived from it."""
+    return [leaf for leaf in features.leaves.values() if leaf.operation != "history"]
+
+
+def derived_columns(features: type[Features], values: dict[str, list[Any]], prefix: str) -> list[tuple[Any, Any]]:
+    """The columns of the derived features, calculated in Python over the values of the leaves that they need, as a fold gives them."""
     out = []
     for derived in features.deriveds:
         values[derived.name] = [derived(*row) for row in zip(*(values[name] for name in derived.needs), strict=True)]
@@ -184,7 +188,7 @@ def _column(features: type[Features], declared: Leaf[Any] | Derived[Any], values
     return pa.field(prefix + declared.name, column.type, metadata=_JSON if kind is None else None), column
 
 
-def _values(column: Any) -> list[Any]:
+def values_of(column: Any) -> list[Any]:
     """A column's values as a fold gives them: times as microseconds, maps as dicts."""
     types, kind = pyarrow().types, column.type
     if types.is_timestamp(kind):
@@ -204,6 +208,8 @@ def arrow_type(declared: Leaf[Any] | Derived[Any]) -> Any:
         kind = types["time"] if operation in ("first_seen", "last_seen") else types["int"]
         if operation == "latest" and value is not None:
             kind = types[value.type]
+        if operation == "decayed":
+            kind = pa.float64()
         return kind if declared.by is None else pa.map_(types[declared.by.type], kind)
     hint = typing.get_type_hints(declared.function)["return"]
     plain = [arg for arg in typing.get_args(hint) if arg is not type(None)] if type(None) in typing.get_args(hint) else [hint]
@@ -212,10 +218,10 @@ def arrow_type(declared: Leaf[Any] | Derived[Any]) -> Any:
 
 
 def feature_rows(table: Any, features: type[Features]) -> Iterator[FeatureValues]:
-    """The rows of a training table as the values that scorers take: the inverse of how the table was made."""
+    """The rows of a training table as the values that scorers take: the inverse of how the table was made, less histories."""
     columns: dict[str, list[Any]] = {}
-    for name in (*features.leaves, *(d.name for d in features.deriveds)):
-        values = _values(table.column(name))
+    for name in (*(leaf.name for leaf in columns_of(features)), *(d.name for d in features.deriveds)):
+        values = values_of(table.column(name))
         if table.schema.field(name).metadata == _JSON:
             values = [None if value is None else json.loads(value) for value in values]
         columns[name] = values

@@ -11,10 +11,10 @@ from __future__ import annotations
 from typing import Any, Final
 
 from postsale.projections.algebra import Leaf
-from postsale.projections.columnar import Table, empty_of, ibis, value_table
+from postsale.projections.columnar import Table, empty_of, finished_value, ibis, value_table
 from postsale.projections.columnar_duckdb import refusing, table
 from postsale.projections.features import Features
-from postsale.projections.training import LABEL, arrow_type, assembled, derived_columns, pyarrow
+from postsale.projections.training import LABEL, arrow_type, assembled, columns_of, derived_columns, pyarrow, values_of
 
 _POINT: Final = "point_"
 _AT: Final = "as_of_us_"
@@ -82,25 +82,33 @@ def _finish(connection: Any, features: type[Features], facts: str, into: str) ->
 def _columns(connection: Any, features: type[Features], values: str, prefix: str) -> list[tuple[Any, Any]]:
     """The finished columns of every point, in order; leaves from the engine, derived features in Python over them."""
     pa = pyarrow()
-    leaves = list(features.leaves.values())
+    shown = columns_of(features)
+    needed = {name for derived in features.deriveds for name in derived.needs}
+    leaves = [leaf for leaf in features.leaves.values() if leaf in shown or leaf.name in needed]
     selected = ", ".join([_POINT, *(_selected(leaf) for leaf in leaves)])
     found = connection.sql(f"SELECT {selected} FROM placed LEFT JOIN {values} USING ({_POINT}) ORDER BY {_POINT}").to_arrow_table()
-    out = []
+    out, inputs = [], {}
     for leaf in leaves:
         column = found.column(leaf.name).combine_chunks()
         column = column if isinstance(column, pa.Array) else pa.concat_arrays(column.chunks)
+        if leaf not in shown:
+            inputs[leaf.name] = [finished_value(leaf, kept) for kept in column.to_pylist()]
+            continue
         kind = arrow_type(leaf)
         if leaf.by is not None:
             entries = column.values
             column = pa.MapArray.from_arrays(
                 column.offsets, entries.field("key").cast(kind.key_type), entries.field("cell").cast(kind.item_type)
             )
-        out.append((pa.field(prefix + leaf.name, kind), column.cast(kind)))
-    return [*out, *derived_columns(features, {field.name.removeprefix(prefix): column for field, column in out}, prefix)]
+        column = column.cast(kind)
+        out.append((pa.field(prefix + leaf.name, kind), column))
+        if leaf.name in needed:
+            inputs[leaf.name] = values_of(column)
+    return [*out, *derived_columns(features, inputs, prefix)]
 
 
 def _selected(leaf: Leaf[Any]) -> str:
     name = f'"{leaf.name}"'
-    if leaf.by is not None:
+    if leaf.by is not None and leaf.operation != "history":
         return f"coalesce(list_sort({name}), []) AS {name}"
     return f"coalesce({name}, 0) AS {name}" if empty_of(leaf) == 0 else name
