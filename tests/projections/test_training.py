@@ -225,7 +225,9 @@ def test_duckdb_gives_the_table_that_the_fold_gives(
     customers: list[tuple[list[Fact], list[int]]], lag: int, horizon: int, only_known: bool
 ) -> None:
     """Every leaf in every way, late facts, ties, derived labels; values, types and order."""
-    named = {f"c{n}": customer for n, customer in enumerate(customers)}
+    # A decayed sum of such numbers passes 64 bits in the engine before it fades; that is refused, and not the matter here.
+    small = [([f for f in facts if abs(f.fields.get("amount") or 0) < 2**40], points) for facts, points in customers]
+    named = {f"c{n}": customer for n, customer in enumerate(small)}
     asked: dict[str, Any] = {"lag_us": lag, "outcome": Paid, "horizon_us": horizon, "until_us": 15 * DAY_US, "only_known": only_known}
     expected = training_table(Everything, [subject(name, facts, points, lag) for name, (facts, points) in named.items()], **asked)
     found = by_query(Everything, named, **asked)
