@@ -328,6 +328,19 @@ class ViewMoved(PostSaleError):
 
 
 @dataclass(eq=False, kw_only=True)
+class StaleRead(PostSaleError):
+    """A read had to be at least as new as a write, and was not in the time allowed. Nothing older was returned in its place."""
+
+    what: str  # the log, or a view
+    position: int  # the one it has
+    at_least: int  # the one demanded
+    within_s: float
+    found = "{what} is at position {position}, {within_s:g} s after it was asked"
+    expected = "position {at_least} or later"
+    todo = "Read again, allow more time, or leave out at_least= to take what is there."
+
+
+@dataclass(eq=False, kw_only=True)
 class Unsupported(PostSaleError):
     """A URL scheme, format or option that this version does not have."""
 
