@@ -10,7 +10,9 @@ from postsale.projections.derived import Derived, derived
 from postsale.projections.features import Features, count, days, distinct, first_seen, last_seen, latest, maximum, minimum, total
 from postsale.projections.fold import Fact, FeatureValues, Fold, State, fact_from, fact_of
 from postsale.projections.health import Component, Contribution, HealthModel, Score
-from postsale.projections.runner import Lag, Parked, Progress, Read, Runner, Status
+from postsale.projections.partition import Parked
+from postsale.projections.projector import Projector
+from postsale.projections.runner import Lag, Progress, Read, Runner, Status
 from postsale.projections.views import MemoryViews, SqliteViews, ViewInfo, Views
 from postsale.projections.why import EventEffect, Health, Trend, Why, explain_health
 
@@ -32,6 +34,7 @@ __all__ = [
     "MemoryViews",
     "Parked",
     "Progress",
+    "Projector",
     "Read",
     "Runner",
     "Score",
