@@ -341,6 +341,20 @@ class StaleRead(PostSaleError):
 
 
 @dataclass(eq=False, kw_only=True)
+class NotLive(PostSaleError):
+    """An agent would have acted on a version of a projection that nobody has put live. It did nothing; its triggers wait."""
+
+    projection: str
+    version: int
+    digest: str  # of the declaration
+    live_version: int
+    live_digest: str
+    found = "{projection} version {version} (declaration {digest}) is not live"
+    expected = "version {live_version} (declaration {live_digest}), which is"
+    todo = "Build it, compare it, and put it live: postsale projection rebuild, diff, switch. Or run the code that declares what is live."
+
+
+@dataclass(eq=False, kw_only=True)
 class Unsupported(PostSaleError):
     """A URL scheme, format or option that this version does not have."""
 

@@ -12,7 +12,8 @@ from postsale.projections.fold import Fact, FeatureValues, Fold, State, fact_fro
 from postsale.projections.health import Component, Contribution, HealthModel, Score
 from postsale.projections.partition import Parked
 from postsale.projections.projector import Projector
-from postsale.projections.runner import Lag, Progress, Read, Runner, Status
+from postsale.projections.reading import Lag, Read, Status
+from postsale.projections.runner import Progress, Runner
 from postsale.projections.views import MemoryViews, SqliteViews, ViewInfo, Views
 from postsale.projections.why import EventEffect, Health, Trend, Why, explain_health
 

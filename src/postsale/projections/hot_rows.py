@@ -13,17 +13,14 @@ from typing import Protocol
 class HotRows(Protocol):
     """A cache of rows by view and key. Thread-safe. Never raises: what it cannot do is left undone, what it cannot give left out.
 
-    What it gives is a row that was put under that view, key and position, since the view was last forgotten.
+    What it gives is a row that was put by somebody who knew the same secret, for that view and key and as of that position. A view
+    has another secret each time it is folded from nothing; it is kept with the view, never in the cache.
     """
 
-    def get_many(self, view: str, keys: Sequence[str]) -> dict[str, tuple[int, bytes | None]]:
+    def get_many(self, view: str, secret: bytes, keys: Sequence[str]) -> dict[str, tuple[int, bytes | None]]:
         """Positions and rows; None where the stream had no row as of that position."""
         ...
 
-    def put_many(self, view: str, rows: Mapping[str, bytes | None], position: int) -> None:
+    def put_many(self, view: str, secret: bytes, rows: Mapping[str, bytes | None], position: int) -> None:
         """Keep rows as of a position, unless newer ones are kept."""
-        ...
-
-    def forget(self, view: str) -> None:
-        """Give nothing more of what was put under this view before."""
         ...
