@@ -8,7 +8,21 @@ from hypothesis import strategies as st
 
 from postsale.aggregates.signals import InvoicePaid, RenewalDue, Signal, UsageObserved
 from postsale.events import DAY_US, Int, Text
-from postsale.projections import Fact, Features, count, days, distinct, first_seen, last_seen, latest, maximum, minimum, total
+from postsale.projections import (
+    Fact,
+    Features,
+    count,
+    days,
+    decayed,
+    distinct,
+    first_seen,
+    history,
+    last_seen,
+    latest,
+    maximum,
+    minimum,
+    total,
+)
 
 
 class Measured(Signal):
@@ -66,6 +80,13 @@ class Everything(Features, version=1, owner="tests"):
     kinds_by = distinct(Measured, lambda e: e.label, by=lambda e: e.step)
     kinds_3d = distinct(Measured, lambda e: e.amount, window=days(3))
     kinds_by_3d = distinct(Measured, lambda e: e.label, by=lambda e: e.good, window=days(3))
+    n_both = count(Measured, where=lambda e: (e.amount > 0) & e.good)
+    n_either = count(Measured, where=lambda e: (e.amount > 0) | (e.label == "a"))
+    fading = decayed(Measured, lambda e: e.amount, half_life=days(2), where=lambda e: e.amount < 100)
+    fading_by = decayed(Measured, half_life=days(1), by=lambda e: e.label)
+    past = history(Measured, lambda e: e.label, window=days(3))
+    past_kinds = history((Measured, UsageObserved), window=days(9))
+    past_by = history(Measured, lambda e: e.good, by=lambda e: e.step, window=days(3))
 
 
 def _strip(fields: dict[str, Any]) -> dict[str, Any]:

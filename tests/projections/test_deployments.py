@@ -15,6 +15,7 @@ from postsale.events import ManualClock
 from postsale.projections import Features, Fold, MemoryViews, Runner, count, days, derived, total
 from postsale.projections.comparing import compare
 from postsale.projections.deployments import Declared, Deployments
+from postsale.projections.runner import Built
 from postsale.store import Leases, MemoryStore
 
 from .customers import day
@@ -182,6 +183,26 @@ def test_a_rebuild_races_live_traffic_and_ends_with_everything() -> None:
     other.catch_up()
     assert other.view.endswith("~1")
     assert other.digest() == whole(w.store, Fold(OLD))
+
+
+@pytest.mark.parametrize("partitions", [1, 4])
+def test_a_rebuild_may_begin_with_states_computed_at_once(partitions: int) -> None:
+    """By whatever engine: here, by another fold; what is appended while it computes is folded after it, into every share."""
+    w = World(80)
+
+    def at_once(store, fold, upto) -> Built:
+        other = Runner(store, MemoryViews(), fold)
+        done = other.catch_up(upto=upto)
+        w.facts.append(w.store, 30)
+        return Built(dict(other.rows()), done.events)
+
+    runner = w.runner(OLD, partitions=partitions)
+    runner.catch_up()
+    told: list[int] = []
+    done = w.deployments.rebuild(w.store, runner, w.leases(), states=at_once, on_progress=lambda p: told.append(p.to_position))
+    assert (done.serves, told) == (True, [80, 90, 100, 110])
+    assert runner.status().checkpoints == (110,) * partitions
+    assert runner.digest() == whole(w.store, Fold(OLD))
 
 
 def test_of_two_rebuilds_of_one_view_the_second_is_told_who_does_it() -> None:

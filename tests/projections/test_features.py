@@ -11,14 +11,18 @@ from postsale.aggregates.signals import InvoicePaid, InvoicePaymentFailed, Signa
 from postsale.errors import BadDeclaration
 from postsale.events import Registry, registry
 from postsale.projections import (
+    Fact,
     Features,
     Fold,
     Leaf,
+    Moment,
     count,
     days,
+    decayed,
     derived,
     fact_from,
     first_seen,
+    history,
     last_seen,
     latest,
     maximum,
@@ -78,8 +82,8 @@ def test_a_derived_float_is_rounded_before_anything_compares_it():
 
 
 def declare(**members):
-    version, owner = members.pop("version", 1), members.pop("owner", "x")
-    return type("Declared", (Features,), members, version=version, owner=owner)
+    options = {"version": 1, "owner": "x"} | {name: members.pop(name) for name in ("version", "owner", "deprecated") if name in members}
+    return type("Declared", (Features,), members, **options)
 
 
 def test_the_digest_is_stable_across_processes_and_orders_of_declaration():
@@ -107,6 +111,12 @@ def test_the_digest_changes_with_everything_that_changes_a_number():
         declare(a=maximum(Measured, lambda e: e.amount)),
         declare(a=first_seen(Measured)),
         declare(a=last_seen(Measured)),
+        declare(a=decayed(Measured, half_life=days(2))),
+        declare(a=decayed(Measured, half_life=days(3))),
+        declare(a=decayed(Measured, lambda e: e.amount, half_life=days(2))),
+        declare(a=history(Measured, window=days(40))),  # a decayed sum of two days keeps as many
+        declare(a=count(Measured, where=lambda e: (e.amount > 1) & e.good)),
+        declare(a=count(Measured, where=lambda e: (e.amount > 1) | e.good)),
         declare(a=count(Measured), d=derived()(_needs_a)),
         type("Other", (Features,), {"a": count(Measured)}, version=1, owner="x"),
     ]
@@ -154,6 +164,10 @@ class Unnamed(Signal):
 
 
 REFUSED = {
+    "a half-life that is no window": (lambda: decayed(Measured, half_life=30), "half_life= expects"),
+    "a half-life of years": (lambda: decayed(Measured, half_life=days(181)), "up to 180"),
+    "a decayed text": (lambda: decayed(Measured, lambda e: e.label, half_life=days(2)), "expected int"),
+    "an unbounded history": (lambda: history(Measured, window=None), "must be bounded"),
     "no feature": (dict, "no feature over signals"),
     "version 0": (lambda: {"a": count(Measured), "version": 0}, "version"),
     "version True": (lambda: {"a": count(Measured), "version": True}, "version"),
@@ -190,6 +204,39 @@ def test_a_declaration_that_cannot_work_is_refused_when_it_is_declared(name):
     members, reason = REFUSED[name]
     with pytest.raises(BadDeclaration, match=reason):
         declare(**members())
+
+
+def test_a_deprecation_says_what_to_read_instead_and_changes_no_number():
+    plain = declare(a=count(Measured), b=count(InvoicePaid))
+    going = declare(a=count(Measured), b=count(InvoicePaid), deprecated={"a": "read b"})
+    assert (plain.deprecated, going.deprecated) == ({}, {"a": "read b"})
+    assert plain.digest == going.digest
+    for wrong in ({"c": "read b"}, {"a": ""}):
+        with pytest.raises(BadDeclaration, match="deprecated= names features of this class"):
+            declare(a=count(Measured), deprecated=wrong)
+
+
+def test_sessions_and_state_machines_are_derived_from_the_facts_in_their_order():
+    class Sessions(Features, version=1, owner="x"):
+        steps = history(Measured, lambda e: e.label, window=days(3))
+
+        @derived(unit="sessions")
+        def sessions(steps: tuple[Moment, ...]) -> int:
+            return sum(1 for before, step in zip((None, *steps), steps, strict=False) if before is None or step.at_us - before.at_us > 100)
+
+        @derived()
+        def stage(steps: tuple[Moment, ...]) -> str:
+            stage = "new"
+            for step in steps:
+                stage = {("new", "a"): "tried", ("tried", "b"): "live"}.get((stage, step.value), stage)
+            return stage
+
+    fold = Fold(Sessions)
+    late = [(3, 300, "b"), (1, 500, "b"), (2, 10, "a"), (4, 310, "a"), (5, 10, "b")]  # position, time, label
+    state = fold.fold(Fact(Measured.wire_name.partition("@")[0], position, at, at, {"label": label}) for position, at, label in late)
+    values = fold.finish(state, 1_000)
+    assert [moment[:2] for moment in values.of(Sessions.steps)] == [(10, 2), (10, 5), (300, 3), (310, 4), (500, 1)]
+    assert (values.of(Sessions.sessions), values.of(Sessions.stage)) == (3, "live")
 
 
 def test_declarations_do_not_inherit_and_are_not_instantiated():

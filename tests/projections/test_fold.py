@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from datetime import UTC, datetime
+from functools import partial
 from typing import ClassVar
 
 import pytest
@@ -90,7 +91,28 @@ DEFINITION = {
     "kinds_by": ("distinct", M, label, ALWAYS, step, None),
     "kinds_3d": ("distinct", M, amount, ALWAYS, None, 3),
     "kinds_by_3d": ("distinct", M, label, ALWAYS, good, 3),
+    "n_both": ("count", M, None, lambda f: _positive(f) and good(f), None, None),
+    "n_either": ("count", M, None, lambda f: _positive(f) or label(f) == "a", None, None),
+    "fading": ("decayed 2", M, amount, lambda f: amount(f) is not None and amount(f) < 100, None, 40),
+    "fading_by": ("decayed 1", M, lambda f: 1, ALWAYS, label, 20),
+    "past": ("history", M, label, ALWAYS, None, 3),
+    "past_kinds": ("history without", (MEASURED, USED), None, ALWAYS, None, 9),
+    "past_by": ("history", M, good, ALWAYS, step, 3),
 }
+
+
+def _positive(f):
+    return amount(f) is not None and amount(f) > 0
+
+
+def _faded(rows, half_life, as_of):
+    """In whole millionths, rounded down after each half-life."""
+    millionths = 0
+    for at, _, v in rows:
+        halvings, days_left = divmod(as_of // DAY_US - at // DAY_US, half_life)
+        millionths += v * (round(1e6 / 2 ** (days_left / half_life)) // 2**halvings)
+    return float(millionths) / 1e6
+
 
 APPLY = {
     "count": lambda rows: len(rows),
@@ -106,7 +128,7 @@ APPLY = {
 
 def by_definition(name, facts, as_of):
     operation, kinds, value, where, key, window = DEFINITION[name]
-    rows = []
+    rows, kind_of = [], {f.position: f.kind for f in facts}
     for f in facts:
         if f.kind not in kinds or f.occurred_at_us > as_of or not where(f.fields):
             continue
@@ -115,16 +137,25 @@ def by_definition(name, facts, as_of):
         v, k = value(f.fields) if value else 0, key(f.fields) if key else 0
         if v is not None and k is not None:
             rows.append((k, (f.occurred_at_us, f.position, v)))
+    plain, _, detail = operation.partition(" ")
+    if plain == "decayed":
+        apply = partial(_faded, half_life=int(detail), as_of=as_of)
+    elif plain == "history":
+
+        def apply(rows):
+            return tuple((at, position, kind_of[position], None if detail else v) for at, position, v in sorted(rows))
+    else:
+        apply = APPLY[operation]
     if key is None:
-        return APPLY[operation]([r for _, r in rows])
-    return {k: APPLY[operation]([r for other, r in rows if other == k]) for k in {k for k, _ in rows}}
+        return apply([r for _, r in rows])
+    return {k: apply([r for other, r in rows if other == k]) for k in {k for k, _ in rows}}
 
 
 def exactly(value):
     """Equality that tells True from 1."""
     if isinstance(value, dict):
         return {(type(k), k): exactly(v) for k, v in value.items()}
-    return type(value), value
+    return tuple(map(exactly, value)) if isinstance(value, tuple) else (type(value), value)
 
 
 def test_the_definition_covers_every_leaf():

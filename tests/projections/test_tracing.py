@@ -108,6 +108,25 @@ def test_division_by_zero_is_no_value():
     assert compiled(tree)({"amount": 3, "step": 0}) is None
 
 
+def test_joined_conditions_are_decided_by_one_side_where_it_decides():
+    both = trace("it", (Measured,), lambda e: (e.amount > 0) & e.good)
+    either = trace("it", (Measured,), lambda e: (e.amount > 0) | e.good)
+    truth = {
+        (True, True): (True, True),
+        (True, False): (False, True),
+        (True, None): (None, True),
+        (False, False): (False, False),
+        (False, None): (False, None),
+        (None, None): (None, None),
+    }
+    for pair, expected in truth.items():
+        for one, other in (pair, pair[::-1]):
+            fields = {"amount": {True: 1, False: 0}.get(one), "good": other}
+            fields = {name: value for name, value in fields.items() if value is not None}
+            for read in (lambda tree, fields=fields: evaluate(tree, fields), lambda tree, fields=fields: compiled(tree)(fields)):
+                assert (read(both), read(either)) == expected, fields
+
+
 def test_a_time_reads_as_utc_microseconds_whatever_its_offset():
     tree = trace("it", (RenewalDue,), lambda e: e.renews_at)
     assert tree == Field("renews_at", "time")
@@ -152,8 +171,11 @@ REFUSED = {
     "not": (Measured, lambda e: not e.good, "condition"),
     "a chain": (Measured, lambda e: 0 < e.amount < 5, "branches"),
     "in": (Measured, lambda e: e.amount in (1, 2), "`in`"),
-    "bitwise and": (Measured, lambda e: e.good & e.good, "&"),
-    "bitwise or": (Measured, lambda e: e.good | e.good, r"\|"),
+    "bitwise and": (Measured, lambda e: e.amount & e.step, "joins conditions"),
+    "bitwise or, swapped": (Measured, lambda e: 4 | e.amount, "joins conditions"),
+    "a condition joined without parentheses": (Measured, lambda e: e.amount > 3 & e.step, "each in parentheses"),
+    "a condition joined with a constant": (Measured, lambda e: e.good | True, "joins conditions"),
+    "exclusive or": (Measured, lambda e: e.good ^ e.good, r"\^"),
     "inversion": (Measured, lambda e: ~e.good, "invert"),
     "a call": (Measured, lambda e: len(e.label), "a call"),
     "a method": (Measured, lambda e: e.label.upper(), "a call"),

@@ -275,6 +275,7 @@ class PostSale:
             report = RunReport(folded=self._catch_up(lease))
             tenants = self.tenants()
             if engine.agents:
+                self._health.require_live()  # again at each reading: a switch may come in between
                 Rounds(self.log, self.views, self.readings, engine, lease).run(tenants, report, on_progress)
         for tenant in tenants:
             report.dispositions.update(e.disposition for e in read_journal(self.log.store, tenant, after=head))

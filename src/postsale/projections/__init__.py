@@ -3,22 +3,36 @@
 Everything here is derived from the log and may be thrown away. Nothing here decides, sends or appends.
 """
 
-from postsale.projections.algebra import Leaf, Window
+from postsale.projections.algebra import Leaf, Moment, Window
 from postsale.projections.bulk import fold_all, read_facts
 from postsale.projections.customer_health import CUSTOMER_HEALTH, CustomerHealth
 from postsale.projections.derived import Derived, derived
-from postsale.projections.features import Features, count, days, distinct, first_seen, last_seen, latest, maximum, minimum, total
+from postsale.projections.features import (
+    Features,
+    count,
+    days,
+    decayed,
+    distinct,
+    first_seen,
+    history,
+    last_seen,
+    latest,
+    maximum,
+    minimum,
+    total,
+)
 from postsale.projections.fold import Fact, FeatureValues, Fold, State, fact_from, fact_of
 from postsale.projections.health import Component, Contribution, HealthModel, Score
 from postsale.projections.partition import Parked
 from postsale.projections.projector import Projector
 from postsale.projections.reading import Lag, Read, Status
-from postsale.projections.runner import Progress, Runner
+from postsale.projections.runner import Built, Progress, Runner
 from postsale.projections.views import MemoryViews, SqliteViews, ViewInfo, Views
 from postsale.projections.why import EventEffect, Health, Trend, Why, explain_health
 
 __all__ = [
     "CUSTOMER_HEALTH",
+    "Built",
     "Component",
     "Contribution",
     "CustomerHealth",
@@ -33,6 +47,7 @@ __all__ = [
     "Lag",
     "Leaf",
     "MemoryViews",
+    "Moment",
     "Parked",
     "Progress",
     "Projector",
@@ -49,6 +64,7 @@ __all__ = [
     "Window",
     "count",
     "days",
+    "decayed",
     "derived",
     "distinct",
     "explain_health",
@@ -56,6 +72,7 @@ __all__ = [
     "fact_of",
     "first_seen",
     "fold_all",
+    "history",
     "last_seen",
     "latest",
     "maximum",

@@ -12,19 +12,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Final, Generic, Literal, NamedTuple, TypeVar
 
 from postsale.events import DAY_US
 from postsale.projections.tracing import Expression, Type, as_json
 
 V = TypeVar("V", covariant=True)
-Operation = Literal["count", "total", "latest", "first_seen", "last_seen", "minimum", "maximum", "distinct"]
+Operation = Literal["count", "total", "latest", "first_seen", "last_seen", "minimum", "maximum", "distinct", "decayed", "history"]
 
 
 class Window(NamedTuple):
     """The last `days` whole UTC days, the day of `as_of` included."""
 
     days: int
+
+
+class Moment(NamedTuple):
+    """One fact of a `history`. Moments are in order of (at_us, position)."""
+
+    at_us: int  # occurred_at
+    position: int
+    kind: str  # wire name without version
+    value: Any  # None where the leaf reads no value
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -36,13 +46,15 @@ class Leaf(Generic[V]):
     value: Expression | None = None
     where: Expression | None = None
     by: Expression | None = None
-    window: Window | None = None
+    window: Window | None = None  # of `decayed` what is left of its half-life
+    half_life: int | None = None  # days; of `decayed` only
     unit: str = ""
     description: str = ""
     name: str = ""  # set by the class that declares it
 
     def definition(self) -> dict[str, Any]:
         """What determines its numbers, as JSON; unit and description do not."""
+        decay = {} if self.half_life is None else {"half_life_days": self.half_life, "weights": WEIGHT_ONE}
         return {
             "name": self.name,
             "operation": self.operation,
@@ -51,6 +63,7 @@ class Leaf(Generic[V]):
             "where": as_json(self.where),
             "by": as_json(self.by),
             "window_days": self.window.days if self.window else None,
+            **decay,
         }
 
 
@@ -79,7 +92,7 @@ def _most(a: int | None, b: int | None) -> int | None:
 class _Cell:
     """The innermost monoid of an operation, and the code that adds one fact to it.
 
-    In `fresh` and `more`, `{c}` is the cell's place, `{o}` the cell as it is, `{v}` the value; `at` and `pos` are the fact's.
+    In `fresh` and `more`, `{c}` is the cell's place, `{o}` the cell as it is, `{v}` the value, `{k}` the kind; `at` and `pos` are the fact's.
     `more` is one statement; a cell that is not there yet is set to `fresh` instead.
     """
 
@@ -88,7 +101,7 @@ class _Cell:
     finish: Callable[[Any], Any]
     fresh: str
     more: str
-    keyed: Literal["", "value"] = field(default="")  # whether the cell's own keys are values of `value`
+    keyed: Literal["", "value", "position"] = field(default="")  # what the cell's own keys are, if it has some
 
 
 def _same(cell: Any) -> Any:
@@ -114,7 +127,33 @@ _CELLS: Final[dict[str, _Cell]] = {
     "minimum": _Cell(_none, _least, _same, "0 + {v}", "if {v} < {o}: {c} = {v}"),
     "maximum": _Cell(_none, _most, _same, "0 + {v}", "if {v} > {o}: {c} = {v}"),
     "distinct": _Cell(dict, lambda a, b: {**a, **b}, len, "{{{v}: 1}}", "{o}[{v}] = 1", "value"),
+    "decayed": _Cell(int, lambda a, b: a + b, lambda cell: float(cell) / WEIGHT_ONE, "0 + {v}", "{c} = {o} + {v}"),
+    "history": _Cell(
+        dict, lambda a, b: {**a, **b}, lambda cell: moments(cell), "{{pos: [at, {k}, {v}]}}", "{o}[pos] = [at, {k}, {v}]", "position"
+    ),
 }
+
+
+def moments(cell: Mapping[int, Any]) -> tuple[Moment, ...]:
+    """What a `history` reads from `position: [at_us, kind, value]`."""
+    return tuple(sorted(Moment(at, position, kind, value) for position, (at, kind, value) in cell.items()))
+
+
+# ---------------------------------------------------------------- decay
+
+WEIGHT_ONE: Final = 1_000_000  # what a value of today weighs; weights are whole, so that every engine sums the same
+HALF_LIVES: Final = WEIGHT_ONE.bit_length()  # after so many nothing is left
+
+
+@cache
+def first_weights(half_life: int) -> tuple[int, ...]:
+    """Weights of the ages 0 … half_life - 1 in days."""
+    return tuple(round(WEIGHT_ONE * 2 ** (-age / half_life)) for age in range(half_life))
+
+
+def weight(half_life: int, age: int) -> int:
+    """What a value weighs after `age` whole days: halved, and rounded down, after each half-life."""
+    return first_weights(half_life)[age % half_life] >> age // half_life
 
 
 # ---------------------------------------------------------------- leaves
@@ -125,21 +164,22 @@ def empty(leaf: Leaf[Any]) -> Any:
     return {} if leaf.window or leaf.by is not None else _CELLS[leaf.operation].zero()
 
 
-def emit(leaf: Leaf[Any], slot: str, value: str, where: str, by: str) -> list[str]:
-    """Python lines that add one fact to the state at `slot`; `value`, `where` and `by` are local names, or empty."""
+def emit(leaf: Leaf[Any], slot: str, kind: str, value: str, where: str, by: str) -> list[str]:
+    """Python lines that add one fact of `kind` to the state at `slot`; `value`, `where` and `by` are local names, or empty."""
     cell = _CELLS[leaf.operation]
     conditions = [where] if where else []
     conditions += [f"{name} is not None" for name in (value, by) if name]
+    texts = {"v": value or _WITHOUT_VALUE.get(leaf.operation, ""), "k": repr(kind)}
     inside: list[str] = []
     if not leaf.window and leaf.by is None:
         if cell.zero() is None:
             inside += [
                 f"o = {slot}",
-                f"if o is None: {slot} = " + cell.fresh.format(v=value),
-                "el" + cell.more.format(c=slot, o="o", v=value),
+                f"if o is None: {slot} = " + cell.fresh.format(**texts),
+                "el" + cell.more.format(c=slot, o="o", **texts),
             ]
         else:
-            inside.append(cell.more.format(c=slot, o=slot, v=value))
+            inside.append(cell.more.format(c=slot, o=slot, **texts))
     else:
         inside.append(f"c = {slot}")
         key = by
@@ -150,10 +190,13 @@ def emit(leaf: Leaf[Any], slot: str, value: str, where: str, by: str) -> list[st
             if by:
                 inside += ["o = c.get(tile)", "if o is None: o = c[tile] = {}", "c = o"]
                 key = by
-        more = cell.more.format(c=f"c[{key}]", o="o", v=value)
-        inside += [f"o = c.get({key})", f"if o is None: c[{key}] = " + cell.fresh.format(v=value)]
+        more = cell.more.format(c=f"c[{key}]", o="o", **texts)
+        inside += [f"o = c.get({key})", f"if o is None: c[{key}] = " + cell.fresh.format(**texts)]
         inside += ["el" + more] if more.startswith("if ") else ["else: " + more]
     return [f"if {' and '.join(conditions)}:", *("    " + line for line in inside)] if conditions else inside
+
+
+_WITHOUT_VALUE: Final = {"decayed": "1", "history": "None"}
 
 
 def merge(leaf: Leaf[Any], a: Any, b: Any) -> Any:
@@ -200,10 +243,10 @@ def finish(leaf: Leaf[Any], state: Any, as_of_us: int) -> Any:
     if leaf.window:
         last = as_of_us // DAY_US
         first = last - leaf.window.days
-        tiles = [part for tile, part in state.items() if first < tile <= last]
+        tiles = [_weighed(leaf, part, last - tile) for tile, part in state.items() if first < tile <= last]
         if leaf.by is None:
-            if leaf.operation in ("count", "total"):
-                return sum(tiles)
+            if leaf.operation in ("count", "total", "decayed"):
+                return cell.finish(sum(tiles))
             state = cell.zero()
             for part in tiles:
                 state = cell.merge(state, part)
@@ -217,6 +260,13 @@ def finish(leaf: Leaf[Any], state: Any, as_of_us: int) -> Any:
     return {key: cell.finish(state[key]) for key in sorted(state)}
 
 
+def _weighed(leaf: Leaf[Any], part: Any, age: int) -> Any:
+    if leaf.half_life is None:
+        return part
+    by = weight(leaf.half_life, age)
+    return {key: value * by for key, value in part.items()} if leaf.by is not None else part * by
+
+
 def restore(leaf: Leaf[Any], state: Any) -> Any:
     """A state read from JSON, where every key is text, with its keys as they were."""
     levels: list[Callable[[str], Any]] = []
@@ -224,7 +274,10 @@ def restore(leaf: Leaf[Any], state: Any) -> Any:
         levels.append(int)
     if leaf.by is not None:
         levels.append(_KEYS[leaf.by.type])
-    if _CELLS[leaf.operation].keyed and leaf.value is not None:
+    keyed = _CELLS[leaf.operation].keyed
+    if keyed == "position":
+        levels.append(int)
+    elif keyed and leaf.value is not None:
         levels.append(_KEYS[leaf.value.type])
     return _restore(state, levels)
 

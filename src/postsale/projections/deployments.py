@@ -14,7 +14,7 @@ import orjson
 from postsale.errors import InvalidInput, NotLive, ViewMoved
 from postsale.events import SYSTEM_TENANT, Clock, SystemClock, canonical
 from postsale.projections.features import Features
-from postsale.projections.runner import Progress, Runner
+from postsale.projections.runner import Progress, Runner, States
 from postsale.store.contract import KeyValue, LeaseName, Store
 from postsale.store.leases import Leases
 
@@ -92,11 +92,13 @@ class Deployments:
         *,
         on_progress: Callable[[Progress], None] | None = None,
         stop: Callable[[], bool] = lambda: False,
+        states: States | None = None,
     ) -> Rebuilt:
         """Fold the whole log into a new build of the runner's view, beside the one that serves, then let it serve instead.
 
         Races live traffic: what is appended meanwhile is folded too. A rebuild that was stopped or killed is resumed by the next.
-        The old build is dropped once nobody is sent to it. Raises LeaseHeld when another process rebuilds the same view.
+        `states` (such as `handover.duckdb_states`) computes what the log holds now at once, before that. The old build is dropped
+        once nobody is sent to it. Raises LeaseHeld when another process rebuilds the same view.
         """
         name, view = runner.fold.name, runner.base
         self._recorded(runner.fold.features)
@@ -110,6 +112,8 @@ class Deployments:
                 if on_progress is not None:
                     on_progress(progress)
 
+            if states is not None and not any(beside.status().checkpoints):
+                beside.compute(states, told)
             progress = _caught_up(store, beside, told, stop)
             if progress.to_position < progress.target or stop():
                 return Rebuilt(progress, build, False)

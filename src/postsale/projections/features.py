@@ -23,7 +23,7 @@ from typing import Any, ClassVar, Final, TypeVar, overload
 
 from postsale.errors import BadDeclaration
 from postsale.events import Event, canonical, registry
-from postsale.projections.algebra import Leaf, Operation, Window
+from postsale.projections.algebra import HALF_LIVES, Leaf, Moment, Operation, Window
 from postsale.projections.derived import Derived, bound, ordered
 from postsale.projections.tracing import trace
 
@@ -35,6 +35,7 @@ Where = Callable[[S], bool] | None
 Window_ = Window | None
 
 _LONGEST: Final = 3_660
+_LONGEST_HALF_LIFE: Final = 180  # days, so that what is kept stays within ten years
 
 
 def days(n: int) -> Window:
@@ -57,6 +58,7 @@ def _leaf(
     unit: str,
     description: str,
     types: tuple[str, ...] = (),
+    half_life: Any = None,
 ) -> Leaf[Any]:
     kinds: tuple[type[Event], ...] = kind if isinstance(kind, tuple) else (kind,)
     what = f"{operation}({', '.join(getattr(k, '__name__', repr(k)) for k in kinds)})"
@@ -76,6 +78,7 @@ def _leaf(
         where=None if where is None else trace(f"{what}, where=", kinds, where),
         by=None if by is None else trace(f"{what}, by=", kinds, by),
         window=window,
+        half_life=half_life,
         unit=unit,
         description=description,
     )
@@ -272,23 +275,83 @@ def distinct(
     return _leaf("distinct", kind, value, where, by, window, unit, description)
 
 
+@overload
+def decayed(
+    kind: Kind[S],
+    value: Callable[[S], int | None] | None = None,
+    *,
+    half_life: Window,
+    by: Callable[[S], K],
+    where: Where[S] = None,
+    unit: str = "",
+    description: str = "",
+) -> Leaf[Mapping[K, float]]: ...
+@overload
+def decayed(
+    kind: Kind[S],
+    value: Callable[[S], int | None] | None = None,
+    *,
+    half_life: Window,
+    by: None = None,
+    where: Where[S] = None,
+    unit: str = "",
+    description: str = "",
+) -> Leaf[float]: ...
+def decayed(
+    kind: Any, value: Any = None, *, half_life: Window, by: Any = None, where: Any = None, unit: str = "", description: str = ""
+) -> Leaf[Any]:
+    """The sum of an integer (of 1 for each fact without `value`) that weighs half as much after each `half_life=days(n)`; n up to 180.
+
+    Facts age by whole UTC days. Weights are whole millionths, so that every engine gives the same float; after 20 half-lives nothing is left.
+    """
+    if not isinstance(half_life, Window) or half_life.days > _LONGEST_HALF_LIFE:
+        raise BadDeclaration(what="decayed", reason=f"half_life= expects days(n), n up to {_LONGEST_HALF_LIFE}")
+    window = Window(half_life.days * HALF_LIVES)
+    types = () if value is None else ("int",)
+    return _leaf("decayed", kind, value, where, by, window, unit, description, types, half_life=half_life.days)
+
+
+@overload
+def history(
+    kind: Kind[S], value: Any = None, *, window: Window, by: Callable[[S], K], where: Where[S] = None, unit: str = "", description: str = ""
+) -> Leaf[Mapping[K, tuple[Moment, ...]]]: ...
+@overload
+def history(
+    kind: Kind[S], value: Any = None, *, window: Window, by: None = None, where: Where[S] = None, unit: str = "", description: str = ""
+) -> Leaf[tuple[Moment, ...]]: ...
+def history(
+    kind: Any, value: Any = None, *, window: Window, by: Any = None, where: Any = None, unit: str = "", description: str = ""
+) -> Leaf[Any]:
+    """The facts of the window themselves, in order of (occurred_at, position): what a state machine or sessions are derived from.
+
+    Give it to a `@derived` function, which sees each as a `Moment`. With `value`, facts without one do not count. The facts are kept: memory
+    grows with their number in the window.
+    """
+    if not isinstance(window, Window):
+        raise BadDeclaration(what="history", reason="window= expects days(n): what is kept must be bounded")
+    return _leaf("history", kind, value, where, by, window, unit, description)
+
+
 # ---------------------------------------------------------------- the class
 
 
 class Features:
     """Base of every declaration: `class Billing(Features, version=1, owner="revops")`. Never instantiated.
 
+    `deprecated={"paid": "use `settled`; gone in version 3"}` says of features that they will go, and what to read instead.
+
     `digest` is a content hash of name, version, leaves with their expressions, and derived names with what they need; the order
-    of declaration, owner, units and descriptions do not count. A change of the digest is a new view.
+    of declaration, owner, units, descriptions and deprecations do not count. A change of the digest is a new view.
     """
 
     version: ClassVar[int]
     owner: ClassVar[str]
     leaves: ClassVar[Mapping[str, Leaf[Any]]]  # by name, sorted: the layout of the state
     deriveds: ClassVar[tuple[Derived[Any], ...]]  # each after those it needs
+    deprecated: ClassVar[Mapping[str, str]]  # what to do instead, by name of the feature
     digest: ClassVar[str]  # 32 hex digits
 
-    def __init_subclass__(cls, *, version: int, owner: str) -> None:
+    def __init_subclass__(cls, *, version: int, owner: str, deprecated: Mapping[str, str] | None = None) -> None:
         super().__init_subclass__()
         name = cls.__name__
         if cls.__bases__ != (Features,):
@@ -310,7 +373,10 @@ class Features:
             raise BadDeclaration(what=name, reason="declares no feature over signals")
         for n in declared:
             setattr(cls, n, leaves.get(n) or deriveds[n])
-        cls.version, cls.owner, cls.leaves = version, owner, leaves
+        for n, instead in (deprecated or {}).items():
+            if n not in declared or not isinstance(instead, str) or not instead:
+                raise BadDeclaration(what=f"{name}.{n}", reason="deprecated= names features of this class, each with what to read instead")
+        cls.version, cls.owner, cls.leaves, cls.deprecated = version, owner, leaves, dict(deprecated or {})
         cls.deriveds = ordered(name, leaves, deriveds)
         content = {
             "name": name,

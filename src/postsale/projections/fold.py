@@ -210,7 +210,7 @@ def _handler(kind: str, leaves: tuple[Leaf[Any], ...]) -> Callable[[State, Fact]
     mine = [(i, leaf) for i, leaf in enumerate(leaves, _HEAD) if kind in leaf.kinds]
     for index, leaf in mine:
         names = [emitter.name(part) if part is not None else "" for part in (leaf.value, leaf.where, leaf.by)]
-        updates += algebra.emit(leaf, f"s[{index}]", *names)
+        updates += algebra.emit(leaf, f"s[{index}]", kind, *names)
     lines = ["_, pos, at, _, f = fact", *emitter.lines, "o = s[0]", "if o is None or at > o: s[0] = at", "if pos > s[1]: s[1] = pos"]
     if any(leaf.window for _, leaf in mine):
         lines.append(f"tile = at // {DAY_US}")

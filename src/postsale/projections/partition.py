@@ -154,6 +154,10 @@ class Partition:
         self._states.pop(key, None)
         self._write({key: self._fold.dump(state)}, {PARKED + key: None if parked is None else dump_parked(parked)}, at, at, token)
 
+    def fill(self, rows: dict[str, bytes], to: int, anchor: bytes) -> None:
+        """Write the rows of a share that was not folded at all. Raises ViewMoved when it was meanwhile."""
+        self._write(rows, {self._anchor: anchor}, 0, to, None)
+
     def _write(self, rows: dict[str, bytes], aside: dict[str, bytes | None], at: int, to: int, token: int | None) -> None:
         also: dict[str, dict[str, bytes | None]] = {self._names.aside: aside}
         own: dict[str, bytes | None] = dict(rows)

@@ -36,6 +36,17 @@ class Progress(NamedTuple):
     target: int  # where this run ends
 
 
+class Built(NamedTuple):
+    """States that were computed at once: the rows of a view, as the fold's `dump` writes them, and from how many facts."""
+
+    rows: Mapping[str, bytes]
+    events: int
+
+
+States = Callable[[Store, Fold, int], Built]
+"""`states(store, fold, upto)`: what folding every fact up to a position (inclusive) gives. Raises what an unreadable event raises."""
+
+
 class Runner(Reader):
     """Keeps one view of one fold. Its name carries a digest of the features and of the versions their kinds are read as.
 
@@ -220,10 +231,34 @@ class Runner(Reader):
         super()._drop(names)
         self._shares = None
 
-    def rebuild(self, on_progress: Callable[[Progress], None] | None = None) -> Progress:
+    def rebuild(self, on_progress: Callable[[Progress], None] | None = None, *, states: States | None = None) -> Progress:
         """Drop and fold again, raising no triggers. Ends with the same `digest` as if it had never been dropped.
 
-        Reads come from the log meanwhile; `Deployments.rebuild` builds beside the view that serves.
+        Reads come from the log meanwhile; `Deployments.rebuild` builds beside the view that serves. `states` as in `compute`.
         """
         self.drop()
-        return self.catch_up(on_progress=on_progress)
+        events = self.compute(states, on_progress) if states is not None else 0
+        progress = self.catch_up(on_progress=on_progress)
+        return progress._replace(from_position=0, events=progress.events + events)
+
+    def compute(self, states: States, on_progress: Callable[[Progress], None] | None = None) -> int:
+        """Fill a view that is at position 0 with what `states` (such as `handover.duckdb_states`) computes; returns how many facts it took.
+
+        Folding goes on from there. Where an event cannot be read nothing is written, and all is folded one by one. Each share's rows
+        are written in one transaction. Raises ViewMoved when another runner began to fold meanwhile.
+        """
+        names, parts = self._parts()
+        head = self._store.head()
+        try:
+            built = states(self._store, self.fold, head)
+        except POISON:
+            return 0
+        shares: dict[int, dict[str, bytes]] = defaultdict(dict)
+        for key, row in built.rows.items():
+            shares[names.share_of(key)][key] = row
+        anchor = self._anchor(head)
+        for n, part in enumerate(parts):
+            part.fill(shares[n], head, anchor)
+        if on_progress is not None:
+            on_progress(Progress(0, head, built.events, head))
+        return built.events

@@ -39,9 +39,12 @@ class Const:
 
 @dataclass(frozen=True, slots=True)
 class Op:
-    """An operation. Any None among the arguments gives None; so does division by zero. `//` and `%` round down, also below 0."""
+    """An operation. Any None among the arguments gives None; so does division by zero. `//` and `%` round down, also below 0.
 
-    name: str  # + - * // % neg == != < <= > >=
+    `&` and `|` are decided by one argument where it decides: False & None is False, True | None is True.
+    """
+
+    name: str  # + - * // % neg == != < <= > >= & |
     args: tuple[Expression, ...]
     type: Type
 
@@ -50,6 +53,7 @@ Expression: TypeAlias = Field | Const | Op
 
 _ARITHMETIC: Final = frozenset({"+", "-", "*", "//", "%"})
 _ORDER: Final = frozenset({"<", "<=", ">", ">="})
+_LOGIC: Final = {"&": False, "|": True}  # the argument that decides alone
 
 
 def as_json(expression: Expression | None) -> list[Any] | None:
@@ -100,6 +104,9 @@ def evaluate(expression: Expression, fields: Mapping[str, Any]) -> Any:
             return None if value is None else -value
         case Op(name, args):
             left, right = (evaluate(arg, fields) for arg in args)
+            if name in _LOGIC:
+                decides = _LOGIC[name]
+                return decides if decides in (left, right) else None if None in (left, right) else not decides
             return None if left is None or right is None else _APPLY[name](left, right)
 
 
@@ -126,6 +133,9 @@ class Emitter:
             get = f"f.get({expression.name!r})"
             return f"None if (x := {get}) is None else time_us(x)" if expression.type == "time" else get
         names = [self.name(arg) for arg in expression.args]
+        if expression.name in _LOGIC:
+            a, b, decides = *names, _LOGIC[expression.name]
+            return f"{decides} if {a} is {decides} or {b} is {decides} else None if {a} is None or {b} is None else {not decides}"
         none = [f"{n} is None" for n, arg in zip(names, expression.args, strict=True) if not isinstance(arg, Const)]
         if expression.name in ("//", "%"):
             none.append(f"{names[1]} == 0")
@@ -187,7 +197,10 @@ def _refuse_code(what: str, accessor: object) -> None:
             if instruction.opname.startswith(prefix):
                 raise BadDeclaration(what=what, reason=f"the accessor uses {reason}")
         if "JUMP" in instruction.opname:
-            raise BadDeclaration(what=what, reason="the accessor branches (`if`, `and`, `or`, `a < b < c`); use `where=` or two features")
+            raise BadDeclaration(
+                what=what,
+                reason="the accessor branches (`if`, `and`, `or`, `a < b < c`); join conditions by `&` and `|`, each in parentheses",
+            )
 
 
 class _Payload:
@@ -267,6 +280,10 @@ class _Value:
         node = self._const(other)
         args = (node, self._node) if swapped else (self._node, node)
         left, right = args[0].type, args[1].type
+        if name in _LOGIC:
+            if (left, right) != ("bool", "bool") or isinstance(other, bool):
+                self._refuse(f"`{name}` on {left} and {right}; it joins conditions, each in parentheses")
+            return _Value(self._what, Op(name, args, "bool"))
         if name in _ARITHMETIC:
             if (left, right) != ("int", "int"):
                 self._refuse(f"`{name}` on {left} and {right}; only integers are calculated with")
@@ -306,6 +323,18 @@ class _Value:
 
     def __rmod__(self, other: object) -> _Value:
         return self._op("%", other, swapped=True)
+
+    def __and__(self, other: object) -> _Value:
+        return self._op("&", other)
+
+    def __rand__(self, other: object) -> _Value:
+        return self._op("&", other, swapped=True)
+
+    def __or__(self, other: object) -> _Value:
+        return self._op("|", other)
+
+    def __ror__(self, other: object) -> _Value:
+        return self._op("|", other, swapped=True)
 
     def __neg__(self) -> _Value:
         if self._node.type != "int":
@@ -351,8 +380,6 @@ for _name, _reason in {
     "divmod": "`divmod`",
     "lshift": "`<<`",
     "rshift": "`>>`",
-    "and": "`&`; declare the parts as features of their own",
-    "or": "`|`; declare the parts as features of their own",
     "xor": "`^`",
 }.items():
     setattr(_Value, f"__{_name}__", _refusing(_reason))

@@ -207,6 +207,16 @@ class Archive:
                 for number in turned(wanted):
                     yield from turned(list(want.among(file.table(number))))
 
+    def tables(self, parts: Sequence[Part], query: Query) -> Generator[Any, None, None]:
+        """The archived facts of a query without streams, as Arrow tables with the columns of a segment, by position."""
+        want = _Want(query)
+        for segment, among in parts:
+            numbers = range(len(segment.groups)) if among is None else among
+            with closing(self.open(segment)) as file:
+                for number in numbers:
+                    if want.may_hold(segment.groups[number]):
+                        yield want.filtered(file.table(number))
+
     def at(self, segment: Segment, position: int) -> StoredEvent | None:
         """The fact at a position of this segment, if it is one."""
         query = Query(after=position - 1, upto=position)  # group bounds leave one group
@@ -255,6 +265,12 @@ class _Want:
         )
 
     def among(self, table: Any) -> Iterator[StoredEvent]:
+        for event in events(self.filtered(table)):
+            if not self._streams or event.stream in self._streams:
+                yield event
+
+    def filtered(self, table: Any) -> Any:
+        """The rows that are wanted, but for streams of other tenants with the same id."""
         pa, query = pyarrow(), self._query
         compute = pa.compute
         masks = [compute.greater(table["position"], query.after)]
@@ -272,6 +288,4 @@ class _Want:
         mask = masks[0]
         for other in masks[1:]:
             mask = compute.and_(mask, other)
-        for event in events(table.filter(mask)):
-            if not self._streams or event.stream in self._streams:
-                yield event
+        return table.filter(mask)

@@ -13,7 +13,7 @@ import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 from postsale.errors import LogDamaged, MissingExtra, PostSaleError, SegmentUnreadable, StoreUnavailable
@@ -27,6 +27,7 @@ from postsale.store.plan import DEFAULT_CHAPTER, DEFAULT_LIMIT_BYTES, SALT_BYTES
 from postsale.store.quarantine import SQLiteQuarantine
 from postsale.store.segments import Segment
 from postsale.store.sqlite_archive import LAST, SQLiteChapters, archived_at, archived_leaves, first_archived_breach, read_all, segments
+from postsale.store.sqlite_columns import fact_batches
 from postsale.store.sqlite_evidence import SQLiteEvidence
 from postsale.store.sqlite_ids import Ids
 from postsale.store.sqlite_names import Names, decision_version, first_breach
@@ -268,6 +269,10 @@ class SQLiteStore:
     def read(self, query: Query) -> Generator[StoredEvent, None, None]:
         with self.snapshot() as db:
             yield from read_all(db, self._archive, query)
+
+    def fact_batches(self, query: Query, *, header: bool) -> Generator[Any, None, None]:
+        """See `store.columns`. Needs the extra `batch`."""
+        return fact_batches(self, self._path, self._archive, query, header=header)
 
     def head(self) -> int:
         with self.snapshot() as db:

@@ -75,14 +75,14 @@ def containing(db: sqlite3.Connection, position: int) -> Segment | None:
 def read_all(db: sqlite3.Connection, archive: Archive, query: Query) -> Iterator[StoredEvent]:
     """The events of a query, from the live table and from segments, in order."""
     check_limit(query)
-    parts = _parts(db, query)
+    parts = parts_of(db, query)
     return merged(read(db, query), archive.read(parts, query), query) if parts else read(db, query)
 
 
 def first_archived_breach(db: sqlite3.Connection, archive: Archive, condition: NoneSince) -> Breach | None:
     """The first archived fact that breaks a condition."""
     query = Query(streams=condition.streams, kinds=condition.kinds, lane=Lane.FACT, after=condition.position)
-    parts = _parts(db, query) if condition.streams and condition.kinds else []
+    parts = parts_of(db, query) if condition.streams and condition.kinds else []
     if not parts:
         return None
     with closing(archive.read(parts, query)) as found:
@@ -107,7 +107,7 @@ def archived_at(db: sqlite3.Connection, archive: Archive, position: int) -> Stor
     return None if segment is None else archive.at(segment, position)
 
 
-def _parts(db: sqlite3.Connection, query: Query) -> list[Part]:
+def parts_of(db: sqlite3.Connection, query: Query) -> list[Part]:
     """The groups of segments that can hold what a query asks for: by position, then by what the listing says of its names."""
     if query.lane == Lane.DECISION or query.limit == 0:
         return []

@@ -1,0 +1,417 @@
+"""Declarations as columnar queries: the same leaves, by the same rules, as one Ibis expression for DuckDB or Spark.
+
+Two functions, both lazy: they build an expression and run nothing.
+
+    state_table(features, facts, keys=["key"])                  mergeable state, to be handed to a live fold
+    value_table(features, facts, keys=["key"], as_of=…)         finished leaves at a time: one number, or one column of the facts
+
+`facts` is an Ibis table with one row per fact: the columns of `keys`, none of them null; `kind` (wire name without version), `position` and
+`occurred_at_us` (int64); and one column for each name in `payload_columns(features)`, null where the fact's kind has no such
+field or the fact does not hold it. Other columns are ignored, and so are facts of kinds that no leaf reads. `keys` are what is
+grouped by: a customer, or a customer and a point in time of a training set, where `as_of` names the point's column.
+
+A row of either result has the keys, `newest_us` and `position` (of the facts that count), and one column per leaf, by its name.
+Keys without a fact have no row; `empty_values` is what they would read. Derived features are Python: `finished_rows` adds them.
+
+Where engines differ by nature, this holds: integers are 64 bits wide, and a sum or product beyond them is an error of the engine, never
+a wrong number (the fold alone counts on); floor division and remainder round down; a null value, key or condition does not count;
+of two facts at one time the later position is the latest. No store, no connection here. Imports features, algebra and tracing; needs the extra `batch`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final, TypeAlias
+
+from postsale.errors import BadDeclaration, MissingExtra
+from postsale.events import DAY_US
+from postsale.projections import algebra
+from postsale.projections.algebra import WEIGHT_ONE, Leaf, Moment, first_weights
+from postsale.projections.features import Features
+from postsale.projections.tracing import Const, Expression, Field, Op, Type
+
+Table: TypeAlias = Any  # ibis.Table; the extra may not be installed
+Column: TypeAlias = Any
+
+_TYPES: Final[dict[Type, str]] = {"int": "int64", "str": "string", "bool": "boolean", "time": "int64"}
+_RESERVED: Final = ("newest_us", "position", "kind", "occurred_at_us")
+
+
+def ibis() -> Any:
+    """The library. Raises MissingExtra."""
+    try:
+        import ibis
+    except ImportError:
+        raise MissingExtra(feature="features over all history", extra="batch") from None
+    return ibis
+
+
+# ---------------------------------------------------------------- columns
+
+
+def payload_columns(features: type[Features]) -> dict[str, Field]:
+    """The columns that the facts must bring, by name, sorted, with the field that each holds; a time is UTC microseconds.
+
+    A column is named `FIELD__TYPE`, because two kinds may hold a field of one name as different types.
+    """
+    fields: set[Field] = set()
+    for leaf in features.leaves.values():
+        for part in (leaf.value, leaf.where, leaf.by):
+            fields |= _fields(part)
+    columns = {column_of(field): field for field in sorted(fields, key=column_of)}
+    if len({name.lower() for name in columns}) < len(columns):
+        raise BadDeclaration(what=features.__name__, reason="two fields differ by upper and lower case only, which columns cannot")
+    return columns
+
+
+def column_of(field: Field) -> str:
+    return f"{field.name}__{field.type}"
+
+
+def fact_schema(features: type[Features], keys: Mapping[str, str]) -> dict[str, str]:
+    """Names and Ibis types of the columns of the facts; `keys` with their types come first."""
+    payload = {name: _TYPES[field.type] for name, field in payload_columns(features).items()}
+    return {**keys, "kind": "string", "position": "int64", "occurred_at_us": "int64", **payload}
+
+
+def _fields(expression: Expression | None) -> set[Field]:
+    match expression:
+        case Field():
+            return {expression}
+        case Op(_, args):
+            return set().union(*map(_fields, args))
+    return set()
+
+
+# ---------------------------------------------------------------- expressions
+
+
+def translated(expression: Expression, facts: Table) -> Column:
+    """The column that holds what `tracing.evaluate` gives for each fact."""
+    match expression:
+        case Field():
+            return facts[column_of(expression)]
+        case Const(value, type_):
+            return ibis().literal(value, _TYPES[type_])
+        case Op("neg", (arg,)):
+            return -translated(arg, facts)
+        case Op(name, (a, b)):
+            left, right = translated(a, facts), translated(b, facts)
+            match name:
+                case "+":
+                    return left + right
+                case "-":
+                    return left - right
+                case "*":
+                    return left * right
+                case "//":
+                    return _floor_division(left, right.nullif(0))[0]
+                case "%":
+                    return _floor_division(left, right.nullif(0))[1]
+                case "==":
+                    return left == right
+                case "!=":
+                    return left != right
+                case "<":
+                    return left < right
+                case "<=":
+                    return left <= right
+                case ">":
+                    return left > right
+                case ">=":
+                    return left >= right
+                case "&":
+                    return left & right
+                case "|":
+                    return left | right
+    raise AssertionError(expression)
+
+
+def _floor_division(a: Column, b: Column) -> tuple[Column, Column]:
+    """Quotient and remainder, rounded down as Python does, exact in 64 bits.
+
+    Engines round towards zero, and Ibis divides through floats, which hold 53 bits: so the quotient is found in two steps, the second
+    of which divides what the first one left over; that is small enough to be exact.
+    """
+    remainder = a % b
+    remainder = ibis().ifelse((remainder != 0) & ((remainder < 0) != (b < 0)), remainder + b, remainder)
+    multiple = a - remainder
+    near = (multiple.cast("float64") / b.cast("float64")).round().cast("int64")
+    rest = multiple - near * b
+    return near + (rest.cast("float64") / b.cast("float64")).round().cast("int64"), remainder
+
+
+def _day(us: Column) -> Column:
+    """The UTC day. Through floats, and exact: for |us| < 2^53 the quotient's rounding never reaches the next whole number."""
+    return (us.cast("float64") / float(DAY_US)).floor().cast("int64")
+
+
+def _weight(half_life: int, age: Column) -> Column:
+    """`algebra.weight`. A power of two divides a float exactly."""
+    halved = (age.cast("float64") / float(half_life)).floor()
+    first = ibis().array(list(first_weights(half_life)))[(age - (halved * half_life).cast("int64"))]
+    return (first.cast("float64") / ibis().literal(2.0).pow(halved)).floor().cast("int64")
+
+
+# ---------------------------------------------------------------- cells
+
+_TILE, _KEY, _CELL = "tile", "key", "cell"
+
+
+class _Query:
+    """The facts that count, with the value, key and condition of each leaf as columns of their own."""
+
+    def __init__(self, features: type[Features], facts: Table, keys: Sequence[str], as_of: int | str | None) -> None:
+        self.keys = list(keys)
+        self.leaves = list(features.leaves.values())
+        for leaf in self.leaves:
+            if leaf.name in (*self.keys, *_RESERVED):
+                raise BadDeclaration(what=f"{features.__name__}.{leaf.name}", reason="this name is a column of every result or of the keys")
+        lib = ibis()
+        kinds = sorted({kind for leaf in self.leaves for kind in leaf.kinds})
+        facts = facts.filter(facts.kind.isin(kinds))
+        columns: dict[str, Column] = {key: facts[key] for key in self.keys}
+        columns |= {
+            "one_": lib.literal(1, "int64"),
+            "kind_": facts.kind,
+            "at_": facts.occurred_at_us,
+            "pos_": facts.position,
+            "tile_": _day(facts.occurred_at_us),
+        }
+        today: Column = None
+        if as_of is not None:
+            at = facts[as_of] if isinstance(as_of, str) else lib.literal(as_of, "int64")
+            facts = facts.filter(facts.occurred_at_us <= at)
+            today = _day(facts[as_of]) if isinstance(as_of, str) else lib.literal(as_of // DAY_US, "int64")
+            columns["today_"] = today
+        names: dict[Expression, str] = {}
+        for leaf in self.leaves:
+            for part in (leaf.value, leaf.by):
+                if part is not None and part not in names:
+                    names[part] = f"x{len(names)}_"
+                    columns[names[part]] = translated(part, facts)
+        conditions: dict[str, str] = {}
+        for leaf in self.leaves:
+            condition = facts.kind.isin(leaf.kinds) if len(leaf.kinds) < len(kinds) else None
+            if leaf.where is not None:
+                where = translated(leaf.where, facts)
+                condition = where if condition is None else condition & where
+            if leaf.window and today is not None:
+                tile = columns["tile_"]
+                inside = (tile > today - leaf.window.days) & (tile <= today)
+                condition = inside if condition is None else condition & inside
+            if condition is not None:
+                conditions[leaf.name] = f"if_{leaf.name}"
+                columns[conditions[leaf.name]] = condition
+        self.names, self._conditions = names, conditions
+        self.facts = facts.select(**columns)
+
+    def _condition(self, leaf: Leaf[Any], t: Table) -> Column | None:
+        parts = [t[self._conditions[leaf.name]]] if leaf.name in self._conditions else []
+        parts += [t[self.names[part]].notnull() for part in (leaf.value, leaf.by) if part is not None]
+        out = None
+        for part in parts:
+            out = part if out is None else out & part
+        return out
+
+    def cell(self, leaf: Leaf[Any], t: Table, *, finish: bool) -> Column:
+        """The aggregate that makes the leaf's cell, null when no fact counts; with `finish` the value that is read from it."""
+        value: Column = t[self.names[leaf.value]] if leaf.value is not None else None
+        where = self._condition(leaf, t)
+        if leaf.operation == "decayed":
+            value = t.one_ if value is None else value
+            if finish and leaf.half_life is not None:
+                value = value * _weight(leaf.half_life, t.today_ - t.tile_)
+        match leaf.operation:
+            case "count":
+                return t.count(where=where).nullif(0)
+            case "total" | "decayed":
+                # Through a decimal, because DuckDB sums in 128 bits, and Ibis drops a cast to what it takes the sum for already.
+                exact = value.sum(where=where).cast("decimal(38, 0)").cast("int64")
+                return exact.cast("float64") / float(WEIGHT_ONE) if finish and leaf.operation == "decayed" else exact
+            case "first_seen":
+                return t.at_.min(where=where)
+            case "last_seen":
+                return t.at_.max(where=where)
+            case "minimum":
+                return value.min(where=where)
+            case "maximum":
+                return value.max(where=where)
+            case "distinct":
+                return value.nunique(where=where).nullif(0) if finish else value.collect(where=where, distinct=True)
+            case "latest":
+                last = ibis().struct({"at": t.at_, "pos": t.pos_, "v": value}).max(where=where)
+                return last["v"] if finish else last
+            case "history":
+                moment = {"pos": t.pos_, "at": t.at_, "kind": t.kind_}
+                return ibis().struct(moment if value is None else {**moment, "v": value}).collect(where=where)
+        raise AssertionError(leaf.operation)
+
+    def base(self, cells: Mapping[str, Column]) -> Table:
+        t = self.facts
+        return t.group_by(self.keys).aggregate(newest_us=t.at_.max(), position=t.pos_.max(), **cells)
+
+    def joined(self, base: Table, parts: Iterable[Table], order: Sequence[str]) -> Table:
+        for part in parts:
+            other = part.rename({f"{key}_right_": key for key in self.keys})
+            base = base.left_join(other, [base[key] == other[f"{key}_right_"] for key in self.keys])
+            base = base.drop(*(f"{key}_right_" for key in self.keys))
+        return base.select(*self.keys, "newest_us", "position", *order)
+
+    def nested(self, leaves: Sequence[Leaf[Any]], grain: Mapping[str, str], *, finish: bool) -> Table:
+        """Leaves that share a grain: cells by keys and grain, then one array of structs per leaf."""
+        t = self.facts
+        if _KEY in grain:
+            t = t.filter(t[grain[_KEY]].notnull())
+        grouped = t.group_by(*self.keys, **{f"{name}_": t[column] for name, column in grain.items()})
+        cells = grouped.aggregate(**{leaf.name: self.cell(leaf, t, finish=finish) for leaf in leaves})
+        if _TILE in grain:
+            cells = self._newest_tiles(cells, leaves)
+        out = {}
+        for leaf in leaves:
+            row = {name: cells[f"{name}_"] for name in grain}
+            out[leaf.name] = ibis().struct({**row, _CELL: cells[leaf.name]}).collect(where=cells[leaf.name].notnull())
+        return cells.group_by(self.keys).aggregate(**out)
+
+    def _newest_tiles(self, cells: Table, leaves: Sequence[Leaf[Any]]) -> Table:
+        """Without the tiles that the normal form does not have: those a window before the leaf's newest tile. See `drop_old_tiles`."""
+        window = ibis().window(group_by=self.keys)
+        newest = {
+            leaf.name: ibis().ifelse(cells[leaf.name].notnull(), cells.tile_, ibis().null("int64")).max().over(window) for leaf in leaves
+        }
+        with_newest = cells.mutate(**{f"newest_{name}": column for name, column in newest.items()})
+        kept = {
+            leaf.name: ibis().ifelse(
+                with_newest.tile_ > with_newest[f"newest_{leaf.name}"] - leaf.window.days,
+                with_newest[leaf.name],
+                ibis().null(with_newest[leaf.name].type()),
+            )
+            for leaf in leaves
+            if leaf.window
+        }
+        return with_newest.mutate(**kept)
+
+
+# ---------------------------------------------------------------- the two tables
+
+
+def state_table(features: type[Features], facts: Table, *, keys: Sequence[str]) -> Table:
+    """Mergeable state per key, in normal form: what `fold_state` turns into the very state that a fold over these facts has.
+
+    A leaf without window and `by=` is its cell: an integer; for `latest` a struct `at, pos, v`; for `distinct` an array of values;
+    for `history` an array of structs `pos, at, kind, v`; null when no fact counts. Else it is an array of structs with `tile` (UTC day, if it has a window), `key` (if it has
+    `by=`) and `cell`, in no order; null or empty when no fact counts.
+    """
+    query = _Query(features, facts, keys, None)
+    grains: dict[tuple[bool, Expression | None], list[Leaf[Any]]] = {}
+    for leaf in query.leaves:
+        grains.setdefault((leaf.window is not None, leaf.by), []).append(leaf)
+    plain = grains.pop((False, None), [])
+    base = query.base({leaf.name: query.cell(leaf, query.facts, finish=False) for leaf in plain})
+    parts = []
+    for (windowed, by), leaves in grains.items():
+        grain = ({_TILE: "tile_"} if windowed else {}) | ({_KEY: query.names[by]} if by is not None else {})
+        parts.append(query.nested(leaves, grain, finish=False))
+    return query.joined(base, parts, list(features.leaves))
+
+
+def value_table(features: type[Features], facts: Table, *, keys: Sequence[str], as_of: int | str) -> Table:
+    """Finished leaves per key at `as_of`: UTC microseconds, or the name of a column that is the same for all facts of a key.
+
+    A fact that occurred after its `as_of` does not count; whether it was known by then is for the caller to filter. Counts,
+    sums and distinct counts are 0 where no fact counts, other leaves null; a `history` is an array of structs `pos, at, kind, v`. With `by=` a leaf is an array of structs `key` and
+    `cell`, in no order, null or empty without facts.
+    """
+    query = _Query(features, facts, keys, as_of)
+    grains: dict[Expression | None, list[Leaf[Any]]] = {}
+    for leaf in query.leaves:
+        grains.setdefault(leaf.by, []).append(leaf)
+    plain = grains.pop(None, [])
+    cells = {}
+    for leaf in plain:
+        cell = query.cell(leaf, query.facts, finish=True)
+        cells[leaf.name] = cell.fill_null(0) if empty_of(leaf) == 0 else cell
+    parts = [query.nested(leaves, {_KEY: query.names[by]}, finish=True) for by, leaves in grains.items() if by is not None]
+    return query.joined(query.base(cells), parts, list(features.leaves))
+
+
+# ---------------------------------------------------------------- rows
+
+
+def empty_of(leaf: Leaf[Any]) -> Any:
+    """What a leaf reads without facts."""
+    return algebra.finish(leaf, algebra.empty(leaf), 0)
+
+
+def empty_values(features: type[Features]) -> dict[str, Any]:
+    """What every feature reads for a key without facts, derived ones included."""
+    return _with_derived(features, {name: empty_of(leaf) for name, leaf in features.leaves.items()})
+
+
+def finished_rows(features: type[Features], rows: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Rows of a `value_table`, as Python (`RecordBatch.to_pylist`), as a fold's `finish` gives them: `by=` as a dict sorted by
+    key, then derived features; further members of a row are kept as they are."""
+    nested = [leaf for leaf in features.leaves.values() if leaf.by is not None or leaf.operation == "history"]
+    for row in rows:
+        out = dict(row)
+        for leaf in nested:
+            read = _moments if leaf.operation == "history" else _same
+            if leaf.by is None:
+                out[leaf.name] = read(row[leaf.name])
+            else:
+                out[leaf.name] = dict(sorted(((pair[_KEY], read(pair[_CELL])) for pair in row[leaf.name] or ()), key=_first))
+        yield _with_derived(features, out)
+
+
+def _with_derived(features: type[Features], values: dict[str, Any]) -> dict[str, Any]:
+    for derived in features.deriveds:
+        values[derived.name] = derived(*(values[name] for name in derived.needs))
+    return values
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+def _moments(kept: Any) -> tuple[Moment, ...]:
+    return algebra.moments(_history(kept or ()))
+
+
+def _history(kept: Any) -> dict[int, Any]:
+    return {part["pos"]: [part["at"], part["kind"], part.get("v")] for part in kept}
+
+
+def _first(pair: tuple[Any, Any]) -> Any:
+    return pair[0]
+
+
+def fold_state(features: type[Features], row: Mapping[str, Any]) -> list[Any]:
+    """The state of a fold, from a row of a `state_table` as Python."""
+    state: list[Any] = [row["newest_us"], row["position"]]
+    for name, leaf in features.leaves.items():
+        kept = row[name]
+        if leaf.window is None and leaf.by is None:
+            state.append(algebra.empty(leaf) if kept is None else _cell(leaf, kept))
+            continue
+        nest: dict[Any, Any] = {}
+        for part in kept or ():
+            cell = _cell(leaf, part[_CELL])
+            if leaf.by is None:
+                nest[part[_TILE]] = cell
+            elif leaf.window is None:
+                nest[part[_KEY]] = cell
+            else:
+                nest.setdefault(part[_TILE], {})[part[_KEY]] = cell
+        state.append(nest)
+    return state
+
+
+def _cell(leaf: Leaf[Any], kept: Any) -> Any:
+    match leaf.operation:
+        case "latest":
+            return [kept["at"], kept["pos"], kept["v"]]
+        case "distinct":
+            return dict.fromkeys(kept, 1)
+        case "history":
+            return _history(kept)
+    return kept
