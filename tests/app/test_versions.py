@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -36,7 +37,7 @@ def test_agents_of_a_release_whose_projection_is_not_live_do_nothing_until_it_is
     mailer = Mailer()
     with run_by(tmp_path, 1, mailer) as ps:
         acme = ps.tenant("acme")
-        acme.record("cus_1", paid("in_1"))
+        acme.record("cus_1", paid("in_1", NOON - timedelta(days=1)))
         acme.consent("cus_1", "email", "service", evidence="form")
         acme.agent("mailer").act(reason="trusted", by=ANNA)
         ps.run_once()

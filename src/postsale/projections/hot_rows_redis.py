@@ -33,7 +33,7 @@ _REST_S: Final = 1.0  # after a failure the server is left alone for so long: re
 # Entries begin with their position. What does not is no entry of ours and makes room.
 _PUT: Final = f"""
 for i, key in ipairs(KEYS) do
-    local kept = tonumber(redis.call('GETRANGE', key, 0, {_POSITION - 1}))
+    local kept = tonumber(redis.pcall('GETRANGE', key, 0, {_POSITION - 1}))
     if not kept or kept <= tonumber(ARGV[1]) then
         redis.call('SET', key, ARGV[1] .. ARGV[i + 2], 'EX', ARGV[2])
     end
@@ -83,7 +83,8 @@ class RedisHotRows:
             else:
                 found[key] = entry
         if wrong:
-            self._failed()
+            with self._lock:
+                self.failures += 1
             self._ask(lambda: self._client.delete(*wrong))
         return found
 
