@@ -1,13 +1,14 @@
 """One tenant's view of the log: record, read, decide about, explain. What a backend developer holds in their hand.
 
 Part of the wiring: may import everything below `app`. Every read takes two clocks: `as_of` (true in the world) and
-`known_at` (recorded by then), both aware datetimes, inclusive, default now.
+`known_at` (recorded by then), both aware datetimes, inclusive, default now. Reads of customers take `at_least`, the receipt of a
+write that they must have seen: they wait for it at most `within_s` seconds, then raise StaleRead.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -25,15 +26,19 @@ from postsale.app.health import CustomerRow, customer_rows, states_of
 from postsale.app.importing import Importer, ImportReport, Refused
 from postsale.app.readings import health_of
 from postsale.app.recorder import Entry, Receipt, RecordReport
+from postsale.app.training import Question, Rows, TrainingRows, ascending, microseconds
 from postsale.audit import Explanation, Replayed, explain, replay
-from postsale.errors import InvalidInput, Unsupported
+from postsale.errors import InvalidInput, UnknownCustomer, Unsupported
 from postsale.events import Actor, Event, Lane, Origin, Recorded, StreamId, to_us
 from postsale.ingest import Item
 from postsale.ingest import Mapping as TableMapping
 from postsale.ingest.sources import Kind
 from postsale.projections import Features, FeatureValues, Fold, read_facts
+from postsale.projections.datasets import Datasets, Manifest, pseudonym
+from postsale.projections.freshness import WITHIN_S, AtLeast, await_log
 from postsale.projections.journal import Entry as Decision
 from postsale.projections.journal import awaiting, read_journal
+from postsale.projections.training import Knowledge
 from postsale.projections.why import Health
 from postsale.store.contract import Joinable, Query, Recording
 from postsale.store.log import Cause
@@ -160,35 +165,157 @@ class Tenant:
 
     # ------------------------------------------------------------ reads
 
-    def customer(self, customer: Customer, *, as_of: datetime | None = None, known_at: datetime | None = None) -> CustomerAggregate:
-        """The customer's state: true at `as_of`, as known at `known_at`. Raises UnknownCustomer."""
+    def customer(
+        self,
+        customer: Customer,
+        *,
+        as_of: datetime | None = None,
+        known_at: datetime | None = None,
+        at_least: AtLeast | None = None,
+        within_s: float = WITHIN_S,
+    ) -> CustomerAggregate:
+        """The customer's state: true at `as_of`, as known at `known_at`. Raises UnknownCustomer, StaleRead."""
+        self._seen(at_least, within_s)
         stream = self._ps.directory.customer(self.name, customer, known_at_us=_us(known_at))
         return self._ps.log.customer(stream, as_of_us=_us(as_of), known_at_us=_us(known_at))
 
-    def health(self, customer: Customer, *, as_of: datetime | None = None, known_at: datetime | None = None) -> Health:
-        """The customer's health, with `why()`. Reads the log itself: it has seen every write acknowledged before."""
-        aggregate = self.customer(customer, as_of=as_of, known_at=known_at)
+    def health(
+        self,
+        customer: Customer,
+        *,
+        as_of: datetime | None = None,
+        known_at: datetime | None = None,
+        at_least: AtLeast | None = None,
+        within_s: float = WITHIN_S,
+    ) -> Health:
+        """The customer's health, with `why()`. Reads the log itself: it has seen every write acknowledged before.
+
+        `at_least` is for a write that another process or a transaction of yours may not have committed yet. Raises UnknownCustomer,
+        StaleRead.
+        """
+        aggregate = self.customer(customer, as_of=as_of, known_at=known_at, at_least=at_least, within_s=within_s)
         return health_of(self._ps.log, self._ps.model, aggregate, as_of_us=_us(as_of), known_at_us=_us(known_at))
 
     def features(
-        self, features: type[Features], customer: Customer, *, as_of: datetime | None = None, known_at: datetime | None = None
+        self,
+        features: type[Features],
+        customer: Customer,
+        *,
+        as_of: datetime | None = None,
+        known_at: datetime | None = None,
+        at_least: AtLeast | None = None,
+        within_s: float = WITHIN_S,
     ) -> FeatureValues:
         """A customer's values of a declaration of your own, over all its streams; it has seen every write acknowledged before."""
-        fold, aggregate = Fold(features), self.customer(customer, known_at=known_at)
+        fold, aggregate = Fold(features), self.customer(customer, known_at=known_at, at_least=at_least, within_s=within_s)
         facts = read_facts(self._ps.log.store, aggregate.fact_streams, kinds=fold.kinds, as_of_us=_us(as_of), known_at_us=_us(known_at))
         at_us = max([self._ps.clock.now_us(), *(f.occurred_at_us for f in facts)]) if as_of is None else to_us(as_of)
         return fold.finish(fold.fold(facts), at_us)
 
     def all_features(
-        self, features: type[Features], *, as_of: datetime | None = None, known_at: datetime | None = None
+        self,
+        features: type[Features],
+        *,
+        as_of: datetime | None = None,
+        known_at: datetime | None = None,
+        at_least: AtLeast | None = None,
+        within_s: float = WITHIN_S,
     ) -> Iterator[tuple[str, FeatureValues]]:
         """As `features`, of every customer that has such a fact, by reference, in one pass. `names` says who a reference is."""
+        self._seen(at_least, within_s)
         fold = Fold(features)
         for stream, state, at_us in states_of(self._ps.log, fold, self.name, _us(as_of), _us(known_at)):
             yield stream.id, fold.finish(state, at_us)
 
-    def customers(self, *, at_risk: bool = False, as_of: datetime | None = None, known_at: datetime | None = None) -> list[CustomerRow]:
+    # ------------------------------------------------------------ data sets
+
+    def training_rows(
+        self,
+        features: type[Features],
+        *,
+        name: str,
+        at: Sequence[datetime] = (),
+        points: Iterable[tuple[Customer, datetime]] | None = None,
+        agent: str | None = None,
+        outcome: type[Features] | None = None,
+        within: timedelta | None = None,
+        knowledge: Knowledge = "recorded",
+        lag: timedelta = timedelta(0),
+        until: datetime | None = None,
+        known_at: datetime | None = None,
+    ) -> TrainingRows:
+        """Features of customers as they were known at past times, and what came of them: an Arrow table with its manifest.
+
+        A row is a customer at a time `as_of`: every customer known at each time of `at`, or these `points`, or, with `agent` alone, the
+        agent's decisions. Its features use facts that had occurred by `as_of` and were known by `as_of` + `lag`: `recorded` in the
+        log by then, or `claimed`: knowable by then where the source says so (`available_at`; for backfills), else recorded. Its labels are
+        the features of `outcome` over facts that occurred in (`as_of`, `as_of` + `within`], whenever they were recorded; a row whose
+        horizon ends after `until` (default now) is censored and has none. `agent` adds what that agent first decided from `as_of` on,
+        within the horizon: treatment (None unless it acted), eligible actions and their propensities.
+
+        Keys are stable pseudonyms. `known_at` gives the rows that the log would have given then. The data set is remembered under its
+        name, so that `datasets_of` can name it. Raises InvalidInput, MissingExtra, UnknownCustomer for a point.
+        """
+        question = Question(
+            name=name,
+            features=features,
+            outcome=outcome,
+            horizon_us=microseconds(within),
+            knowledge=knowledge,
+            lag_us=microseconds(lag),
+            at_us=ascending(at),
+            points=None if points is None else self._points(points),
+            agent=agent,
+            until_us=_us(until),
+            known_at_us=_us(known_at),
+        )
+        rows = Rows(self._ps.log, self.name, question).made(self._ps.log.vault.tenant(self.name))
+        self._datasets.remember(rows.manifest, rows.table.column("customer").to_pylist())
+        return rows
+
+    def datasets(self) -> list[Manifest]:
+        """Every data set that was made of this tenant's customers, by name."""
+        return self._datasets.manifests()
+
+    def datasets_of(self, customer: Customer) -> list[Manifest]:
+        """The data sets that hold this customer: what its erasure affects beyond the log. Raises UnknownCustomer."""
+        key = self._ps.log.vault.tenant(self.name).blind
+        refs = {stream.id for stream in self.customer(customer).fact_streams if stream.category == CUSTOMERS}
+        return self._datasets.holding(pseudonym(key, ref) for ref in refs)
+
+    def pseudonyms(self) -> dict[str, str]:
+        """Customers' references by their name in data sets: to bring scores back. `names` says who they are to whoever may know."""
+        key = self._ps.log.vault.tenant(self.name).blind
+        return {pseudonym(key, ref): ref for ref in self.names()}
+
+    @property
+    def _datasets(self) -> Datasets:
+        return Datasets(self._ps.log.store.kv, self.name)
+
+    def _points(self, points: Iterable[tuple[Customer, datetime]]) -> tuple[tuple[str, int], ...]:
+        pairs = [(as_external(customer), to_us(at)) for customer, at in points]
+        places = self._ps.directory.resolve(self.name, {external for external, _ in pairs})
+        found = []
+        for external, at in pairs:
+            linked = places[external].linked
+            if linked is None:
+                raise UnknownCustomer(tenant=self.name)
+            found.append((linked.account, at))
+        return tuple(found)
+
+    # ------------------------------------------------------------ lists and histories
+
+    def customers(
+        self,
+        *,
+        at_risk: bool = False,
+        as_of: datetime | None = None,
+        known_at: datetime | None = None,
+        at_least: AtLeast | None = None,
+        within_s: float = WITHIN_S,
+    ) -> list[CustomerRow]:
         """Every customer with its score, the least healthy first; `at_risk`: only band poor or with an open risk case."""
+        self._seen(at_least, within_s)
         ps = self._ps
         rows = customer_rows(ps.log, ps.directory, ps.model, self.name, _us(as_of), _us(known_at), ps.unsealer)
         return [row for row in rows if row.at_risk] if at_risk else rows
@@ -197,9 +324,17 @@ class Tenant:
         """Customers by reference: the first id each was recorded under, "•••" where you may not see it."""
         return {ref: names[0].id for ref, names in self._ps.directory.names(self.name, self._ps.unsealer).items()}
 
-    def timeline(self, customer: Customer, *, as_of: datetime | None = None, known_at: datetime | None = None) -> list[Recorded[Event]]:
+    def timeline(
+        self,
+        customer: Customer,
+        *,
+        as_of: datetime | None = None,
+        known_at: datetime | None = None,
+        at_least: AtLeast | None = None,
+        within_s: float = WITHIN_S,
+    ) -> list[Recorded[Event]]:
         """Every event of the customer, both lanes, in the order in which it was recorded; personal fields as you may see them."""
-        aggregate = self.customer(customer, known_at=known_at)
+        aggregate = self.customer(customer, known_at=known_at, at_least=at_least, within_s=within_s)
         query = Query(tenant=self.name, streams=aggregate.fact_streams, as_of_us=_us(as_of), known_at_us=_us(known_at))
         return list(self._ps.log.events(query, self._ps.unsealer))
 
@@ -227,6 +362,10 @@ class Tenant:
     def explain(self, decision_id: UUID | str) -> Explanation:
         """What was known, which policy, who approved, what left, what came of it. Raises UnknownDecision."""
         return explain(self._ps.log, self.name, _uuid(decision_id), self._ps.unsealer)
+
+    def _seen(self, at_least: AtLeast | None, within_s: float) -> None:
+        if at_least is not None:
+            await_log(self._ps.log.store, at_least, within_s)
 
     # ------------------------------------------------------------ people decide
 

@@ -103,7 +103,9 @@ class _Query:
         if leaf.operation == "decayed":
             value = t.one_ if value is None else value
             if finish and leaf.half_life is not None:
-                value = value * weight_of(leaf.half_life, t.today_ - t.tile_)
+                # What does not count is not multiplied: it may be beyond 64 bits then, and nobody asked for it.
+                counts = value if where is None else ibis().ifelse(where, value, ibis().null("int64"))
+                value = counts * weight_of(leaf.half_life, t.today_ - t.tile_)
         match leaf.operation:
             case "count":
                 return t.count(where=where).nullif(0)
@@ -241,12 +243,16 @@ def finished_rows(features: type[Features], rows: Iterable[Mapping[str, Any]]) -
     for row in rows:
         out = dict(row)
         for leaf in nested:
-            read = _moments if leaf.operation == "history" else _same
-            if leaf.by is None:
-                out[leaf.name] = read(row[leaf.name])
-            else:
-                out[leaf.name] = dict(sorted(((pair[_KEY], read(pair[_CELL])) for pair in row[leaf.name] or ()), key=_first))
+            out[leaf.name] = finished_value(leaf, row[leaf.name])
         yield _with_derived(features, out)
+
+
+def finished_value(leaf: Leaf[Any], kept: Any) -> Any:
+    """What a fold's `finish` gives for a leaf, from its column of a `value_table` as Python."""
+    read = _moments if leaf.operation == "history" else _same
+    if leaf.by is None:
+        return read(kept)
+    return dict(sorted(((pair[_KEY], read(pair[_CELL])) for pair in kept or ()), key=_first))
 
 
 def _with_derived(features: type[Features], values: dict[str, Any]) -> dict[str, Any]:
