@@ -227,7 +227,7 @@ def test_a_refused_command_exits_with_5_and_says_what_to_type(schema: str, tmp_p
     done = process("customer", "list", "--db", server(), "--schema", schema, "--keys", str(tmp_path / "shop.keys"))
     assert done.code == 5
     assert "the login postgres is a superuser" in done.err
-    assert f"GRANT {schema}_writer, {schema}_tailer TO" in done.err
+    assert f"GRANT {schema}_writer, {schema}_tailer, {schema}_projector TO" in done.err
     assert not (tmp_path / "shop.keys").exists()
 
 

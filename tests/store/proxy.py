@@ -55,6 +55,8 @@ class Proxy:
         self._cut = text
 
     def close(self) -> None:
+        with suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)  # closing alone would leave `_accept` waiting
         self._listener.close()
 
     def _accept(self) -> None:
@@ -101,6 +103,12 @@ class Pooler(Proxy):
         self._made = 0
         self._changed = threading.Condition()
         super().__init__(url)
+
+    def close(self) -> None:
+        super().close()
+        with self._changed:
+            for server in self._idle:
+                server.close()
 
     def _serve(self, client: socket.socket) -> None:
         with client, suppress(OSError, EOFError, StopIteration):

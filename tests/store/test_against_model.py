@@ -135,7 +135,7 @@ class LogMachine(RuleBasedStateMachine):
         self.model = Model()
         self.events = Events()
         self.store = type(self).make(self.directory / "log.db", self.clock)
-        self.other = type(self).make(self.directory / "log.db", self.clock) if isinstance(self.store, SQLiteStore) else self.store
+        self.other = self.store if isinstance(self.store, MemoryStore) else type(self).make(self.directory / "log.db", self.clock)
 
     @initialize(seed=st.integers(0, 2**32))
     def seeded(self, seed: int) -> None:

@@ -357,8 +357,12 @@ def test_subscriptions_lose_nothing_under_concurrent_writers(store: Store) -> No
     recorder, writers, each = StoreRecorder(store), 4, 40
 
     def write(id_: str) -> None:
-        for version in range(1, each + 1):
-            recorder.insert_events(made(id_, version, topic="odd" if version % 2 else "even"))
+        try:
+            for version in range(1, each + 1):
+                recorder.insert_events(made(id_, version, topic="odd" if version % 2 else "even"))
+        except BaseException:
+            every.stop()  # or the test would wait for ever for what was not written
+            raise
 
     threads = [threading.Thread(target=write, args=(f"order-{n}",)) for n in range(writers)]
     with recorder.subscribe() as every, recorder.subscribe(topics=["odd"]) as odd:

@@ -10,14 +10,24 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from postsale.store import Appended, SQLiteStore, verify
+from tests.postgres import new_log
+
+from postsale.errors import StoreUnavailable
+from postsale.store import Appended, Query, SQLiteStore, verify
 from postsale.store.contract import Outcome, Submission
 from postsale.store.group import Groups
+from postsale.store.postgres import Patience, PostgresStore
 from postsale.testing import Events
 from postsale.testing.store_building import each, stored
 
 PATIENCE_S = 20.0
-MODULES = ("/group.py", "/sqlite.py", "/contextlib.py")  # where the moments are; calls further in are theirs
+MODULES = (
+    "/group.py",
+    "/sqlite.py",
+    "/postgres.py",
+    "/postgres_link.py",
+    "/contextlib.py",
+)  # where the moments are; calls further in are theirs
 
 
 def interrupted(run: Callable[[], object]) -> Iterator[str]:
@@ -86,4 +96,17 @@ def test_an_append_interrupted_at_any_moment_leaves_the_log_to_others(tmp_path: 
                 thread.join(PATIENCE_S)
                 assert results, f"interrupted in {where}: {whose} cannot append"
                 assert stored(results[0]).stored
+        assert verify(store).ok
+
+
+def test_a_call_interrupted_at_any_moment_gives_its_connection_back() -> None:
+    events, patience = Events(seed=3), Patience(connection=2.0)
+    with new_log() as (url, schema), closing(PostgresStore(url, schema=schema, max_connections=1, patience=patience)) as store:
+        calls: list[Callable[[], object]] = [lambda: store.append(each(events.fact())), lambda: list(store.read(Query(limit=1)))]
+        for call in calls:
+            for where in interrupted(call):
+                try:
+                    stored(store.append(each(events.fact()))[0])
+                except StoreUnavailable as error:
+                    raise AssertionError(f"interrupted in {where}: the connection is gone") from error
         assert verify(store).ok

@@ -12,6 +12,7 @@ import pytest
 
 from postsale.access import FileVault, Unsealer
 from postsale.aggregates import commands
+from postsale.aggregates.anomalies import ANOMALIES, ClockWentBack
 from postsale.aggregates.customer import CustomerAggregate
 from postsale.aggregates.decisions import ConsentGiven
 from postsale.aggregates.identity import customer_stream
@@ -236,3 +237,28 @@ def test_who_is_who_counts_for_every_as_of_but_not_before_it_was_known(log: Log)
 
 def test_a_customer_nobody_wrote_about_is_empty(log: Log) -> None:
     assert log.customer(HERE) == CustomerAggregate(stream=HERE)
+
+
+def test_a_clock_that_went_back_a_day_is_recorded_once_an_hour_and_order_is_by_position(log: Log) -> None:
+    clock = log.clock
+    assert isinstance(clock, ManualClock)
+    log.append([log.fact(HERE, paid("1"), said_of="c1", subject="c1", cause=SOURCE)])
+    clock.advance(timedelta(milliseconds=-900))
+    log.append([log.fact(HERE, paid("2"), said_of="c1", subject="c1", cause=SOURCE)])
+    assert log.store.versions([ANOMALIES]) == [0]  # as clocks of several machines differ
+    clock.advance(timedelta(days=-1))
+    for n in range(3, 6):
+        log.append([log.fact(HERE, paid(str(n)), said_of="c1", subject="c1", cause=SOURCE)])
+        again = Log(log.store, log.vault, clock)  # another process
+        again.append([again.fact(HERE, paid(f"{n} again"), said_of="c1", subject="c1", cause=SOURCE)])
+    (noticed,) = log.events(Query(streams=(ANOMALIES,)))
+    assert noticed.data == ClockWentBack(behind_us=86_400_900_002)
+    clock.advance(timedelta(hours=1))
+    log.append([log.fact(HERE, paid("later"), said_of="c1", subject="c1", cause=SOURCE)])
+    assert log.store.versions([ANOMALIES]) == [2]
+    assert [event.recorded_at_us for event in log.store.read(Query())] == sorted(
+        {event.recorded_at_us for event in log.store.read(Query())}
+    )
+    clock.advance(timedelta(days=2))
+    log.append([log.fact(HERE, paid("caught up"), said_of="c1", subject="c1", cause=SOURCE)])
+    assert log.store.versions([ANOMALIES]) == [2]

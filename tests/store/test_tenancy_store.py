@@ -56,9 +56,10 @@ def test_threads_of_several_tenants_share_connections_and_each_sees_its_own() ->
                         assert len(store.tree(tenant, 0, 0, head.size)) == head.size
                     case 5:
                         with store._reading(tenant) as db:  # a statement of ours that forgot its tenant
+                            ((here,),) = db.execute(f"SELECT {schema}.tenant_no()".encode()).fetchall()
                             for table, column in TENANT_COLUMN.items():
                                 rows = db.execute(f"SELECT DISTINCT {column} FROM {schema}.{table}".encode()).fetchall()
-                                assert {no for (no,) in rows} <= {0, store._names.tenant(tenant)}
+                                assert {no for (no,) in rows} <= {0, here}
 
         in_threads(work, 6)
         assert verify(store).ok

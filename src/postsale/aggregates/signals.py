@@ -216,6 +216,20 @@ class SurveyAnswered(Signal):
         return self
 
 
+# ---------------------------------------------------------------- models of others
+
+
+class ScoreReceived(Signal):
+    """A warehouse's model scored the customer. `means` is its own word for what the value is: only a calibrated model's is a probability."""
+
+    wire_name: ClassVar[str] = "model/score-received@1"
+    model: Id  # which question it answers, such as churn
+    model_version: Id  # a new version is another model: its scores are not compared with those of an older one
+    outcome: Id  # what is scored, such as churned-within-90-days
+    value_ppm: Annotated[int, Field(ge=0, le=1_000_000)]
+    means: Literal["rank", "probability"] = "rank"
+
+
 def signal_from(cls: type[Signal], values: dict[str, object]) -> Signal:
     """A signal from JSON-like values (ISO times as text allowed); InvalidInput names the field."""
     raw = to_json(cls.__name__, values)

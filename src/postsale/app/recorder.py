@@ -201,7 +201,10 @@ class Recorder:
                 submissions[i] = self._submission(entries[i], needs, places, refs, cause)
             except PostSaleError as error:
                 results[i] = Reject(i, error)
-        for (i, submission), outcome in zip(submissions.items(), log.append(list(submissions.values())), strict=True):
+        outcomes = log.append(list(submissions.values()))
+        if log is self._log.store:  # in a transaction of the caller's nothing is added to what the caller asked for
+            self._log.notice(*outcomes)
+        for (i, submission), outcome in zip(submissions.items(), outcomes, strict=True):
             if isinstance(outcome, _RETRY):
                 later.append(i)
             elif isinstance(outcome, ContentConflict) and work[i]:

@@ -149,7 +149,7 @@ def _day(us: Column) -> Column:
 def _weight(half_life: int, age: Column) -> Column:
     """`algebra.weight`. A power of two divides a float exactly."""
     halved = (age.cast("float64") / float(half_life)).floor()
-    first = ibis().array(list(first_weights(half_life)))[(age - (halved * half_life).cast("int64"))]
+    first = ibis().array(list(first_weights(half_life)))[(age - (halved * half_life).cast("int64")).cast("int32")]
     return (first.cast("float64") / ibis().literal(2.0).pow(halved)).floor().cast("int64")
 
 
@@ -221,7 +221,9 @@ class _Query:
         if leaf.operation == "decayed":
             value = t.one_ if value is None else value
             if finish and leaf.half_life is not None:
-                value = value * _weight(leaf.half_life, t.today_ - t.tile_)
+                # What does not count is not multiplied: it may be beyond 64 bits then, and nobody asked for it.
+                counts = value if where is None else ibis().ifelse(where, value, ibis().null("int64"))
+                value = counts * _weight(leaf.half_life, t.today_ - t.tile_)
         match leaf.operation:
             case "count":
                 return t.count(where=where).nullif(0)
@@ -238,13 +240,13 @@ class _Query:
             case "maximum":
                 return value.max(where=where)
             case "distinct":
-                return value.nunique(where=where).nullif(0) if finish else value.collect(where=where, distinct=True)
+                return value.nunique(where=where).nullif(0) if finish else _filled(value.collect(where=where, distinct=True))
             case "latest":
                 last = ibis().struct({"at": t.at_, "pos": t.pos_, "v": value}).max(where=where)
                 return last["v"] if finish else last
             case "history":
                 moment = {"pos": t.pos_, "at": t.at_, "kind": t.kind_}
-                return ibis().struct(moment if value is None else {**moment, "v": value}).collect(where=where)
+                return _filled(ibis().struct(moment if value is None else {**moment, "v": value}).collect(where=where))
         raise AssertionError(leaf.operation)
 
     def base(self, cells: Mapping[str, Column]) -> Table:
@@ -290,6 +292,11 @@ class _Query:
             if leaf.window
         }
         return with_newest.mutate(**kept)
+
+
+def _filled(array: Column) -> Column:
+    """Null for an array of nothing: DuckDB gives that, Spark an empty one."""
+    return ibis().ifelse(array.length() > 0, array, ibis().null(array.type()))
 
 
 # ---------------------------------------------------------------- the two tables
@@ -355,12 +362,16 @@ def finished_rows(features: type[Features], rows: Iterable[Mapping[str, Any]]) -
     for row in rows:
         out = dict(row)
         for leaf in nested:
-            read = _moments if leaf.operation == "history" else _same
-            if leaf.by is None:
-                out[leaf.name] = read(row[leaf.name])
-            else:
-                out[leaf.name] = dict(sorted(((pair[_KEY], read(pair[_CELL])) for pair in row[leaf.name] or ()), key=_first))
+            out[leaf.name] = finished_value(leaf, row[leaf.name])
         yield _with_derived(features, out)
+
+
+def finished_value(leaf: Leaf[Any], kept: Any) -> Any:
+    """What a fold's `finish` gives for a leaf, from its column of a `value_table` as Python."""
+    read = _moments if leaf.operation == "history" else _same
+    if leaf.by is None:
+        return read(kept)
+    return dict(sorted(((pair[_KEY], read(pair[_CELL])) for pair in kept or ()), key=_first))
 
 
 def _with_derived(features: type[Features], values: dict[str, Any]) -> dict[str, Any]:

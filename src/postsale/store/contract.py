@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, Protocol, runtime_checkable
 from uuid import UUID
 
-from postsale.errors import PostSaleError
+from postsale.errors import InvalidInput, PostSaleError
 from postsale.events import Lane, NewEvent, StoredEvent, StreamId
+
+_LEAST, _MOST = -(2**63), 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +84,8 @@ Outcome = Appended | PostSaleError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Query:
-    """Which events, in which order. Every field narrows; the empty query is the whole log, forward."""
+    """Which events, in which order. Every field narrows; the empty query is the whole log, forward. Raises InvalidInput for a number
+    that no position or time can be, and for a negative limit."""
 
     tenant: str | None = None
     category: str | None = None
@@ -95,6 +98,14 @@ class Query:
     as_of_us: int | None = None  # occurred_at, inclusive
     backward: bool = False
     limit: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("after", "upto", "known_at_us", "as_of_us", "limit"):
+            number = getattr(self, name)
+            if number is not None and not _LEAST <= number <= _MOST:
+                raise InvalidInput(what="Query", field=name, reason="expected a number of 64 bits")
+        if self.limit is not None and self.limit < 0:
+            raise InvalidInput(what="Query", field="limit", reason="expected 0 or more")
 
 
 Row = tuple[Any, ...]

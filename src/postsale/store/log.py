@@ -11,11 +11,13 @@ from functools import lru_cache
 from uuid import UUID
 
 from postsale.access import KeyVault, Unsealer, content_mac, fact_id, seal_fields
+from postsale.aggregates.anomalies import ANOMALIES, ClockWentBack
 from postsale.aggregates.customer import CustomerAggregate, fold
 from postsale.aggregates.identity import IDENTITY_KINDS
 from postsale.aggregates.signals import Signal
 from postsale.errors import ContentConflict, InvalidInput, PostSaleError, UnknownWireName, UpcastFailed, VersionConflict
 from postsale.events import (
+    SECOND_US,
     SYSTEM,
     Actor,
     Clock,
@@ -38,11 +40,13 @@ from postsale.events import (
     schema_digest,
     to_us,
 )
-from postsale.store.contract import Appended, Condition, Query, Store, Submission
+from postsale.store.contract import Appended, Condition, Outcome, Query, Store, Submission
 from postsale.store.keys import LogVault
 from postsale.store.snapshots import EVERY, Snapshots
 
 _RACES = 20
+_BACK_US = SECOND_US  # clocks of several machines may differ by less
+_EPISODE_US = 3_600 * SECOND_US
 _FACT = Lane.FACT
 
 
@@ -94,6 +98,7 @@ class Log:
         self.vault: KeyVault = LogVault(vault, store)
         self.clock = clock
         self.snapshots = Snapshots(store, self.vault, clock, every=snapshot_every)
+        self._last_episode = 0
 
     # ------------------------------------------------------------ writing
 
@@ -184,7 +189,24 @@ class Log:
         (outcome,) = self.store.append([Submission(tuple(events), tuple(conditions))])
         if isinstance(outcome, PostSaleError):
             raise outcome
+        self.notice(outcome)
         return outcome
+
+    def notice(self, *outcomes: Outcome) -> None:
+        """Record a clock that went back by a second or more, told by what has just been stored; at most once in an hour of that clock."""
+        newest_us = max((o.recorded_at_us[-1] for o in outcomes if isinstance(o, Appended) and o.stored and o.recorded_at_us), default=0)
+        now_us = self.clock.now_us()
+        episode = now_us // _EPISODE_US
+        if newest_us - now_us < _BACK_US or episode == self._last_episode:
+            return
+        self._last_episode = episode
+        event = ClockWentBack(behind_us=newest_us - now_us)
+        draft = Draft(event, derive_id(ANOMALIES, episode), now_us, Cause())
+        for _ in range(_RACES):
+            (version,) = self.store.versions([ANOMALIES])
+            (outcome,) = self.store.append([Submission((self.decision(ANOMALIES, version, draft),))])
+            if not isinstance(outcome, VersionConflict):  # any other refusal: it was recorded by another process before
+                return
 
     def transact(
         self,

@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from itertools import islice
 from uuid import UUID
 
-from postsale.errors import InvalidInput, StoreUnavailable
+from postsale.errors import StoreUnavailable
 from postsale.events import Clock, Lane, StoredEvent, StreamId, SystemClock
 from postsale.store.contract import LEASES, NoneSince, Outcome, Query, Row, Submission, TreeHead
 from postsale.store.kv import MemoryKeyValue
@@ -105,8 +105,6 @@ class MemoryStore:
         return self._lock
 
     def read(self, query: Query) -> Generator[StoredEvent, None, None]:
-        if query.limit is not None and query.limit < 0:
-            raise InvalidInput(what="Query", field="limit", reason="expected 0 or more")
         with self._open():
             positions = self._positions(query)
         wanted = _matcher(query)

@@ -96,6 +96,7 @@ SELECT current_setting('server_version_num')::int AS version, current_setting('s
     current_setting('fsync') AS fsync, current_setting('full_page_writes') AS full_pages,
     current_setting('synchronous_commit') AS sync, (SELECT source FROM pg_settings WHERE name = 'synchronous_commit') AS sync_source,
     current_setting('session_replication_role') AS replication, coalesce(current_setting('postsale.tenant', true), '') AS tenant,
+    ARRAY(SELECT rolname FROM pg_roles WHERE rolname = '{s}_projector') AS beside, -- the role of the views, where they are kept here
     session_user AS login, current_database() AS database, EXISTS (SELECT FROM pg_class WHERE {mine} AND relname = 'log') AS log,
     (SELECT rolsuper FROM pg_roles WHERE rolname = session_user) AS superuser,
     (SELECT rolcreaterole FROM pg_roles WHERE rolname = session_user) AS makes_roles,
@@ -212,7 +213,7 @@ def _durability(found: Any) -> Iterator[Check]:
 
 def _login_checks(found: Any, roles: Roles) -> Iterator[Check]:
     own = f"a login of its own, a member of {roles.writer} and {roles.tailer}"
-    better = f"CREATE ROLE postsale_app LOGIN NOINHERIT; GRANT {roles.writer}, {roles.tailer} TO postsale_app;"
+    better = f"CREATE ROLE postsale_app LOGIN NOINHERIT; GRANT {', '.join([roles.writer, roles.tailer, *found.beside])} TO postsale_app;"
     yield Check(
         "superuser",
         not found.superuser,

@@ -173,30 +173,40 @@ class Link:
     @contextmanager
     def transaction(self, opening: Script) -> Iterator[Connection]:
         """A transaction that `opening` begins; rolled back at the end unless a COMMIT was run. psycopg's errors pass untranslated."""
-        db = self._begin(opening)
-        try:
-            yield db
-        finally:
-            self._put_back(db)
-
-    def _begin(self, opening: Script) -> Connection:
         # Idle connections may have died with an earlier server: each is found out here, where nothing was asked for yet.
         for _ in range(self.pool.max_size + 1):
             db = self._take()
-            try:
-                opening.run(db)
-            except BaseException as error:
-                dead = isinstance(error, psycopg.OperationalError) and lost(error)
-                self._put_back(db)
-                if dead:
-                    continue
-                raise
-            return db
+            try:  # nothing between the two: whatever interrupts the opening, too, gives the connection back
+                if self._opened(db, opening):
+                    yield db
+                    return
+            finally:
+                try:
+                    self._reset(db)
+                except BaseException:  # a second interruption: the pool makes another connection in its place
+                    db.close()
+                    raise
+                finally:
+                    self.pool.putconn(db)
         raise StoreUnavailable(url=self.url, reason="every connection of the pool is broken")
+
+    def _opened(self, db: Connection, opening: Script) -> bool:
+        """False when the connection turned out to be dead."""
+        try:
+            if not db.autocommit:
+                self._adjusted.add(id(db))
+                db.autocommit = True  # transactions are begun by hand: psycopg's own would cost a round trip
+            opening.run(db)
+        except psycopg.OperationalError as error:
+            if not lost(error):
+                raise
+            return False
+        return True
 
     def _take(self) -> Connection:
         try:
             db: Connection = self.pool.getconn(self.patience.connection)
+            return db
         except PoolClosed:
             raise StoreUnavailable(url=self.url, reason="closed") from None
         except PoolTimeout:
@@ -205,12 +215,8 @@ class Link:
                 reason=f"no connection within {self.patience.connection:g} s: the server does not answer, or all {self.pool.max_size}"
                 " connections of the pool are in use (then give the store a larger pool)",
             ) from None
-        if not db.autocommit:
-            self._adjusted.add(id(db))
-            db.autocommit = True  # transactions are begun by hand: psycopg's own would cost a round trip
-        return db
 
-    def _put_back(self, db: Connection) -> None:
+    def _reset(self, db: Connection) -> None:
         if db.info.transaction_status == TransactionStatus.ACTIVE:  # interrupted in the middle of an answer
             db.close()
         elif db.info.transaction_status != TransactionStatus.IDLE:
@@ -219,7 +225,6 @@ class Link:
         if not self._own and id(db) in self._adjusted and not db.closed:  # a pool of the caller's gets it back as it was
             self._adjusted.remove(id(db))
             db.autocommit = False
-        self.pool.putconn(db)
 
     # ---------------------------------------------------------------- errors
 

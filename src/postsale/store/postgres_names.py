@@ -1,7 +1,11 @@
-"""Numbers of names in a PostgreSQL log, as one process knows them. Rows of names never change, so a number found once stays right."""
+"""Numbers of names in a PostgreSQL log, as one process knows them. Rows of names never change, so a number found once stays right.
+
+Numbers of tenants are asked for every time, because a tenant may exist without an event.
+"""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -14,57 +18,63 @@ Kind = tuple[str, bytes]
 """Wire name and schema digest."""
 
 
-class Names:
-    """Committed names of streams and kinds and their numbers, both ways; shared by threads. Forgets rather than grows without bound.
+Seen = tuple[int, int]
+"""Position and recorded_at, UTC µs, of an event."""
 
-    The numbers hold for the log that had the event `seen`: a server that took over from another may lack the newest commits, and give
-    their numbers to other names. Numbers of tenants are asked for every time, because a tenant may exist without an event.
+
+class Known:
+    """Committed names of streams and kinds and their numbers, both ways. Only ever grows, so that whoever works with it is not surprised.
+
+    Holds for the log that had the event `seen`: a server that took over from another may lack the newest commits, and give their
+    numbers to other names.
     """
 
     def __init__(self) -> None:
         self.streams: dict[StreamId, int] = {}
         self.kinds: dict[Kind, int] = {}
         self.chapters: set[int] = set()  # that have a partition
-        self.seen = (0, 0)  # position and recorded_at of an event that is not older than any of these names
-        self._stream_of: dict[int, StreamId] = {}
-        self._kind_of: dict[int, Kind] = {}
-
-    def forget(self) -> None:
-        for known in (self.streams, self.kinds, self._stream_of, self._kind_of):
-            known.clear()
-        self.chapters.clear()
-        self.seen = (0, 0)
-
-    def saw(self, position: int, recorded_at_us: int) -> None:
-        """The log's newest event now. When the log went back, everything is forgotten."""
-        if position < self.seen[0] or (position == self.seen[0] and recorded_at_us != self.seen[1]):
-            self.forget()
-        self.seen = (position, recorded_at_us)
-
-    def stream_of(self, no: int) -> StreamId | None:
-        return self._stream_of.get(no)
-
-    def kind_of(self, no: int) -> Kind | None:
-        return self._kind_of.get(no)
+        self.seen: Seen = (0, 0)  # an event that is not older than any of these names
+        self.stream_of: dict[int, StreamId] = {}
+        self.kind_of: dict[int, Kind] = {}
+        self._lock = threading.Lock()
 
     def learn_stream(self, no: int, stream: StreamId) -> None:
-        if len(self._stream_of) >= _HELD:
-            self.streams.clear()
-            self._stream_of.clear()
         self.streams[stream] = no
-        self._stream_of[no] = stream
+        self.stream_of[no] = stream
 
     def learn_kind(self, no: int, kind: Kind) -> None:
         self.kinds[kind] = no
-        self._kind_of[no] = kind
+        self.kind_of[no] = kind
+
+    def saw(self, seen: Seen) -> None:
+        with self._lock:  # never back: a slower thread saw an older head
+            self.seen = max(self.seen, seen)
+
+
+class Names:
+    """What a store knows `now`, shared by threads; replaced by nothing rather than grown without bound, and when the log went back."""
+
+    def __init__(self) -> None:
+        self.now = Known()
+
+    def forget(self) -> None:
+        self.now = Known()
+
+    def saw(self, known: Known, before: Seen, head: Seen) -> None:
+        """`head` is the log's newest event, read after `known` had seen `before`."""
+        if head[0] < before[0] or (head[0] == before[0] and head[1] != before[1]) or len(known.streams) > _HELD:
+            self.forget()
+        else:
+            known.saw(head)
 
 
 class NewNames:
-    """What a transaction found and made: on top of what is known, handed over when it has been committed."""
+    """What a transaction found and made: on top of what was known when it began, handed over when it has been committed."""
 
-    def __init__(self, known: Names) -> None:
-        self._known = known
-        self.seen = known.seen
+    def __init__(self, names: Names) -> None:
+        self._names = names
+        self._known = names.now
+        self.seen = self._known.seen
         self.streams: dict[StreamId, int] = {}
         self.kinds: dict[Kind, int] = {}
         self.chapters: set[int] = set()
@@ -78,14 +88,14 @@ class NewNames:
     def has_chapter(self, no: int) -> bool:
         return no in self.chapters or no in self._known.chapters
 
-    def committed(self, position: int, recorded_at_us: int) -> None:
+    def committed(self, head: Seen) -> None:
         """The transaction was, with this as its newest event."""
-        self._known.chapters |= self.chapters
+        self._known.chapters.update(self.chapters)
         for stream, no in self.streams.items():
             self._known.learn_stream(no, stream)
         for kind, no in self.kinds.items():
             self._known.learn_kind(no, kind)
-        self._known.saw(position, recorded_at_us)
+        self._names.saw(self._known, self.seen, head)
 
 
 def enter(script: Script, schema: str, tenant: str, *, make: bool = False, take: Callable[[list[Any]], None] | None = None) -> None:

@@ -16,7 +16,7 @@ from uuid import UUID
 import psycopg
 from psycopg.rows import tuple_row
 
-from postsale.errors import InvalidInput, LogDamaged
+from postsale.errors import LogDamaged
 from postsale.events import Lane, StoredEvent, StreamId, uuid_of
 from postsale.store.archive import Archive, Part, merged
 from postsale.store.contract import Query, TreeHead
@@ -72,8 +72,6 @@ class Reads:
 
     def read(self, query: Query) -> Generator[StoredEvent, None, None]:
         """See `Store.read`. Memory: a page of at most 2,000 events and 4 MB, or of one event. NotAllowed when all tenants are asked for and the login may not."""
-        if query.limit is not None and query.limit < 0:
-            raise InvalidInput(what="Query", field="limit", reason="expected 0 or more")
         if query.limit == 0:
             return
         tenants = {query.tenant} if query.tenant is not None else {stream.tenant for stream in query.streams}
@@ -103,7 +101,8 @@ class Reads:
 
     def _selection(self, query: Query, tenant: str | None) -> _Selection | None:
         """What a query asks for, in numbers; None when there is nothing like it."""
-        s = self._link.schema
+        s, known = self._link.schema, self._names.now
+        before = known.seen
         found: dict[str, Any] = {"prefix": [], "kinds": [], "streams": []}
         script = Script()
         script.add(f"SELECT position, recorded_at FROM {s}.log", take=lambda rows: found.update(head=rows[0]))
@@ -137,7 +136,7 @@ class Reads:
             )
         with self._reading(tenant, script):
             pass
-        self._names.saw(*found["head"])
+        self._names.saw(known, before, found["head"])
         number = found.get("number")
         if number == NO_TENANT:
             return None
@@ -185,20 +184,21 @@ class Reads:
 
     def _named(self, db: Connection, rows: list[Any]) -> tuple[dict[int, StreamId], dict[int, Kind]]:
         """The names that these rows need; looked up are those that nobody needed before."""
-        names, s, script = self._names, self._link.schema, Script()
+        known, s, script = self._names.now, self._link.schema, Script()
+        before = known.seen
         streams, kinds = {row[1] for row in rows}, {row[5] for row in rows}
-        known_streams = {no: stream for no in streams if (stream := names.stream_of(no)) is not None}
-        known_kinds = {no: kind for no in kinds if (kind := names.kind_of(no)) is not None}
+        known_streams = {no: stream for no in streams if (stream := known.stream_of.get(no)) is not None}
+        known_kinds = {no: kind for no in kinds if (kind := known.kind_of.get(no)) is not None}
 
         def take_streams(found: list[Any]) -> None:
             for no, *stream in found:
                 known_streams[no] = StreamId(*stream)
-                names.learn_stream(no, known_streams[no])
+                known.learn_stream(no, known_streams[no])
 
         def take_kinds(found: list[Any]) -> None:
             for no, *kind in found:
                 known_kinds[no] = kind[0], kind[1]
-                names.learn_kind(no, known_kinds[no])
+                known.learn_kind(no, known_kinds[no])
 
         if new := streams - known_streams.keys():
             script.add(
@@ -209,7 +209,7 @@ class Reads:
         if kinds - known_kinds.keys():
             script.add(f"SELECT no, wire_name, schema FROM {s}.kinds", take=take_kinds)
         if len(script):
-            script.add(f"SELECT position, recorded_at FROM {s}.log", take=lambda found: names.saw(*found[0]))
+            script.add(f"SELECT position, recorded_at FROM {s}.log", take=lambda found: self._names.saw(known, before, found[0]))
             script.run(db)
         return known_streams, known_kinds
 

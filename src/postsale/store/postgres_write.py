@@ -79,7 +79,7 @@ class Append:
 
     def committed(self, rows: list[StoredEvent]) -> None:
         """The transaction with these rows was: what it learned of names holds."""
-        self._names.committed(rows[-1].position, rows[-1].recorded_at_us)
+        self._names.committed((rows[-1].position, rows[-1].recorded_at_us))
 
     # ---------------------------------------------------------------- what is known
 

@@ -20,7 +20,7 @@ from postsale.store.archive import Archive, Part, merged
 from postsale.store.contract import NoneSince, Query
 from postsale.store.plan import Breach
 from postsale.store.segments import Listing, Segment, groups_from_bytes, pack_groups, pack_leaves, unpack_groups, unpack_leaves
-from postsale.store.sqlite_read import COLUMNS, Decoder, check_limit, few_streams, read, stream_number
+from postsale.store.sqlite_read import COLUMNS, Decoder, few_streams, read, stream_number
 
 if TYPE_CHECKING:
     from postsale.store.sqlite import SQLiteStore
@@ -74,7 +74,6 @@ def containing(db: sqlite3.Connection, position: int) -> Segment | None:
 
 def read_all(db: sqlite3.Connection, archive: Archive, query: Query) -> Iterator[StoredEvent]:
     """The events of a query, from the live table and from segments, in order."""
-    check_limit(query)
     parts = parts_of(db, query)
     return merged(read(db, query), archive.read(parts, query), query) if parts else read(db, query)
 

@@ -10,7 +10,7 @@ from itertools import chain, islice, takewhile
 from operator import itemgetter
 from typing import Any, Final, NamedTuple
 
-from postsale.errors import InvalidInput, LogDamaged
+from postsale.errors import LogDamaged
 from postsale.events import Lane, StoredEvent, StreamId, uuid_of
 from postsale.store.contract import Query
 from postsale.store.sqlite_schema import BLOCK_BITS
@@ -30,17 +30,10 @@ _LANES: Final = (Lane.FACT, Lane.DECISION)
 
 def read(db: sqlite3.Connection, query: Query) -> Iterator[StoredEvent]:
     """The events of `query` in the live table, in order. Memory is bounded by the number of names, not of events."""
-    check_limit(query)
     selection = _Selection(db, query)
     decode = Decoder(db)
     for row in selection.rows():
         yield decode(row)
-
-
-def check_limit(query: Query) -> None:
-    """InvalidInput for a negative limit."""
-    if query.limit is not None and query.limit < 0:
-        raise InvalidInput(what="Query", field="limit", reason="expected 0 or more")
 
 
 class Decoder:

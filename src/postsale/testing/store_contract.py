@@ -101,9 +101,12 @@ class ReadContract(Hooks):
             found.reverse()
         return found if query.limit is None else found[: query.limit]
 
-    def test_a_negative_limit_is_invalid_input(self, store: Store) -> None:
+    @pytest.mark.parametrize(
+        "number", [{"limit": -1}, *({name: 2**63} for name in ("limit", "after", "upto", "known_at_us", "as_of_us"))], ids=str
+    )
+    def test_a_number_that_no_position_time_or_limit_can_be_is_invalid_input(self, store: Store, number: dict[str, int]) -> None:
         with pytest.raises(InvalidInput):
-            list(store.read(Query(limit=-1)))
+            list(store.read(Query(**number)))  # type: ignore[arg-type]
 
     @pytest.mark.parametrize("name", ["a\0b", "\ud800"], ids=["NUL", "surrogate"])
     def test_a_name_that_no_log_can_hold_is_not_there_or_invalid_input(self, store: Store, name: str) -> None:
