@@ -19,7 +19,7 @@ import pytest
 
 from postsale.errors import ViewMoved
 from postsale.projections import CustomerHealth, Fold, Runner, Views
-from postsale.store import Query, Store
+from postsale.store import LeaseName, Leases, Query, Store
 from tests.postgres import new_log
 
 from . import live_worker
@@ -139,6 +139,7 @@ def test_when_a_projector_is_lost_the_others_take_its_shares_and_nothing_is_lost
             assert runner.digest() == digest, seed
             if trouble == signal.SIGSTOP:
                 projectors[0].send_signal(signal.SIGCONT)
+                until(lambda: holds(store, runner, projectors[0]), "it has shares again, perhaps those that it remembers")
                 Facts(seed + 3).append(store, 200)
                 until(lambda: runner.position() == store.head(), f"all three fold on, seed {seed}")
                 digest = whole(store, FOLD)
@@ -146,6 +147,12 @@ def test_when_a_projector_is_lost_the_others_take_its_shares_and_nothing_is_lost
                 projector.send_signal(signal.SIGTERM)
                 assert ended(projector) == "stopped"
             assert runner.digest() == digest, seed
+
+
+def holds(store: Store, runner: Runner, projector: Process) -> bool:
+    names = [LeaseName("_system", f"projection/{runner.view}/{n}") for n in range(runner.partitions)]
+    held = [found.holder for name in names if (found := Leases(store.kv).look(name)) is not None]
+    return any(f"process {projector.pid} " in holder for holder in held)
 
 
 def until(condition: Callable[[], bool], what: str) -> None:
