@@ -16,11 +16,15 @@ import sys
 from postsale.events import SECOND_US, SystemClock
 from postsale.projections import CustomerHealth, Fold, Projector, Runner, SqliteViews, Views
 from postsale.projections.deployments import Deployments
+from postsale.projections.views_postgres import PostgresViews
 from postsale.store import Leases, Store, open_store
+from postsale.store.postgres import PostgresStore
+from postsale.store.postgres_link import Patience
 
 from .logs import Facts
 
 BATCH = 150
+PATIENCE = Patience(idle=2.0)  # with a process that stands still in the middle of a transaction
 
 
 class Later(SystemClock):
@@ -34,10 +38,8 @@ def opened(url: str, schema: str, views: str) -> tuple[Store, Views]:
     if schema == "-":
         store: Store = open_store(url, durable=False)
         return store, SqliteViews(views, store.log_id)
-    from postsale.projections.views_postgres import PostgresViews
-
-    store = open_store(url, schema=schema)
-    return store, PostgresViews(url, store.log_id, schema=schema)
+    store = PostgresStore(url, schema=schema, patience=PATIENCE)
+    return store, PostgresViews(url, store.log_id, schema=schema, patience=PATIENCE)
 
 
 def runner_of(store: Store, views: Views, partitions: int) -> Runner:

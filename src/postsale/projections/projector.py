@@ -177,12 +177,12 @@ class _Job:
                     break
         if self._place is None:  # as many as there are shares work already: stand by
             return
-        alive = sum(self._leases.look(name) is not None for name in places)
-        fair = -(-total // max(1, alive))
+        mine = self._place[0]
+        alive = [n for n, name in enumerate(places) if n == mine or self._leases.look(name) is not None]
+        fair = total // len(alive) + (alive.index(mine) < total % len(alive))
         for n in sorted(self.leases)[fair:]:
             self.leases.pop(n).release()
-        first = self._place[0] * fair
-        for n in ((first + i) % total for i in range(total)):
+        for n in ((mine * total // len(alive) + i) % total for i in range(total)):
             if len(self.leases) >= fair:
                 break
             name = LeaseName(SYSTEM_TENANT, f"projection/{self.view}/{n}")
