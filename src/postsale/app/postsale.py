@@ -150,7 +150,7 @@ class PostSale:
         PostgreSQL is in `schema`, made by `postsale db init`; its key file is `keys`, else what POSTSALE_KEYS names; its views are
         in the database, or where `views` names: `memory:`, `sqlite:///PATH`. Its pool has at most `max_connections`; a call that
         gets none within 10 seconds raises StoreUnavailable.
-        `hot` is a Redis at `redis://…` that serves rows of views (extra `redis`). On PostgreSQL eight processes can fold one view.
+        `hot` is a Redis at `redis://…` that serves rows of views (extra `redis`). On PostgreSQL four processes can fold one view.
         `agents` are those that may run; a new one only observes. `tools` leave the building only with `sandbox=False`.
         `archive` is the directory of archived chapters, if they were moved from where they were archived to.
         Raises InvalidInput, Unsupported, StoreUnavailable, KeyUnavailable, BadDeclaration, PolicyInvalid.
