@@ -12,16 +12,21 @@ from postsale.agents.expressions import InputType
 from postsale.aggregates.customer import CustomerAggregate
 from postsale.events import DAY_US
 from postsale.projections import CUSTOMER_HEALTH, HealthModel, Runner, State
+from postsale.projections.deployments import Deployments
 from postsale.projections.health import POINT_MICRO, round_half_even
 from postsale.projections.why import TREND_DAYS, direction
 
 
 class RunnerHealth:
-    """A `HealthSource` over a projection runner. Safe to use from any thread, as `Runner.read_state` is."""
+    """A `HealthSource` over a projection runner. Safe to use from any thread, as `Runner.read_state` is.
 
-    def __init__(self, runner: Runner, model: HealthModel = CUSTOMER_HEALTH) -> None:
+    With `deployments`, a version of the projection that is not live gives no evidence to anybody: reads raise NotLive.
+    """
+
+    def __init__(self, runner: Runner, model: HealthModel = CUSTOMER_HEALTH, deployments: Deployments | None = None) -> None:
         self._runner = runner
         self._model = model
+        self._deployments = deployments
 
     @property
     def features(self) -> Mapping[str, InputType | None]:
@@ -30,7 +35,8 @@ class RunnerHealth:
         return dict.fromkeys([*declared.leaves, *(d.name for d in declared.deriveds)])
 
     def read(self, customer: CustomerAggregate, at_us: int, wanted: frozenset[str], *, known_at_us: int | None = None) -> HealthReading:
-        """Health and features of all the customer's streams at `at_us`; the trend only when it is wanted."""
+        """Health and features of all the customer's streams at `at_us`; the trend only when it is wanted. Raises NotLive."""
+        self.require_live()
         fold = self._model.fold
         read = self._runner.read_state(customer.fact_streams, as_of_us=at_us, known_at_us=known_at_us)
         before_us = at_us - TREND_DAYS * DAY_US
@@ -38,6 +44,11 @@ class RunnerHealth:
         if "health_trend" in wanted:
             before = self._runner.read_state(customer.fact_streams, as_of_us=before_us, known_at_us=known_at_us).state
         return self.reading(read.state, at_us, position=read.position, state_hash=fold.digest(read.state), before=before)
+
+    def require_live(self) -> None:
+        """Return when the version of the projection that is read here is live. Raises NotLive."""
+        if self._deployments is not None:
+            self._deployments.require(self._model.features)
 
     def reading(self, state: State, at_us: int, *, position: int, state_hash: str = "", before: State | None = None) -> HealthReading:
         """The reading that a folded state gives at `at_us`; `before` is the state 30 days before, for the trend."""

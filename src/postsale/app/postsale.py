@@ -26,7 +26,7 @@ from postsale.agents.tools import Tool, Toolbox
 from postsale.aggregates.artifacts import Mode
 from postsale.app import simulation
 from postsale.app.directory import Directory, random_ref
-from postsale.app.files import file_of, keys_path, open_views, shown
+from postsale.app.files import SHARES, file_of, keys_path, on_server, open_hot, open_views, shown
 from postsale.app.identity import Identity
 from postsale.app.readings import Readings
 from postsale.app.recorder import Recorder
@@ -36,10 +36,13 @@ from postsale.app.tenant import Tenant
 from postsale.audit.replay import policy_of
 from postsale.errors import BadDeclaration, InvalidInput, UnknownDecision, Unsupported, ViewMoved
 from postsale.events import DAY_US, SYSTEM_TENANT, Clock, ManualClock, Origin, StreamId, SystemClock, check_tenant, to_us
-from postsale.projections import HealthModel
+from postsale.projections import Features, Fold, HealthModel
 from postsale.projections.customer_health import CUSTOMER_HEALTH
+from postsale.projections.deployments import Deployments
+from postsale.projections.hot_rows import HotRows
 from postsale.projections.journal import Entry as Decision
 from postsale.projections.journal import read_journal
+from postsale.projections.projector import Projector
 from postsale.projections.runner import Runner
 from postsale.projections.views import Views
 from postsale.store import (
@@ -89,6 +92,8 @@ class PostSale:
         world: Origin = Origin.LIVE,
         url: str = "memory:",
         keys: Path | None = None,
+        partitions: int = 1,
+        hot: HotRows | None = None,
     ) -> None:
         self.url = shown(url)
         self._keys = keys
@@ -108,8 +113,10 @@ class PostSale:
         self.directory = Directory(self.log, new_ref)
         self.recorder = Recorder(self.log, self.directory)
         self.identity = Identity(self.log, self.directory)
-        self.runner = Runner(store, views, health.fold, clock=clock)
-        self._health = RunnerHealth(self.runner, health)
+        self.deployments = Deployments(store.kv, clock)
+        self._partitions, self._hot = partitions, hot
+        self.runner = self.runner_of(health.features)
+        self._health = RunnerHealth(self.runner, health, self.deployments)
         self.readings = Readings(self.log, health, self._health)
         self.engine = self.engine_of(self.agents)
 
@@ -133,6 +140,8 @@ class PostSale:
         schema: str = DEFAULT_SCHEMA,
         keys: Path | str | None = None,
         views: str | None = None,
+        partitions: int | None = None,
+        hot: str | None = None,
         max_connections: int = 16,
         archive: str | os.PathLike[str] | None = None,
     ) -> Self:
@@ -142,6 +151,8 @@ class PostSale:
         PostgreSQL is in `schema`, made by `postsale db init`; its key file is `keys`, else what POSTSALE_KEYS names; its views are
         in the database, or where `views` names: `memory:`, `sqlite:///PATH`. Its pool has at most `max_connections`; a call that
         gets none within 10 seconds raises StoreUnavailable.
+        `partitions` is into how many shares views are divided, so that as many processes can fold them: by default 8 where views are
+        on PostgreSQL, else 1; the same in every process. `hot` is a Redis at `redis://…` that serves rows of views (extra `redis`).
         `agents` are those that may run; a new one only observes. `tools` leave the building only with `sandbox=False`.
         `archive` is the directory of archived chapters, if they were moved from where they were archived to.
         Raises InvalidInput, Unsupported, StoreUnavailable, KeyUnavailable, BadDeclaration, PolicyInvalid.
@@ -173,6 +184,8 @@ class PostSale:
                 world=world,
                 url=url,
                 keys=key_file,
+                partitions=partitions or (SHARES if on_server(views or url) else 1),
+                hot=open_hot(hot, store.log_id),
             )
             opened.pop_all()
             return ps
@@ -253,7 +266,8 @@ class PostSale:
 
         `agents` run instead of those the log was opened with. Safe to repeat and to kill. One run at a time, among all processes:
         waits at most `wait_s` seconds for another, then raises LeaseHeld; a run that was killed is waited for a minute at most.
-        Raises LeaseLost when this process stood still for so long that another one took over.
+        Raises LeaseLost when this process stood still for so long that another one took over, NotLive when there are agents and
+        the health model's projection is not the version that is live: read models are caught up, nothing else was done.
         """
         engine = self.engine if agents is None else self.engine_of(agents)
         with self.leases.held(RUN, ttl_s=_RUN_TTL_S, wait_s=wait_s) as lease, self._running:
@@ -261,6 +275,7 @@ class PostSale:
             report = RunReport(folded=self._catch_up(lease))
             tenants = self.tenants()
             if engine.agents:
+                self._health.require_live()  # again at each reading: a switch may come in between
                 Rounds(self.log, self.views, self.readings, engine, lease).run(tenants, report, on_progress)
         for tenant in tenants:
             report.dispositions.update(e.disposition for e in read_journal(self.log.store, tenant, after=head))
@@ -344,6 +359,26 @@ class PostSale:
                     }
                 )
         return out
+
+    def runner_of(self, features: type[Features]) -> Runner:
+        """A runner of a declaration's view beside this log, for one thread, in the build that serves; see `projector`."""
+        return Runner(
+            self.log.store,
+            self.views,
+            self.model.fold if features is self.model.features else Fold(features),
+            clock=self.clock,
+            partitions=self._partitions,
+            build=self.deployments.build_of(features.__name__),
+            hot=self._hot,
+        )
+
+    def projector(self, features: Iterable[type[Features]] | None = None) -> Projector:
+        """Keeps views up to date until it is stopped: of these declarations, by default of the health model's.
+
+        For a thread or a process of its own, beside others that do the same. Needs no agents and sends nothing.
+        """
+        runners = [self.runner_of(one) for one in (features or (self.model.features,))]
+        return Projector(self.log.store, runners, self.leases, clock=self.clock)
 
     # ------------------------------------------------------------ proofs
 

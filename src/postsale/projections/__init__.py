@@ -23,7 +23,10 @@ from postsale.projections.features import (
 )
 from postsale.projections.fold import Fact, FeatureValues, Fold, State, fact_from, fact_of
 from postsale.projections.health import Component, Contribution, HealthModel, Score
-from postsale.projections.runner import Built, Lag, Parked, Progress, Read, Runner, Status
+from postsale.projections.partition import Parked
+from postsale.projections.projector import Projector
+from postsale.projections.reading import Lag, Read, Status
+from postsale.projections.runner import Built, Progress, Runner
 from postsale.projections.views import MemoryViews, SqliteViews, ViewInfo, Views
 from postsale.projections.why import EventEffect, Health, Trend, Why, explain_health
 
@@ -47,6 +50,7 @@ __all__ = [
     "Moment",
     "Parked",
     "Progress",
+    "Projector",
     "Read",
     "Runner",
     "Score",
