@@ -35,6 +35,7 @@ _ONLY_SYNC = {
         "person",
         "projections",
         "projector",
+        "runner_of",
         "simulate",
         "tenants",
     },
