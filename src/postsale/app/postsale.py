@@ -44,6 +44,7 @@ from postsale.projections.journal import Entry as Decision
 from postsale.projections.journal import read_journal
 from postsale.projections.projector import Projector
 from postsale.projections.runner import Runner
+from postsale.projections.scoring import Scorer
 from postsale.projections.views import Views
 from postsale.store import (
     Anchor,
@@ -87,6 +88,7 @@ class PostSale:
         agents: Sequence[Agent] = (),
         toolbox: Toolbox | None = None,
         health: HealthModel = CUSTOMER_HEALTH,
+        scorers: Sequence[Scorer] = (),
         new_ref: Callable[[], str] = random_ref,
         may_see: MaySee = everything,
         world: Origin = Origin.LIVE,
@@ -99,6 +101,7 @@ class PostSale:
         self._keys = keys
         self.clock = clock
         self.model = health
+        self.scorers = tuple(scorers)
         if isinstance(agents, Agent):
             raise BadDeclaration(what="agents", reason="expected a list of agents: agents=[…]")
         self.agents = tuple(agents)
@@ -116,7 +119,7 @@ class PostSale:
         self.deployments = Deployments(store.kv, clock)
         self._partitions, self._hot = partitions, hot
         self.runner = self.runner_of(health.features)
-        self._health = RunnerHealth(self.runner, health, self.deployments)
+        self._health = RunnerHealth(self.runner, health, self.deployments, scorers)
         self.readings = Readings(self.log, health, self._health)
         self.engine = self.engine_of(self.agents)
 
@@ -133,6 +136,7 @@ class PostSale:
         tools: Sequence[Tool] = (),
         sandbox: bool = True,
         health: HealthModel = CUSTOMER_HEALTH,
+        scorers: Sequence[Scorer] = (),
         clock: Clock | None = None,
         may_see: MaySee = everything,
         new_ref: Callable[[], str] = random_ref,
@@ -151,6 +155,7 @@ class PostSale:
         in the database, or where `views` names: `memory:`, `sqlite:///PATH`. Its pool has at most `max_connections`; a call that
         gets none within 10 seconds raises StoreUnavailable.
         `hot` is a Redis at `redis://…` that serves rows of views (extra `redis`). On PostgreSQL four processes can fold one view.
+        `scorers` are models over the features of `health`; what they say is evidence for agents (`churn_probability_ppm`, `churn_rank_ppm`).
         `agents` are those that may run; a new one only observes. `tools` leave the building only with `sandbox=False`.
         `archive` is the directory of archived chapters, if they were moved from where they were archived to.
         Raises InvalidInput, Unsupported, StoreUnavailable, KeyUnavailable, BadDeclaration, PolicyInvalid.
@@ -177,6 +182,7 @@ class PostSale:
                 agents=agents,
                 toolbox=toolbox,
                 health=health,
+                scorers=scorers,
                 new_ref=new_ref,
                 may_see=may_see,
                 world=world,
@@ -323,7 +329,7 @@ class PostSale:
         simulation.prepare(source, self._keys, target)
         clock = ManualClock(as_of_us)
         url = f"sqlite:///{target}"
-        with PostSale.open(url, agents=agents, health=self.model, clock=clock, world=Origin.SIMULATION) as there:
+        with PostSale.open(url, agents=agents, health=self.model, scorers=self.scorers, clock=clock, world=Origin.SIMULATION) as there:
             copied = simulation.copy(self.log.store, tenant, there.log.store, clock, as_of_us, tell)
             for agent in agents:
                 there.engine.install(tenant, agent.name)
