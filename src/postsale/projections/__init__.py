@@ -6,6 +6,7 @@ Everything here is derived from the log and may be thrown away. Nothing here dec
 from postsale.projections.algebra import Leaf, Moment, Window
 from postsale.projections.bulk import fold_all, read_facts
 from postsale.projections.customer_health import CUSTOMER_HEALTH, CustomerHealth
+from postsale.projections.deployments import Deployments
 from postsale.projections.derived import Derived, derived
 from postsale.projections.features import (
     Features,
@@ -36,6 +37,7 @@ __all__ = [
     "Component",
     "Contribution",
     "CustomerHealth",
+    "Deployments",
     "Derived",
     "EventEffect",
     "Fact",
