@@ -38,8 +38,8 @@ def lived(ps: PostSale, clock: ManualClock) -> None:
     """Facts, personal fields, linked and merged customers, a decision, its approval and its effect."""
     acme = ps.tenant("acme")
     for n in range(4):
-        acme.record(f"cus_{n}", subscribed(f"s{n}", NOON - timedelta(days=60)))
-        acme.record(f"cus_{n}", paid(f"p{n}", NOON - timedelta(days=30)))
+        acme.record(f"cus_{n}", subscribed(f"s{n}", NOON - timedelta(days=60), mrr_minor=60_000))
+        acme.record(f"cus_{n}", paid(f"p{n}", NOON - timedelta(hours=5)))
         acme.record(f"cus_{n}", used(f"u{n}", NOON - timedelta(days=1, minutes=n)))
     acme.record("cus_0", AccountProfiled(source="crm", id="a0", occurred_at=NOON, name=CANARY, segment="smb"))
     acme.record("cus_1", SurveyAnswered(source="survey", id="n1", occurred_at=NOON, survey="nps", score=2, comment=CANARY))
@@ -48,13 +48,12 @@ def lived(ps: PostSale, clock: ManualClock) -> None:
     acme.record(foreign("stripe", "cus_STRANGE"), failed("by-foreign"))
     acme.link(foreign("stripe", "cus_STRANGE"), "cus_2")
     acme.merge("cus_3", into="cus_2", reason="the same shop", by=ANNA)
-    for n in range(3):
-        acme.record("cus_0", failed(f"f{n}", NOON - timedelta(hours=n), attempt=n + 1))
+    acme.record("cus_0", failed("f0", NOON, attempt=2))
     acme.agent("renewal-rescue").propose(reason="a first try", by=ANNA)
     acme.consent("cus_0", "email", "service", evidence="form")
     ps.run_once()
-    for waiting in acme.approvals():
-        acme.approve(waiting.id, by=ANNA, reason="agreed")
+    first, *_ = acme.approvals()
+    acme.approve(first.id, by=ANNA, reason="agreed")
     clock.move_to(NOON + timedelta(hours=1))
     ps.run_once()
 

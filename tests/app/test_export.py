@@ -108,8 +108,8 @@ def test_a_second_run_writes_only_what_is_new(where: Where, tmp_path: Path) -> N
     assert_sound(out)
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(windows=st.lists(st.tuples(st.integers(1, 40), st.integers(0, 6)), min_size=1, max_size=5))
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(windows=st.lists(st.tuples(st.integers(2, 30), st.integers(0, 6)), min_size=1, max_size=4))
 def test_however_often_and_in_whatever_windows_it_is_the_same_rows(
     tmp_path_factory: pytest.TempPathFactory, windows: list[tuple[int, int]]
 ) -> None:
@@ -128,18 +128,19 @@ def test_killed_anywhere_no_reader_sees_half_a_file_or_a_row_twice_and_the_next_
     """Real SIGKILLs at random steps of the writing, one after the other over the same folder, and the log grows meanwhile."""
     seed = random.getrandbits(32)
     rand = random.Random(seed)
-    out, window = tmp_path / "out", rand.choice([5, 12, 30])
+    out, window, tables = tmp_path / "out", rand.choice([12, 1_000]), len(event_tables())
     with lively(tmp_path) as ps:
         acme, keys = ps.tenant("acme"), ps.log.vault.tenant("acme")
-        for number in range(5):
-            step = rand.randrange(2, 120 if number == 0 else 25)
+        for number in range(4):
+            # Two steps write the manifest, then every table's first file is begun, then each gets its name: the first death is among these.
+            step = tables + rand.randrange(4, tables) if number == 0 else rand.randrange(2, 25)
             command = [sys.executable, "-m", "tests.app.exported", url_of(tmp_path), str(out), str(window), str(step)]
             done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
             assert done.returncode in (0, -signal.SIGKILL), (seed, done.stderr[-2000:])
             for name, table in rows(out).items():
                 positions = [row["_position"] for row in table]
                 assert len(set(positions)) == len(positions), (seed, number, name)
-            acme.record_many((f"cus_{n % 4}", used(f"{number}-{n}")) for n in range(rand.randrange(12)))
+            acme.record_many((f"cus_{n % 4}", used(f"{number}-{n}")) for n in range(rand.randrange(1, 12)))
         LogExport(ps.log.store, "acme", keys, Place(str(out)), window=window).run()
         acme.export.log(str(tmp_path / "at-once"))
     assert rows(out) == rows(tmp_path / "at-once"), seed
@@ -182,9 +183,10 @@ def test_an_export_of_another_tenant_log_or_past_is_refused_and_left_as_it_is(tm
 def test_a_manifest_that_is_none_is_refused(raw: bytes, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "manifest.json").write_bytes(raw)
-    with opened(None) as ps, pytest.raises(ExportRefused):
+    with opened(None) as ps:
         ps.tenant("acme").record("cus_1", paid("x"))
-        ps.tenant("acme").export.log(str(tmp_path / "out"))
+        with pytest.raises(ExportRefused):
+            ps.tenant("acme").export.log(str(tmp_path / "out"))
 
 
 def test_a_place_that_cannot_be_written_is_a_typed_error(tmp_path: Path) -> None:
@@ -265,7 +267,9 @@ def test_a_snapshot_of_features_is_the_training_rows_of_that_time_and_made_once(
         acme.export.log(str(out))
         report = acme.export.features(Payments, str(out), as_of=NOON + timedelta(hours=3))
         (name,) = report.files
-        assert name == f"features/Payments/v1/{iso_of(NOON + timedelta(hours=3)).translate(str.maketrans('', '', '-:'))[:15]}000000Z.parquet"
+        assert (
+            name == f"features/Payments/v1/{iso_of(NOON + timedelta(hours=3)).translate(str.maketrans('', '', '-:'))[:15]}000000Z.parquet"
+        )
         table = parquet.read_table(out / name)
         assert table.to_pylist() == acme.training_rows(Payments, name="same", at=[NOON + timedelta(hours=3)]).table.to_pylist()
         assert sorted(table["payments"].to_pylist()) == [2, 2, 3]
