@@ -11,6 +11,7 @@ import sys
 from datetime import timedelta
 from pathlib import Path
 
+import polars
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -242,7 +243,7 @@ def test_a_frame_is_what_is_exported_within_the_two_clocks(where: Where, tmp_pat
         acme.export.log(str(tmp_path / "out"))
         frame = acme.export.frame(UsageObserved)
         assert frame.to_pylist() == rows(tmp_path / "out")["product__usage_observed/v1"]
-        assert set(frame.to_pandas()["feature"]) == {"search"}
+        assert set(frame.to_pandas()["feature"]) == set(polars.from_arrow(frame)["feature"]) == {"search"}
         early = NOON - timedelta(days=1, minutes=2)
         assert acme.export.frame(UsageObserved, as_of=early).num_rows == 2
         assert acme.export.frame(UsageObserved, known_at=NOON - timedelta(days=9)).num_rows == 0
