@@ -53,6 +53,8 @@ class RunnerHealth:
             trend=trend,
             features=values,
             model=self._model.digest,
+            row=score.applied.name,
+            stage=score.applied.stage,
             projection=self._model.fold.name,
             projection_version=self._model.features.version,
             position=position,

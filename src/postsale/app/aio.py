@@ -29,6 +29,7 @@ from postsale.ingest import Item
 from postsale.ingest.sources import Kind
 from postsale.projections import Features, FeatureValues
 from postsale.projections.journal import Entry as Decision
+from postsale.projections.lifecycle import Lifecycle
 from postsale.projections.why import Health
 from postsale.store import Anchor, Checkpoint, EventProof, VerifierKey, VerifyReport
 
@@ -112,6 +113,10 @@ class AsyncTenant:
     async def health(self, customer: Customer, *, as_of: datetime | None = None, known_at: datetime | None = None) -> Health:
         """See `Tenant.health`."""
         return await asyncio.to_thread(self.sync.health, customer, as_of=as_of, known_at=known_at)
+
+    async def lifecycle(self, customer: Customer, *, as_of: datetime | None = None, known_at: datetime | None = None) -> Lifecycle:
+        """See `Tenant.lifecycle`."""
+        return await asyncio.to_thread(self.sync.lifecycle, customer, as_of=as_of, known_at=known_at)
 
     async def customer(self, customer: Customer, *, as_of: datetime | None = None, known_at: datetime | None = None) -> CustomerAggregate:
         """See `Tenant.customer`."""

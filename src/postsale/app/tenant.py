@@ -23,7 +23,7 @@ from postsale.aggregates.signals import Signal
 from postsale.app.directory import as_external
 from postsale.app.health import CustomerRow, customer_rows, states_of
 from postsale.app.importing import Importer, ImportReport, Refused
-from postsale.app.readings import health_of
+from postsale.app.readings import health_of, lifecycle_of
 from postsale.app.recorder import Entry, Receipt, RecordReport
 from postsale.app.training import Question, Rows, TrainingRows, ascending, microseconds
 from postsale.audit import Explanation, Replayed, explain, replay
@@ -36,6 +36,7 @@ from postsale.projections import Features, FeatureValues, Fold, read_facts
 from postsale.projections.datasets import Datasets, Manifest, pseudonym
 from postsale.projections.journal import Entry as Decision
 from postsale.projections.journal import awaiting, read_journal
+from postsale.projections.lifecycle import Lifecycle
 from postsale.projections.training import Knowledge
 from postsale.projections.why import Health
 from postsale.store.contract import Joinable, Query, Recording
@@ -172,6 +173,11 @@ class Tenant:
         """The customer's health, with `why()`. Reads the log itself: it has seen every write acknowledged before."""
         aggregate = self.customer(customer, as_of=as_of, known_at=known_at)
         return health_of(self._ps.log, self._ps.model, aggregate, as_of_us=_us(as_of), known_at_us=_us(known_at))
+
+    def lifecycle(self, customer: Customer, *, as_of: datetime | None = None, known_at: datetime | None = None) -> Lifecycle:
+        """Where the customer is in its lifecycle, since when, and the fact that says so; it has seen every write acknowledged before."""
+        aggregate = self.customer(customer, as_of=as_of, known_at=known_at)
+        return lifecycle_of(self._ps.log, self._ps.model, aggregate, as_of_us=_us(as_of), known_at_us=_us(known_at))
 
     def features(
         self, features: type[Features], customer: Customer, *, as_of: datetime | None = None, known_at: datetime | None = None

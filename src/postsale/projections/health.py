@@ -87,7 +87,7 @@ class Applied(NamedTuple):
 
     row: int  # from 1, in the model's order; 0 is the default
     name: str  # such as enterprise/renewal, or default
-    segment: str | None  # of the customer; None: not known, or of no consequence
+    segment: str | None  # of the customer; None: not known, or the model does not ask
     stage: str | None
     reason: str
 
@@ -234,20 +234,21 @@ class HealthModel:
 
     def applied(self, values: FeatureValues) -> Applied:
         """The row for these values. InvalidInput when the segment is no text, or the stage is none of `stages`."""
-        if not self.rows:
+        if self.segment is None and self.stage is None:
             return _ALL_ALIKE
         segment = values[self.segment] if self.segment is not None else None
         if segment is not None and type(segment) is not str:
             raise InvalidInput(what=f"health model {self.name!r}", field=self.segment or "", reason="expected text as a segment, or None")
-        stage = self.stage(values) if self.stage is not None else None
-        if stage is not None and stage.name not in self.stages:
+        at = self.stage(values) if self.stage is not None else None
+        stage = at.name if at is not None else None
+        if stage is not None and stage not in self.stages:
             raise InvalidInput(what=f"health model {self.name!r}", field="stage", reason=f"expected one of {', '.join(self.stages)}")
-        known = "no segment is known" if segment is None else f"segment {segment}"
-        known += f"; stage {stage.name}: {stage.reason}" if stage is not None else "; no stage is known"
+        known = f"segment {segment}" if segment is not None else "no segment is known"
+        known += f"; stage {stage}: {at.reason}" if at is not None else "; no stage is known"
         for index, row in enumerate(self.rows, 1):
-            if row.fits(segment, stage and stage.name):
-                return Applied(index, row.name, segment, stage and stage.name, known)
-        return Applied(0, DEFAULT_ROW, segment, stage and stage.name, f"{known}; no row is for that")
+            if row.fits(segment, stage):
+                return Applied(index, row.name, segment, stage, known)
+        return Applied(0, DEFAULT_ROW, segment, stage, f"{known}; {'no row is for that' if self.rows else _ALL_ALIKE.reason}")
 
     def weights(self, row: int = 0) -> dict[str, int]:
         """Weights by component, in a row from 1, or the default's."""
