@@ -114,7 +114,10 @@ def test_only_what_had_occurred_and_was_known_counts_in_any_order(events, as_of,
     assert got.stage in {None, *STAGES}
     if got.since is not None:
         since_us = to_us(got.since)
-        assert (at(visible_then(visible, since_us), since_us), got.before) == (got.stage, at(visible_then(visible, since_us - 1), since_us - 1))
+        assert (at(visible_then(visible, since_us), since_us), got.before) == (
+            got.stage,
+            at(visible_then(visible, since_us - 1), since_us - 1),
+        )
         assert got.before != got.stage
 
 
