@@ -328,6 +328,33 @@ class ViewMoved(PostSaleError):
 
 
 @dataclass(eq=False, kw_only=True)
+class StaleRead(PostSaleError):
+    """A read had to be at least as new as a write, and was not in the time allowed. Nothing older was returned in its place."""
+
+    what: str  # the log, or a view
+    position: int  # the one it has
+    at_least: int  # the one demanded
+    within_s: float
+    found = "{what} is at position {position}, {within_s} s after it was asked"
+    expected = "position {at_least} or later"
+    todo = "Read again, allow more time, or leave out at_least= to take what is there."
+
+
+@dataclass(eq=False, kw_only=True)
+class NotLive(PostSaleError):
+    """An agent would have acted on a version of a projection that nobody has put live. It did nothing; its triggers wait."""
+
+    projection: str
+    version: int
+    digest: str  # of the declaration
+    live_version: int
+    live_digest: str
+    found = "{projection} version {version} (declaration {digest}) is not live"
+    expected = "version {live_version} (declaration {live_digest}), which is"
+    todo = "Build it, compare it, and put it live: postsale projection rebuild, diff, switch. Or run the code that declares what is live."
+
+
+@dataclass(eq=False, kw_only=True)
 class Unsupported(PostSaleError):
     """A URL scheme, format or option that this version does not have."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from hashlib import sha256
 from uuid import UUID
 
@@ -47,7 +47,7 @@ class ListStore:
     def record(self, stream: StreamId, signal: Signal) -> StoredEvent:
         return self.put(stream, signal.wire_name, encode_payload(signal), to_us(signal.occurred_at))
 
-    def read(self, query: Query) -> Iterator[StoredEvent]:
+    def read(self, query: Query) -> Generator[StoredEvent, None, None]:
         found = [e for e in self.events if _matches(e, query)]
         yield from (found[::-1] if query.backward else found)[: query.limit]
 

@@ -19,7 +19,7 @@ from postsale.aggregates.signals import InvoicePaid, Signal, UsageObserved
 from postsale.errors import InvalidInput, UnknownWireName, UpcastFailed, ViewMoved
 from postsale.events import Count, Lane, ManualClock, StreamId, encode_payload, registry
 from postsale.projections import CustomerHealth, Features, Fold, MemoryViews, Runner, count, days, fact_of, latest, total
-from postsale.projections.runner import POISON
+from postsale.projections.partition import POISON
 from postsale.projections.views_postgres import PostgresViews
 
 from .customers import day, signal

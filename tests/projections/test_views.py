@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from postsale.errors import InvalidInput, StoreUnavailable, ViewMoved
+from postsale.errors import InvalidInput, LeaseLost, StoreUnavailable, ViewMoved
 from postsale.projections import MemoryViews, SqliteViews
 from postsale.projections.views_postgres import PostgresViews
 
@@ -140,6 +140,7 @@ def test_of_many_openers_of_one_place_exactly_one_wins_and_the_others_are_told_w
             st.dictionaries(st.sampled_from("abc"), st.one_of(st.none(), st.binary(max_size=3))),
             st.integers(0, 3),
             st.integers(0, 4),
+            st.one_of(st.none(), st.integers(0, 2)),
         )
     )
 )
@@ -147,12 +148,12 @@ def test_all_implementations_answer_alike_after_any_sequence_of_writes(tmp_path_
     sqlite = SqliteViews(tmp_path_factory.mktemp("v") / "x.views", "log-1")
     server = PostgresViews(pg[0], uuid4().hex, schema=pg[1])
     memory = MemoryViews()
-    for view, rows, expected, checkpoint in writes:
+    for view, rows, expected, checkpoint, token in writes:
         results = []
         for place in (sqlite, server, memory):
             try:
-                results.append(place.write(view, rows, checkpoint=checkpoint, expected=expected, also={"u": rows}))
-            except (ViewMoved, InvalidInput) as error:
+                results.append(place.write(view, rows, checkpoint=checkpoint, expected=expected, also={"u": rows}, token=token))
+            except (LeaseLost, ViewMoved, InvalidInput) as error:
                 results.append(str(error))
         assert results[0] == results[1] == results[2]
         assert sqlite.views() == server.views() == memory.views()

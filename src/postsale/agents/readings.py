@@ -5,32 +5,58 @@ May import projections, aggregates, events. No decision is made here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from postsale.agents.evidence import HealthReading
 from postsale.agents.expressions import InputType
 from postsale.aggregates.customer import CustomerAggregate
+from postsale.errors import BadDeclaration
 from postsale.events import DAY_US
 from postsale.projections import CUSTOMER_HEALTH, HealthModel, Runner, State
+from postsale.projections.deployments import Deployments
 from postsale.projections.health import POINT_MICRO, round_half_even
+from postsale.projections.scoring import Scorer, as_evidence, evidence_of
 from postsale.projections.why import TREND_DAYS, direction
 
 
 class RunnerHealth:
-    """A `HealthSource` over a projection runner. Safe to use from any thread, as `Runner.read_state` is."""
+    """A `HealthSource` over a projection runner. Safe to use from any thread, as `Runner.read_state` is.
 
-    def __init__(self, runner: Runner, model: HealthModel = CUSTOMER_HEALTH) -> None:
+    With `deployments`, a version of the projection that is not live gives no evidence to anybody: reads raise NotLive. What `scorers`
+    say stands beside the features under the names of `as_evidence`; BadDeclaration for one over another declaration, or a name twice.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        model: HealthModel = CUSTOMER_HEALTH,
+        deployments: Deployments | None = None,
+        scorers: Sequence[Scorer] = (),
+    ) -> None:
         self._runner = runner
         self._model = model
+        self._deployments = deployments
+        self._scorers = tuple(scorers)
+        declared = [*model.features.leaves, *(d.name for d in model.features.deriveds)]
+        said = [name for scorer in self._scorers for name in as_evidence(scorer.name, None)]
+        for scorer in self._scorers:
+            if scorer.features != model.features.digest:
+                raise BadDeclaration(
+                    what=f"scorer {scorer.name!r}", reason=f"takes values of another declaration than {model.features.__name__}"
+                )
+        if len({*declared, *said}) < len(declared) + len(said):
+            raise BadDeclaration(what="scorers", reason="two scorers, or a scorer and a feature, share a name")
+        self._features: dict[str, InputType | None] = dict.fromkeys(declared) | dict.fromkeys(said, "integer")
+        self._digest = " ".join([model.digest, *(f"{scorer.name}:{scorer.digest}" for scorer in self._scorers)])
 
     @property
     def features(self) -> Mapping[str, InputType | None]:
-        """Every declared feature; which type it has, its value shows."""
-        declared = self._model.features
-        return dict.fromkeys([*declared.leaves, *(d.name for d in declared.deriveds)])
+        """Every declared feature, which type it has, its value shows; and what the scorers say, integers."""
+        return self._features
 
     def read(self, customer: CustomerAggregate, at_us: int, wanted: frozenset[str], *, known_at_us: int | None = None) -> HealthReading:
-        """Health and features of all the customer's streams at `at_us`; the trend only when it is wanted."""
+        """Health and features of all the customer's streams at `at_us`; the trend only when it is wanted. Raises NotLive."""
+        self.require_live()
         fold = self._model.fold
         read = self._runner.read_state(customer.fact_streams, as_of_us=at_us, known_at_us=known_at_us)
         before_us = at_us - TREND_DAYS * DAY_US
@@ -38,6 +64,11 @@ class RunnerHealth:
         if "health_trend" in wanted:
             before = self._runner.read_state(customer.fact_streams, as_of_us=before_us, known_at_us=known_at_us).state
         return self.reading(read.state, at_us, position=read.position, state_hash=fold.digest(read.state), before=before)
+
+    def require_live(self) -> None:
+        """Return when the version of the projection that is read here is live. Raises NotLive."""
+        if self._deployments is not None:
+            self._deployments.require(self._model.features)
 
     def reading(self, state: State, at_us: int, *, position: int, state_hash: str = "", before: State | None = None) -> HealthReading:
         """The reading that a folded state gives at `at_us`; `before` is the state 30 days before, for the trend."""
@@ -51,8 +82,8 @@ class RunnerHealth:
             score=None if score.value_micro is None else round_half_even(score.value_micro, POINT_MICRO),
             band=score.band,
             trend=trend,
-            features=values,
-            model=self._model.digest,
+            features={**values, **evidence_of(self._scorers, values)} if self._scorers else values,
+            model=self._digest,
             row=score.applied.name,
             stage=score.applied.stage,
             projection=self._model.fold.name,

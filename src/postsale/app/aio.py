@@ -28,6 +28,7 @@ from postsale.events import Event, Origin, Recorded
 from postsale.ingest import Item
 from postsale.ingest.sources import Kind
 from postsale.projections import Features, FeatureValues
+from postsale.projections.freshness import WITHIN_S, AtLeast
 from postsale.projections.journal import Entry as Decision
 from postsale.projections.lifecycle import Lifecycle
 from postsale.projections.why import Health
@@ -110,41 +111,96 @@ class AsyncTenant:
         """See `Tenant.record_many`; `items` is iterated, and `on_progress` called, in the worker thread."""
         return await asyncio.to_thread(self.sync.record_many, items, on_progress=on_progress, origin=origin, connection=connection)
 
-    async def health(self, customer: Customer, *, as_of: datetime | None = None, known_at: datetime | None = None) -> Health:
+    async def health(
+        self,
+        customer: Customer,
+        *,
+        as_of: datetime | None = None,
+        known_at: datetime | None = None,
+        at_least: AtLeast | None = None,
+        within_s: float = WITHIN_S,
+    ) -> Health:
         """See `Tenant.health`."""
-        return await asyncio.to_thread(self.sync.health, customer, as_of=as_of, known_at=known_at)
+        return await asyncio.to_thread(self.sync.health, customer, as_of=as_of, known_at=known_at, at_least=at_least, within_s=within_s)
 
-    async def lifecycle(self, customer: Customer, *, as_of: datetime | None = None, known_at: datetime | None = None) -> Lifecycle:
+    async def lifecycle(
+        self,
+        customer: Customer,
+        *,
+        as_of: datetime | None = None,
+        known_at: datetime | None = None,
+        at_least: AtLeast | None = None,
+        within_s: float = WITHIN_S,
+    ) -> Lifecycle:
         """See `Tenant.lifecycle`."""
-        return await asyncio.to_thread(self.sync.lifecycle, customer, as_of=as_of, known_at=known_at)
+        return await asyncio.to_thread(self.sync.lifecycle, customer, as_of=as_of, known_at=known_at, at_least=at_least, within_s=within_s)
 
-    async def customer(self, customer: Customer, *, as_of: datetime | None = None, known_at: datetime | None = None) -> CustomerAggregate:
+    async def customer(
+        self,
+        customer: Customer,
+        *,
+        as_of: datetime | None = None,
+        known_at: datetime | None = None,
+        at_least: AtLeast | None = None,
+        within_s: float = WITHIN_S,
+    ) -> CustomerAggregate:
         """See `Tenant.customer`."""
-        return await asyncio.to_thread(self.sync.customer, customer, as_of=as_of, known_at=known_at)
+        return await asyncio.to_thread(self.sync.customer, customer, as_of=as_of, known_at=known_at, at_least=at_least, within_s=within_s)
 
     async def features(
-        self, features: type[Features], customer: Customer, *, as_of: datetime | None = None, known_at: datetime | None = None
+        self,
+        features: type[Features],
+        customer: Customer,
+        *,
+        as_of: datetime | None = None,
+        known_at: datetime | None = None,
+        at_least: AtLeast | None = None,
+        within_s: float = WITHIN_S,
     ) -> FeatureValues:
         """See `Tenant.features`."""
-        return await asyncio.to_thread(self.sync.features, features, customer, as_of=as_of, known_at=known_at)
+        return await asyncio.to_thread(
+            self.sync.features, features, customer, as_of=as_of, known_at=known_at, at_least=at_least, within_s=within_s
+        )
 
     async def all_features(
-        self, features: type[Features], *, as_of: datetime | None = None, known_at: datetime | None = None
+        self,
+        features: type[Features],
+        *,
+        as_of: datetime | None = None,
+        known_at: datetime | None = None,
+        at_least: AtLeast | None = None,
+        within_s: float = WITHIN_S,
     ) -> list[tuple[str, FeatureValues]]:
         """See `Tenant.all_features`; all at once."""
-        return await asyncio.to_thread(lambda: list(self.sync.all_features(features, as_of=as_of, known_at=known_at)))
+        return await asyncio.to_thread(
+            lambda: list(self.sync.all_features(features, as_of=as_of, known_at=known_at, at_least=at_least, within_s=within_s))
+        )
 
     async def customers(
-        self, *, at_risk: bool = False, as_of: datetime | None = None, known_at: datetime | None = None
+        self,
+        *,
+        at_risk: bool = False,
+        as_of: datetime | None = None,
+        known_at: datetime | None = None,
+        at_least: AtLeast | None = None,
+        within_s: float = WITHIN_S,
     ) -> list[CustomerRow]:
         """See `Tenant.customers`."""
-        return await asyncio.to_thread(self.sync.customers, at_risk=at_risk, as_of=as_of, known_at=known_at)
+        return await asyncio.to_thread(
+            self.sync.customers, at_risk=at_risk, as_of=as_of, known_at=known_at, at_least=at_least, within_s=within_s
+        )
 
     async def timeline(
-        self, customer: Customer, *, as_of: datetime | None = None, known_at: datetime | None = None
+        self,
+        customer: Customer,
+        *,
+        as_of: datetime | None = None,
+        known_at: datetime | None = None,
+        at_least: AtLeast | None = None,
+        within_s: float = WITHIN_S,
     ) -> list[Recorded[Event]]:
         """See `Tenant.timeline`."""
-        return await asyncio.to_thread(self.sync.timeline, customer, as_of=as_of, known_at=known_at)
+        return await asyncio.to_thread(self.sync.timeline, customer, as_of=as_of, known_at=known_at, at_least=at_least, within_s=within_s)
 
     async def decisions(
         self, customer: Customer | None = None, *, as_of: datetime | None = None, known_at: datetime | None = None

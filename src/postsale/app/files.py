@@ -11,9 +11,12 @@ from pathlib import Path
 from typing import Final
 
 from postsale.errors import InvalidInput, Unsupported
+from postsale.projections.hot_rows import HotRows
 from postsale.projections.views import MemoryViews, SqliteViews, Views
 
 KEYS_VARIABLE: Final = "POSTSALE_KEYS"
+SHARES: Final = 4
+"""Of a view on PostgreSQL: as many processes can fold it at once."""
 
 _FILE: Final = "sqlite:///"
 _SERVER: Final = ("postgresql://", "postgres://")
@@ -70,3 +73,14 @@ def open_views(url: str, views: str | None, log_id: str, *, schema: str) -> View
     if file is None:
         raise Unsupported(what="a place for views that is none of ours", supported="memory:, sqlite:///PATH, or nothing: beside the log")
     return SqliteViews(file if views else beside(file, ".views"), log_id)
+
+
+def open_hot(url: str | None, log_id: str) -> HotRows | None:
+    """The cache of hot rows that a URL names; None for none."""
+    if url is None:
+        return None
+    if not url.startswith(("redis://", "rediss://", "unix://")):
+        raise Unsupported(what="a cache that is none of ours", supported="redis://HOST:PORT/DB, rediss://…, unix://PATH")
+    from postsale.projections.hot_rows_redis import RedisHotRows  # needs an extra
+
+    return RedisHotRows(url, log_id)

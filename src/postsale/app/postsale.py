@@ -24,9 +24,9 @@ from postsale.agents.reach import simulated_only
 from postsale.agents.readings import RunnerHealth
 from postsale.agents.tools import Tool, Toolbox
 from postsale.aggregates.artifacts import Mode
-from postsale.app import simulation
+from postsale.app import operating, simulation
 from postsale.app.directory import Directory, random_ref
-from postsale.app.files import file_of, keys_path, open_views, shown
+from postsale.app.files import SHARES, file_of, keys_path, on_server, open_hot, open_views, shown
 from postsale.app.identity import Identity
 from postsale.app.readings import Readings
 from postsale.app.recorder import Recorder
@@ -36,11 +36,15 @@ from postsale.app.tenant import Tenant
 from postsale.audit.replay import policy_of
 from postsale.errors import BadDeclaration, InvalidInput, UnknownDecision, Unsupported, ViewMoved
 from postsale.events import DAY_US, SYSTEM_TENANT, Clock, ManualClock, Origin, StreamId, SystemClock, check_tenant, to_us
-from postsale.projections import HealthModel
+from postsale.projections import Features, Fold, HealthModel
 from postsale.projections.customer_health import CUSTOMER_HEALTH
+from postsale.projections.deployments import Deployments
+from postsale.projections.hot_rows import HotRows
 from postsale.projections.journal import Entry as Decision
 from postsale.projections.journal import read_journal
+from postsale.projections.projector import Projector
 from postsale.projections.runner import Runner
+from postsale.projections.scoring import Scorer
 from postsale.projections.views import Views
 from postsale.store import (
     Anchor,
@@ -84,16 +88,20 @@ class PostSale:
         agents: Sequence[Agent] = (),
         toolbox: Toolbox | None = None,
         health: HealthModel = CUSTOMER_HEALTH,
+        scorers: Sequence[Scorer] = (),
         new_ref: Callable[[], str] = random_ref,
         may_see: MaySee = everything,
         world: Origin = Origin.LIVE,
         url: str = "memory:",
         keys: Path | None = None,
+        partitions: int = 1,
+        hot: HotRows | None = None,
     ) -> None:
         self.url = shown(url)
         self._keys = keys
         self.clock = clock
         self.model = health
+        self.scorers = tuple(scorers)
         if isinstance(agents, Agent):
             raise BadDeclaration(what="agents", reason="expected a list of agents: agents=[…]")
         self.agents = tuple(agents)
@@ -108,8 +116,10 @@ class PostSale:
         self.directory = Directory(self.log, new_ref)
         self.recorder = Recorder(self.log, self.directory)
         self.identity = Identity(self.log, self.directory)
-        self.runner = Runner(store, views, health.fold, clock=clock)
-        self._health = RunnerHealth(self.runner, health)
+        self.deployments = Deployments(store.kv, clock)
+        self._partitions, self._hot = partitions, hot
+        self.runner = self.runner_of(health.features)
+        self._health = RunnerHealth(self.runner, health, self.deployments, scorers)
         self.readings = Readings(self.log, health, self._health)
         self.engine = self.engine_of(self.agents)
 
@@ -126,6 +136,7 @@ class PostSale:
         tools: Sequence[Tool] = (),
         sandbox: bool = True,
         health: HealthModel = CUSTOMER_HEALTH,
+        scorers: Sequence[Scorer] = (),
         clock: Clock | None = None,
         may_see: MaySee = everything,
         new_ref: Callable[[], str] = random_ref,
@@ -133,6 +144,7 @@ class PostSale:
         schema: str = DEFAULT_SCHEMA,
         keys: Path | str | None = None,
         views: str | None = None,
+        hot: str | None = None,
         max_connections: int = 16,
         archive: str | os.PathLike[str] | None = None,
     ) -> Self:
@@ -142,6 +154,8 @@ class PostSale:
         PostgreSQL is in `schema`, made by `postsale db init`; its key file is `keys`, else what POSTSALE_KEYS names; its views are
         in the database, or where `views` names: `memory:`, `sqlite:///PATH`. Its pool has at most `max_connections`; a call that
         gets none within 10 seconds raises StoreUnavailable.
+        `hot` is a Redis at `redis://…` that serves rows of views (extra `redis`). On PostgreSQL four processes can fold one view.
+        `scorers` are models over the features of `health`; what they say is evidence for agents (`churn_probability_ppm`, `churn_rank_ppm`).
         `agents` are those that may run; a new one only observes. `tools` leave the building only with `sandbox=False`.
         `archive` is the directory of archived chapters, if they were moved from where they were archived to.
         Raises InvalidInput, Unsupported, StoreUnavailable, KeyUnavailable, BadDeclaration, PolicyInvalid.
@@ -168,11 +182,14 @@ class PostSale:
                 agents=agents,
                 toolbox=toolbox,
                 health=health,
+                scorers=scorers,
                 new_ref=new_ref,
                 may_see=may_see,
                 world=world,
                 url=url,
                 keys=key_file,
+                partitions=SHARES if on_server(views or url) else 1,
+                hot=open_hot(hot, store.log_id),
             )
             opened.pop_all()
             return ps
@@ -253,7 +270,8 @@ class PostSale:
 
         `agents` run instead of those the log was opened with. Safe to repeat and to kill. One run at a time, among all processes:
         waits at most `wait_s` seconds for another, then raises LeaseHeld; a run that was killed is waited for a minute at most.
-        Raises LeaseLost when this process stood still for so long that another one took over.
+        Raises LeaseLost when this process stood still for so long that another one took over, NotLive when there are agents and
+        the health model's projection is not the version that is live: read models are caught up, nothing else was done.
         """
         engine = self.engine if agents is None else self.engine_of(agents)
         with self.leases.held(RUN, ttl_s=_RUN_TTL_S, wait_s=wait_s) as lease, self._running:
@@ -261,6 +279,7 @@ class PostSale:
             report = RunReport(folded=self._catch_up(lease))
             tenants = self.tenants()
             if engine.agents:
+                self._health.require_live()  # again at each reading: a switch may come in between
                 Rounds(self.log, self.views, self.readings, engine, lease).run(tenants, report, on_progress)
         for tenant in tenants:
             report.dispositions.update(e.disposition for e in read_journal(self.log.store, tenant, after=head))
@@ -308,7 +327,7 @@ class PostSale:
         simulation.prepare(source, self._keys, target)
         clock = ManualClock(as_of_us)
         url = f"sqlite:///{target}"
-        with PostSale.open(url, agents=agents, health=self.model, clock=clock, world=Origin.SIMULATION) as there:
+        with PostSale.open(url, agents=agents, health=self.model, scorers=self.scorers, clock=clock, world=Origin.SIMULATION) as there:
             copied = simulation.copy(self.log.store, tenant, there.log.store, clock, as_of_us, tell)
             for agent in agents:
                 there.engine.install(tenant, agent.name)
@@ -318,32 +337,28 @@ class PostSale:
         return Simulated(url, copied, report)
 
     def projections(self) -> list[dict[str, Any]]:
-        """How far each read model is, for operators."""
-        status, head = self.runner.status(), self.log.store.head()
-        out = [
-            {
-                "projection": status.view,
-                "position": status.checkpoint,
-                "lag_events": status.lag.events,
-                "lag_seconds": status.lag.seconds,
-                "rows": status.rows,
-                "dead_letters": len(status.parked),
-            }
-        ]
-        for info in self.views.views():
-            if info.view.startswith("rounds/"):
-                behind = max(0, head - info.checkpoint)
-                out.append(
-                    {
-                        "projection": info.view,
-                        "position": info.checkpoint,
-                        "lag_events": behind,
-                        "lag_seconds": None,
-                        "rows": info.rows,
-                        "dead_letters": 0,
-                    }
-                )
-        return out
+        """How far each read model is, which version of it is live and which build serves, and who folds it, for operators."""
+        return operating.projections(self)
+
+    def runner_of(self, features: type[Features]) -> Runner:
+        """A runner of a declaration's view beside this log, for one thread, in the build that serves; see `projector`."""
+        return Runner(
+            self.log.store,
+            self.views,
+            self.model.fold if features is self.model.features else Fold(features),
+            clock=self.clock,
+            partitions=self._partitions,
+            build=self.deployments.build_of(features.__name__),
+            hot=self._hot,
+        )
+
+    def projector(self, features: Iterable[type[Features]] | None = None) -> Projector:
+        """Keeps views up to date until it is stopped: of these declarations, by default of the health model's.
+
+        For a thread or a process of its own, beside others that do the same. Needs no agents and sends nothing.
+        """
+        runners = [self.runner_of(one) for one in (features or (self.model.features,))]
+        return Projector(self.log.store, runners, self.leases, clock=self.clock)
 
     # ------------------------------------------------------------ proofs
 

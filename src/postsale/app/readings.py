@@ -18,7 +18,7 @@ from postsale.projections.customer_health import CUSTOMER_HEALTH
 from postsale.projections.fold import Fact, Fold, State, fact_of
 from postsale.projections.health import HealthModel
 from postsale.projections.lifecycle import Lifecycle, lifecycle_stage, read_lifecycle
-from postsale.projections.runner import POISON
+from postsale.projections.partition import POISON
 from postsale.projections.why import TREND_DAYS, Health, explain_health
 from postsale.store.contract import Query
 from postsale.store.log import Log
@@ -86,8 +86,9 @@ class Readings:
         """Every customer of a tenant in one pass over its events; customers that are part of another one and have no open matter are left out.
 
         Customers with an event that cannot be read here are added to `unreadable` instead. Memory is bounded by customers, not by
-        events.
+        events. Raises NotLive.
         """
+        self._health.require_live()
         fold, before_us, trend = self._fold, at_us - TREND_DAYS * DAY_US, "health_trend" in wanted
         rows: dict[StreamId, _Row] = {}
         for stored in self._log.store.read(Query(tenant=tenant, category=CUSTOMERS)):

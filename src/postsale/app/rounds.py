@@ -18,9 +18,9 @@ from postsale.agents import asking
 from postsale.agents.engines.embedded import Attended, EmbeddedEngine
 from postsale.aggregates.identity import CUSTOMERS
 from postsale.app.readings import Readings, Subject
-from postsale.errors import KeyUnavailable, LeaseLost, PostSaleError, StoreUnavailable, ToolUnreachable, ViewMoved
+from postsale.errors import KeyUnavailable, LeaseLost, NotLive, PostSaleError, StoreUnavailable, ToolUnreachable, ViewMoved
 from postsale.events import DAY_US, Lane, StoredEvent, StreamId
-from postsale.projections.runner import POISON
+from postsale.projections.partition import POISON
 from postsale.projections.views import Views
 from postsale.store.contract import Query
 from postsale.store.leases import Lease
@@ -76,7 +76,7 @@ class Rounds:
         self._wanted = frozenset(name for agent in engine.agents.values() for name in agent.wanted)
 
     def run(self, tenants: Iterable[str], report: RunReport, on_progress: Callable[[int], None] | None = None) -> None:
-        """Visit whoever needs it. Safe to repeat and to kill: visits do each thing once. Raises LeaseLost, ViewMoved when overtaken."""
+        """Visit whoever needs it. Safe to repeat and to kill: visits do each thing once. Raises LeaseLost, ViewMoved when overtaken, NotLive."""
         for tenant in tenants:
             self._tenant(tenant, report, on_progress or (lambda _: None))
 
@@ -123,7 +123,7 @@ class Rounds:
         """One customer's trouble is not the others': it is reported."""
         try:
             yield
-        except (StoreUnavailable, KeyUnavailable, ToolUnreachable, LeaseLost):
+        except (StoreUnavailable, KeyUnavailable, ToolUnreachable, LeaseLost, NotLive):
             raise
         except PostSaleError as error:
             report.problems.append((str(stream), f"{type(error).__name__}: {error}"))

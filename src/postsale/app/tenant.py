@@ -1,7 +1,8 @@
 """One tenant's view of the log: record, read, decide about, explain. What a backend developer holds in their hand.
 
 Part of the wiring: may import everything below `app`. Every read takes two clocks: `as_of` (true in the world) and
-`known_at` (recorded by then), both aware datetimes, inclusive, default now.
+`known_at` (recorded by then), both aware datetimes, inclusive, default now. Reads of customers take `at_least`, the receipt of a
+write that they must have seen: they wait for it at most `within_s` seconds, then raise StaleRead.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from postsale.ingest import Mapping as TableMapping
 from postsale.ingest.sources import Kind
 from postsale.projections import Features, FeatureValues, Fold, read_facts
 from postsale.projections.datasets import Datasets, Manifest, pseudonym
+from postsale.projections.freshness import WITHIN_S, AtLeast, await_log
 from postsale.projections.journal import Entry as Decision
 from postsale.projections.journal import awaiting, read_journal
 from postsale.projections.lifecycle import Lifecycle
@@ -164,34 +166,77 @@ class Tenant:
 
     # ------------------------------------------------------------ reads
 
-    def customer(self, customer: Customer, *, as_of: datetime | None = None, known_at: datetime | None = None) -> CustomerAggregate:
-        """The customer's state: true at `as_of`, as known at `known_at`. Raises UnknownCustomer."""
+    def customer(
+        self,
+        customer: Customer,
+        *,
+        as_of: datetime | None = None,
+        known_at: datetime | None = None,
+        at_least: AtLeast | None = None,
+        within_s: float = WITHIN_S,
+    ) -> CustomerAggregate:
+        """The customer's state: true at `as_of`, as known at `known_at`. Raises UnknownCustomer, StaleRead."""
+        self._seen(at_least, within_s)
         stream = self._ps.directory.customer(self.name, customer, known_at_us=_us(known_at))
         return self._ps.log.customer(stream, as_of_us=_us(as_of), known_at_us=_us(known_at))
 
-    def health(self, customer: Customer, *, as_of: datetime | None = None, known_at: datetime | None = None) -> Health:
-        """The customer's health, with `why()`. Reads the log itself: it has seen every write acknowledged before."""
-        aggregate = self.customer(customer, as_of=as_of, known_at=known_at)
+    def health(
+        self,
+        customer: Customer,
+        *,
+        as_of: datetime | None = None,
+        known_at: datetime | None = None,
+        at_least: AtLeast | None = None,
+        within_s: float = WITHIN_S,
+    ) -> Health:
+        """The customer's health, with `why()`. Reads the log itself: it has seen every write acknowledged before.
+
+        `at_least` is for a write that another process or a transaction of yours may not have committed yet. Raises UnknownCustomer,
+        StaleRead.
+        """
+        aggregate = self.customer(customer, as_of=as_of, known_at=known_at, at_least=at_least, within_s=within_s)
         return health_of(self._ps.log, self._ps.model, aggregate, as_of_us=_us(as_of), known_at_us=_us(known_at))
 
-    def lifecycle(self, customer: Customer, *, as_of: datetime | None = None, known_at: datetime | None = None) -> Lifecycle:
-        """Where the customer is in its lifecycle, since when, and the fact that says so; it has seen every write acknowledged before."""
-        aggregate = self.customer(customer, as_of=as_of, known_at=known_at)
+    def lifecycle(
+        self,
+        customer: Customer,
+        *,
+        as_of: datetime | None = None,
+        known_at: datetime | None = None,
+        at_least: AtLeast | None = None,
+        within_s: float = WITHIN_S,
+    ) -> Lifecycle:
+        """Where the customer is in its lifecycle, since when, and the fact that says so. Reads the log itself, as `health` does."""
+        aggregate = self.customer(customer, as_of=as_of, known_at=known_at, at_least=at_least, within_s=within_s)
         return lifecycle_of(self._ps.log, self._ps.model, aggregate, as_of_us=_us(as_of), known_at_us=_us(known_at))
 
     def features(
-        self, features: type[Features], customer: Customer, *, as_of: datetime | None = None, known_at: datetime | None = None
+        self,
+        features: type[Features],
+        customer: Customer,
+        *,
+        as_of: datetime | None = None,
+        known_at: datetime | None = None,
+        at_least: AtLeast | None = None,
+        within_s: float = WITHIN_S,
     ) -> FeatureValues:
         """A customer's values of a declaration of your own, over all its streams; it has seen every write acknowledged before."""
-        fold, aggregate = Fold(features), self.customer(customer, known_at=known_at)
+        fold, aggregate = Fold(features), self.customer(customer, known_at=known_at, at_least=at_least, within_s=within_s)
         facts = read_facts(self._ps.log.store, aggregate.fact_streams, kinds=fold.kinds, as_of_us=_us(as_of), known_at_us=_us(known_at))
         at_us = max([self._ps.clock.now_us(), *(f.occurred_at_us for f in facts)]) if as_of is None else to_us(as_of)
         return fold.finish(fold.fold(facts), at_us)
 
     def all_features(
-        self, features: type[Features], *, as_of: datetime | None = None, known_at: datetime | None = None
+        self,
+        features: type[Features],
+        *,
+        as_of: datetime | None = None,
+        known_at: datetime | None = None,
+        at_least: AtLeast | None = None,
+        within_s: float = WITHIN_S,
     ) -> Iterator[tuple[str, FeatureValues]]:
         """As `features`, of every customer that has such a fact, by reference, in one pass. `names` says who a reference is."""
+        self._seen(at_least, within_s)
         fold = Fold(features)
         for stream, state, at_us in states_of(self._ps.log, fold, self.name, _us(as_of), _us(known_at)):
             yield stream.id, fold.finish(state, at_us)
@@ -274,8 +319,17 @@ class Tenant:
 
     # ------------------------------------------------------------ lists and histories
 
-    def customers(self, *, at_risk: bool = False, as_of: datetime | None = None, known_at: datetime | None = None) -> list[CustomerRow]:
+    def customers(
+        self,
+        *,
+        at_risk: bool = False,
+        as_of: datetime | None = None,
+        known_at: datetime | None = None,
+        at_least: AtLeast | None = None,
+        within_s: float = WITHIN_S,
+    ) -> list[CustomerRow]:
         """Every customer with its score, the least healthy first; `at_risk`: only band poor or with an open risk case."""
+        self._seen(at_least, within_s)
         ps = self._ps
         rows = customer_rows(ps.log, ps.directory, ps.model, self.name, _us(as_of), _us(known_at), ps.unsealer)
         return [row for row in rows if row.at_risk] if at_risk else rows
@@ -284,9 +338,17 @@ class Tenant:
         """Customers by reference: the first id each was recorded under, "•••" where you may not see it."""
         return {ref: names[0].id for ref, names in self._ps.directory.names(self.name, self._ps.unsealer).items()}
 
-    def timeline(self, customer: Customer, *, as_of: datetime | None = None, known_at: datetime | None = None) -> list[Recorded[Event]]:
+    def timeline(
+        self,
+        customer: Customer,
+        *,
+        as_of: datetime | None = None,
+        known_at: datetime | None = None,
+        at_least: AtLeast | None = None,
+        within_s: float = WITHIN_S,
+    ) -> list[Recorded[Event]]:
         """Every event of the customer, both lanes, in the order in which it was recorded; personal fields as you may see them."""
-        aggregate = self.customer(customer, known_at=known_at)
+        aggregate = self.customer(customer, known_at=known_at, at_least=at_least, within_s=within_s)
         query = Query(tenant=self.name, streams=aggregate.fact_streams, as_of_us=_us(as_of), known_at_us=_us(known_at))
         return list(self._ps.log.events(query, self._ps.unsealer))
 
@@ -314,6 +376,10 @@ class Tenant:
     def explain(self, decision_id: UUID | str) -> Explanation:
         """What was known, which policy, who approved, what left, what came of it. Raises UnknownDecision."""
         return explain(self._ps.log, self.name, _uuid(decision_id), self._ps.unsealer)
+
+    def _seen(self, at_least: AtLeast | None, within_s: float) -> None:
+        if at_least is not None:
+            await_log(self._ps.log.store, at_least, within_s)
 
     # ------------------------------------------------------------ people decide
 

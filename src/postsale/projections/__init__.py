@@ -26,7 +26,10 @@ from postsale.projections.features import (
 from postsale.projections.fold import Fact, FeatureValues, Fold, State, fact_from, fact_of
 from postsale.projections.health import Applied, Component, Contribution, HealthModel, Lever, Row, Score, Stage
 from postsale.projections.lifecycle import Lifecycle, lifecycle_stage
-from postsale.projections.runner import Built, Lag, Parked, Progress, Read, Runner, Status
+from postsale.projections.partition import Parked
+from postsale.projections.projector import Projector
+from postsale.projections.reading import Lag, Read, Status
+from postsale.projections.runner import Built, Progress, Runner
 from postsale.projections.views import MemoryViews, SqliteViews, ViewInfo, Views
 from postsale.projections.weighing import Difference, differences, load_weights, read_weights, weights_table, write_weights
 from postsale.projections.why import Before, ComponentEffect, EventEffect, Health, Trend, Why, explain_health
@@ -60,6 +63,7 @@ __all__ = [
     "Move",
     "Parked",
     "Progress",
+    "Projector",
     "Read",
     "Row",
     "Runner",

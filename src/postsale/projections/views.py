@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
-from postsale.errors import InvalidInput, StoreUnavailable, ViewMoved
+from postsale.errors import InvalidInput, LeaseLost, StoreUnavailable, ViewMoved
 
 Rows = Mapping[str, bytes | None]
 """Values by key; None deletes the key."""
@@ -47,16 +47,29 @@ class Views(Protocol):
         """Rows whose key begins with `prefix`, by key (code points, ascending). Bounded memory; rows written meanwhile may show."""
         ...
 
-    def write(self, view: str, rows: Rows, *, checkpoint: int, expected: int, also: Mapping[str, Rows] | None = None) -> None:
+    def write(
+        self,
+        view: str,
+        rows: Rows,
+        *,
+        checkpoint: int,
+        expected: int,
+        also: Mapping[str, Rows] | None = None,
+        token: int | None = None,
+    ) -> None:
         """Write rows and move the checkpoint from `expected` to `checkpoint`, all or nothing, in one transaction.
 
-        `also` are rows of further views, written in the same transaction; their checkpoints do not move.
-        ViewMoved when the view is not at `expected`; InvalidInput when `checkpoint` lies before it.
+        `also` are rows of further views, written in the same transaction; their checkpoints do not move. `token` is the fencing
+        token of the lease under which this is written. LeaseLost when the view was written under a greater one, then ViewMoved when
+        it is not at `expected`, then InvalidInput when `checkpoint` lies before it.
         """
         ...
 
     def drop(self, *views: str) -> None:
-        """Forget the rows and the checkpoints of these views, in one transaction; one that is not there is no error."""
+        """Forget the rows and the checkpoints of these views, in one transaction; one that is not there is no error.
+
+        Tokens are not forgotten: who lost a lease before stays fenced off.
+        """
         ...
 
     def views(self) -> list[ViewInfo]:
@@ -66,8 +79,10 @@ class Views(Protocol):
     def close(self) -> None: ...
 
 
-def check_move(view: str, checkpoint: int, expected: int, actual: int) -> None:
-    """ViewMoved or InvalidInput for a write that a view at `actual` must refuse."""
+def check_move(view: str, checkpoint: int, expected: int, actual: int, token: int | None, newest_token: int) -> None:
+    """LeaseLost, ViewMoved or InvalidInput for a write that a view at `actual`, last written under `newest_token`, must refuse."""
+    if token is not None and token < newest_token:
+        raise LeaseLost(lease=view, token=token, newest_token=newest_token)
     if actual != expected:
         raise ViewMoved(view=view, expected_checkpoint=expected, actual_checkpoint=actual)
     if checkpoint < expected:
@@ -81,6 +96,7 @@ class MemoryViews:
         self._lock = threading.Lock()
         self._checkpoints: dict[str, int] = {}
         self._rows: dict[str, dict[str, bytes]] = {}
+        self._tokens: dict[str, int] = {}
 
     def checkpoint(self, view: str) -> int:
         with self._lock:
@@ -100,9 +116,19 @@ class MemoryViews:
             rows = sorted((k, v) for k, v in self._rows.get(view, {}).items() if k.startswith(prefix))
         yield from rows
 
-    def write(self, view: str, rows: Rows, *, checkpoint: int, expected: int, also: Mapping[str, Rows] | None = None) -> None:
+    def write(
+        self,
+        view: str,
+        rows: Rows,
+        *,
+        checkpoint: int,
+        expected: int,
+        also: Mapping[str, Rows] | None = None,
+        token: int | None = None,
+    ) -> None:
         with self._lock:
-            check_move(view, checkpoint, expected, self._checkpoints.get(view, 0))
+            newest = self._tokens.get(view, 0)
+            check_move(view, checkpoint, expected, self._checkpoints.get(view, 0), token, newest)
             for name, changed in {**(also or {}), view: rows}.items():
                 kept = self._rows.setdefault(name, {})
                 for key, value in changed.items():
@@ -111,6 +137,7 @@ class MemoryViews:
                     else:
                         kept[key] = bytes(value)
             self._checkpoints[view] = checkpoint
+            self._tokens[view] = max(newest, token or 0)
 
     def drop(self, *views: str) -> None:
         with self._lock:
@@ -130,10 +157,10 @@ class MemoryViews:
 # ---------------------------------------------------------------- SQLite
 
 _APPLICATION_ID: Final = 0x70735677  # "psVw": how we know that a file is ours before we write to it
-_LAYOUT: Final = 1
+_LAYOUT: Final = 2
 _SCHEMA: Final = (
     "CREATE TABLE log (id TEXT NOT NULL)",
-    "CREATE TABLE checkpoints (view TEXT PRIMARY KEY, position INTEGER NOT NULL) WITHOUT ROWID",
+    "CREATE TABLE checkpoints (view TEXT PRIMARY KEY, position INTEGER NOT NULL, token INTEGER NOT NULL) WITHOUT ROWID",
     "CREATE TABLE rows (view TEXT NOT NULL, key TEXT NOT NULL, value BLOB NOT NULL, PRIMARY KEY (view, key))",
 )
 _PAGE: Final = 500
@@ -207,7 +234,7 @@ class SqliteViews:
 
     def checkpoint(self, view: str) -> int:
         with self._errors() as db:
-            return _checkpoint(db, view)
+            return _kept(db, view)[0]
 
     def get(self, view: str, key: str) -> bytes | None:
         return self.get_many(view, [key]).get(key)
@@ -240,30 +267,37 @@ class SqliteViews:
                 return
             after, first = page[-1][0], False
 
-    def write(self, view: str, rows: Rows, *, checkpoint: int, expected: int, also: Mapping[str, Rows] | None = None) -> None:
+    def write(
+        self,
+        view: str,
+        rows: Rows,
+        *,
+        checkpoint: int,
+        expected: int,
+        also: Mapping[str, Rows] | None = None,
+        token: int | None = None,
+    ) -> None:
         with self._transaction() as db:
-            check_move(view, checkpoint, expected, _checkpoint(db, view))
+            actual, newest = _kept(db, view)
+            check_move(view, checkpoint, expected, actual, token, newest)
             for name, changed in {**(also or {}), view: rows}.items():
                 gone = [(name, key) for key, value in changed.items() if value is None]
                 kept = [(name, key, value) for key, value in changed.items() if value is not None]
                 db.executemany("DELETE FROM rows WHERE view = ? AND key = ?", gone)
                 db.executemany("INSERT INTO rows VALUES (?, ?, ?) ON CONFLICT (view, key) DO UPDATE SET value = excluded.value", kept)
-            if checkpoint != expected:
-                db.execute(
-                    "INSERT INTO checkpoints VALUES (?, ?) ON CONFLICT (view) DO UPDATE SET position = excluded.position",
-                    (view, checkpoint),
-                )
+            if checkpoint != expected or (token or 0) > newest:
+                db.execute("INSERT OR REPLACE INTO checkpoints VALUES (?, ?, ?)", (view, checkpoint, max(newest, token or 0)))
 
     def drop(self, *views: str) -> None:
         with self._transaction() as db:
             for view in views:
                 db.execute("DELETE FROM rows WHERE view = ?", (view,))
-                db.execute("DELETE FROM checkpoints WHERE view = ?", (view,))
+                db.execute("UPDATE checkpoints SET position = 0 WHERE view = ?", (view,))
 
     def views(self) -> list[ViewInfo]:
         query = """SELECT view, coalesce((SELECT position FROM checkpoints c WHERE c.view = n.view), 0),
                           (SELECT count(*) FROM rows r WHERE r.view = n.view)
-                   FROM (SELECT view FROM checkpoints UNION SELECT view FROM rows) n ORDER BY view"""
+                   FROM (SELECT view FROM checkpoints WHERE position > 0 UNION SELECT view FROM rows) n ORDER BY view"""
         with self._errors() as db:
             return [ViewInfo(*row) for row in db.execute(query).fetchall()]
 
@@ -272,6 +306,7 @@ class SqliteViews:
             self._db.close()
 
 
-def _checkpoint(db: sqlite3.Connection, view: str) -> int:
-    row = db.execute("SELECT position FROM checkpoints WHERE view = ?", (view,)).fetchone()
-    return int(row[0]) if row else 0
+def _kept(db: sqlite3.Connection, view: str) -> tuple[int, int]:
+    """The checkpoint of a view, and the greatest token it was written under."""
+    row = db.execute("SELECT position, token FROM checkpoints WHERE view = ?", (view,)).fetchone()
+    return row if row else (0, 0)

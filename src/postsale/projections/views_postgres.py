@@ -83,6 +83,8 @@ class PostgresViews:
             f"SET LOCAL ROLE {self._role}",
             f"SET LOCAL lock_timeout = {round(wait.lock * 1_000)}",
             f"SET LOCAL statement_timeout = {round(wait.statement * 1_000)}",
+            # A process that stands still in the middle must not hold a share that others took over.
+            f"SET LOCAL idle_in_transaction_session_timeout = {round(wait.idle * 1_000)}",
             # Derived data: a crash of the server may cost a little refolding, so a commit need not wait for the disk.
             "SET LOCAL synchronous_commit = off",
         )
@@ -188,15 +190,24 @@ class PostgresViews:
                 return
             after, sign = page[-1][0], ">"
 
-    def write(self, view: str, rows: Rows, *, checkpoint: int, expected: int, also: Mapping[str, Rows] | None = None) -> None:
+    def write(
+        self,
+        view: str,
+        rows: Rows,
+        *,
+        checkpoint: int,
+        expected: int,
+        also: Mapping[str, Rows] | None = None,
+        token: int | None = None,
+    ) -> None:
         # In one order everywhere, so that two writers of the same rows do not wait for each other in a circle.
         changed = sorted((name, key, value) for name, its in {**(also or {}), view: rows}.items() for key, value in its.items())
         gone = [(name, key) for name, key, value in changed if value is None]
         kept = [(name, key, bytes(value)) for name, key, value in changed if value is not None]
 
         def work(db: Connection, script: Script) -> None:
-            (actual,) = self._locked(db, script, [view])
-            check_move(view, checkpoint, expected, actual)
+            ((actual, newest),) = self._locked(db, script, [view])
+            check_move(view, checkpoint, expected, actual, token, newest)
             if kept:
                 db.execute(
                     f"INSERT INTO {self._v}.rows (view, key, value) SELECT * FROM unnest(%s::text[], %s::text[], %b::bytea[])"
@@ -210,23 +221,26 @@ class PostgresViews:
                     " WHERE r.view = g.view AND r.key = g.key",
                     *map(list, zip(*gone, strict=True)),
                 )
-            if checkpoint != expected:
-                end.add(f"UPDATE {self._v}.checkpoints SET position = %s WHERE view = %s", checkpoint, view)
+            if checkpoint != expected or (token or 0) > newest:
+                moved = (checkpoint, max(newest, token or 0), view)
+                end.add(f"UPDATE {self._v}.checkpoints SET position = %s, token = %s WHERE view = %s", *moved)
             end.add("COMMIT")
             end.run(db)
 
         self._run(work)
 
-    def _locked(self, db: Connection, script: Script, views: Sequence[str]) -> list[int]:
-        """The checkpoints of views, locked until the end of the transaction. Their rows are never deleted: they are the locks."""
+    def _locked(self, db: Connection, script: Script, views: Sequence[str]) -> list[tuple[int, int]]:
+        """Checkpoints and tokens of views, locked until the end of the transaction. Their rows are never deleted: they are the locks."""
         names, found = sorted(set(views)), list[Any]()
-        script.add(f"INSERT INTO {self._v}.checkpoints SELECT unnest(%s::text[]), 0 ON CONFLICT (view) DO NOTHING", names)
+        script.add(f"INSERT INTO {self._v}.checkpoints SELECT unnest(%s::text[]), 0, 0 ON CONFLICT (view) DO NOTHING", names)
         script.add(
-            f"SELECT view, position FROM {self._v}.checkpoints WHERE view = ANY (%s) ORDER BY view FOR UPDATE", names, take=found.extend
+            f"SELECT view, position, token FROM {self._v}.checkpoints WHERE view = ANY (%s) ORDER BY view FOR UPDATE",
+            names,
+            take=found.extend,
         )
         script.run(db)
-        positions: dict[str, int] = dict(found)
-        return [positions[view] for view in views]
+        kept = {view: (position, token) for view, position, token in found}
+        return [kept[view] for view in views]
 
     def drop(self, *views: str) -> None:
         def work(db: Connection, script: Script) -> None:

@@ -11,7 +11,7 @@ from typing import Final
 from postsale.store.postgres_init import acting_ends_sql, roles_sql
 from postsale.store.postgres_schema import DEFAULT_SCHEMA, Roles, check_schema
 
-LAYOUT: Final = 1
+LAYOUT: Final = 2
 """Of the tables; views of another layout are emptied when they are opened."""
 
 
@@ -47,7 +47,7 @@ def tables_sql(schema: str) -> str:
     s, v, writer, projector = schema, views_schema(schema), Roles.of(schema).writer, projector_role(schema)
     return f"""\
 CREATE TABLE {v}.log (id text NOT NULL, layout integer NOT NULL);
-CREATE TABLE {v}.checkpoints (view text COLLATE "C" PRIMARY KEY, position bigint NOT NULL);
+CREATE TABLE {v}.checkpoints (view text COLLATE "C" PRIMARY KEY, position bigint NOT NULL, token bigint NOT NULL);
 CREATE TABLE {v}.rows (
     view text COLLATE "C" NOT NULL, key text COLLATE "C" NOT NULL, value bytea NOT NULL,
     tenant text COLLATE "C" NOT NULL GENERATED ALWAYS AS (

@@ -29,7 +29,7 @@ from postsale.aggregates import decisions as d
 from postsale.aggregates.artifacts import EVERY_AGENT, AgentControl, Mode, policy_stream
 from postsale.aggregates.customer import CustomerAggregate, PendingTrigger
 from postsale.aggregates.identity import ALIASES, AliasLinked, customer_stream
-from postsale.errors import BadDeclaration, ConditionFailed, ContentConflict, InvalidInput, StoreUnavailable, VersionConflict
+from postsale.errors import BadDeclaration, ConditionFailed, ContentConflict, InvalidInput, NotLive, StoreUnavailable, VersionConflict
 from postsale.events import DAY_US, Actor, Event, Header, Origin, StoredEvent, StreamId, decode, derive_id
 from postsale.store.contract import Condition, NoneSince, StreamAt
 from postsale.store.leases import Lease
@@ -321,7 +321,7 @@ class EmbeddedEngine:
         try:
             values, health = self._values(c, agent, now_us)
             evidence = EvidenceRecorder(agent.name, policy.inputs, values, read_set(c, health)).everything()
-        except StoreUnavailable:
+        except (StoreUnavailable, NotLive):
             raise
         except Exception as error:  # the agent's own code: its trigger must not stay without a disposition
             evidence = dict.fromkeys(sorted(policy.inputs))

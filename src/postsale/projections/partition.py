@@ -1,0 +1,192 @@
+"""One share of a view: its checkpoint, the states it keeps at hand, and the folding of a batch into its rows in one transaction.
+
+Which events are read, and by whom, is the runner's matter. Imports the store's contract, views and folds.
+
+The streams of a view are shared out by a hash of their key. All shares write rows of the same view; each has a checkpoint, and so a
+transaction, of its own. Beside the view, in `VIEW!aside`: `parked/KEY` for each stream that waits behind an event that cannot be read,
+and per share `anchor`, the leaf of the last event looked at, by which a log that was restored from an older copy is noticed.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final, NamedTuple
+
+import orjson
+
+from postsale.errors import InvalidInput, UnknownWireName, UpcastFailed
+from postsale.events import StoredEvent, canonical
+from postsale.projections.fold import Fold, State, fact_of
+from postsale.projections.views import Views
+
+POISON: Final = (UnknownWireName, UpcastFailed, InvalidInput)
+PARKED: Final = "parked/"
+
+OnFact = Callable[[StoredEvent, State, State], None]
+"""`on_fact(event, before, after)`: the stream's state without and with this fact. `after` goes on being folded: do not keep or
+change it. Called in the order of positions within a stream, before the commit of the fact's batch, so after a crash it is called
+again for the same facts: at least once; derive ids from the event. When it raises, nothing of its batch is committed."""
+
+
+class Names(NamedTuple):
+    """How a view, what is beside it, and the checkpoints of its shares are named in `Views`."""
+
+    view: str
+    aside: str
+    checkpoints: tuple[str, ...]
+    anchors: tuple[str, ...]
+
+    @classmethod
+    def of(cls, base: str, partitions: int, build: int = 0) -> Names:
+        """Another number of shares, or another build, is another view: no row of one is ever read as one of the other."""
+        view = base + (f".of{partitions}" if partitions > 1 else "") + (f"~{build}" if build else "")
+        if partitions == 1:
+            return cls(view, f"{view}!aside", (view,), ("anchor",))
+        shares = range(partitions)
+        return cls(view, f"{view}!aside", tuple(f"{view}.{n}" for n in shares), tuple(f"anchor.{n}" for n in shares))
+
+    @property
+    def all(self) -> tuple[str, ...]:
+        """Everything that belongs to the view."""
+        return tuple(dict.fromkeys((self.view, self.aside, *self.checkpoints)))
+
+    def share_of(self, key: str) -> int:
+        """Which share a stream's key is in. Stored for ever, so a checksum that every language has."""
+        return zlib.crc32(key.encode()) % len(self.checkpoints)
+
+
+class Parked(NamedTuple):
+    """A stream that waits: the event that cannot be read, why, and how many later events wait behind it."""
+
+    key: str
+    position: int
+    wire_name: str
+    error: str  # the error's class
+    reason: str
+    waiting: int
+
+
+def parked_at(key: str, event: StoredEvent, error: Exception) -> Parked:
+    """A stream that begins to wait at this event."""
+    return Parked(key, event.position, event.wire_name, type(error).__name__, str(error), 0)
+
+
+def dump_parked(parked: Parked) -> bytes:
+    return canonical(list(parked))
+
+
+def load_parked(raw: bytes) -> Parked:
+    return Parked(*orjson.loads(raw))
+
+
+class Partition:
+    """Share `number` of a view. For one thread. Holds at most `cached` states between batches."""
+
+    def __init__(self, views: Views, fold: Fold, names: Names, number: int, cached: int) -> None:
+        self._views, self._fold, self._names, self._cached = views, fold, names, cached
+        self._checkpoint = names.checkpoints[number]
+        self._anchor = names.anchors[number]
+        self._states: dict[str, State] = {}  # as the view holds them at `_states_at`; least recently touched first
+        self._states_at = 0
+
+    def position(self) -> int:
+        """How far the share is folded."""
+        return self._views.checkpoint(self._checkpoint)
+
+    def claim(self, token: int | None) -> None:
+        """From now on nobody writes this share under a smaller token. Raises ViewMoved, LeaseLost."""
+        at = self.position()
+        self._views.write(self._checkpoint, {}, checkpoint=at, expected=at, token=token)
+
+    def fold(
+        self, events: Sequence[tuple[str, StoredEvent]], at: int, to: int, anchor: bytes, on_fact: OnFact | None, token: int | None
+    ) -> tuple[int, dict[str, bytes]]:
+        """Fold the events of this share after `at` up to `to` and commit. Returns how many were folded, and the rows written.
+
+        An event that cannot be read parks its stream. Raises ViewMoved, LeaseLost; then nothing was written.
+        """
+        try:
+            return self._fold_and_commit(events, at, to, anchor, on_fact, token)
+        except BaseException:
+            self._states.clear()  # they hold facts that were not committed
+            raise
+
+    def _fold_and_commit(
+        self, events: Sequence[tuple[str, StoredEvent]], at: int, to: int, anchor: bytes, on_fact: OnFact | None, token: int | None
+    ) -> tuple[int, dict[str, bytes]]:
+        keys = list(dict.fromkeys(key for key, _ in events))
+        parked = self._parked(keys)
+        states = self._load(at, [key for key in keys if key not in parked])
+        changed: set[str] = set()
+        aside: dict[str, bytes | None] = {}
+        folded = 0
+        for index, (key, event) in enumerate(events):
+            record = parked.get(key)
+            if record is not None:
+                parked[key] = record._replace(waiting=record.waiting + 1)
+                aside[PARKED + key] = dump_parked(parked[key])
+                continue
+            state = states[key]
+            before = self._fold.copy(state) if on_fact is not None else state
+            try:
+                self._fold.add(state, fact_of(event))
+            except POISON as error:
+                parked[key] = parked_at(key, event, error)
+                aside[PARKED + key] = dump_parked(parked[key])
+                states[key] = self._refold(key, (e for k, e in events[:index] if k == key))
+                self._states.pop(key, None)  # a parked stream is never cached: `retry` may rewrite its row
+                continue
+            changed.add(key)
+            folded += 1
+            if on_fact is not None:
+                on_fact(event, before, state)
+        rows = {key: self._fold.dump(states[key]) for key in changed}
+        aside[self._anchor] = anchor
+        self._write(rows, aside, at, to, token)
+        self._states_at = to
+        while len(self._states) > self._cached:
+            del self._states[next(iter(self._states))]
+        return folded, {key: row for key, row in rows.items() if key not in parked}
+
+    def rewrite(self, key: str, state: State, parked: Parked | None, at: int, token: int | None) -> None:
+        """Replace one row where the share stands, and say whether its stream still waits."""
+        self._states.pop(key, None)
+        self._write({key: self._fold.dump(state)}, {PARKED + key: None if parked is None else dump_parked(parked)}, at, at, token)
+
+    def fill(self, rows: dict[str, bytes], to: int, anchor: bytes) -> None:
+        """Write the rows of a share that was not folded at all. Raises ViewMoved when it was meanwhile."""
+        self._write(rows, {self._anchor: anchor}, 0, to, None)
+
+    def _write(self, rows: dict[str, bytes], aside: dict[str, bytes | None], at: int, to: int, token: int | None) -> None:
+        also: dict[str, dict[str, bytes | None]] = {self._names.aside: aside}
+        own: dict[str, bytes | None] = dict(rows)
+        if self._checkpoint != self._names.view:
+            also[self._names.view], own = own, {}
+        self._views.write(self._checkpoint, own, checkpoint=to, expected=at, also=also, token=token)
+
+    def _load(self, at: int, keys: Sequence[str]) -> dict[str, State]:
+        """States as the view holds them at `at`; those of `keys` become the most recently touched."""
+        if self._states_at != at:
+            self._states.clear()
+            self._states_at = at
+        rows = self._views.get_many(self._names.view, [key for key in keys if key not in self._states])
+        out: dict[str, State] = {}
+        for key in keys:
+            state = self._states.pop(key, None)
+            if state is None:
+                state = self._fold.load(rows[key]) if key in rows else self._fold.empty()
+            out[key] = self._states[key] = state
+        return out
+
+    def _refold(self, key: str, events: Iterable[StoredEvent]) -> State:
+        """The state of the view's row and these readable events, after an add left it half-changed."""
+        raw = self._views.get(self._names.view, key)
+        state = self._fold.empty() if raw is None else self._fold.load(raw)
+        for event in events:
+            self._fold.add(state, fact_of(event))
+        return state
+
+    def _parked(self, keys: Sequence[str]) -> dict[str, Parked]:
+        found = self._views.get_many(self._names.aside, [PARKED + key for key in keys])
+        return {key.removeprefix(PARKED): load_parked(raw) for key, raw in found.items()}
