@@ -66,6 +66,8 @@ def new_event(events: Events, rand: random.Random) -> NewEvent:
     data, wire_name, schema = encode_payload(made), made.wire_name, schema_digest(type(made))
     if type(made) is Pushed and rand.random() < 0.3:
         data, wire_name, schema = b'{"strength":%d}' % rand.randrange(9), "tests.projections/pushed@1", b"an older shape!!"
+    if type(made) is Measured and rand.random() < 0.3:
+        schema = b"another shape!!!"  # of the same version
     if rand.random() < 0.1:
         return events.decision(stream, 0, wire_name="test/decided@1")._replace(stream=StreamId("acme", "customers", f"d{at}"))
     return events.fact(stream, wire_name=wire_name, schema=schema, data=data, occurred_at_us=at)
