@@ -139,9 +139,10 @@ class _Job:
     def turn(self, head: int) -> tuple[int, bool]:
         if self._start is None:
             self._start = head
-        if (view := self._runner.view) != self.view:  # another build is served now
+        names = self._runner.names()
+        if names.view != self.view:  # another build is served now
             self.release()
-            self.view = view
+            self.view = names.view
         self._keep()
         every_us = int(self._ttl_s * SECOND_US) // 6
         if not self._look_at_us - every_us <= self._clock.now_us() < self._look_at_us:
@@ -151,7 +152,7 @@ class _Job:
             return 0, False
         shares = {n: lease.token for n, lease in self.leases.items()}
         try:
-            at, events = self._runner.advance(shares, head)
+            at, events = self._runner.advance(shares, head, names=names)
         except ViewMoved:
             return 0, True  # somebody without a lease, such as `run_once`, folded too: look again from where it has come to
         except LeaseLost:
