@@ -25,6 +25,11 @@ _BACK_OFF_S: Final = (0.1, 0.5, 2.0, 5.0)
 _SLICE_S: Final = 0.1  # how late `stop` may be noticed while it waits
 
 
+def share_lease(view: str, share: int) -> LeaseName:
+    """The lease of whoever folds a share of a view."""
+    return LeaseName(SYSTEM_TENANT, f"projection/{view}/{share}")
+
+
 class Turn(NamedTuple):
     """What one turn did: facts folded, and whether there is more to fold at once."""
 
@@ -156,8 +161,12 @@ class _Job:
         except ViewMoved:
             return 0, True  # somebody without a lease, such as `run_once`, folded too: look again from where it has come to
         except LeaseLost:
+            held = set(self.leases)
             self._look_at_us = 0
             self._keep(renew=True)
+            if held == set(self.leases):
+                # The leases are ours, so the view was written under tokens of another course of the log, which was put back since.
+                self._runner.drop()
             return 0, True
         return events, at < head
 
@@ -196,8 +205,7 @@ class _Job:
         for n in ((mine * total // len(alive) + i) % total for i in range(total)):
             if len(self.leases) >= fair:
                 break
-            name = LeaseName(SYSTEM_TENANT, f"projection/{self.view}/{n}")
-            if n not in self.leases and (taken := self._leases.acquire(name, self._ttl_s)) is not None:
+            if n not in self.leases and (taken := self._leases.acquire(share_lease(self.view, n), self._ttl_s)) is not None:
                 try:
                     self._runner.claim({n: taken.token})
                 except StoreUnavailable:
