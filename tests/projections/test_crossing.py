@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC, datetime
 from itertools import combinations_with_replacement
 
 import pytest
@@ -21,7 +22,8 @@ from postsale.aggregates.signals import (
     UsageObserved,
 )  # fmt: skip
 from postsale.errors import InvalidInput
-from postsale.projections import CUSTOMER_HEALTH, Component, Features, HealthModel, count, explain_health
+from postsale.events import to_us
+from postsale.projections import CUSTOMER_HEALTH, Component, Fact, Features, HealthModel, count, explain_health
 from postsale.projections.crossing import crossings
 from postsale.projections.health import Lever
 
@@ -159,6 +161,15 @@ def test_a_day_of_more_use_lies_a_day_before_the_next():
         times = [f.occurred_at_us for f in move.facts]
         step = 86_400_000_000 if move.lever == "active day" else 0
         assert times == [day(59) - i * step for i in range(len(times))]
+
+
+@pytest.mark.parametrize(("year", "possible"), [(1, False), (1685, False), (1686, True), (2254, True), (2255, False), (9999, False)])
+def test_at_a_time_when_no_signal_can_occur_facts_are_only_taken_away(year, possible):
+    us = to_us(datetime(year, 1, 1, 12, tzinfo=UTC))
+    money = {"amount_minor": 1, "currency": "EUR"}
+    (up,) = crossings(SMALL, [Fact("billing/invoice-payment-failed", n, min(us, day(0)), day(0), money) for n in (1, 2)], us)
+    assert (up.moves is not None) is possible
+    assert (up.tried == 2) is not possible  # one of them taken away, then both
 
 
 def test_without_a_value_there_is_no_band_to_cross():
