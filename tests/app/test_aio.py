@@ -24,7 +24,7 @@ from postsale.store.postgres_link import Patience
 from .support import ANNA, NOON, Server, Where, failed, opened, paid, place_of, subscribed
 
 _ONLY_SYNC = {
-    "Tenant": {"agent", "agent_names"},
+    "Tenant": {"agent", "agent_names", "datasets", "datasets_of", "pseudonyms", "training_rows"},
     "PostSale": {
         "authenticate",
         "decision_stream",
@@ -34,6 +34,8 @@ _ONLY_SYNC = {
         "issue_token",
         "person",
         "projections",
+        "projector",
+        "runner_of",
         "simulate",
         "tenants",
     },

@@ -282,4 +282,7 @@ class Shared(RuleBasedStateMachine):
 
 
 Shared.TestCase.settings = settings(max_examples=25, stateful_step_count=25, suppress_health_check=[HealthCheck.too_slow], deadline=None)
-test_projectors_that_come_and_go_in_any_order_keep_what_the_log_says = Shared.TestCase
+
+
+class TestProjectorsThatComeAndGo(Shared.TestCase):  # type: ignore[misc]
+    """In any order, under any clock."""

@@ -22,6 +22,7 @@ from postsale.aggregates.customer import CustomerAggregate
 from postsale.aggregates.identity import CUSTOMERS, ExternalId
 from postsale.aggregates.signals import Signal
 from postsale.app.directory import as_external
+from postsale.app.exporting import Exports
 from postsale.app.health import CustomerRow, customer_rows, states_of
 from postsale.app.importing import Importer, ImportReport, Refused
 from postsale.app.readings import health_of, lifecycle_of
@@ -316,6 +317,11 @@ class Tenant:
                 raise UnknownCustomer(tenant=self.name)
             found.append((linked.account, at))
         return tuple(found)
+
+    @property
+    def export(self) -> Exports:
+        """What leaves for the data stack: `export.log(url)`, `export.features(Features, url)`, `export.frame(SignalClass)`."""
+        return Exports(self)
 
     # ------------------------------------------------------------ lists and histories
 

@@ -32,6 +32,7 @@ from postsale.cli.common import (
 )
 from postsale.cli.db import db_app
 from postsale.cli.demo import demo
+from postsale.cli.export import export_app
 from postsale.cli.health import health_app
 from postsale.cli.ingest import ingest_app, quarantine_app
 from postsale.cli.log import log_app
@@ -73,6 +74,7 @@ app.add_typer(snapshots_app, name="snapshots")
 app.add_typer(quarantine_app, name="quarantine")
 app.add_typer(log_app, name="log")
 app.add_typer(schemas_app, name="schemas")
+app.add_typer(export_app, name="export")
 app.add_typer(token_app, name="token")
 app.add_typer(db_app, name="db")
 

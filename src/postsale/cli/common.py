@@ -37,6 +37,8 @@ from postsale.errors import (
     ArchiveUnwritable,
     BreakingChange,
     CheckpointRefused,
+    ExportRefused,
+    ExportUnwritable,
     IdentityConflict,
     InvalidInput,
     KeyUnavailable,
@@ -75,7 +77,7 @@ Environment: POSTSALE_DB · POSTSALE_KEYS · POSTSALE_SCHEMA · POSTSALE_TENANT 
 _STATUS: tuple[tuple[tuple[type[PostSaleError], ...], int], ...] = (
     ((LogDamaged, ReplayDiverged, SealBroken, BreakingChange, CheckpointRefused, NoteInvalid), 1),
     ((InvalidInput, MappingInvalid, PolicyInvalid, IdentityConflict), 2),
-    ((ApprovalRefused, NotAllowed, NotLive), 3),
+    ((ApprovalRefused, NotAllowed, ExportRefused, NotLive), 3),
     ((UnknownCustomer, UnknownDecision, UnknownEvent, NotCheckpointed), 4),
     (
         (
@@ -88,6 +90,7 @@ _STATUS: tuple[tuple[tuple[type[PostSaleError], ...], int], ...] = (
             SegmentUnreadable,
             ArchiveBusy,
             ArchiveUnwritable,
+            ExportUnwritable,
         ),
         5,
     ),

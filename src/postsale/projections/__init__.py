@@ -8,6 +8,7 @@ from postsale.projections.bulk import fold_all, read_facts
 from postsale.projections.changes import Changed
 from postsale.projections.crossing import Crossing, Move
 from postsale.projections.customer_health import CUSTOMER_HEALTH, CustomerHealth
+from postsale.projections.deployments import Deployments
 from postsale.projections.derived import Derived, derived
 from postsale.projections.features import (
     Features,
@@ -45,6 +46,7 @@ __all__ = [
     "Contribution",
     "Crossing",
     "CustomerHealth",
+    "Deployments",
     "Derived",
     "Difference",
     "EventEffect",
