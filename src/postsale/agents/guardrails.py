@@ -6,7 +6,7 @@ They suppress and never defer: what is not allowed now is decided anew at the ne
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -128,7 +128,7 @@ def is_quiet(local_time: str, start: str, end: str) -> bool:
 
 def judge(
     policy: Policy,
-    chosen: Rule | None,
+    chosen: Sequence[Rule],
     no_row: str,
     offer: Offer | None,
     context: Context,
@@ -137,9 +137,12 @@ def judge(
     depth: int,
     tools: Mapping[str, ToolRef],
 ) -> tuple[Verdict, ...]:
-    """Every guardrail's verdict on the chosen row, in order. `no_row` says why there is none: no-rule, not-unique."""
+    """Every guardrail's verdict on the rows that decide, in order: all of them may, or none.
+
+    `no_row` says why there is none: no-rule, not-unique, not-any.
+    """
     g = policy.guardrails
-    channel = chosen.channel if chosen else None
+    contacting = [rule.channel for rule in chosen if rule.channel is not None]
     out = [
         _say("kill-switch", f"kill-switch:{context.paused_by or 'agent'}", not context.paused_by, "paused", "not paused"),
         _say("identity", "identity:merged", not context.merged, "this customer is part of another one", "stands on its own"),
@@ -151,19 +154,19 @@ def judge(
             f"depth {depth}: too many of our own effects in the chain",
             f"depth {depth}",
         ),
-        _tool(chosen, tools),
+        *_tools(chosen, tools),
     ]
-    if channel is None:
+    if not contacting:
         out.append(_say("consent", "consent:none", True, "", "this does not contact the customer"))
-    else:
+    for channel in dict.fromkeys(contacting):
         given = context.consent.get(channel, False)
         out.append(_say("consent", f"consent:{channel}/{g.purpose}", given, "not given; unknown is no", "given"))
     for f in g.frequency:
         made = context.touches.get(f.days, 0)
-        ok = channel is None or made < f.count
+        ok = not contacting or made + len(contacting) <= f.count
         out.append(_say("frequency", f"frequency:{f.count}/{f.days}d", ok, f"{made} contacts already", f"{made} contacts"))
     if (q := g.quiet_hours) is not None:
-        ok = channel is None or not is_quiet(context.local_time, q.start, q.end)
+        ok = not contacting or not is_quiet(context.local_time, q.start, q.end)
         at = f"{context.local_time} in {context.time_zone}"
         out.append(_say("quiet-hours", f"quiet-hours:{q.start}-{q.end}", ok, at, at))
     if g.budget is not None:
@@ -187,17 +190,18 @@ def _say(guardrail: str, rule: str, passed: bool, no: str, yes: str) -> Verdict:
     return Verdict(guardrail=guardrail, rule=rule, passed=passed, reason=yes if passed else no)
 
 
-def _policy(chosen: Rule | None, no_row: str) -> Verdict:
-    if chosen is None:
+def _policy(chosen: Sequence[Rule], no_row: str) -> Verdict:
+    if not chosen:
         return _say("policy", f"policy:{no_row}", False, "no row decides here", "")
-    acts = chosen.action != NO_ACTION
-    return _say("policy", f"policy:{chosen.id}", acts, "the row says that nothing is to be done", "the row acts")
+    acts = chosen[0].action != NO_ACTION
+    return _say("policy", f"policy:{chosen[0].id}", acts, "the row says that nothing is to be done", "the row acts")
 
 
-def _tool(chosen: Rule | None, tools: Mapping[str, ToolRef]) -> Verdict:
-    if chosen is None or chosen.tool is None:
-        return _say("tool", "tool:none", True, "", "no tool is needed")
-    return _say("tool", f"tool:{chosen.tool}", chosen.tool in tools, "no such tool is installed", "installed")
+def _tools(chosen: Sequence[Rule], tools: Mapping[str, ToolRef]) -> list[Verdict]:
+    needed = dict.fromkeys(rule.tool for rule in chosen if rule.tool is not None)
+    if not needed:
+        return [_say("tool", "tool:none", True, "", "no tool is needed")]
+    return [_say("tool", f"tool:{tool}", tool in tools, "no such tool is installed", "installed") for tool in needed]
 
 
 def _budget(budget: Budget, offer: Offer | None, context: Context) -> Verdict:
@@ -211,11 +215,12 @@ def _budget(budget: Budget, offer: Offer | None, context: Context) -> Verdict:
     return _say("budget", rule, offer.amount_minor <= left, text, text)
 
 
-def _authority(chosen: Rule | None, offer: Offer | None) -> Verdict:
-    if chosen is None or offer is None:
+def _authority(chosen: Sequence[Rule], offer: Offer | None) -> Verdict:
+    rule = next((r for r in chosen if r.offer is not None), None) or next(iter(chosen), None)
+    if rule is None or offer is None:
         return _say("authority", "authority:none", True, "", "nothing is offered")
-    above = over_authority(chosen, offer)
-    ok = not above or chosen.approval != "none"
+    above = over_authority(rule, offer)
+    ok = not above or rule.approval != "none"
     return _say(
         "authority",
         f"authority:{offer.authority_limit_minor}",

@@ -7,22 +7,24 @@ how it prints and differs in `policy_text`. No evidence, no clock, no tools. May
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from string import Formatter
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from postsale.agents.expressions import Cell, InputType, Value, all_of, parse_cell
+from postsale.agents.regions import Box, box_of
 from postsale.aggregates.artifacts import content_digest
 from postsale.aggregates.customer import MAX_TOUCHES
 from postsale.errors import PolicyInvalid
 from postsale.events import MAX_INT, Currency, Id, Text, canonical
 
 NO_ACTION = "none"
+_STORED = "stored"  # the validation context of a policy that the log holds
 MAX_FREQUENCY = 50  # below MAX_TOUCHES, the contacts that a customer's state remembers
 assert MAX_FREQUENCY < MAX_TOUCHES
 
@@ -31,6 +33,8 @@ Kind = Annotated[str, Field(pattern=r"^[a-z0-9-]+(\.[a-z0-9-]+)*/[a-z0-9-]+$")] 
 ToolName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*@[1-9][0-9]*$")]
 Minor = Annotated[int, Field(ge=0, le=MAX_INT)]
 Approval = Literal["required", "when-over-authority", "none"]
+Hit = Literal["first", "unique", "any", "priority", "collect", "output-order"]
+SEVERAL: frozenset[Hit] = frozenset({"collect", "output-order"})  # hit policies under which several rows decide together
 Cells = dict[str, JsonValue]  # input name -> cell; checked and compiled by `expressions`
 
 
@@ -71,6 +75,11 @@ class Rule(_Model):
     approval: Approval = "when-over-authority"
     because: Text
     risk_case: bool = False
+
+    @property
+    def output(self) -> dict[str, Any]:
+        """What the row does, without its name, its condition and its reason."""
+        return self.model_dump(mode="json", exclude={"id", "when", "because"})
 
 
 class Frequency(_Model):
@@ -125,17 +134,18 @@ class Policy(_Model):
     owner: Id
     description: Text
     inputs: dict[Id, InputType]
-    hit: Literal["first", "unique"] = "first"
+    hit: Hit = "first"
+    priorities: tuple[Name, ...] | None = None  # actions, the most important first; for `priority` and `output-order`
     triggers: Annotated[tuple[Trigger, ...], Field(alias="trigger", min_length=1, max_length=100)]
     rules: Annotated[tuple[Rule, ...], Field(alias="rule", min_length=1, max_length=500)]
     guardrails: Guardrails
     outcome: Outcome | None = None
 
-    def model_post_init(self, _context: Any, /) -> None:
+    def model_post_init(self, context: Any, /) -> None:
         """Every policy object is a valid one: compiling and checking is part of making it."""
         from postsale.agents.policy_check import check
 
-        check(self)
+        check(self, stored=context == _STORED)
 
     # ------------------------------------------------------------ making one
 
@@ -162,11 +172,14 @@ class Policy(_Model):
 
     @classmethod
     def from_json(cls, content: str) -> Self:
-        """The policy that `content` of an earlier one holds. Round trip: `Policy.from_json(p.content) == p`."""
-        return cls._validated(content, "policy")
+        """The policy that `content` of an earlier one holds. Round trip: `Policy.from_json(p.content) == p`.
+
+        One that was published is read by every later version: what is refused in new policies only is not refused here.
+        """
+        return cls._validated(content, "policy", _STORED)
 
     @classmethod
-    def _validated(cls, data: str | Mapping[str, Any], name: str) -> Self:
+    def _validated(cls, data: str | Mapping[str, Any], name: str, context: str | None = None) -> Self:
         plain: Any = data
         if isinstance(data, Mapping):
             name = str(data.get("name", name))[:100]
@@ -175,7 +188,7 @@ class Policy(_Model):
             except TypeError:
                 raise PolicyInvalid(policy=name, where="the file", reason="a value that JSON does not have") from None
         try:
-            return cls.model_validate_json(data)
+            return cls.model_validate_json(data, context=context)
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             where = _place(first["loc"], plain if isinstance(plain, Mapping) else {})
@@ -199,6 +212,36 @@ class Policy(_Model):
     def rows(self) -> tuple[Row, ...]:
         """The rules, compiled, in order."""
         return tuple(Row(rule, all_of(self.cells(rule.when, f"rule {rule.id!r}, when"))) for rule in self.rules)
+
+    @cached_property
+    def boxes(self) -> tuple[Box, ...]:
+        """What each rule matches, in order."""
+        return tuple(box_of(self.cells(rule.when, f"rule {rule.id!r}, when"), self.inputs) for rule in self.rules)
+
+    def deciding(self, matching: Sequence[Rule]) -> tuple[tuple[Rule, ...], str]:
+        """Which of the rules that match decide, in order; none, and why, where the hit policy refuses."""
+        if not matching:
+            return (), "no-rule"
+        acting = tuple(r for r in matching if r.action != NO_ACTION) or tuple(matching[:1])
+        match self.hit:
+            case "first":
+                return (matching[0],), ""
+            case "unique":
+                return ((matching[0],), "") if len(matching) == 1 else ((), "not-unique")
+            case "any":
+                same = all(r.output == matching[0].output for r in matching)
+                return ((matching[0],), "") if same else ((), "not-any")
+            case "priority":
+                return (min(matching, key=self.rank),), ""
+            case "collect":
+                return acting, ""
+            case "output-order":
+                return tuple(sorted(acting, key=self.rank)), ""
+
+    def rank(self, rule: Rule) -> int:
+        """Its action's place among `priorities`, 0 the most important; "none" is last unless it is listed."""
+        order = self.priorities or ()
+        return order.index(rule.action) if rule.action in order else len(order)
 
     @cached_property
     def conditions(self) -> tuple[Condition, ...]:
@@ -239,11 +282,42 @@ class Policy(_Model):
     def __str__(self) -> str:
         return self.table()
 
-    def diff(self, other: Policy) -> list[str]:
-        """What changes from this policy to `other`, one line each; [] when their digests are equal."""
-        from postsale.agents.policy_text import diff
+    def changes(self, other: Policy) -> tuple[Change, ...]:
+        """What changes from this policy to `other`, rows by id; () when their digests are equal."""
+        from postsale.agents.policy_text import changes
 
-        return diff(self, other)
+        return changes(self, other)
+
+    def diff(self, other: Policy) -> list[str]:
+        """`changes` in words, one line each."""
+        return [str(change) for change in self.changes(other)]
+
+
+class Change(NamedTuple):
+    """One thing that differs between two policies."""
+
+    where: str  # such as `rule 'mail'`, `guardrails`, `version`
+    what: Literal["added", "removed", "changed", "moved"]
+    field: str = ""  # of a row or section, such as `when.segment`
+    before: Any = None  # JSON types; None: nothing
+    after: Any = None
+
+    def __str__(self) -> str:
+        place = f"{self.where}.{self.field}" if self.field else self.where
+        match self.what:
+            case "changed":
+                return f"{place}: {_short(self.before)} → {_short(self.after)}"
+            case "moved":
+                return f"{place} in another order: {', '.join(self.after)}"
+            case "added" | "removed":
+                return f"{place} {self.what}"
+
+    def to_dict(self) -> dict[str, Any]:
+        return self._asdict()
+
+
+def _short(value: Any) -> str:
+    return "nothing" if value in (None, [], {}) else str(value)
 
 
 @dataclass(frozen=True, slots=True)

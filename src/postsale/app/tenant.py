@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from postsale.access import Person
-from postsale.agents import SHIPPED, Agent, asking, control
+from postsale.agents import SHIPPED, Agent, Policy, asking, control
 from postsale.agents.engines.embedded import EmbeddedEngine
 from postsale.aggregates import commands
 from postsale.aggregates.artifacts import EVERY_AGENT, AgentControl, Mode
@@ -436,6 +436,10 @@ class Tenant:
         """Agents that somebody has said anything to, by name."""
         query = Query(tenant=self.name, category="agents", lane=Lane.DECISION)
         return sorted({stored.stream.id for stored in self._ps.log.store.read(query)} - {EVERY_AGENT})
+
+    def policy(self, name: str) -> Policy | None:
+        """The policy of this name that decides now; None when none was activated."""
+        return self._ps.engine.desk.active_policy(self.name, name)[0]
 
     def _command(self, customer: Customer, decide: Callable[[CustomerAggregate], Sequence[Event]], by: Person | None = None) -> bool:
         actor = self._ps.person(by).actor if by is not None else Actor("system", "api")

@@ -34,6 +34,7 @@ from postsale.cli.db import db_app
 from postsale.cli.demo import demo
 from postsale.cli.ingest import ingest_app, quarantine_app
 from postsale.cli.log import log_app
+from postsale.cli.policies import policy_app
 from postsale.cli.run import run
 from postsale.cli.schemas import schemas_app
 from postsale.events import Masked
@@ -66,6 +67,7 @@ app.add_typer(customer_app, name="customer")
 app.add_typer(decision_app, name="decision")
 app.add_typer(approval_app, name="approval")
 app.add_typer(agent_app, name="agent")
+app.add_typer(policy_app, name="policy")
 app.add_typer(projection_app, name="projection")
 app.add_typer(snapshots_app, name="snapshots")
 app.add_typer(quarantine_app, name="quarantine")
