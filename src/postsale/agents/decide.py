@@ -14,7 +14,7 @@ from uuid import UUID
 import orjson
 
 from postsale.agents.expressions import Value
-from postsale.agents.guardrails import Context, ToolRef, first_failed, judge, over_authority
+from postsale.agents.guardrails import Context, ToolRef, first_failed, forbidding, judge, over_authority
 from postsale.agents.policy import OfferRow, Policy, Rule, fill
 from postsale.aggregates.artifacts import Mode, content_digest
 from postsale.aggregates.decisions import DecisionRecorded, Disposition, EffectIntent, Eligible, Offer, ReadRef, Reservation, Scalar
@@ -113,7 +113,8 @@ def decide(spec: AgentSpec, policy: Policy, case: Case, mac: Mac) -> Decided:
         problem = str(case.flags["failed"])
     verdicts = judge(policy, chosen, no_row, offer, case.context, mode=case.mode, depth=case.depth, tools=case.tools)
     suppressed_by = first_failed(verdicts)
-    disposition = _disposition(chosen, offer, case.mode, suppressed_by, problem)
+    asks = any(rule.then == "ask" for rule in forbidding(policy.guardrails.sequence or (), chosen, case.context))
+    disposition = _disposition(chosen, offer, case.mode, suppressed_by, problem, asks=asks)
     acts = bool(chosen) and disposition in {"acted", "awaiting"}
     if problem:
         because = f"{because} — but {problem}"
@@ -187,13 +188,15 @@ def _choose(policy: Policy, evidence: Mapping[str, Value]) -> tuple[tuple[Rule, 
     return chosen, no_row, eligible
 
 
-def _disposition(chosen: Sequence[Rule], offer: Offer | None, mode: Mode, suppressed_by: str | None, problem: str) -> Disposition:
+def _disposition(
+    chosen: Sequence[Rule], offer: Offer | None, mode: Mode, suppressed_by: str | None, problem: str, *, asks: bool
+) -> Disposition:
     # A row that cannot be carried out has failed even where a guardrail would have stopped it: somebody must mend it.
     if problem:
         return "failed"
     if suppressed_by is not None or not chosen:
         return "suppressed"
-    asks = any(r.approval == "required" or (r.approval == "when-over-authority" and over_authority(r, offer)) for r in chosen)
+    asks = asks or any(r.approval == "required" or (r.approval == "when-over-authority" and over_authority(r, offer)) for r in chosen)
     return "awaiting" if mode == "propose" or asks else "acted"
 
 

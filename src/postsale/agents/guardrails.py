@@ -6,18 +6,19 @@ They suppress and never defer: what is not allowed now is decided anew at the ne
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from postsale.agents.expressions import Value
-from postsale.agents.policy import NO_ACTION, Budget, Policy, Rule
+from postsale.agents.policy import NO_ACTION, Budget, Policy, Rule, SequenceRule
 from postsale.aggregates.artifacts import AgentControl, Mode
 from postsale.aggregates.customer import CustomerAggregate
 from postsale.aggregates.decisions import Offer, Scalar, Verdict
 from postsale.events import DAY_US, from_us
 
+PERSON = ("approval/granted", "customer/command-issued")  # what people say themselves
 SWITCHES = ("agent", "tenant", "everything")  # in the order of `artifacts.switch_streams`
 
 
@@ -34,6 +35,13 @@ class ToolRef(NamedTuple):
         return f"{self.kind}:{self.digest}"
 
 
+class Past(NamedTuple):
+    """What a sequence rule found in a customer's past."""
+
+    count: int  # events that count, MAX_RECENT of each kind at most
+    lifted: bool  # something that lifts the rule came with the newest of them, or after it
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
     """What guardrails look at, as plain values, so that a decision can record them and be judged again from them."""
@@ -46,6 +54,7 @@ class Context:
     budget_period: str = ""
     paused_by: str = ""  # "", or which switch: agent, tenant, everything
     merged: bool = False  # the customer is part of another one
+    past: Mapping[str, Past] = field(default_factory=dict)  # by sequence rule
 
     def scalars(self) -> dict[str, Scalar]:
         """The context as a decision records it. `from_scalars` is the inverse."""
@@ -59,6 +68,8 @@ class Context:
         }
         out |= {f"consent.{channel}": given for channel, given in self.consent.items()}
         out |= {f"touches.{days}d": count for days, count in self.touches.items()}
+        out |= {f"past.{id_}": past.count for id_, past in self.past.items()}
+        out |= {f"lifted.{id_}": past.lifted for id_, past in self.past.items()}
         return out
 
     @classmethod
@@ -74,6 +85,11 @@ class Context:
             budget_period=str(values.get("budget_period") or ""),
             paused_by=str(values.get("paused_by") or ""),
             merged=values.get("merged") is True,
+            past={
+                k[5:]: Past(v, values.get(f"lifted.{k[5:]}") is True)
+                for k, v in values.items()
+                if k.startswith("past.") and isinstance(v, int)
+            },
         )
 
 
@@ -99,7 +115,28 @@ def look(
         budget_period=period(g.budget, now_us) if g.budget else "",
         paused_by=paused[0] if paused else "",
         merged=customer.merged_into is not None,
+        past={rule.id: look_back(rule, customer, now_us) for rule in g.sequence or ()},
     )
+
+
+def look_back(rule: SequenceRule, customer: CustomerAggregate, now_us: int) -> Past:
+    """What a sequence rule finds in what is known about a customer at `now_us`. Exactly `within_days` ago still counts."""
+    recent = customer.recent
+    after_us = max((recent[kind][-1] for kind in rule.since if kind in recent), default=-1)
+    begin_us = now_us - rule.within_days * DAY_US
+    counted = [at for kind in dict.fromkeys(rule.kinds) for at in recent.get(kind, ()) if at >= begin_us and at > after_us]
+    lifting = [kind for name in rule.unless for kind in (PERSON if name == "person" else (name,))]
+    lifted = bool(counted) and any(recent[kind][-1] >= max(counted) for kind in lifting if kind in recent)
+    return Past(len(counted), lifted)
+
+
+def forbidding(rules: Iterable[SequenceRule], chosen: Sequence[Rule], context: Context) -> Iterator[SequenceRule]:
+    """The sequence rules that forbid one of the rows."""
+    acting = {rule.action for rule in chosen} - {NO_ACTION}
+    for rule in rules:
+        past = context.past.get(rule.id, Past(0, False))
+        if past.count >= rule.count and not past.lifted and (acting & set(rule.actions) if rule.actions else acting):
+            yield rule
 
 
 def contacts(customer: CustomerAggregate, now_us: int, days: int) -> int:
@@ -165,6 +202,11 @@ def judge(
         made = context.touches.get(f.days, 0)
         ok = not contacting or made + len(contacting) <= f.count
         out.append(_say("frequency", f"frequency:{f.count}/{f.days}d", ok, f"{made} contacts already", f"{made} contacts"))
+    stopped = {rule.id for rule in forbidding(g.sequence or (), chosen, context)}
+    for sequence in g.sequence or ():
+        found = f"{context.past.get(sequence.id, Past(0, False)).count} of {', '.join(sequence.kinds)} in {sequence.within_days} days"
+        ok = sequence.id not in stopped or sequence.then == "ask"
+        out.append(_say("sequence", f"sequence:{sequence.id}", ok, found, f"{found}{'; a person decides' * (sequence.id in stopped)}"))
     if (q := g.quiet_hours) is not None:
         ok = not contacting or not is_quiet(context.local_time, q.start, q.end)
         at = f"{context.local_time} in {context.time_zone}"

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from postsale.agents.expressions import Cell, InputType, Value, all_of, parse_cell
 from postsale.agents.regions import Box, box_of
 from postsale.aggregates.artifacts import content_digest
-from postsale.aggregates.customer import MAX_TOUCHES
+from postsale.aggregates.customer import MAX_RECENT, MAX_TOUCHES
 from postsale.errors import PolicyInvalid
 from postsale.events import MAX_INT, Currency, Id, Text, canonical
 
@@ -97,6 +97,24 @@ class QuietHours(_Model):
     default_zone: Id  # IANA name, for customers whose zone is not known
 
 
+class SequenceRule(_Model):
+    """What a customer's past forbids: rows with one of `actions` while at least `count` events of `kinds` lie within the last
+    `within_days`, unless one of `unless` happened at or after the newest of them.
+
+    Only events after the newest of a kind in `since` count. Kinds are of facts and of the customer's own decision lane; "person" in
+    `unless` stands for a person's yes or command. `then` says what a row does that is forbidden: nothing, or it asks a person.
+    """
+
+    id: Name
+    kinds: Annotated[tuple[Kind, ...], Field(min_length=1, max_length=20)]
+    within_days: Annotated[int, Field(ge=1, le=3_650)]
+    count: Annotated[int, Field(ge=1, le=MAX_RECENT)] = 1
+    since: tuple[Kind, ...] = ()
+    unless: tuple[Kind | Literal["person"], ...] = ()
+    actions: tuple[Name, ...] = ()  # (): every row that acts
+    then: Literal["suppress", "ask"] = "suppress"
+
+
 class Budget(_Model):
     """What all offers under this name may cost per calendar period (UTC), in minor units."""
 
@@ -117,6 +135,7 @@ class Guardrails(_Model):
     must_not_have_changed: tuple[Kind, ...] = ()
     bound_to: tuple[Id, ...] = ()
     approval_expires_h: Annotated[int, Field(ge=1, le=24 * 365)] = 72
+    sequence: Annotated[tuple[SequenceRule, ...], Field(min_length=1, max_length=50)] | None = None
 
 
 class Outcome(_Model):

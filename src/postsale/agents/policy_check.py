@@ -191,6 +191,16 @@ class _Check:
         windows = [(f.count, f.days) for f in g.frequency]
         if len(set(windows)) < len(windows):
             self.bad("guardrails.frequency", "the same window twice")
+        actions = {rule.action for rule in self.p.rules} - {NO_ACTION}
+        seen: set[str] = set()
+        for sequence in g.sequence or ():
+            at = f"guardrails.sequence {sequence.id!r}"
+            if sequence.id in seen:
+                self.bad(at, "this id is used twice")
+            seen.add(sequence.id)
+            for action in sequence.actions:
+                if action not in actions:
+                    self.bad(f"{at}, actions", f"no row has the action {action!r}")
         quiet = g.quiet_hours
         if quiet is None:
             return

@@ -32,6 +32,15 @@ def table(policy: Policy) -> str:
     lines += ["", "Limits"]
     for f in g.frequency:
         lines.append(f"  at most {f.count} contacts in {f.days} days, with consent for {g.purpose}")
+    for s in g.sequence or ():
+        what = ", ".join(s.actions) or "action"
+        does = "no" if s.then == "suppress" else "a person decides about every"
+        often = "" if s.count == 1 else f"{s.count} times "
+        lines.append(
+            f"  {s.id}: {does} {what} within {s.within_days} days of {often}{' or '.join(s.kinds)}"
+            + (f" since the newest {' or '.join(s.since)}" if s.since else "")
+            + (f", unless {' or '.join(s.unless)} after it" if s.unless else "")
+        )
     if g.quiet_hours:
         lines.append(
             f"  none from {g.quiet_hours.start} to {g.quiet_hours.end} on the customer's clock ({g.quiet_hours.default_zone} when unknown)"
