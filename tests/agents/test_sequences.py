@@ -103,7 +103,7 @@ def test_at_every_point_of_every_past_the_bounded_state_says_what_the_whole_past
         for rule in asked:
             for now_us in (known_us, w.clock.now_us()):
                 found = look_back(rule, customer, now_us)
-                assert (found.count >= rule.count and not found.lifted) is naive(rule, past[:upto], now_us), (rule, upto)
+                assert (found.events >= rule.count and not found.lifted) is naive(rule, past[:upto], now_us), (rule, upto)
 
 
 @given(story=steps, rule=rules)
@@ -126,7 +126,7 @@ def test_a_decision_is_suppressed_exactly_when_the_whole_past_forbids_it_and_is_
     forbidden = naive(rule, past, w.clock.now_us())
     assert (event.rule, event.suppressed_by) == ("task", "sequence:r" if forbidden else None)
     assert rederive(event, event.arguments, limited, w.engine.desk.mac("acme")).difference is None
-    assert event.context["past.r"] == look_back(rule, w.customer(), w.clock.now_us()).count
+    assert event.context["past.r"] == look_back(rule, w.customer(), w.clock.now_us()).events
 
 
 def test_a_rule_over_many_events_needs_no_more_than_the_newest() -> None:

@@ -38,7 +38,7 @@ class ToolRef(NamedTuple):
 class Past(NamedTuple):
     """What a sequence rule found in a customer's past."""
 
-    count: int  # events that count, MAX_RECENT of each kind at most
+    events: int  # that count, MAX_RECENT of each kind at most
     lifted: bool  # something that lifts the rule came with the newest of them, or after it
 
 
@@ -68,7 +68,7 @@ class Context:
         }
         out |= {f"consent.{channel}": given for channel, given in self.consent.items()}
         out |= {f"touches.{days}d": count for days, count in self.touches.items()}
-        out |= {f"past.{id_}": past.count for id_, past in self.past.items()}
+        out |= {f"past.{id_}": past.events for id_, past in self.past.items()}
         out |= {f"lifted.{id_}": past.lifted for id_, past in self.past.items()}
         return out
 
@@ -135,7 +135,7 @@ def forbidding(rules: Iterable[SequenceRule], chosen: Sequence[Rule], context: C
     acting = {rule.action for rule in chosen} - {NO_ACTION}
     for rule in rules:
         past = context.past.get(rule.id, Past(0, False))
-        if past.count >= rule.count and not past.lifted and (acting & set(rule.actions) if rule.actions else acting):
+        if past.events >= rule.count and not past.lifted and (acting & set(rule.actions) if rule.actions else acting):
             yield rule
 
 
@@ -204,7 +204,7 @@ def judge(
         out.append(_say("frequency", f"frequency:{f.count}/{f.days}d", ok, f"{made} contacts already", f"{made} contacts"))
     stopped = {rule.id for rule in forbidding(g.sequence or (), chosen, context)}
     for sequence in g.sequence or ():
-        found = f"{context.past.get(sequence.id, Past(0, False)).count} of {', '.join(sequence.kinds)} in {sequence.within_days} days"
+        found = f"{context.past.get(sequence.id, Past(0, False)).events} of {', '.join(sequence.kinds)} in {sequence.within_days} days"
         ok = sequence.id not in stopped or sequence.then == "ask"
         out.append(_say("sequence", f"sequence:{sequence.id}", ok, found, f"{found}{'; a person decides' * (sequence.id in stopped)}"))
     if (q := g.quiet_hours) is not None:
