@@ -8,6 +8,7 @@ from __future__ import annotations
 from postsale.access import Person
 from postsale.agents.desk import TRIES, Desk
 from postsale.agents.policy import Policy
+from postsale.agents.widening import widenings
 from postsale.aggregates.artifacts import (
     EVERY_AGENT,
     MODES,
@@ -21,7 +22,7 @@ from postsale.aggregates.artifacts import (
     agent_stream,
     policy_stream,
 )
-from postsale.errors import ContentConflict, InvalidInput, NotAllowed, VersionConflict
+from postsale.errors import ContentConflict, InvalidInput, NotAllowed, PolicyWidens, VersionConflict
 from postsale.events import SYSTEM, SYSTEM_TENANT, Event, Lane, StreamId, derive_id
 from postsale.store.contract import Query
 from postsale.store.log import Cause
@@ -42,15 +43,28 @@ def require_reason(reason: str, what: str) -> str:
 
 
 def activate_policy(
-    desk: Desk, tenant: str, policy: Policy, *, person: Person | None = None, reason: str = "installed with the agent"
+    desk: Desk,
+    tenant: str,
+    policy: Policy,
+    *,
+    person: Person | None = None,
+    reason: str = "installed with the agent",
+    widens: bool = False,
 ) -> bool:
-    """Publish a policy and make it the one that decides; False when it is already. Without a person nobody approved it, and the event says so."""
+    """Publish a policy and make it the one that decides; False when it is already. Without a person nobody approved it, and the event says so.
+
+    Raises PolicyWidens for one that allows more than the active one, unless `widens`, or the policy itself, declares it.
+    """
     stream = policy_stream(tenant, policy.name)
     approver = "nobody" if person is None else person.login
     for attempt in range(1, TRIES + 1):
         active, version = desk.active_policy(tenant, policy.name)
         if active is not None and active.digest == policy.digest:
             return False
+        if active is not None and not (widens or policy.widens):
+            more = widenings(active, policy)
+            if more:
+                raise PolicyWidens(policy=policy.name, widens=len(more), first=str(more[0]))
         events: list[Event] = []
         known = desk.log.events(Query(tenant=tenant, streams=(stream,), lane=Lane.DECISION))
         if not any(isinstance(r.data, ArtifactPublished) and r.data.digest == policy.digest for r in known):

@@ -154,6 +154,7 @@ class Policy(_Model):
     description: Text
     inputs: dict[Id, InputType]
     hit: Hit = "first"
+    widens: bool | None = None  # declares that this version lets the agent do more than the one before it
     priorities: tuple[Name, ...] | None = None  # actions, the most important first; for `priority` and `output-order`
     triggers: Annotated[tuple[Trigger, ...], Field(alias="trigger", min_length=1, max_length=100)]
     rules: Annotated[tuple[Rule, ...], Field(alias="rule", min_length=1, max_length=500)]

@@ -48,6 +48,7 @@ from postsale.errors import (
     NotCheckpointed,
     NoteInvalid,
     PolicyInvalid,
+    PolicyWidens,
     PostSaleError,
     ReplayDiverged,
     SealBroken,
@@ -73,7 +74,7 @@ Environment: POSTSALE_DB · POSTSALE_KEYS · POSTSALE_SCHEMA · POSTSALE_TENANT 
 _STATUS: tuple[tuple[tuple[type[PostSaleError], ...], int], ...] = (
     ((LogDamaged, ReplayDiverged, SealBroken, BreakingChange, CheckpointRefused, NoteInvalid), 1),
     ((InvalidInput, MappingInvalid, PolicyInvalid, IdentityConflict), 2),
-    ((ApprovalRefused, NotAllowed), 3),
+    ((ApprovalRefused, NotAllowed, PolicyWidens), 3),
     ((UnknownCustomer, UnknownDecision, UnknownEvent, NotCheckpointed), 4),
     (
         (
