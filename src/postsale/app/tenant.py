@@ -27,7 +27,7 @@ from postsale.app.importing import Importer, ImportReport, Refused
 from postsale.app.readings import health_of
 from postsale.app.recorder import Entry, Receipt, RecordReport
 from postsale.app.training import Question, Rows, TrainingRows, ascending, microseconds
-from postsale.audit import Explanation, Replayed, explain, replay
+from postsale.audit import Explanation, Replayed, WhatIf, explain, replay, what_if
 from postsale.errors import InvalidInput, UnknownCustomer, Unsupported
 from postsale.events import Actor, Event, Lane, Origin, Recorded, StreamId, to_us
 from postsale.ingest import Item
@@ -436,6 +436,32 @@ class Tenant:
         """Agents that somebody has said anything to, by name."""
         query = Query(tenant=self.name, category="agents", lane=Lane.DECISION)
         return sorted({stored.stream.id for stored in self._ps.log.store.read(query)} - {EVERY_AGENT})
+
+    def what_if(self, policy: Policy, *, begin: datetime, end: datetime | None = None, mode: Mode | None = None) -> WhatIf:
+        """History from `begin` to `end` (default now), both inclusive, decided again under a policy; nothing is changed.
+
+        Decisions of every version of the policy's name are decided again, each on what was known then. `mode`: as if the agent had
+        had this much autonomy. Raises InvalidInput, PolicyInvalid for evidence that is not on offer, NotLive.
+        """
+        ps, end_us = self._ps, self._ps.clock.now_us() if end is None else to_us(end)
+        agent = next((a for a in ps.engine.agents.values() if a.policy.name == policy.name), None) or Agent(policy)
+        agent.check(policy, ps.readings.features)
+        wanted = frozenset(policy.inputs)
+
+        def values(customer: CustomerAggregate, at_us: int, known_at_us: int) -> Mapping[str, Any]:
+            return agent.values(customer, ps.readings.reading(customer, at_us, wanted, known_at_us=known_at_us), at_us)
+
+        subjects = ps.readings.subjects(self.name, end_us, wanted, set())
+        everybody = ((s.customer, agent.values(s.customer, s.reading, end_us)) for s in subjects)
+        return what_if(ps.log, self.name, policy, values, begin_us=to_us(begin), end_us=end_us, mode=mode, everybody=everybody)
+
+    def activate(self, policy: Policy, *, reason: str, by: Person | None = None, widens: bool = False) -> bool:
+        """Make a policy the one that decides from now on, approved by a person; False when it is already.
+
+        Raises PolicyWidens for one that allows more than the active one and does not declare it, neither here nor in itself.
+        """
+        why, who = control.require_reason(reason, "policy"), self._ps.person(by)
+        return control.activate_policy(self._ps.engine.desk, self.name, policy, person=who, reason=why, widens=widens)
 
     def policy(self, name: str) -> Policy | None:
         """The policy of this name that decides now; None when none was activated."""

@@ -37,6 +37,7 @@ from postsale.cli.log import log_app
 from postsale.cli.policies import policy_app
 from postsale.cli.run import run
 from postsale.cli.schemas import schemas_app
+from postsale.cli.whatif import decision_whatif
 from postsale.events import Masked
 
 app = Commands(
@@ -59,6 +60,8 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
         out.print(package_version())
         raise typer.Exit
 
+
+decision_app.command("whatif")(decision_whatif)
 
 app.command()(demo)
 app.command()(run)

@@ -1,4 +1,4 @@
-"""`postsale policy …`: print a policy, compare two. Prints; decides nothing."""
+"""`postsale policy …`: print a policy, compare two, activate one. Prints; decides nothing."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ import typer
 from rich.markup import escape
 
 from postsale.agents import SHIPPED, Policy
-from postsale.cli.common import DEFAULT_DB, EXIT_CODES, Commands, Db, Json, TenantName, emit, opened, out, table, tenant_of
+from postsale.cli.common import DEFAULT_DB, EXIT_CODES, Commands, Db, Json, Reason, TenantName, emit, opened, out, person, table, tenant_of
 from postsale.errors import InvalidInput
 
-policy_app = Commands(no_args_is_help=True, help="Policies: print one, see what changes from one to another.", epilog=EXIT_CODES)
+policy_app = Commands(
+    no_args_is_help=True, help="Policies: print one, see what changes from one to another, activate one.", epilog=EXIT_CODES
+)
 
 PolicyName = Annotated[
     str, typer.Argument(metavar="POLICY", help=f"A policy file (.toml), {', '.join(SHIPPED)}, or active:NAME for the one that decides now.")
@@ -56,6 +58,29 @@ def policy_diff(a: PolicyName, b: PolicyName, db: Db = DEFAULT_DB, tenant: Tenan
         return
     rows = [(escape(c.where), c.what, escape(c.field), _cell(c.before), _cell(c.after)) for c in changes]
     table(f"{old.name} v{old.version} → {new.name} v{new.version}", ("where", "what", "field", "before", "after"), rows)
+
+
+@policy_app.command("activate")
+def policy_activate(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A policy file (.toml).")],
+    reason: Reason,
+    widens: Annotated[bool, typer.Option("--widens", help="Declare that it lets its agent do more than the active one.")] = False,
+    db: Db = DEFAULT_DB,
+    tenant: TenantName = None,
+    json: Json = False,
+) -> None:
+    """Make a policy the one that decides from now on. You approve it. Refused (exit status 3) when it allows more and nobody says so."""
+    if not file.is_file():
+        raise InvalidInput(what="argument", field="file", reason="there is no such file")
+    policy = Policy.load(file)
+    with opened(db) as ps:
+        by = person(ps)
+        done = tenant_of(ps, tenant, new=True).activate(policy, reason=reason, by=by, widens=widens)
+        if json:
+            emit({**_who(policy), "activated": done, "by": by.login})
+            return
+        said = f"decides from now on, said {escape(by.login)}." if done else "decides already."
+        out.print(f"{escape(policy.name)} v{policy.version} ({policy.digest[:12]}) {said}")
 
 
 def _who(policy: Policy) -> dict[str, Any]:
