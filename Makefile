@@ -27,7 +27,7 @@ torture: $(VENV)/.dev ## the long form of the crash and race tests
 	@POSTSALE_TORTURE=1 $(BIN)/pytest -m torture
 
 bench: $(VENV)/.dev ## every benchmark, with the peer and the raw limit beside it
-	@for name in $$(ls benchmarks | sed -n 's/^\([a-z]*\)\.py$$/\1/p'); do $(BIN)/python -m benchmarks.$$name --json; done
+	@for name in $$(ls benchmarks | sed -n 's/^\([a-z][a-z_]*\)\.py$$/\1/p'); do $(BIN)/python -m benchmarks.$$name --json; done
 
 docs: $(VENV)/.dev ## regenerate docs/reference and schemas, and the output in the README, from the code
 	@$(BIN)/python -m docs.generate

@@ -335,7 +335,7 @@ class StaleRead(PostSaleError):
     position: int  # the one it has
     at_least: int  # the one demanded
     within_s: float
-    found = "{what} is at position {position}, {within_s:g} s after it was asked"
+    found = "{what} is at position {position}, {within_s} s after it was asked"
     expected = "position {at_least} or later"
     todo = "Read again, allow more time, or leave out at_least= to take what is there."
 

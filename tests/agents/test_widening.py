@@ -71,6 +71,19 @@ def test_each_change_is_wider_or_is_not(old: str, new: str, where: list[str]) ->
     assert said(LIMITED, LIMITED.replace(old, new, 1)) == where
 
 
+def test_a_lower_floor_is_wider() -> None:
+    floor = DUNNING.replace("[inputs]", '[inputs]\nwin_probability_ppm = "integer"').replace(
+        "[guardrails.quiet_hours]", '[guardrails.probability]\nof = "win"\nat_least_percent = 20\n\n[guardrails.quiet_hours]'
+    )
+    lower, none = floor.replace("= 20", "= 19"), DUNNING
+    assert (said(floor, lower), said(lower, floor), said(floor, none), said(none, floor)) == (
+        ["guardrails.probability"],
+        [],
+        ["guardrails.probability"],
+        [],
+    )
+
+
 def test_a_row_that_moves_up_is_wider_only_where_another_one_decided() -> None:
     rows = ['vip|segment = "vip"|none', 'all|failed_payments = ">= 0"|email']
     (found,) = widenings(Policy.from_toml(table("first", *rows)), Policy.from_toml(table("first", *reversed(rows))))

@@ -214,7 +214,7 @@ def by_query(features: type[Features], customers: dict[str, tuple[list[Fact], li
         return training_columns(connection, features, **asked)
 
 
-@settings(max_examples=8)
+@settings(max_examples=5)
 @given(
     st.lists(st.tuples(facts_strategy, st.lists(st.integers(-5 * DAY_US, 20 * DAY_US), unique=True, max_size=4).map(sorted)), max_size=5),
     st.sampled_from([0, 2 * DAY_US]),

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from postsale.agents.expressions import Value
-from postsale.agents.policy import NO_ACTION, Budget, Policy, Rule, SequenceRule
+from postsale.agents.policy import NO_ACTION, Budget, Policy, ProbabilityFloor, Rule, SequenceRule
 from postsale.aggregates.artifacts import AgentControl, Mode
 from postsale.aggregates.customer import CustomerAggregate
 from postsale.aggregates.decisions import Offer, Scalar, Verdict
@@ -55,6 +55,7 @@ class Context:
     paused_by: str = ""  # "", or which switch: agent, tenant, everything
     merged: bool = False  # the customer is part of another one
     past: Mapping[str, Past] = field(default_factory=dict)  # by sequence rule
+    probability_ppm: int | None = None  # of the policy's floor; None when no calibrated model says so
 
     def scalars(self) -> dict[str, Scalar]:
         """The context as a decision records it. `from_scalars` is the inverse."""
@@ -70,12 +71,14 @@ class Context:
         out |= {f"touches.{days}d": count for days, count in self.touches.items()}
         out |= {f"past.{id_}": past.events for id_, past in self.past.items()}
         out |= {f"lifted.{id_}": past.lifted for id_, past in self.past.items()}
+        if self.probability_ppm is not None:
+            out["probability_ppm"] = self.probability_ppm
         return out
 
     @classmethod
     def from_scalars(cls, values: Mapping[str, Scalar]) -> Context:
         """The context that a decision recorded."""
-        left = values.get("budget_left_minor")
+        left, likely = values.get("budget_left_minor"), values.get("probability_ppm")
         return cls(
             local_time=str(values["local_time"]),
             time_zone=str(values["time_zone"]),
@@ -90,6 +93,7 @@ class Context:
                 for k, v in values.items()
                 if k.startswith("past.") and isinstance(v, int)
             },
+            probability_ppm=likely if isinstance(likely, int) else None,
         )
 
 
@@ -105,6 +109,7 @@ def look(
     """The context of one decision. `switches` are the states of `artifacts.switch_streams`, in that order."""
     g = policy.guardrails
     zone = _zone(evidence.get("time_zone"), g.quiet_hours.default_zone if g.quiet_hours else "UTC")
+    likely = evidence.get(g.probability.input) if g.probability else None
     paused = [name for name, state in zip(SWITCHES, switches, strict=False) if state.paused]
     return Context(
         local_time=from_us(now_us).astimezone(ZoneInfo(zone)).strftime("%H:%M"),
@@ -116,6 +121,7 @@ def look(
         paused_by=paused[0] if paused else "",
         merged=customer.merged_into is not None,
         past={rule.id: look_back(rule, customer, now_us) for rule in g.sequence or ()},
+        probability_ppm=likely if type(likely) is int else None,
     )
 
 
@@ -213,6 +219,8 @@ def judge(
         out.append(_say("quiet-hours", f"quiet-hours:{q.start}-{q.end}", ok, at, at))
     if g.budget is not None:
         out.append(_budget(g.budget, offer, context))
+    if g.probability is not None:
+        out.append(_probability(g.probability, chosen, context))
     out.append(_authority(chosen, offer))
     out.append(_say("autonomy", f"autonomy:{mode}", mode != "observe", "the agent observes", f"the agent may {mode}"))
     return tuple(out)
@@ -255,6 +263,16 @@ def _budget(budget: Budget, offer: Offer | None, context: Context) -> Verdict:
     left = context.budget_left_minor or 0
     text = f"{offer.amount_minor} of {left} {budget.currency} minor units left"
     return _say("budget", rule, offer.amount_minor <= left, text, text)
+
+
+def _probability(floor: ProbabilityFloor, chosen: Sequence[Rule], context: Context) -> Verdict:
+    rule, likely = f"probability:{floor.of}>={floor.at_least_percent}%", context.probability_ppm
+    if not chosen or chosen[0].action == NO_ACTION:
+        return _say("probability", rule, True, "", "nothing is to be done")
+    if likely is None:
+        return _say("probability", rule, False, "no calibrated model says how likely; a rank is no probability", "")
+    text = f"{likely} parts per million"
+    return _say("probability", rule, likely >= floor.at_least_percent * 10_000, text, text)
 
 
 def _authority(chosen: Sequence[Rule], offer: Offer | None) -> Verdict:

@@ -201,6 +201,8 @@ class _Check:
             for action in sequence.actions:
                 if action not in actions:
                     self.bad(f"{at}, actions", f"no row has the action {action!r}")
+        if (floor := g.probability) is not None and self.p.inputs.get(floor.input) != "integer":
+            self.bad("guardrails.probability", f'it is recorded as evidence: declare {floor.input} = "integer" under [inputs]')
         quiet = g.quiet_hours
         if quiet is None:
             return

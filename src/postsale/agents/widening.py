@@ -165,9 +165,13 @@ def _limits(old: Guardrails, new: Guardrails) -> Iterator[Wider]:
     if old.quiet_hours is not None and (new.quiet_hours is None or not _as_quiet(old.quiet_hours, new.quiet_hours)):
         yield Wider("guardrails.quiet_hours", "contacts become possible at hours that were quiet")
     if old.budget is not None and new.budget is not None:
-        a, b = old.budget, new.budget
-        if (a.name, a.currency, a.per) != (b.name, b.currency, b.per) or b.amount_minor > a.amount_minor:
+        had, has = old.budget, new.budget
+        if (had.name, had.currency, had.per) != (has.name, has.currency, has.per) or has.amount_minor > had.amount_minor:
             yield Wider("guardrails.budget", "more, or other, money may be promised")
+    if (least := old.probability) is not None:
+        now = new.probability
+        if now is None or now.of != least.of or now.at_least_percent < least.at_least_percent:
+            yield Wider("guardrails.probability", "acting where success is less likely becomes possible")
     if new.max_depth > old.max_depth:
         yield Wider("guardrails.max_depth", "longer chains of our own effects are allowed")
     if new.approval_expires_h > old.approval_expires_h:

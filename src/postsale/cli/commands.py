@@ -1,6 +1,6 @@
 """The commands, by what they are about. Each opens the database, asks `app`, and prints a table or JSON.
 
-The demo is in `demo.py`; reading files in is in `ingest.py`; verifying and proving is in `log.py`.
+The demo is in `demo.py`; reading files in is in `ingest.py`; verifying and proving is in `log.py`; read models are in `projections.py`.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from postsale.cli.demo import demo
 from postsale.cli.ingest import ingest_app, quarantine_app
 from postsale.cli.log import log_app
 from postsale.cli.policies import policy_app
+from postsale.cli.projections import projection_app
 from postsale.cli.run import run
 from postsale.cli.schemas import schemas_app
 from postsale.cli.whatif import decision_whatif
@@ -49,7 +50,6 @@ app = Commands(
     pretty_exceptions_enable=False,
 )
 customer_app = Commands(no_args_is_help=True, help="Who is healthy, who is at risk, and why.", epilog=EXIT_CODES)
-projection_app = Commands(no_args_is_help=True, help="Read models: how far they are behind the log.", epilog=EXIT_CODES)
 snapshots_app = Commands(no_args_is_help=True, help="Kept states of customers with a long past; derived from the log.", epilog=EXIT_CODES)
 token_app = Commands(no_args_is_help=True, help="Access tokens for people who approve through a program.", epilog=EXIT_CODES)
 
@@ -216,23 +216,7 @@ def _details(e: Any) -> str:
     return "  ".join(f"{k}={v}" for k, v in list(shown.items())[:6])
 
 
-# ---------------------------------------------------------------- projections, tokens
-
-
-@projection_app.command("status")
-def projection_status(db: Db = DEFAULT_DB, json: Json = False) -> None:
-    """How far each read model has come, and what waits in its dead letters."""
-    with opened(db) as ps:
-        status = ps.projections()
-        if json:
-            emit(status)
-            return
-        table(
-            "Projections",
-            ("projection", "at position", "behind", "rows", "dead letters"),
-            [(s["projection"], f"{s['position']:,}", f"{s['lag_events']:,}", f"{s['rows']:,}", s["dead_letters"]) for s in status],
-            right=("at position", "behind", "rows", "dead letters"),
-        )
+# ---------------------------------------------------------------- snapshots, tokens
 
 
 @snapshots_app.command("drop")

@@ -47,6 +47,7 @@ from postsale.errors import (
     NotAllowed,
     NotCheckpointed,
     NoteInvalid,
+    NotLive,
     PolicyInvalid,
     PolicyWidens,
     PostSaleError,
@@ -69,12 +70,12 @@ out = Console(highlight=False, width=_WIDTH)
 err = Console(stderr=True, highlight=False)
 
 EXIT_CODES = """Exit status: 0 done · 1 a check found something wrong · 2 the input is wrong · 3 refused · 4 not found · 5 the database or its keys cannot be used, or another run is under way
-Environment: POSTSALE_DB · POSTSALE_KEYS · POSTSALE_SCHEMA · POSTSALE_TENANT · POSTSALE_TOKEN (act as its owner) · POSTSALE_IMPORT (modules that declare your own signals) · POSTSALE_HEALTH (module:NAME of your health model) · POSTSALE_ARCHIVE (where archived chapters were moved to)"""
+Environment: POSTSALE_DB · POSTSALE_KEYS · POSTSALE_SCHEMA · POSTSALE_TENANT · POSTSALE_TOKEN (act as its owner) · POSTSALE_IMPORT (modules that declare your own signals) · POSTSALE_HEALTH (module:NAME of your health model) · POSTSALE_ARCHIVE (where archived chapters were moved to) · POSTSALE_HOT (redis://… that serves rows of read models)"""
 
 _STATUS: tuple[tuple[tuple[type[PostSaleError], ...], int], ...] = (
     ((LogDamaged, ReplayDiverged, SealBroken, BreakingChange, CheckpointRefused, NoteInvalid), 1),
     ((InvalidInput, MappingInvalid, PolicyInvalid, IdentityConflict), 2),
-    ((ApprovalRefused, NotAllowed, PolicyWidens), 3),
+    ((ApprovalRefused, NotAllowed, NotLive, PolicyWidens), 3),
     ((UnknownCustomer, UnknownDecision, UnknownEvent, NotCheckpointed), 4),
     (
         (
@@ -191,7 +192,15 @@ def opened(db: str, agents: Sequence[Agent] = (), *, create: bool = False) -> It
     path = db.removeprefix("sqlite:///")
     if not create and db.startswith("sqlite:///") and not os.path.exists(path):
         raise StoreUnavailable(url=db, reason="there is no such database; start with `postsale demo` or `postsale ingest`")
-    with PostSale.open(db, agents=agents, health=_health(), keys=_place.keys, schema=_place.schema, archive=archive_moved()) as ps:
+    with PostSale.open(
+        db,
+        agents=agents,
+        health=_health(),
+        keys=_place.keys,
+        schema=_place.schema,
+        archive=archive_moved(),
+        hot=os.environ.get("POSTSALE_HOT") or None,
+    ) as ps:
         yield ps
 
 
