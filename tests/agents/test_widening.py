@@ -63,6 +63,7 @@ def said(old: str, new: str) -> list[str]:
         ('actions = ["offer", "email"]', 'actions = ["offer"]', ["guardrails.sequence 'after-complaint'"]),
         ('actions = ["offer", "email"]', 'actions = ["offer", "email", "task"]', []),
         ("count = 2\n[guardrails", 'count = 2\nunless = ["person"]\n[guardrails', ["guardrails.sequence 'after-complaint'"]),
+        ("[outcome]", "[autonomy]\nby = 'segment'\nsegments = { vip = 'propose' }\n\n[outcome]", []),
         ("count = 2\n[guardrails", 'count = 2\nthen = "ask"\n[guardrails', ["guardrails.sequence 'after-complaint'"]),
     ],
 )  # fmt: skip
@@ -84,6 +85,44 @@ def test_a_lower_floor_is_wider() -> None:
     )
 
 
+BOUND = (
+    DUNNING.replace(
+        "[outcome]",
+        """[autonomy]
+by = "segment"
+segments = { vip = "propose" }
+otherwise = "propose"
+act = { window_days = 90, decisions = 10, failed_percent = 2 }
+downgrade = { window_days = 9, decisions = 5, failed_percent = 20 }
+
+[outcome]""",
+    )
+    .replace("bound_to", 'appetite = { act = "low", propose = "medium" }\nbound_to')
+    .replace("risk_case = true", 'risk_case = true\nrisk = "medium"')
+)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "where"),
+    [
+        ('vip = "propose"', 'vip = "act"', ["autonomy.segments.vip"]),
+        ('vip = "propose"', 'vip = "observe"', []),
+        ('otherwise = "propose"', 'otherwise = "act"', ["autonomy"]),
+        ('segments = { vip = "propose" }', 'segments = { smb = "act" }', ["autonomy.segments.smb"]),
+        ("decisions = 10,", "decisions = 9,", ["autonomy.act"]),
+        ("failed_percent = 2 }", "failed_percent = 1 }", []),
+        ("decisions = 5,", "decisions = 6,", ["autonomy.downgrade"]),
+        ('act = "low"', 'act = "medium"', ["guardrails.appetite"]),
+        ('propose = "medium" }', 'propose = "low" }', []),
+        ('risk = "medium"', 'risk = "low"', ["rule 'credit'"]),
+        ('risk = "medium"', 'risk = "high"', []),
+    ],
+)
+def test_more_autonomy_or_appetite_is_wider(old: str, new: str, where: list[str]) -> None:
+    assert old in BOUND
+    assert said(BOUND, BOUND.replace(old, new, 1)) == where
+
+
 def test_a_row_that_moves_up_is_wider_only_where_another_one_decided() -> None:
     rows = ['vip|segment = "vip"|none', 'all|failed_payments = ">= 0"|email']
     (found,) = widenings(Policy.from_toml(table("first", *rows)), Policy.from_toml(table("first", *reversed(rows))))
@@ -99,7 +138,7 @@ def test_a_policy_against_nothing_it_knows_is_wider() -> None:
 
 cell = {"failed_payments": st.sampled_from(["1", '">= 1"', '"< 2"', '"between 1 and 2"', '"is missing"']),
         "segment": st.sampled_from(['"vip"', '"!= vip"', '"in [vip, smb]"', '"is known"'])}  # fmt: skip
-conditions = st.fixed_dictionaries({}, optional=cell).map(lambda cells: ", ".join(f"{k} = {v}" for k, v in cells.items()))
+conditions = st.fixed_dictionaries({}, optional=cell).map(lambda cells: ", ".join(f"{k} = {v}" for k, v in sorted(cells.items())))
 rows = st.lists(st.tuples(conditions, st.sampled_from(["email", "task", "none"])), min_size=1, max_size=4, unique_by=lambda r: r[0])
 hits = st.sampled_from([("first", ""), ("priority", "p"), ("collect", "")])
 POINTS: list[dict[str, Any]] = [{"failed_payments": n, "segment": s} for n in (None, 0, 1, 2, 3) for s in (None, "vip", "smb", "x")]

@@ -6,6 +6,7 @@ May import the desk and what is below it. No decision is made here.
 from __future__ import annotations
 
 from postsale.access import Person
+from postsale.agents.autonomy import lower
 from postsale.agents.desk import TRIES, Desk
 from postsale.agents.policy import Policy
 from postsale.agents.widening import widenings
@@ -23,7 +24,7 @@ from postsale.aggregates.artifacts import (
     policy_stream,
 )
 from postsale.errors import ContentConflict, InvalidInput, NotAllowed, PolicyWidens, VersionConflict
-from postsale.events import SYSTEM, SYSTEM_TENANT, Event, Lane, StreamId, derive_id
+from postsale.events import SYSTEM, SYSTEM_TENANT, Actor, Event, Lane, StreamId, derive_id
 from postsale.store.contract import Query
 from postsale.store.log import Cause
 
@@ -90,19 +91,29 @@ def set_mode(desk: Desk, tenant: str, agent: str, mode: Mode, *, person: Person,
     event = AutonomyChanged(
         agent=agent, mode=mode, owner=require_person(person, "control agents").login, reason=require_reason(reason, "autonomy")
     )
-    return _change(desk, agent_stream(tenant, agent), event, person)
+    return _change(desk, agent_stream(tenant, agent), event, person.actor)
+
+
+def downgrade(desk: Desk, tenant: str, agent: str, *, reason: str, person: Person | None = None) -> AgentControl:
+    """One step back, by a person or, without one, by the criteria of its policy. An agent that observes stays as it is."""
+    state = desk.control(agent_stream(tenant, agent))
+    if state.mode == "observe":
+        return state
+    owner, actor = ("criteria", SYSTEM) if person is None else (person.login, person.actor)
+    event = AutonomyChanged(agent=agent, mode=lower(state.mode), owner=owner, reason=require_reason(reason, "autonomy"))
+    return _change(desk, agent_stream(tenant, agent), event, actor, seen=state.version)
 
 
 def pause(desk: Desk, tenant: str, agent: str = EVERY_AGENT, *, person: Person, reason: str) -> AgentControl:
     """The kill switch: from the return on, no decision of the agent acts and no further effect leaves."""
     event = AgentPaused(agent=agent, owner=require_person(person, "control agents").login, reason=require_reason(reason, "pause"))
-    return _change(desk, agent_stream(tenant, agent), event, person)
+    return _change(desk, agent_stream(tenant, agent), event, person.actor)
 
 
 def resume(desk: Desk, tenant: str, agent: str = EVERY_AGENT, *, person: Person, reason: str) -> AgentControl:
     """Release the kill switch."""
     event = AgentResumed(agent=agent, owner=require_person(person, "control agents").login, reason=require_reason(reason, "resume"))
-    return _change(desk, agent_stream(tenant, agent), event, person)
+    return _change(desk, agent_stream(tenant, agent), event, person.actor)
 
 
 def pause_everything(desk: Desk, *, person: Person, reason: str) -> AgentControl:
@@ -115,9 +126,14 @@ def resume_everything(desk: Desk, *, person: Person, reason: str) -> AgentContro
     return resume(desk, SYSTEM_TENANT, EVERY_AGENT, person=person, reason=reason)
 
 
-def _change(desk: Desk, stream: StreamId, event: AutonomyChanged | AgentPaused | AgentResumed, person: Person) -> AgentControl:
+def _change(
+    desk: Desk, stream: StreamId, event: AutonomyChanged | AgentPaused | AgentResumed, actor: Actor, *, seen: int | None = None
+) -> AgentControl:
+    """Record a change once. With `seen`, only after that version: what somebody else said meanwhile stays."""
     for attempt in range(1, TRIES + 1):
         state = desk.control(stream)
+        if seen is not None and state.version != seen:
+            return state
         same = (
             state.mode == event.mode and state.version > 0
             if isinstance(event, AutonomyChanged)
@@ -127,7 +143,7 @@ def _change(desk: Desk, stream: StreamId, event: AutonomyChanged | AgentPaused |
             return state
         drafts = [(event, derive_id(stream, state.version, event.wire_name))]
         try:
-            desk.append_to(stream, state.version, drafts, Cause(actor=person.actor, origin=desk.origin))
+            desk.append_to(stream, state.version, drafts, Cause(actor=actor, origin=desk.origin))
         except (ContentConflict, VersionConflict):
             if attempt == TRIES:
                 raise

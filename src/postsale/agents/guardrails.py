@@ -12,8 +12,8 @@ from typing import NamedTuple
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from postsale.agents.expressions import Value
-from postsale.agents.policy import NO_ACTION, Budget, Policy, ProbabilityFloor, Rule, SequenceRule
-from postsale.aggregates.artifacts import AgentControl, Mode
+from postsale.agents.policy import NO_ACTION, TIERS, Budget, Policy, ProbabilityFloor, Rule, SequenceRule
+from postsale.aggregates.artifacts import MODES, AgentControl, Mode
 from postsale.aggregates.customer import CustomerAggregate
 from postsale.aggregates.decisions import Offer, Scalar, Verdict
 from postsale.events import DAY_US, from_us
@@ -179,8 +179,9 @@ def judge(
     mode: Mode,
     depth: int,
     tools: Mapping[str, ToolRef],
+    segment: str | None = None,
 ) -> tuple[Verdict, ...]:
-    """Every guardrail's verdict on the rows that decide, in order: all of them may, or none.
+    """Every guardrail's verdict on the rows that decide, in order: all of them may, or none. `mode` is the customer's, in this segment.
 
     `no_row` says why there is none: no-rule, not-unique, not-any.
     """
@@ -222,13 +223,39 @@ def judge(
     if g.probability is not None:
         out.append(_probability(g.probability, chosen, context))
     out.append(_authority(chosen, offer))
-    out.append(_say("autonomy", f"autonomy:{mode}", mode != "observe", "the agent observes", f"the agent may {mode}"))
+    if g.appetite is not None:
+        tier = max((rule.tier for rule in chosen if rule.action != NO_ACTION), default=0)
+        text = f"{TIERS[tier]} risk{'; a person decides' * (tier > TIERS.index(g.appetite.act))}"
+        ok = tier <= TIERS.index(g.appetite.propose)
+        out.append(
+            _say("appetite", f"appetite:{g.appetite.act}/{g.appetite.propose}", ok, f"{TIERS[tier]} risk is not wanted at all", text)
+        )
+    where = "" if segment is None else f"/{segment}"
+    out.append(_say("autonomy", f"autonomy:{mode}{where}", mode != "observe", "the agent observes", f"the agent may {mode}"))
     return tuple(out)
 
 
 def first_failed(verdicts: tuple[Verdict, ...]) -> str | None:
     """The rule that suppresses: of the first verdict that did not pass, in the fixed order; None when all passed."""
     return next((v.rule for v in verdicts if not v.passed), None)
+
+
+def mode_for(policy: Policy, mode: Mode, evidence: Mapping[str, Value]) -> tuple[Mode, str | None]:
+    """How far the agent may go with this customer, and the segment that says so; None where its own mode does."""
+    autonomy = policy.autonomy
+    if autonomy is None or autonomy.by is None:
+        return mode, None
+    segment = evidence.get(autonomy.by)
+    most = autonomy.segments.get(str(segment), autonomy.otherwise) if segment is not None else autonomy.otherwise
+    if MODES.index(most) >= MODES.index(mode):
+        return mode, None
+    return most, "unknown" if segment is None else str(segment)
+
+
+def too_risky(policy: Policy, chosen: Sequence[Rule]) -> bool:
+    """Whether a person has to decide, because a row is riskier than the agent may be on its own."""
+    appetite = policy.guardrails.appetite
+    return appetite is not None and any(rule.tier > TIERS.index(appetite.act) for rule in chosen)
 
 
 def over_authority(rule: Rule, offer: Offer | None) -> bool:

@@ -24,6 +24,7 @@ from postsale.errors import PolicyInvalid
 from postsale.events import MAX_INT, Currency, Id, Text, canonical
 
 NO_ACTION = "none"
+TIERS: tuple[Tier, ...] = ("low", "medium", "high")
 _STORED = "stored"  # the validation context of a policy that the log holds
 MAX_FREQUENCY = 50  # below MAX_TOUCHES, the contacts that a customer's state remembers
 assert MAX_FREQUENCY < MAX_TOUCHES
@@ -32,6 +33,9 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 Kind = Annotated[str, Field(pattern=r"^[a-z0-9-]+(\.[a-z0-9-]+)*/[a-z0-9-]+$")]  # a wire name without its version
 ToolName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*@[1-9][0-9]*$")]
 Minor = Annotated[int, Field(ge=0, le=MAX_INT)]
+Tier = Literal["low", "medium", "high"]
+Percent = Annotated[int, Field(ge=0, le=100)]
+Days = Annotated[int, Field(ge=1, le=3_650)]
 Approval = Literal["required", "when-over-authority", "none"]
 Hit = Literal["first", "unique", "any", "priority", "collect", "output-order"]
 SEVERAL: frozenset[Hit] = frozenset({"collect", "output-order"})  # hit policies under which several rows decide together
@@ -75,11 +79,17 @@ class Rule(_Model):
     approval: Approval = "when-over-authority"
     because: Text
     risk_case: bool = False
+    risk: Tier | None = None  # of what the row does; None is low
 
     @property
     def output(self) -> dict[str, Any]:
         """What the row does, without its name, its condition and its reason."""
         return self.model_dump(mode="json", exclude={"id", "when", "because"})
+
+    @property
+    def tier(self) -> int:
+        """How risky the row is: 0 low, 1 medium, 2 high."""
+        return TIERS.index(self.risk or "low")
 
 
 class Frequency(_Model):
@@ -136,6 +146,46 @@ class ProbabilityFloor(_Model):
         return f"{self.of}_probability_ppm"
 
 
+class Appetite(_Model):
+    """How risky a row may be that the agent does on its own, and one that it may propose at all; riskier ones are suppressed."""
+
+    act: Tier
+    propose: Tier = "high"
+
+
+class Promotion(_Model):
+    """What must have been so within the last `window_days` before a person may let the agent go one step further."""
+
+    window_days: Days
+    decisions: Annotated[int, Field(ge=1, le=MAX_INT)]  # at least so many
+    answered: Annotated[int, Field(ge=0, le=MAX_INT)] = 0  # proposals that people said yes or no to, at least
+    approved_percent: Percent = 0  # of those, at least
+    failed_percent: Percent = 100  # of decisions, at most
+    success_percent: Percent = 0  # of known outcomes, at least
+
+
+class Downgrade(_Model):
+    """What takes the agent one step back. Shares of the last `window_days`; nothing is said about fewer than `decisions`."""
+
+    window_days: Days
+    decisions: Annotated[int, Field(ge=1, le=MAX_INT)]
+    rejected_percent: Percent | None = None  # of the proposals that people answered: this much or more
+    failed_percent: Percent | None = None  # of decisions
+    overridden_percent: Percent | None = None  # of decisions
+    automatic: bool = False  # by itself at the next run; else a person does it
+
+
+class Autonomy(_Model):
+    """How far the agent may go with whom, and what must be so before it goes further or back. A promotion is always a person's."""
+
+    by: Id | None = None  # the input that names a customer's segment
+    segments: dict[Id, Literal["observe", "propose", "act"]] = {}  # how far at most; a segment that is not named: `otherwise`
+    otherwise: Literal["observe", "propose", "act"] = "act"
+    propose: Promotion | None = None  # from observing to proposing
+    act: Promotion | None = None  # from proposing to acting
+    downgrade: Downgrade | None = None
+
+
 class Guardrails(_Model):
     """The limits that hold for every row."""
 
@@ -148,6 +198,7 @@ class Guardrails(_Model):
     must_not_have_changed: tuple[Kind, ...] = ()
     bound_to: tuple[Id, ...] = ()
     approval_expires_h: Annotated[int, Field(ge=1, le=24 * 365)] = 72
+    appetite: Appetite | None = None
     sequence: Annotated[tuple[SequenceRule, ...], Field(min_length=1, max_length=50)] | None = None
 
 
@@ -172,6 +223,7 @@ class Policy(_Model):
     triggers: Annotated[tuple[Trigger, ...], Field(alias="trigger", min_length=1, max_length=100)]
     rules: Annotated[tuple[Rule, ...], Field(alias="rule", min_length=1, max_length=500)]
     guardrails: Guardrails
+    autonomy: Autonomy | None = None
     outcome: Outcome | None = None
 
     def model_post_init(self, context: Any, /) -> None:

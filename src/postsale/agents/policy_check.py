@@ -7,7 +7,7 @@ from typing import NoReturn
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from postsale.agents.expressions import InputType
-from postsale.agents.policy import BUILT_IN, NO_ACTION, SEVERAL, OfferRow, Policy, Rule, placeholders
+from postsale.agents.policy import BUILT_IN, NO_ACTION, SEVERAL, TIERS, OfferRow, Policy, Rule, placeholders
 from postsale.agents.regions import meet, point_in, shown
 from postsale.errors import PolicyInvalid
 
@@ -203,6 +203,14 @@ class _Check:
                     self.bad(f"{at}, actions", f"no row has the action {action!r}")
         if (floor := g.probability) is not None and self.p.inputs.get(floor.input) != "integer":
             self.bad("guardrails.probability", f'it is recorded as evidence: declare {floor.input} = "integer" under [inputs]')
+        if g.appetite is not None and TIERS.index(g.appetite.act) > TIERS.index(g.appetite.propose):
+            self.bad("guardrails.appetite", "what it may do on its own it may also propose: act is above propose")
+        autonomy = self.p.autonomy
+        if autonomy is not None:
+            if autonomy.by is not None and autonomy.by not in self.p.inputs:
+                self.bad("autonomy.by", f"{autonomy.by!r} is not a declared input")
+            if autonomy.by is None and (autonomy.segments or autonomy.otherwise != "act"):
+                self.bad("autonomy.by", "segments need the input that names them")
         quiet = g.quiet_hours
         if quiet is None:
             return

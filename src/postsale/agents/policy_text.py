@@ -54,6 +54,11 @@ def table(policy: Policy) -> str:
     )
     if g.must_not_have_changed:
         lines.append("  decided again when one of these arrives meanwhile: " + ", ".join(g.must_not_have_changed))
+    if g.appetite:
+        lines.append(f"  on its own up to {g.appetite.act} risk, as a proposal up to {g.appetite.propose}")
+    if (autonomy := policy.autonomy) is not None and autonomy.by is not None:
+        most = ", ".join(f"{name} {mode}" for name, mode in sorted(autonomy.segments.items()))
+        lines.append(f"  at most, by {autonomy.by}: {most}{'; ' if most else ''}else {autonomy.otherwise}")
     if policy.outcome:
         lines.append(f"  success is {' or '.join(policy.outcome.on)} within {policy.outcome.within_days} days")
     return "\n".join(lines)
@@ -100,6 +105,7 @@ def _row(policy: Policy, rule: Rule) -> list[str]:
     then = rule.action + (f" with {rule.tool}" if rule.tool else "") + (f" by {rule.channel}" if rule.channel else "")
     if rule.offer:
         then += f"; {rule.offer.kind} of {rule.offer.amount_minor} {rule.offer.currency}, authority up to {rule.authority_limit_minor}"
+    then += f"; {rule.risk} risk" if rule.risk else ""
     then += "; opens a risk case" if rule.risk_case else ""
     asks = {"required": "; a person approves", "when-over-authority": "; a person approves above it" if rule.offer else "", "none": ""}
     return [rule.id, _words(policy, rule.when, rule.id), then + asks[rule.approval], rule.because]

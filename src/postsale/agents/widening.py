@@ -11,8 +11,21 @@ from dataclasses import dataclass
 from typing import Any
 
 from postsale.agents.expressions import Value
-from postsale.agents.policy import NO_ACTION, SEVERAL, Guardrails, Policy, QuietHours, Rule, SequenceRule, Trigger
+from postsale.agents.policy import (
+    NO_ACTION,
+    SEVERAL,
+    TIERS,
+    Autonomy,
+    Guardrails,
+    Policy,
+    Promotion,
+    QuietHours,
+    Rule,
+    SequenceRule,
+    Trigger,
+)
 from postsale.agents.regions import Box, TooManyCases, Without, box_of, meet, point_in, shown
+from postsale.aggregates.artifacts import MODES
 
 _DAY_MIN = 24 * 60
 
@@ -39,7 +52,7 @@ def widenings(old: Policy, new: Policy) -> tuple[Wider, ...]:
     for name, kind in new.inputs.items():
         if old.inputs.get(name, kind) != kind:
             return (Wider(f"inputs.{name}", f"it was declared {old.inputs[name]}, so its rows cannot be compared"),)
-    return (*_rows(old, new), *_triggers(old, new), *_limits(old.guardrails, new.guardrails))
+    return (*_rows(old, new), *_triggers(old, new), *_limits(old.guardrails, new.guardrails), *_autonomy(old.autonomy, new.autonomy))
 
 
 # ---------------------------------------------------------------- rows
@@ -98,6 +111,8 @@ def _does_more(old: Rule, new: Rule) -> str:
         before = old.arguments.get(name)
         if value != before and not (_plain(value) and _plain(before)):
             return f"with another {name}"
+    if new.tier < old.tier:
+        return "and is said to be less risky"
     if new.offer is None:
         return ""
     if old.offer is None:
@@ -172,6 +187,10 @@ def _limits(old: Guardrails, new: Guardrails) -> Iterator[Wider]:
         now = new.probability
         if now is None or now.of != least.of or now.at_least_percent < least.at_least_percent:
             yield Wider("guardrails.probability", "acting where success is less likely becomes possible")
+    if (wanted := old.appetite) is not None:
+        wants = new.appetite
+        if wants is None or any(TIERS.index(getattr(wants, n)) > TIERS.index(getattr(wanted, n)) for n in ("act", "propose")):
+            yield Wider("guardrails.appetite", "riskier rows become possible")
     if new.max_depth > old.max_depth:
         yield Wider("guardrails.max_depth", "longer chains of our own effects are allowed")
     if new.approval_expires_h > old.approval_expires_h:
@@ -182,6 +201,27 @@ def _limits(old: Guardrails, new: Guardrails) -> Iterator[Wider]:
     for rule in old.sequence or ():
         if not any(_as_strict(rule, other) for other in new.sequence or ()):
             yield Wider(f"guardrails.sequence {rule.id!r}", "what it forbade becomes possible")
+
+
+def _autonomy(old: Autonomy | None, new: Autonomy | None) -> Iterator[Wider]:
+    before, after = old or Autonomy(), new or Autonomy()
+    for segment in sorted({*before.segments, *after.segments}) if before.by is not None and before.by == after.by else ():
+        was, now = before.segments.get(segment, before.otherwise), after.segments.get(segment, after.otherwise)
+        if MODES.index(now) > MODES.index(was):
+            yield Wider(f"autonomy.segments.{segment}", f"it may {now} there, and could {was}")
+    if before.by is not None and (before.by != after.by or MODES.index(after.otherwise) > MODES.index(before.otherwise)):
+        yield Wider("autonomy", "it may go further in other segments")
+    for step in ("propose", "act"):
+        need, needs = getattr(before, step), getattr(after, step)
+        if need is not None and (needs is None or not _as_demanding(need, needs)):
+            yield Wider(f"autonomy.{step}", "less is asked before a promotion")
+    if before.downgrade is not None and before.downgrade != after.downgrade:
+        yield Wider("autonomy.downgrade", "it may be downgraded later, or not at all")
+
+
+def _as_demanding(old: Promotion, new: Promotion) -> bool:
+    more = all(getattr(new, n) >= getattr(old, n) for n in ("decisions", "answered", "approved_percent", "success_percent"))
+    return more and new.failed_percent <= old.failed_percent and new.window_days == old.window_days
 
 
 def _as_quiet(old: QuietHours, new: QuietHours) -> bool:

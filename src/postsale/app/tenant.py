@@ -15,6 +15,7 @@ from uuid import UUID
 
 from postsale.access import Person
 from postsale.agents import SHIPPED, Agent, Policy, asking, control
+from postsale.agents.autonomy import Review, review
 from postsale.agents.engines.embedded import EmbeddedEngine
 from postsale.aggregates import commands
 from postsale.aggregates.artifacts import EVERY_AGENT, AgentControl, Mode
@@ -430,7 +431,8 @@ class Tenant:
         name = agent.name if isinstance(agent, Agent) else agent
         if name not in known and not isinstance(agent, Agent):
             raise InvalidInput(what="agent", field="name", reason=f"no such agent; there are: {', '.join(sorted(known))}")
-        return AgentHandle(self._ps, self.name, name)
+        its = agent if isinstance(agent, Agent) else self._ps.engine.agents.get(name) or (SHIPPED[name]() if name in SHIPPED else None)
+        return AgentHandle(self._ps, self.name, name, None if its is None else its.policy)
 
     def agent_names(self) -> list[str]:
         """Agents that somebody has said anything to, by name."""
@@ -476,9 +478,10 @@ class Tenant:
 class AgentHandle:
     """An agent of a tenant: how far it may go, and the switch that stops it. Each change is an event with owner and reason."""
 
-    def __init__(self, ps: PostSale, tenant: str, name: str) -> None:
+    def __init__(self, ps: PostSale, tenant: str, name: str, policy: Policy | None) -> None:
         self._ps = ps
         self._tenant = tenant
+        self._policy = policy  # its own; another version may be active
         self.name = name
 
     @property
@@ -506,6 +509,30 @@ class AgentHandle:
     def resume(self, *, reason: str, by: Person | None = None) -> AgentControl:
         """Release the kill switch."""
         return control.resume(self._ps.engine.desk, self._tenant, self.name, person=self._ps.person(by), reason=reason)
+
+    def review(self) -> list[Review]:
+        """What its policy's criteria say of its past: all customers together, then by segment. Changes nothing; promotes nobody."""
+        ps = self._ps
+        own = self._policy
+        policy = ps.engine.desk.active_policy(self._tenant, own.name if own is not None else self.name)[0] or own
+        if policy is None:
+            raise InvalidInput(what="agent", field="name", reason="no policy of this agent is active here, so there are no criteria")
+        return review(policy, self.name, self.control.mode, read_journal(ps.log.store, self._tenant), ps.clock.now_us())
+
+    def downgrade(self, *, by: Person | None = None) -> AgentControl:
+        """One step back when its review gives a reason to; else nothing changes."""
+        return self._downgrade(self._ps.person(by))
+
+    def downgrade_by_itself(self) -> AgentControl:
+        """As `downgrade`, by nobody: what a run does for agents whose policy says `automatic`."""
+        return self._downgrade(None)
+
+    def _downgrade(self, person: Person | None) -> AgentControl:
+        (overall, *_) = self.review()
+        if not overall.reasons:
+            return self.control
+        reason = "; ".join(f"{c.name} is {c.found}, {c.needed}" for c in overall.reasons)
+        return control.downgrade(self._ps.engine.desk, self._tenant, self.name, reason=reason, person=person)
 
     def _mode(self, mode: Mode, reason: str, by: Person | None) -> AgentControl:
         return control.set_mode(self._ps.engine.desk, self._tenant, self.name, mode, person=self._ps.person(by), reason=reason)
