@@ -28,6 +28,8 @@ HALF = timedelta(weeks=39)
 MIDNIGHT = datetime(1997, 10, 1, tzinfo=UTC)
 MOMENT = timedelta(microseconds=1)
 
+if len(sys.argv) != 2:
+    sys.exit(__doc__)
 with PostSale.open("memory:") as ps:
     shop = ps.tenant("shop")
     shop.ingest("table", Path(sys.argv[1]), Path(__file__).parent / "cdnow_sample.toml")

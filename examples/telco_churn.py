@@ -108,6 +108,8 @@ def left(line: dict[str, str]) -> AccountChurned:
     return AccountChurned(source="telco", id=f"{line['customerID']}-left", occurred_at=SEEN + MONTH / 2)
 
 
+if len(sys.argv) != 2:
+    sys.exit(__doc__)
 with Path(sys.argv[1]).open(newline="") as file:
     lines = list(csv.DictReader(file))
 clock = ManualClock(SEEN)

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from postsale.cli.cells import Cell
 
-PART = re.compile(r"[^-/._:~=]*[-/._:~=]*")
+PART = re.compile(r"[^-/._:=]*[-/._:=]*")
 
 
 def lines(text: str, width: int) -> list[str]:

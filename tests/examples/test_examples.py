@@ -97,3 +97,10 @@ def test_an_example_over_public_data_reaches_what_is_known_to_be_reachable(name:
         assert said is not None, done.stdout
         assert least <= float(said[1]) <= most, done.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ON_DATA)
+def test_an_example_over_data_says_how_to_name_the_file(name: str) -> None:
+    done = subprocess.run([sys.executable, EXAMPLES / f"{name}.py"], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert f"python examples/{name}.py {Path(ON_DATA[name][0]).name}" in done.stderr

@@ -14,11 +14,11 @@ from rich.containers import Lines
 from rich.text import Text
 
 _WORD = re.compile(r"\S+")
-_PART = re.compile(r"[^-/._:~=]*[-/._:~=]*")
+_PART = re.compile(r"[^-/._:=]*[-/._:=]*")
 
 
 class Cell(Text):
-    """Text whose long words break behind one of `- / . _ : ~ =`, as names of events, files and rules do, and elsewhere only if they must."""
+    """Text whose long words break behind one of `- / . _ : =`, as names of events, files and rules do, and elsewhere only if they must."""
 
     @classmethod
     def of(cls, markup: str) -> Cell:

@@ -251,7 +251,7 @@ class Link:
                 roles = f"{self.roles.writer}, {self.roles.tailer}, {role}"
                 reason = (
                     f"it is not a member of the role {role}. Leave a service's login as it is, and use one of its own for this:"
-                    f" CREATE ROLE {login} LOGIN NOINHERIT; GRANT {roles} TO {login};"
+                    f" CREATE ROLE {login} LOGIN NOINHERIT; GRANT {roles} TO {login}; and its URL"
                 )
             return NotAllowed(actor="this database login", action=action, reason=reason)
         if isinstance(error, psycopg.IntegrityError):
