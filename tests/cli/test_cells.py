@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
@@ -31,7 +31,8 @@ def test_markup_is_style_and_escaped_markup_is_text() -> None:
     assert [(span.start, span.end, str(span.style)) for span in cell.spans] == [(0, 3, "red")]
 
 
-@given(st.text("abc/-. é漢", max_size=60), st.integers(4, 30))
+@example("aaaaa 漢漢", 4)
+@given(st.lists(st.text("abc/-.é漢", min_size=1, max_size=20), max_size=5).map(" ".join), st.integers(4, 30))
 def test_nothing_is_lost_no_line_is_too_long_and_no_part_that_fits_is_cut(text: str, width: int) -> None:
     wrapped = lines(text, width)
     assert "".join("".join(wrapped).split()) == "".join(text.split())

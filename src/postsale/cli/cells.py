@@ -43,4 +43,10 @@ def _breaks(text: str, width: int) -> list[int]:
                 found.append(end)
                 start = end
             end = part.end()
+            while cell_len(text[start:end]) > width:  # rich would, but then cut the word after it too
+                cut = start + 1
+                while cell_len(text[start : cut + 1]) <= width:
+                    cut += 1
+                found.append(cut)
+                start = cut
     return found
