@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from postsale.access import Person
-from postsale.agents import SHIPPED, Agent, asking, control
+from postsale.agents import SHIPPED, Agent, Policy, asking, control
+from postsale.agents.autonomy import Review, review
 from postsale.agents.engines.embedded import EmbeddedEngine
 from postsale.aggregates import commands
 from postsale.aggregates.artifacts import EVERY_AGENT, AgentControl, Mode
@@ -28,7 +29,7 @@ from postsale.app.importing import Importer, ImportReport, Refused
 from postsale.app.readings import health_of, lifecycle_of
 from postsale.app.recorder import Entry, Receipt, RecordReport
 from postsale.app.training import Question, Rows, TrainingRows, ascending, microseconds
-from postsale.audit import Explanation, Replayed, explain, replay
+from postsale.audit import Explanation, Replayed, WhatIf, explain, replay, what_if
 from postsale.errors import InvalidInput, UnknownCustomer, Unsupported
 from postsale.events import Actor, Event, Lane, Origin, Recorded, StreamId, to_us
 from postsale.ingest import Item
@@ -450,12 +451,43 @@ class Tenant:
         name = agent.name if isinstance(agent, Agent) else agent
         if name not in known and not isinstance(agent, Agent):
             raise InvalidInput(what="agent", field="name", reason=f"no such agent; there are: {', '.join(sorted(known))}")
-        return AgentHandle(self._ps, self.name, name)
+        its = agent if isinstance(agent, Agent) else self._ps.engine.agents.get(name) or (SHIPPED[name]() if name in SHIPPED else None)
+        return AgentHandle(self._ps, self.name, name, None if its is None else its.policy)
 
     def agent_names(self) -> list[str]:
         """Agents that somebody has said anything to, by name."""
         query = Query(tenant=self.name, category="agents", lane=Lane.DECISION)
         return sorted({stored.stream.id for stored in self._ps.log.store.read(query)} - {EVERY_AGENT})
+
+    def what_if(self, policy: Policy, *, begin: datetime, end: datetime | None = None, mode: Mode | None = None) -> WhatIf:
+        """History from `begin` to `end` (default now), both inclusive, decided again under a policy; nothing is changed.
+
+        Decisions of every version of the policy's name are decided again, each on what was known then. `mode`: as if the agent had
+        had this much autonomy. Raises InvalidInput, PolicyInvalid for evidence that is not on offer, NotLive.
+        """
+        ps, end_us = self._ps, self._ps.clock.now_us() if end is None else to_us(end)
+        agent = next((a for a in ps.engine.agents.values() if a.policy.name == policy.name), None) or Agent(policy)
+        agent.check(policy, ps.readings.features)
+        wanted = frozenset(policy.inputs)
+
+        def values(customer: CustomerAggregate, at_us: int, known_at_us: int) -> Mapping[str, Any]:
+            return agent.values(customer, ps.readings.reading(customer, at_us, wanted, known_at_us=known_at_us), at_us)
+
+        subjects = ps.readings.subjects(self.name, end_us, wanted, set())
+        everybody = ((s.customer, agent.values(s.customer, s.reading, end_us)) for s in subjects)
+        return what_if(ps.log, self.name, policy, values, begin_us=to_us(begin), end_us=end_us, mode=mode, everybody=everybody)
+
+    def activate(self, policy: Policy, *, reason: str, by: Person | None = None, widens: bool = False) -> bool:
+        """Make a policy the one that decides from now on, approved by a person; False when it is already.
+
+        Raises PolicyWidens for one that allows more than the active one and does not declare it, neither here nor in itself.
+        """
+        why, who = control.require_reason(reason, "policy"), self._ps.person(by)
+        return control.activate_policy(self._ps.engine.desk, self.name, policy, person=who, reason=why, widens=widens)
+
+    def policy(self, name: str) -> Policy | None:
+        """The policy of this name that decides now; None when none was activated."""
+        return self._ps.engine.desk.active_policy(self.name, name)[0]
 
     def _command(self, customer: Customer, decide: Callable[[CustomerAggregate], Sequence[Event]], by: Person | None = None) -> bool:
         actor = self._ps.person(by).actor if by is not None else Actor("system", "api")
@@ -466,9 +498,10 @@ class Tenant:
 class AgentHandle:
     """An agent of a tenant: how far it may go, and the switch that stops it. Each change is an event with owner and reason."""
 
-    def __init__(self, ps: PostSale, tenant: str, name: str) -> None:
+    def __init__(self, ps: PostSale, tenant: str, name: str, policy: Policy | None) -> None:
         self._ps = ps
         self._tenant = tenant
+        self._policy = policy  # its own; another version may be active
         self.name = name
 
     @property
@@ -496,6 +529,30 @@ class AgentHandle:
     def resume(self, *, reason: str, by: Person | None = None) -> AgentControl:
         """Release the kill switch."""
         return control.resume(self._ps.engine.desk, self._tenant, self.name, person=self._ps.person(by), reason=reason)
+
+    def review(self) -> list[Review]:
+        """What its policy's criteria say of its past: all customers together, then by segment. Changes nothing; promotes nobody."""
+        ps = self._ps
+        own = self._policy
+        policy = ps.engine.desk.active_policy(self._tenant, own.name if own is not None else self.name)[0] or own
+        if policy is None:
+            raise InvalidInput(what="agent", field="name", reason="no policy of this agent is active here, so there are no criteria")
+        return review(policy, self.name, self.control.mode, read_journal(ps.log.store, self._tenant), ps.clock.now_us())
+
+    def downgrade(self, *, by: Person | None = None) -> AgentControl:
+        """One step back when its review gives a reason to; else nothing changes."""
+        return self._downgrade(self._ps.person(by))
+
+    def downgrade_by_itself(self) -> AgentControl:
+        """As `downgrade`, by nobody: what a run does for agents whose policy says `automatic`."""
+        return self._downgrade(None)
+
+    def _downgrade(self, person: Person | None) -> AgentControl:
+        (overall, *_) = self.review()
+        if not overall.reasons:
+            return self.control
+        reason = "; ".join(f"{c.name} is {c.found}, {c.needed}" for c in overall.reasons)
+        return control.downgrade(self._ps.engine.desk, self._tenant, self.name, reason=reason, person=person)
 
     def _mode(self, mode: Mode, reason: str, by: Person | None) -> AgentControl:
         return control.set_mode(self._ps.engine.desk, self._tenant, self.name, mode, person=self._ps.person(by), reason=reason)

@@ -36,9 +36,11 @@ from postsale.cli.export import export_app
 from postsale.cli.health import health_app
 from postsale.cli.ingest import ingest_app, quarantine_app
 from postsale.cli.log import log_app
+from postsale.cli.policies import policy_app
 from postsale.cli.projections import projection_app
 from postsale.cli.run import run
 from postsale.cli.schemas import schemas_app
+from postsale.cli.whatif import decision_whatif
 from postsale.events import Masked
 
 app = Commands(
@@ -61,6 +63,8 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
         raise typer.Exit
 
 
+decision_app.command("whatif")(decision_whatif)
+
 app.command()(demo)
 app.command()(run)
 app.add_typer(ingest_app, name="ingest")
@@ -69,6 +73,7 @@ app.add_typer(health_app, name="health")
 app.add_typer(decision_app, name="decision")
 app.add_typer(approval_app, name="approval")
 app.add_typer(agent_app, name="agent")
+app.add_typer(policy_app, name="policy")
 app.add_typer(projection_app, name="projection")
 app.add_typer(snapshots_app, name="snapshots")
 app.add_typer(quarantine_app, name="quarantine")

@@ -51,6 +51,7 @@ from postsale.errors import (
     NoteInvalid,
     NotLive,
     PolicyInvalid,
+    PolicyWidens,
     PostSaleError,
     ReplayDiverged,
     SealBroken,
@@ -77,7 +78,7 @@ Environment: POSTSALE_DB · POSTSALE_KEYS · POSTSALE_SCHEMA · POSTSALE_TENANT 
 _STATUS: tuple[tuple[tuple[type[PostSaleError], ...], int], ...] = (
     ((LogDamaged, ReplayDiverged, SealBroken, BreakingChange, CheckpointRefused, NoteInvalid), 1),
     ((InvalidInput, MappingInvalid, PolicyInvalid, IdentityConflict), 2),
-    ((ApprovalRefused, NotAllowed, ExportRefused, NotLive), 3),
+    ((ApprovalRefused, NotAllowed, ExportRefused, NotLive, PolicyWidens), 3),
     ((UnknownCustomer, UnknownDecision, UnknownEvent, NotCheckpointed), 4),
     (
         (

@@ -66,6 +66,10 @@ def run(
         emit({**report.to_dict(), "db": url})
         raise typer.Exit(1 if report.problems else 0)
     counts("Run", report.to_dict()["counts"])
+    for where, who in report.downgraded:
+        out.print(
+            f"[yellow]{escape(who)} went one step back[/] ({escape(where)}), by its policy's criteria: postsale agent review {escape(who)}"
+        )
     if report.dispositions:
         counts("Dispositions", dict(report.dispositions))
     else:
