@@ -56,6 +56,9 @@ def test_a_new_version_is_built_compared_put_live_and_taken_back(db: str, releas
     old, new = ({"POSTSALE_DB": db, "POSTSALE_HEALTH": f"{name}:MODEL"} for name in releases)
     assert run("projection", "switch", "--reason", "first", env=old).code == 0
     assert run("run", env=old).code == 0
+    too_early = run("projection", "diff", f"{releases[0]}:Health", env=new)
+    assert (too_early.code, "was never folded" in too_early.out) == (1, True)
+    assert run("projection", "diff", f"{releases[0]}:Health", "--json", env=new).code == 1
     built = run("projection", "rebuild", "--json", env=new).json()
     assert built["serves"]
     assert built["to_position"] == built["target"] > 0

@@ -46,9 +46,7 @@ def _later(row):
     return row | {"position": row["position"] + 1}
 
 
-@pytest.mark.parametrize(
-    ("change", "feature"), [(_more, "n"), (_lost_key, "sum_by"), (_float, "kinds"), (_later, "position")], ids=lambda x: str(x)
-)
+@pytest.mark.parametrize(("change", "feature"), [(_more, "n"), (_lost_key, "sum_by"), (_float, "kinds"), (_later, "position")])
 def test_an_engine_that_is_wrong_in_one_place_is_named_with_key_feature_and_seed(change, feature):
     with pytest.raises(AssertionError, match=rf"Kit\.{feature} of k\d+, .*by wrong.*seed=11") as found:
         assert_parity(Kit, seed=11, engines={"wrong": broken(change)})

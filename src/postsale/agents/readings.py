@@ -84,6 +84,8 @@ class RunnerHealth:
             trend=trend,
             features={**values, **evidence_of(self._scorers, values)} if self._scorers else values,
             model=self._digest,
+            row=score.applied.name,
+            stage=score.applied.stage,
             projection=self._model.fold.name,
             projection_version=self._model.features.version,
             position=position,

@@ -196,6 +196,8 @@ class PostSale:
 
     def close(self) -> None:
         """Close files. Everything acknowledged is durable already."""
+        if self._hot is not None:
+            self._hot.close()
         self.views.close()
         self.log.vault.close()
         self.log.store.close()

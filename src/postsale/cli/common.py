@@ -37,6 +37,8 @@ from postsale.errors import (
     ArchiveUnwritable,
     BreakingChange,
     CheckpointRefused,
+    ExportRefused,
+    ExportUnwritable,
     IdentityConflict,
     InvalidInput,
     KeyUnavailable,
@@ -62,6 +64,7 @@ from postsale.errors import (
     Unsupported,
 )
 from postsale.projections import CUSTOMER_HEALTH, HealthModel
+from postsale.projections.weighing import load_weights
 from postsale.store import Store, open_store, scheme_of
 from postsale.store.postgres_schema import DEFAULT_SCHEMA
 
@@ -75,7 +78,7 @@ Environment: POSTSALE_DB · POSTSALE_KEYS · POSTSALE_SCHEMA · POSTSALE_TENANT 
 _STATUS: tuple[tuple[tuple[type[PostSaleError], ...], int], ...] = (
     ((LogDamaged, ReplayDiverged, SealBroken, BreakingChange, CheckpointRefused, NoteInvalid), 1),
     ((InvalidInput, MappingInvalid, PolicyInvalid, IdentityConflict), 2),
-    ((ApprovalRefused, NotAllowed, NotLive, PolicyWidens), 3),
+    ((ApprovalRefused, NotAllowed, ExportRefused, NotLive, PolicyWidens), 3),
     ((UnknownCustomer, UnknownDecision, UnknownEvent, NotCheckpointed), 4),
     (
         (
@@ -88,6 +91,7 @@ _STATUS: tuple[tuple[tuple[type[PostSaleError], ...], int], ...] = (
             SegmentUnreadable,
             ArchiveBusy,
             ArchiveUnwritable,
+            ExportUnwritable,
         ),
         5,
     ),
@@ -195,7 +199,7 @@ def opened(db: str, agents: Sequence[Agent] = (), *, create: bool = False) -> It
     with PostSale.open(
         db,
         agents=agents,
-        health=_health(),
+        health=health_model(),
         keys=_place.keys,
         schema=_place.schema,
         archive=archive_moved(),
@@ -240,15 +244,18 @@ def archive_moved() -> str | None:
     return os.environ.get("POSTSALE_ARCHIVE") or None
 
 
-def _health() -> HealthModel:
-    """The model that POSTSALE_HEALTH names as module:NAME, else the shipped one."""
+def health_model() -> HealthModel:
+    """The model that POSTSALE_HEALTH names as module:NAME, or the shipped one with the weights of the file it names; else the shipped one."""
     name = os.environ.get("POSTSALE_HEALTH")
     if not name:
         return CUSTOMER_HEALTH
+    if name.endswith(".toml"):
+        return load_weights(name, CUSTOMER_HEALTH)
     module, _, attribute = name.partition(":")
     found = getattr(imported(module), attribute, None)
     if not isinstance(found, HealthModel):
-        raise InvalidInput(what="environment", field="POSTSALE_HEALTH", reason="expected module:NAME of a HealthModel")
+        reason = "expected module:NAME of a HealthModel, or a file of weights, NAME.toml"
+        raise InvalidInput(what="environment", field="POSTSALE_HEALTH", reason=reason)
     return found
 
 

@@ -182,7 +182,7 @@ def projection_diff(
     db: Db = DEFAULT_DB,
     json: Json = False,
 ) -> None:
-    """Compare two versions of a projection row by row, as far as both are folded. Exit status 1 when a finished value differs."""
+    """Compare two versions of a projection row by row, as far as both are folded. Exit status 1 when a finished value differs, or one was never folded."""
     with opened(db) as ps:
         one, other = (ps.runner_of(_declared(ps, name)) for name in (old, new))
         at_us = ps.clock.now_us() if (at := parse_time(as_of)) is None else to_us(at)
@@ -197,6 +197,7 @@ def projection_diff(
 
             found = compare(one, other, at_us, samples=samples, on_progress=more)
         head = ps.log.store.head()
+        unfolded = [runner.view for runner in (one, other) if head and not runner.position()]
     if json:
         emit(
             {
@@ -204,7 +205,11 @@ def projection_diff(
                 "features": {n: {"rows": d.rows, "samples": [s._asdict() for s in d.samples]} for n, d in found.features.items()},
             }
         )
-        raise typer.Exit(0 if found.same else 1)
+        raise typer.Exit(0 if found.same and not unfolded else 1)
+    if unfolded:
+        out.print(f"[red]There is nothing to compare yet:[/] {escape(' and '.join(unfolded))} was never folded.")
+        hint("postsale projection rebuild")
+        raise typer.Exit(1)
     totals = {"rows": found.rows, "differ": found.differing, "only in old": found.only_old, "only in new": found.only_new}
     counts(f"Compared at {iso(found.as_of_us)}, up to position {found.position:,}", totals)
     for what, names in (("Only in new", found.added), ("Only in old", found.removed)):

@@ -39,6 +39,7 @@ _RESERVED: Final = ("newest_us", "position", "kind", "occurred_at_us")
 # ---------------------------------------------------------------- cells
 
 _TILE, _KEY, _CELL = "tile", "key", "cell"
+_KEEP_NULLS: Final = frozenset({"latest", "history", "distinct"})  # whose aggregates do not pass over null values by themselves
 
 
 class _Query:
@@ -80,8 +81,7 @@ class _Query:
                 where = translated(leaf.where, facts)
                 condition = where if condition is None else condition & where
             if leaf.window and today is not None:
-                tile = columns["tile_"]
-                inside = (tile > today - leaf.window.days) & (tile <= today)
+                inside = columns["tile_"] > today - leaf.window.days  # and not after today: such facts were left out above
                 condition = inside if condition is None else condition & inside
             if condition is not None:
                 conditions[leaf.name] = f"if_{leaf.name}"
@@ -89,9 +89,11 @@ class _Query:
         self.names, self._conditions = names, conditions
         self.facts = facts.select(**columns)
 
-    def _condition(self, leaf: Leaf[Any], t: Table) -> Column | None:
+    def _condition(self, leaf: Leaf[Any], t: Table, *, nulls: bool) -> Column | None:
+        """Whether a fact counts; with `nulls` perhaps also when its value is null, for aggregates that pass over those by themselves."""
         parts = [t[self._conditions[leaf.name]]] if leaf.name in self._conditions else []
-        parts += [t[self.names[part]].notnull() for part in (leaf.value, leaf.by) if part is not None]
+        if leaf.value is not None and not nulls:
+            parts.append(t[self.names[leaf.value]].notnull())
         if leaf.window and _newest(leaf) in t.columns:
             parts.append(t.tile_ > t[_newest(leaf)] - leaf.window.days)
         return functools.reduce(operator.and_, parts) if parts else None
@@ -99,7 +101,7 @@ class _Query:
     def cell(self, leaf: Leaf[Any], t: Table, *, finish: bool) -> Column:
         """The aggregate that makes the leaf's cell, null when no fact counts; with `finish` the value that is read from it."""
         value: Column = t[self.names[leaf.value]] if leaf.value is not None else None
-        where = self._condition(leaf, t)
+        where = self._condition(leaf, t, nulls=leaf.operation not in _KEEP_NULLS)
         if leaf.operation == "decayed":
             value = t.one_ if value is None else value
             if finish and leaf.half_life is not None:
@@ -149,10 +151,10 @@ class _Query:
     def nested(self, leaves: Sequence[Leaf[Any]], grain: Mapping[str, str], *, finish: bool) -> Table:
         """Leaves that share a grain: cells by keys and grain, then one array of structs per leaf."""
         t = self.facts
-        if _TILE in grain:
-            t = self._in_windows(t, leaves)
         if _KEY in grain:
             t = t.filter(t[grain[_KEY]].notnull())
+        if _TILE in grain:
+            t = self._in_windows(t, leaves)
         grouped = t.group_by(*self.keys, **{f"{name}_": t[column] for name, column in grain.items()})
         cells = grouped.aggregate(**{leaf.name: self.cell(leaf, t, finish=finish) for leaf in leaves})
         out = {}
@@ -166,9 +168,9 @@ class _Query:
 
         Left out before they are grouped: most of a long history is older than its windows.
         """
-        newest = {_newest(leaf): t.tile_.max(where=self._condition(leaf, t)) for leaf in leaves}
+        newest = {_newest(leaf): t.tile_.max(where=self._condition(leaf, t, nulls=False)) for leaf in leaves}
         t = self._with(t, t.group_by(self.keys).aggregate(**newest))
-        return t.filter(functools.reduce(operator.or_, [self._condition(leaf, t) for leaf in leaves]))
+        return t.filter(functools.reduce(operator.or_, [self._condition(leaf, t, nulls=False) for leaf in leaves]))
 
 
 def _newest(leaf: Leaf[Any]) -> str:

@@ -8,6 +8,7 @@ both are then checked field by field. Nothing unreadable is skipped. Imports the
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import chain
 from typing import Any, Final
@@ -103,7 +104,8 @@ def load_facts(
     with fact_source(store, query, header=available) as source:
         files: list[str] = []
         if source.archive is not None:
-            files = [str(source.archive.verified(segment)) for segment, _ in source.parts]
+            with ThreadPoolExecutor(_CHECKERS) as threads:  # hashing lets other threads run
+                files = [str(path) for path in threads.map(source.archive.verified, [segment for segment, _ in source.parts])]
         with refusing():
             connection.execute(make.empty())
             foreign = _foreign_shapes(connection, files, readable) if files else []
@@ -219,6 +221,7 @@ class _Making:
 _STREAM: Final = "tenant || '/' || category || '/' || id AS stream"
 _STORED: Final = ("position", "wire_name", "schema", "occurred_at_us", "recorded_at_us", "data")
 _FOREIGN_ROWS: Final = 4_096
+_CHECKERS: Final = 4  # files whose digests are checked at once
 
 
 def _segments(files: list[str]) -> str:
