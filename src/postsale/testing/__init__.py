@@ -13,9 +13,25 @@ pytest.register_assert_rewrite(
 )
 
 from postsale.testing.evolution import assert_schemas_kept, upcasted  # noqa: E402
+from postsale.testing.given import given  # noqa: E402
+from postsale.testing.network import no_network  # noqa: E402
 from postsale.testing.parity import assert_parity, random_facts  # noqa: E402
-from postsale.testing.rows import given  # noqa: E402
+from postsale.testing.scenario import Scenario, asked, consent, decision, effect  # noqa: E402
 from postsale.testing.store_building import Events  # noqa: E402
 from postsale.testing.store_contract import StoreContract  # noqa: E402
 
-__all__ = ["Events", "StoreContract", "assert_parity", "assert_schemas_kept", "given", "random_facts", "upcasted"]
+__all__ = [
+    "Events",
+    "Scenario",
+    "StoreContract",
+    "asked",
+    "assert_parity",
+    "assert_schemas_kept",
+    "consent",
+    "decision",
+    "effect",
+    "given",
+    "no_network",
+    "random_facts",
+    "upcasted",
+]
