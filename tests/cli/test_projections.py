@@ -112,6 +112,19 @@ def test_status_of_one_of_your_own_and_a_rebuild_by_either_engine_give_the_same_
     assert run("projection", "retry", name, "--json", "--db", db).json() == {"freed": 0, "parked": []}
 
 
+def test_a_rebuild_says_whether_its_version_is_live_and_what_to_type_until_it_is(db: str, releases: tuple[str, str]) -> None:
+    old, new = (f"{name}:MODEL" for name in releases)
+    assert run("projection", "switch", old, "--reason", "first", "--db", db).code == 0
+    assert "The new build serves." in run("projection", "rebuild", old, "--db", db).out
+    done = run("projection", "rebuild", new, "--db", db)
+    assert done.code == 0
+    assert "Version 1 stays live until you switch" in done.out
+    assert f'postsale projection switch {new} --reason "…"' in done.out
+    assert "The new build serves." not in done.out
+    refused = run("projection", "switch", new, "--db", db)
+    assert (refused.code, "--reason" in refused.err) == (2, True)
+
+
 @pytest.mark.parametrize("name", ["nonsense", "postsale.projections:Nope", "postsale.projections:Features", "{}:NO_MODEL"])
 def test_what_is_no_declaration_is_refused_by_name(db: str, releases: tuple[str, str], name: str) -> None:
     for command in (("status",), ("rebuild",), ("diff",), ("switch", "--reason", "x"), ("retry",), ("run",)):

@@ -1,6 +1,11 @@
-"""What users import in their tests. Needs pytest."""
+"""What users import in their tests. Needs the extra `testing`: pytest."""
 
-import pytest
+from postsale.errors import MissingExtra
+
+try:
+    import pytest
+except ImportError:
+    raise MissingExtra(feature="postsale.testing", extra="testing") from None
 
 # Before their import, so that a failed assertion shows its values.
 pytest.register_assert_rewrite(
