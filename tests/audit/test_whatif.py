@@ -128,6 +128,17 @@ def test_history_under_a_candidate_is_what_a_life_under_it_was(story: list[tuple
     assert (found.after["contacts"], found.after["offers EUR"]) == (contacts, money)
 
 
+def test_a_contact_that_was_not_made_leaves_room_for_a_later_one() -> None:
+    again = [("failed", "a", 2), ("paid", "a", 1)]
+    story = [*again, *again, ("smb", "a", 1), ("failed", "a", 2)]
+    was, candidate = live(story, BASE), policy(('segment = "vip"', 'segment = "nobody"'))
+    assert [e.suppressed_by for e in was.decisions("a")] == [None, None, "frequency:2/30d"]
+    found = asked(was, candidate)
+    assert [str(c.after) for c in found.changed] == ["acted: task", "acted: task", "acted: email"]
+    assert found.changed[-1].why == "no longer suppressed by frequency:2/30d"
+    assert (found.before["contacts"], found.after["contacts"]) == (2, 1)
+
+
 def test_what_a_narrower_trigger_would_not_have_asked_is_not_asked() -> None:
     w = live([("failed", "a", 1), ("failed", "b", 3)], BASE)
     found = asked(w, policy(('when = { failed_payments = ">= 1" }', 'when = { failed_payments = ">= 2" }')))
