@@ -41,7 +41,7 @@ def test_the_commands_are_those_that_are_promised() -> None:
     promised = """
         demo, ingest stripe, ingest cloudevents, ingest table, run, customer list, customer show, customer timeline, customer why,
         decision list, decision explain, decision replay, approval list, approval approve, approval reject, projection status,
-        quarantine list, quarantine retry, agent list, agent observe, agent propose, agent act, agent pause, agent resume,
+        quarantine list, quarantine retry, agent list, tool list, tool status, agent observe, agent propose, agent act, agent pause, agent resume,
         token issue, schemas check, schemas list, schemas write, log verify, log checkpoint, log key, log prove, log check-proof,
         log chapters, log archive, db migrate, snapshots drop"""
     assert {tuple(c.split()) for c in re.split(r",\s+", promised.strip())} <= set(COMMANDS)
@@ -87,6 +87,9 @@ def reads(customer: str, decision: str) -> list[tuple[str, ...]]:
         ("projection", "status"),
         ("quarantine", "list"),
         ("agent", "list"),
+        ("tool", "list"),
+        ("tool", "status"),
+        ("tool", "status", "--known-at", "2026-07-15"),
         ("log", "verify"),
     ]
 

@@ -5,5 +5,6 @@ from postsale.app.importing import ImportReport, Refused
 from postsale.app.postsale import PostSale
 from postsale.app.recorder import Receipt, RecordReport, Reject
 from postsale.app.tenant import Tenant
+from postsale.app.tools import ToolStatus
 
-__all__ = ["CustomerRow", "ImportReport", "PostSale", "Receipt", "RecordReport", "Refused", "Reject", "Tenant"]
+__all__ = ["CustomerRow", "ImportReport", "PostSale", "Receipt", "RecordReport", "Refused", "Reject", "Tenant", "ToolStatus"]

@@ -26,6 +26,7 @@ from postsale.app.health import CustomerRow, customer_rows, states_of
 from postsale.app.importing import Importer, ImportReport, Refused
 from postsale.app.readings import health_of
 from postsale.app.recorder import Entry, Receipt, RecordReport
+from postsale.app.tools import ToolStatus, returned, tool_statuses
 from postsale.app.training import Question, Rows, TrainingRows, ascending, microseconds
 from postsale.audit import Explanation, Replayed, explain, replay
 from postsale.errors import InvalidInput, UnknownCustomer, Unsupported
@@ -115,6 +116,14 @@ class Tenant:
     @staticmethod
     def _source(signal: Signal) -> Cause:
         return Cause(actor=Actor("source", signal.source))
+
+    def returned(self, effect: UUID | str, signal: Signal) -> Receipt:
+        """Record what came back of an effect: a bounce, a delivery, a callback. `effect` is the key that the tool received.
+
+        It is a fact about the effect's customer, caused by the effect; idempotent like `record`. Raises InvalidInput when no effect
+        of this id has left, ContentConflict for the same (source, id) with other content.
+        """
+        return returned(self._ps, self.name, effect, signal)
 
     # ------------------------------------------------------------ files in
 
@@ -418,6 +427,10 @@ class Tenant:
         """Set a decision aside with a reason; effects that have not left are cancelled."""
         id_ = _uuid(decision_id)
         self._engine_of(id_).approvals.override(self.name, id_, self._ps.person(by), reason=reason)
+
+    def tools(self, *, as_of: datetime | None = None, known_at: datetime | None = None) -> list[ToolStatus]:
+        """Tools that are installed here or that decisions were to use, by name: contract, circuit now, and how each has done."""
+        return tool_statuses(self._ps, self.name, as_of_us=_us(as_of), known_at_us=_us(known_at))
 
     # ------------------------------------------------------------ agents
 

@@ -36,6 +36,7 @@ from postsale.cli.ingest import ingest_app, quarantine_app
 from postsale.cli.log import log_app
 from postsale.cli.run import run
 from postsale.cli.schemas import schemas_app
+from postsale.cli.tools import tool_app
 from postsale.events import Masked
 
 app = Commands(
@@ -66,6 +67,7 @@ app.add_typer(customer_app, name="customer")
 app.add_typer(decision_app, name="decision")
 app.add_typer(approval_app, name="approval")
 app.add_typer(agent_app, name="agent")
+app.add_typer(tool_app, name="tool")
 app.add_typer(projection_app, name="projection")
 app.add_typer(snapshots_app, name="snapshots")
 app.add_typer(quarantine_app, name="quarantine")
