@@ -170,13 +170,17 @@ _POLICY = {
 }
 
 
+def one_effect(tool: Tool, arguments: Mapping[str, str | int | bool]) -> Policy:
+    """The policy `contract`: whoever's payment fails gets one effect of this tool."""
+    row = {"id": "one", "action": "act", "tool": tool.ref.name, "arguments": dict(arguments), "approval": "none", "because": "A test."}
+    return Policy.from_json(canonical({**_POLICY, "name": "contract", "rule": [row]}).decode())
+
+
 def dispatched(tool: Tool, arguments: Mapping[str, str | int | bool]) -> tuple[UUID, list[str]]:
     """Have one effect through agent, log and outbox, moving the clock until nothing waits: its id and the kinds of its events."""
     clock = ManualClock(_START)
     log = Log(MemoryStore(clock=clock), FileVault.in_memory(), clock)
-    row = {"id": "one", "action": "act", "tool": tool.ref.name, "arguments": dict(arguments), "approval": "none", "because": "A test."}
-    policy = Policy.from_json(canonical({**_POLICY, "name": "contract", "rule": [row]}).decode())
-    engine = EmbeddedEngine(log, [Agent(policy)], Toolbox([tool], sandbox=False))
+    engine = EmbeddedEngine(log, [Agent(one_effect(tool, arguments))], Toolbox([tool], sandbox=False))
     engine.set_mode("acme", "contract", "act", person=Person("tests", "os-user"), reason="test")
     stream = customer_stream("acme", "c1")
     failed = InvoicePaymentFailed(source="test", id="1", occurred_at=_START, amount_minor=1, currency="EUR")

@@ -53,8 +53,10 @@ class HttpTool(Tool):
             raise BadDeclaration(what=type(self).__name__, reason="expected an https:// URL: credentials and arguments are sent to it")
         self._base = base_url.rstrip("/")
         self._headers = {"Accept-Encoding": "identity", **(headers or {})}  # what is counted is what arrives
-        one_each = httpx.Limits(max_keepalive_connections=0)
-        self._client = client if client is not None else httpx.Client(limits=one_each, follow_redirects=False)
+        if client is None:  # without TLS no certificates: loading them takes longer than a request here
+            one_each = httpx.Limits(max_keepalive_connections=0)
+            client = httpx.Client(limits=one_each, follow_redirects=False, verify=parts.scheme == "https")
+        self._client = client
 
     def close(self) -> None:
         """Give its connections back."""
