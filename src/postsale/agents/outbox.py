@@ -84,15 +84,17 @@ class Outbox:
 
     def _dispatch(self, stream: StreamId, customer: CustomerAggregate) -> Dispatched:
         called = settled = 0
+        known: CustomerAggregate | None = customer  # the first claim needs no second look: its append finds out whether it is stale
         for open_, effect in effects_due(customer, self._desk.now_us(), abandoned_after_us=self._abandoned_us):
-            did = self._one(stream, open_.decision_id, effect.intent.intent_id)
+            did = self._one(stream, open_.decision_id, effect.intent.intent_id, known)
+            known = None
             called += did.called
             settled += did.settled
         return Dispatched(called, settled)
 
     # ------------------------------------------------------------ one effect
 
-    def _one(self, stream: StreamId, decision_id: UUID, intent_id: UUID) -> Dispatched:
+    def _one(self, stream: StreamId, decision_id: UUID, intent_id: UUID, customer: CustomerAggregate | None) -> Dispatched:
         decision = self._desk.decision(stream.tenant, decision_id)
         intent = next((i for i in decision.data.intents if i.intent_id == intent_id), None)
         if intent is None:
@@ -102,7 +104,7 @@ class Outbox:
             reach.check(intent.tool, simulated=tool.sandbox)  # before the claim, so that nothing is left started
         arguments = self._arguments(stream, decision, intent)
         gate = self._admission(stream.tenant, tool)
-        change, stored = self._desk.change(stream, lambda c: self._claim(c, decision, intent, tool, arguments, gate))
+        change, stored = self._desk.change(stream, lambda c: self._claim(c, decision, intent, tool, arguments, gate), customer)
         if stored is None or not stored.stored:
             return Dispatched()  # nothing to do any more, or another worker won
         started = change.drafts[0].event

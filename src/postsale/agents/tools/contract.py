@@ -10,6 +10,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
@@ -108,9 +109,9 @@ class Tool(ABC):
         """For queryable tools: the output of the call with this key when it took effect, None when it did not."""
         raise NotImplementedError
 
-    @property
+    @cached_property
     def ref(self) -> ToolRef:
-        """The contract by name, kind and digest."""
+        """The contract by name, kind and digest; computed once, because schemas take long to make."""
         return ToolRef(f"{self.name}@{self.version}", self.kind, contract_digest(self))
 
 
