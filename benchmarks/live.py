@@ -1,8 +1,8 @@
-"""The live fold beside a plain dict fold of the same eleven features, on the same facts, in the same process.
+"""The live fold beside a plain dict fold of the same eleven features, on the same facts, in the same process; and how soon a signal is seen.
 
 `python -m benchmarks.live --json --size 100000`. The peer is what one would write by hand: one dict per customer, an if-chain
 by kind, the same tiles, the same ties. Before anything is timed, both must give the same values. The limit is the bare loop
-that looks a customer up and reads the fact.
+that looks a customer up and reads the fact. What is measured of visibility, and how, is said in `_visible`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from benchmarks._visible import run as visible
 from postsale.aggregates.signals import InvoicePaid, InvoicePaymentFailed, SubscriptionChanged, TicketOpened, UsageObserved
 from postsale.events import DAY_US
 from postsale.projections import Fact, Features, Fold, count, days, distinct, first_seen, last_seen, latest, maximum, total
@@ -208,6 +209,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
             "limit": round(limit / peer, 3),
         },
     ]
+    measures += visible(options.size)
     result = {"benchmark": "live", "measures": measures}
     if not options.json:
         for measure in measures:

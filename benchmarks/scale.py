@@ -21,7 +21,9 @@ from typing import Any, Final
 
 from tests.postgres import new_log
 
-from benchmarks._common import Item, a_log, each_item, facts, measure, options, report
+from benchmarks._common import Item, each_item, facts, measure, options, report
+from postsale.access import FileVault
+from postsale.events import SystemClock
 from postsale.store import SQLiteStore, Store
 from postsale.store.log import Log
 from postsale.store.postgres import PostgresStore
@@ -46,8 +48,10 @@ def _timed(log: Log, items: Iterator[Item], size: int, rounds: int) -> float:
 def of_a_store(name: str, open_store: Callable[[], Store], size: int, rounds: int) -> list[dict[str, Any]]:
     items = each_item(max(1, size // 50))
     rows, found = 0, []
+    vault = FileVault.in_memory()
     for goal in (size // SMALLER, size):
-        with a_log(open_store()) as log:
+        with closing(open_store()) as store:
+            log = Log(store, vault, SystemClock())
             while rows < goal:
                 part = list(itertools.islice(items, min(_FILL, goal - rows)))
                 log.append(facts(log, part))
@@ -56,7 +60,8 @@ def of_a_store(name: str, open_store: Callable[[], Store], size: int, rounds: in
         start = time.perf_counter()
         store = open_store()
         opened = time.perf_counter() - start
-        with a_log(store) as log:
+        with closing(store):
+            log = Log(store, vault, SystemClock())
             log.append(facts(log, list(itertools.islice(items, 1))))  # finds the head and the names
             found.append((opened, _timed(log, items, _BATCH, rounds), _timed(log, items, 1, rounds)))
             rows += 1 + rounds * (_BATCH + 1)

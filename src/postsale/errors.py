@@ -316,6 +316,28 @@ class ArchiveUnwritable(PostSaleError):
 
 
 @dataclass(eq=False, kw_only=True)
+class ExportUnwritable(PostSaleError):
+    """The place of an export cannot be read or written: disk full, no permission, not reachable. What is listed in its manifest stays."""
+
+    url: str
+    reason: str
+    found = "the export at {url} cannot be read or written: {reason}"
+    expected = "a folder with room for it"
+    todo = "Mend the cause and run the export again: it goes on from where it was."
+
+
+@dataclass(eq=False, kw_only=True)
+class ExportRefused(PostSaleError):
+    """What is at the place of an export cannot be continued. Nothing was written."""
+
+    url: str
+    reason: str
+    found = "{url}: {reason}"
+    expected = "an empty folder, or an earlier export of the same tenant of the same log"
+    todo = "Export to another folder, or empty this one: the log has every event."
+
+
+@dataclass(eq=False, kw_only=True)
 class ViewMoved(PostSaleError):
     """Somebody else moved a view's checkpoint: this writer was paused, or the view was dropped meanwhile. Nothing was written."""
 
@@ -335,7 +357,7 @@ class StaleRead(PostSaleError):
     position: int  # the one it has
     at_least: int  # the one demanded
     within_s: float
-    found = "{what} is at position {position}, {within_s:g} s after it was asked"
+    found = "{what} is at position {position}, {within_s} s after it was asked"
     expected = "position {at_least} or later"
     todo = "Read again, allow more time, or leave out at_least= to take what is there."
 

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from postsale.agents import ChurnOutreach, RenewalRescue
 from postsale.agents.decide import rederive
-from postsale.agents.evidence import OFFERED
+from postsale.agents.evidence import OFFERED, customer_evidence
 from postsale.agents.readings import RunnerHealth
 from postsale.aggregates.signals import CancellationScheduled, RenewalDue, TicketEscalated, TicketOpened, UsageObserved
-from postsale.events import encode_payload
-from postsale.projections import CUSTOMER_HEALTH, MemoryViews, Runner
+from postsale.events import encode_payload, to_us
+from postsale.projections import CUSTOMER_HEALTH, HealthModel, MemoryViews, Row, Runner
 from tests.agents.world import ANNA, BEN, NOON, World, calls
 
 
-def world(mode: str = "act") -> World:
+def world(mode: str = "act", model: HealthModel = CUSTOMER_HEALTH) -> World:
     w = World([RenewalRescue(), ChurnOutreach()])
-    w.engine.health = RunnerHealth(Runner(w.store, MemoryViews(), CUSTOMER_HEALTH.fold, clock=w.clock))
+    w.engine.health = RunnerHealth(Runner(w.store, MemoryViews(), model.fold, clock=w.clock), model)
     w.mode(mode, "renewal-rescue")
     w.mode(mode, "churn-outreach")
     return w
@@ -73,6 +74,24 @@ def test_poor_health_before_a_renewal_is_a_call_with_the_score_in_the_reason() -
     assert f"health score is {event.evidence['health']}" in event.rationale
     assert event.model == CUSTOMER_HEALTH.digest
     assert event.read_set[0].projection == "CustomerHealth"
+
+
+def test_a_decision_names_the_weights_that_its_health_was_weighed_with_and_the_row_is_evidence() -> None:
+    model = replace(CUSTOMER_HEALTH, rows=(Row("enterprise", "onboarding", {"support": 100}),))
+    w = world(model=model)
+    w.subscribed()
+    w.profile(segment="enterprise")
+    for n in range(4):
+        w.attend(w.says(TicketOpened, ticket_id=f"t{n}"))
+        w.attend(w.says(TicketEscalated, ticket_id=f"t{n}"))
+    w.attend(w.says(RenewalDue, renews_at=w.now() + timedelta(days=45)))
+    event = w.decisions()[-1]
+    assert event.model == model.digest != CUSTOMER_HEALTH.digest
+    assert w.engine.health is not None
+    reading = w.engine.health.read(w.customer(), to_us(w.now()), frozenset())
+    assert (reading.row, reading.stage, reading.model) == ("enterprise/onboarding", "onboarding", model.digest)
+    seen = customer_evidence(w.customer(), reading, to_us(w.now()))
+    assert (seen["health_row"], seen["lifecycle_stage"]) == ("enterprise/onboarding", "onboarding")
 
 
 def test_churn_outreach_works_on_nothing_but_purchases() -> None:

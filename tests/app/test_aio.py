@@ -24,7 +24,7 @@ from postsale.store.postgres_link import Patience
 from .support import ANNA, NOON, Server, Where, failed, opened, paid, place_of, subscribed
 
 _ONLY_SYNC = {
-    "Tenant": {"agent", "agent_names"},
+    "Tenant": {"agent", "agent_names", "datasets", "datasets_of", "pseudonyms", "training_rows"},
     "PostSale": {
         "authenticate",
         "decision_stream",
@@ -34,6 +34,8 @@ _ONLY_SYNC = {
         "issue_token",
         "person",
         "projections",
+        "projector",
+        "runner_of",
         "simulate",
         "tenants",
     },
@@ -140,12 +142,13 @@ def test_more_tasks_than_connections_wait_for_each_other_and_all_are_done(server
 
 def test_tasks_that_get_no_connection_in_time_are_told_so_and_later_ones_are_served(server: Server, tmp_path: Path) -> None:
     """While somebody keeps the whole pool: a typed error after a bounded wait, for each of them; nothing is stored."""
-    store = PostgresStore(server.url, schema=server.schema, patience=Patience(connection=0.3), max_connections=4)
+    clock = ManualClock(NOON)
+    store = PostgresStore(server.url, schema=server.schema, clock=clock, patience=Patience(connection=0.3), max_connections=4)
     views = PostgresViews(server.url, store.log_id, schema=server.schema)
 
     async def main() -> None:
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(32))
-        async with AsyncPostSale(PostSale(store, FileVault(server.keys), views, clock=ManualClock(NOON))) as ps:
+        async with AsyncPostSale(PostSale(store, FileVault(server.keys), views, clock=clock)) as ps:
             acme = ps.tenant("acme")
             before = (await acme.record("cus_42", paid("evt"))).position
             with ExitStack() as held:

@@ -227,25 +227,26 @@ def test_labels_know_what_became_known_later_and_censored_rows_have_none(where: 
         assert by_name(ps, earlier, "label_failures")["cus_1", at[0]] == 0  # what the log would have said then
 
 
-def test_a_label_follows_the_customer_through_a_merge(where: Where) -> None:
-    """Features know one half, because nobody knew more; what came of the customer is what came of the whole."""
+def test_a_label_follows_the_customer_through_merges(where: Where) -> None:
+    """Features know one part, because nobody knew more; what came of the customer is what came of the whole, wherever it was recorded."""
     clock = ManualClock(NOON)
     with opened(where, clock=clock) as ps:
-        acme = ps.tenant("acme")
-        acme.record("cus_1", paid("a", NOON - DAY))
-        acme.record("cus_2", paid("b", NOON - DAY))
+        acme, names = ps.tenant("acme"), ("cus_1", "cus_2", "cus_3")
+        for name in names:
+            acme.record(name, paid(f"p-{name}", NOON - DAY))
         clock.move_to(NOON + 2 * DAY)
         acme.merge("cus_2", into="cus_1", reason="the same company", by=ANNA)
+        acme.merge("cus_1", into="cus_3", reason="and its parent", by=ANNA)
         clock.move_to(NOON + 3 * DAY)
-        acme.record("cus_2", failed("f", NOON + 3 * DAY))
+        for name in names:
+            acme.record(name, failed(f"f-{name}", NOON + 3 * DAY))
         clock.move_to(NOON + 30 * DAY)
         at = [NOON + DAY, NOON + 2.5 * DAY]
         rows = acme.training_rows(Spending, name="failing", at=at, outcome=Failing, within=5 * DAY)
-        assert by_name(ps, rows, "payments", "label_failures") == {
-            ("cus_1", at[0]): (1, 1),
-            ("cus_2", at[0]): (1, 1),
-            ("cus_1", at[1]): (2, 1),
-        }
+        expected = {(name, at[0]): (1, 3) for name in names} | {("cus_3", at[1]): (3, 3)}
+        assert by_name(ps, rows, "payments", "label_failures") == expected
+        named = acme.training_rows(Spending, name="named", points=[("cus_2", at[1])])
+        assert by_name(ps, named, "payments") == {("cus_3", at[1]): 3}
 
 
 # ---------------------------------------------------------------- decisions

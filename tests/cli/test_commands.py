@@ -43,7 +43,8 @@ def test_the_commands_are_those_that_are_promised() -> None:
         decision list, decision explain, decision replay, approval list, approval approve, approval reject, projection status,
         quarantine list, quarantine retry, agent list, tool list, tool status, agent observe, agent propose, agent act, agent pause, agent resume,
         token issue, schemas check, schemas list, schemas write, log verify, log checkpoint, log key, log prove, log check-proof,
-        log chapters, log archive, db migrate, snapshots drop"""
+        log chapters, log archive, db migrate, snapshots drop, projection rebuild, projection diff, projection switch, projection retry,
+        projection run, projection features"""
     assert {tuple(c.split()) for c in re.split(r",\s+", promised.strip())} <= set(COMMANDS)
 
 
@@ -85,6 +86,7 @@ def reads(customer: str, decision: str) -> list[tuple[str, ...]]:
         ("decision", "replay", decision),
         ("approval", "list"),
         ("projection", "status"),
+        ("projection", "features"),
         ("quarantine", "list"),
         ("agent", "list"),
         ("tool", "list"),

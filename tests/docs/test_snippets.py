@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted(p for p in (ROOT / "docs").rglob("*.md") if "reference" not in p.parts and "adr" not in p.parts)]
 FENCE = re.compile(r"^```(python|console|toml)(?: file=(\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SHOWN = re.compile(r"# → (.*)$")
-NOT_HERE = ("make ", "pip ", "git ", "cd ", "python3 -m venv ", ". .venv/")  # what CI does itself
+NOT_HERE = ("make ", "pip ", "dbt ", "git ", "cd ", "python3 -m venv ", ". .venv/")  # what CI does itself; dbt runs in test_dbt_package
 
 
 def blocks(page: Path) -> list[tuple[str, str, str]]:

@@ -17,16 +17,14 @@ from postsale.errors import BadDeclaration, InvalidInput
 from postsale.events import DAY_US, MAX_INT, Int
 from postsale.projections import CustomerHealth, Fact, Features, Fold, count, days, derived, distinct, latest, total
 from postsale.projections.columnar import (
-    _day,
     empty_values,
     finished_rows,
     fold_state,
-    payload_columns,
     state_table,
-    translated,
     value_table,
 )
 from postsale.projections.columnar_duckdb import duckdb_connection, read, table
+from postsale.projections.columnar_expressions import day_of, payload_columns, translated
 from postsale.projections.feeding import facts_table
 from postsale.projections.tracing import Const, Field, Op, evaluate
 from postsale.testing import assert_parity, random_facts
@@ -132,7 +130,7 @@ def test_a_day_begins_at_midnight_however_far_from_1970():
         for day in (-last, -last + 1, -1, 0, 1, 20_000, last - 1, last, *(rng.randrange(-last, last) for _ in range(5_000)))
         for step in (-1, 0, 1)
     ]
-    for row in query(pa.table({"at": times}), lambda t: t.select("at", day=_day(t["at"]))):
+    for row in query(pa.table({"at": times}), lambda t: t.select("at", day=day_of(t["at"]))):
         assert row["day"] == row["at"] // DAY_US
 
 
@@ -193,8 +191,8 @@ def test_without_the_extra_the_error_names_it():
 import sys
 sys.modules["ibis"] = sys.modules["duckdb"] = None  # what an import finds where they are not installed
 from postsale.errors import MissingExtra
-from postsale.projections import columnar, columnar_duckdb
-for part in (columnar.ibis, columnar_duckdb.duckdb_connection().__enter__):
+from postsale.projections import columnar_duckdb, columnar_expressions
+for part in (columnar_expressions.ibis, columnar_duckdb.duckdb_connection().__enter__):
     try:
         part()
     except MissingExtra as error:

@@ -10,17 +10,18 @@ from typing import ClassVar
 import pytest
 
 from postsale.aggregates.signals import RenewalDue, Signal
-from postsale.errors import InvalidInput, LogDamaged, UnknownWireName, UpcastFailed
+from postsale.errors import InvalidInput, LogDamaged, SegmentUnreadable, UnknownWireName, UpcastFailed
 from postsale.events import Count, Lane, ManualClock, NewEvent, StreamId, SystemClock, encode_payload, registry, schema_digest
 from postsale.projections import Features, Fold, count, days, fact_of, latest, total
 from postsale.projections.columnar import fold_state, state_table
 from postsale.projections.columnar_duckdb import duckdb_connection, read, table
 from postsale.projections.feeding import load_facts
-from postsale.store import Query, SQLiteStore, Store, archive_chapter, chapters_of, segments
+from postsale.store import Query, SQLiteStore, Store, archive_chapter, chapters_of, postgres_columns, segments
 from postsale.store.columns import fact_batches
 from postsale.testing import Events
 from postsale.testing.store_building import START, each
 from tests.store.stores import STORES
+from tests.store.test_archive_contract import archivable_postgres
 
 from .customers import day, signal
 from .list_store import ListStore
@@ -141,6 +142,38 @@ def test_a_chapter_archived_in_the_middle_of_a_read_is_neither_lost_nor_counted_
             for batch in batches:
                 found += batch["position"].to_pylist()
         assert sorted(found) == expected
+
+
+def test_a_segment_with_a_flipped_byte_is_never_taken_apart(tmp_path):
+    with closing(SQLiteStore(tmp_path / "log.db", clock=ManualClock(START), durable=False, chapter=20)) as store:
+        filled(store, 6)
+        archived = archive_chapter(chapters_of(store), 0, tmp_path / "archive", clock=SystemClock())
+        path = tmp_path / "archive" / archived.name
+        raw = bytearray(path.read_bytes())
+        raw[len(raw) // 3] ^= 1
+        path.write_bytes(raw)
+        with pytest.raises(SegmentUnreadable, match="not what was archived"):
+            computed(store)
+        path.unlink()
+        with pytest.raises(SegmentUnreadable, match="missing"):
+            computed(store)
+
+
+def test_chapters_of_a_postgresql_log_archived_before_and_during_a_read_are_read_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(postgres_columns, "_SPAN", 30)
+    with closing(archivable_postgres(chapter=20)) as store:
+        filled(store, 3)
+        expected = [event.position for event in store.read(Query(lane=Lane.FACT))]
+        before = [computed(store, query) for query in (Query(), Query(tenant="acme", after=30, upto=110))]
+        archive_chapter(chapters_of(store), 1, tmp_path / "archive", clock=SystemClock())
+        with closing(fact_batches(store, Query())) as batches:
+            found = next(batches)["position"].to_pylist()
+            for chapter in (0, 2, 5):  # read already, read in part, not read yet
+                archive_chapter(chapters_of(store), chapter, tmp_path / "archive", clock=SystemClock())
+            for batch in batches:
+                found += batch["position"].to_pylist()
+        assert sorted(found) == expected
+        assert [computed(store, query) for query in (Query(), Query(tenant="acme", after=30, upto=110))] == before
 
 
 def test_headers_are_read_only_when_what_the_source_claimed_is_asked_for(tmp_path):

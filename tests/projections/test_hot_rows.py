@@ -283,6 +283,11 @@ def test_a_parked_stream_is_as_old_in_the_cache_as_in_the_table(server: Server) 
     poison(store, STREAMS[1], 8)
     poke(store, STREAMS[1], 9)
     runner.catch_up()
+    poke(store, STREAMS[2], 10)
+    bad = poison(store, STREAMS[2], 10)  # in one batch with one that can be read, and later ones
+    poke(store, STREAMS[3], 11)
+    runner.catch_up()
+    assert runner.kept([STREAMS[2]]).position <= bad.position - 1
     for _ in range(2):  # from the table, then from the cache
         assert runner.kept([STREAMS[1]]).position == 8
         with pytest.raises(StaleRead):

@@ -105,6 +105,7 @@ def test_whatever_determines_a_score_is_in_the_digest() -> None:
         model(version=2),
         model(calibration=Platt(slope=1.0, offset=0.0, calibrated_on="d1")),
         model(trained_on="d1"),
+        one.model_copy(update={"owner": "others"}),
     ]
     assert len({m.digest for m in (one, *changed)}) == 1 + len(changed)
 

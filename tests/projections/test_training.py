@@ -20,7 +20,7 @@ from postsale.projections.feeding import facts_table
 from postsale.projections.training import Known, Subject, columns_of, enters_us, feature_rows, training_table
 from postsale.projections.training_columns import known_facts, training_columns
 
-from .support import Everything, facts_strategy
+from .support import DUE, MEASURED, PAID, USED, Everything, facts_strategy
 
 FOLD = Fold(Everything)
 SHOWN = [leaf.name for leaf in columns_of(Everything)]
@@ -214,25 +214,46 @@ def by_query(features: type[Features], customers: dict[str, tuple[list[Fact], li
         return training_columns(connection, features, **asked)
 
 
-@settings(max_examples=8)
-@given(
-    st.lists(st.tuples(facts_strategy, st.lists(st.integers(-5 * DAY_US, 20 * DAY_US), unique=True, max_size=4).map(sorted)), max_size=5),
-    st.sampled_from([0, 2 * DAY_US]),
-    st.integers(0, 12 * DAY_US),
-    st.booleans(),
-)
-def test_duckdb_gives_the_table_that_the_fold_gives(
-    customers: list[tuple[list[Fact], list[int]]], lag: int, horizon: int, only_known: bool
-) -> None:
-    """Every leaf in every way, late facts, ties, derived labels; values, types and order."""
-    # A decayed sum of such numbers passes 64 bits in the engine before it fades; that is refused, and not the matter here.
-    small = [([f for f in facts if abs(f.fields.get("amount") or 0) < 2**40], points) for facts, points in customers]
-    named = {f"c{n}": customer for n, customer in enumerate(small)}
-    asked: dict[str, Any] = {"lag_us": lag, "outcome": Paid, "horizon_us": horizon, "until_us": 15 * DAY_US, "only_known": only_known}
-    expected = training_table(Everything, [subject(name, facts, points, lag) for name, (facts, points) in named.items()], **asked)
-    found = by_query(Everything, named, **asked)
+def some_facts(rng: random.Random, n: int) -> list[Fact]:
+    """Facts of every kind that `Everything` reads, at few times, many of them late, with ties and absent values."""
+    found = []
+    for position in range(1, n + 1):
+        at = rng.choice([rng.randrange(-3, 9) * DAY_US, rng.randrange(-3, 9) * DAY_US - 1, rng.randrange(9 * DAY_US)])
+        given = {
+            "amount": rng.choice([None, *range(-3, 4)]),
+            "label": rng.choice([None, "a", "b", "ü"]),
+            "good": rng.choice([None, True, False]),
+            "step": rng.choice([None, 0, 2, -3, 10]),
+        }
+        kind, fields = rng.choice(
+            [
+                (MEASURED, {name: value for name, value in given.items() if value is not None}),
+                (MEASURED, {name: value for name, value in given.items() if value is not None}),
+                (PAID, {"amount_minor": rng.randrange(500), "currency": rng.choice(["USD", "EUR"])}),
+                (USED, {"feature": rng.choice("yx"), "count": rng.randrange(9), "errors": 0}),
+                (DUE, {"renews_at": rng.choice(["2026-01-01T00:00:00Z", "2026-01-01T02:00:00.000001+02:00"])}),
+            ]
+        )
+        found.append(Fact(kind, position, at, at + rng.choice([0, 5, DAY_US, 3 * DAY_US]), fields))
+    return found
+
+
+@pytest.mark.parametrize(("seed", "lag", "only_known"), [(1, 0, False), (2, DAY_US, True), (3, 3 * DAY_US, False)])
+def test_duckdb_gives_the_table_that_the_fold_gives(seed: int, lag: int, only_known: bool) -> None:
+    """Every leaf in every way, late facts, ties, labels on the edges of the horizon, censoring; values, types and order."""
+    rng = random.Random(seed)
+    customers = {}
+    for n in range(12):
+        points = {rng.choice([rng.randrange(-3, 12) * DAY_US, rng.randrange(12 * DAY_US)]) for _ in range(6)}
+        customers[f"c{n % 10}{n}"] = (some_facts(rng, rng.choice([0, 1, 30])), sorted(points))
+    asked: dict[str, Any] = {"outcome": Paid, "horizon_us": 2 * DAY_US, "until_us": 8 * DAY_US}
+    asked |= {"lag_us": lag, "only_known": only_known}
+    subjects = [subject(name, facts, points, lag) for name, (facts, points) in customers.items()]
+    expected, found = training_table(Everything, subjects, **asked), by_query(Everything, customers, **asked)
     assert found.schema.equals(expected.schema, check_metadata=True)
     assert found.to_pylist() == expected.to_pylist()
+    assert len(set(expected.column("label_n").to_pylist())) > 2
+    assert (expected.num_rows == sum(len(points) for _, points in customers.values())) is not only_known
 
 
 @settings(max_examples=8)

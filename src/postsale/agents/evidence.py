@@ -39,6 +39,8 @@ class HealthReading:
     trend: str | None = None  # such as falling, steady, rising
     features: Mapping[str, Any] = field(default_factory=dict)  # only integers, texts, booleans and None become evidence
     model: str | None = None  # digest of the health model
+    row: str | None = None  # which row of it weighed this customer
+    stage: str | None = None  # of the customer's lifecycle
     projection: str = "health"
     projection_version: int = 0
     position: int = 0
@@ -80,6 +82,8 @@ OFFERED: Mapping[str, Offered] = {
     "health": Offered("integer", "health score, 0 to 100, rounded as its band is"),
     "health_band": Offered("text", "poor, fair or good"),
     "health_trend": Offered("text", "which way the score moves"),
+    "health_row": Offered("text", "which row of the health model weighed this customer, such as enterprise/renewal or default"),
+    "lifecycle_stage": Offered("text", "onboarding, adoption, renewal, leaving or churned"),
     "subscribed": Offered("boolean", "whether a subscription runs; missing when none was ever reported"),
     "mrr_minor": Offered("integer", "monthly recurring revenue, minor units of `currency`"),
     "currency": Offered("text", "of the subscription, else of the newest payment"),
@@ -129,6 +133,8 @@ def customer_evidence(customer: CustomerAggregate, health: HealthReading, at_us:
         "health": rounded(health.score),
         "health_band": health.band,
         "health_trend": health.trend,
+        "health_row": health.row,
+        "lifecycle_stage": health.stage,
         "subscribed": subscribed,
         "mrr_minor": _int(f.get("mrr_minor")) if f.get("mrr_minor") is not None else _int(terms_now.get("mrr_minor")),
         "currency": _text(f.get("currency")) or _text(terms_now.get("currency")) or (_text(paid.latest.get("currency")) if paid else None),

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from postsale.agents.expressions import Value
-from postsale.agents.policy import NO_ACTION, Budget, Policy, Rule
+from postsale.agents.policy import NO_ACTION, Budget, Policy, ProbabilityFloor, Rule
 from postsale.aggregates.artifacts import AgentControl, Mode
 from postsale.aggregates.customer import CustomerAggregate
 from postsale.aggregates.decisions import Offer, Scalar, Verdict
@@ -46,6 +46,7 @@ class Context:
     budget_period: str = ""
     paused_by: str = ""  # "", or which switch: agent, tenant, everything
     merged: bool = False  # the customer is part of another one
+    probability_ppm: int | None = None  # of the policy's floor; None when no calibrated model says so
 
     def scalars(self) -> dict[str, Scalar]:
         """The context as a decision records it. `from_scalars` is the inverse."""
@@ -59,12 +60,14 @@ class Context:
         }
         out |= {f"consent.{channel}": given for channel, given in self.consent.items()}
         out |= {f"touches.{days}d": count for days, count in self.touches.items()}
+        if self.probability_ppm is not None:
+            out["probability_ppm"] = self.probability_ppm
         return out
 
     @classmethod
     def from_scalars(cls, values: Mapping[str, Scalar]) -> Context:
         """The context that a decision recorded."""
-        left = values.get("budget_left_minor")
+        left, likely = values.get("budget_left_minor"), values.get("probability_ppm")
         return cls(
             local_time=str(values["local_time"]),
             time_zone=str(values["time_zone"]),
@@ -74,6 +77,7 @@ class Context:
             budget_period=str(values.get("budget_period") or ""),
             paused_by=str(values.get("paused_by") or ""),
             merged=values.get("merged") is True,
+            probability_ppm=likely if isinstance(likely, int) else None,
         )
 
 
@@ -89,6 +93,7 @@ def look(
     """The context of one decision. `switches` are the states of `artifacts.switch_streams`, in that order."""
     g = policy.guardrails
     zone = _zone(evidence.get("time_zone"), g.quiet_hours.default_zone if g.quiet_hours else "UTC")
+    likely = evidence.get(g.probability.input) if g.probability else None
     paused = [name for name, state in zip(SWITCHES, switches, strict=False) if state.paused]
     return Context(
         local_time=from_us(now_us).astimezone(ZoneInfo(zone)).strftime("%H:%M"),
@@ -99,6 +104,7 @@ def look(
         budget_period=period(g.budget, now_us) if g.budget else "",
         paused_by=paused[0] if paused else "",
         merged=customer.merged_into is not None,
+        probability_ppm=likely if type(likely) is int else None,
     )
 
 
@@ -168,6 +174,8 @@ def judge(
         out.append(_say("quiet-hours", f"quiet-hours:{q.start}-{q.end}", ok, at, at))
     if g.budget is not None:
         out.append(_budget(g.budget, offer, context))
+    if g.probability is not None:
+        out.append(_probability(g.probability, chosen, context))
     out.append(_authority(chosen, offer))
     out.append(_say("autonomy", f"autonomy:{mode}", mode != "observe", "the agent observes", f"the agent may {mode}"))
     return tuple(out)
@@ -209,6 +217,16 @@ def _budget(budget: Budget, offer: Offer | None, context: Context) -> Verdict:
     left = context.budget_left_minor or 0
     text = f"{offer.amount_minor} of {left} {budget.currency} minor units left"
     return _say("budget", rule, offer.amount_minor <= left, text, text)
+
+
+def _probability(floor: ProbabilityFloor, chosen: Rule | None, context: Context) -> Verdict:
+    rule, likely = f"probability:{floor.of}>={floor.at_least_percent}%", context.probability_ppm
+    if chosen is None or chosen.action == NO_ACTION:
+        return _say("probability", rule, True, "", "nothing is to be done")
+    if likely is None:
+        return _say("probability", rule, False, "no calibrated model says how likely; a rank is no probability", "")
+    text = f"{likely} parts per million"
+    return _say("probability", rule, likely >= floor.at_least_percent * 10_000, text, text)
 
 
 def _authority(chosen: Rule | None, offer: Offer | None) -> Verdict:

@@ -97,6 +97,18 @@ class Budget(_Model):
     per: Literal["month", "quarter", "year"]
 
 
+class ProbabilityFloor(_Model):
+    """Act only where the outcome of the model named `of` is at least this likely. Needs a calibrated model: a rank is no probability."""
+
+    of: Name
+    at_least_percent: Annotated[int, Field(ge=0, le=100)]
+
+    @property
+    def input(self) -> str:
+        """The evidence that says how likely: None for a model that is not calibrated."""
+        return f"{self.of}_probability_ppm"
+
+
 class Guardrails(_Model):
     """The limits that hold for every row."""
 
@@ -104,6 +116,7 @@ class Guardrails(_Model):
     frequency: tuple[Frequency, ...] = ()
     quiet_hours: QuietHours | None = None
     budget: Budget | None = None
+    probability: ProbabilityFloor | None = None
     max_depth: Annotated[int, Field(ge=0, le=16)] = 2
     must_not_have_changed: tuple[Kind, ...] = ()
     bound_to: tuple[Id, ...] = ()

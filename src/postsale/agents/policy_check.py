@@ -147,6 +147,8 @@ class _Check:
         windows = [(f.count, f.days) for f in g.frequency]
         if len(set(windows)) < len(windows):
             self.bad("guardrails.frequency", "the same window twice")
+        if (floor := g.probability) is not None and self.p.inputs.get(floor.input) != "integer":
+            self.bad("guardrails.probability", f'it is recorded as evidence: declare {floor.input} = "integer" under [inputs]')
         quiet = g.quiet_hours
         if quiet is None:
             return

@@ -29,6 +29,8 @@ def table(policy: Policy) -> str:
         )
     if g.budget:
         lines.append(f"  {g.budget.amount_minor} {g.budget.currency} minor units per {g.budget.per} from budget {g.budget.name}")
+    if g.probability:
+        lines.append(f"  only where {g.probability.of} is at least {g.probability.at_least_percent} % likely, by a calibrated model")
     lines.append(
         f"  depth {g.max_depth}; an approval expires after {g.approval_expires_h} h" + _list("; it is void when these change", g.bound_to)
     )

@@ -5,34 +5,54 @@ May import projections, aggregates, events. No decision is made here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from postsale.agents.evidence import HealthReading
 from postsale.agents.expressions import InputType
 from postsale.aggregates.customer import CustomerAggregate
+from postsale.errors import BadDeclaration
 from postsale.events import DAY_US
 from postsale.projections import CUSTOMER_HEALTH, HealthModel, Runner, State
 from postsale.projections.deployments import Deployments
 from postsale.projections.health import POINT_MICRO, round_half_even
+from postsale.projections.scoring import Scorer, as_evidence, evidence_of
 from postsale.projections.why import TREND_DAYS, direction
 
 
 class RunnerHealth:
     """A `HealthSource` over a projection runner. Safe to use from any thread, as `Runner.read_state` is.
 
-    With `deployments`, a version of the projection that is not live gives no evidence to anybody: reads raise NotLive.
+    With `deployments`, a version of the projection that is not live gives no evidence to anybody: reads raise NotLive. What `scorers`
+    say stands beside the features under the names of `as_evidence`; BadDeclaration for one over another declaration, or a name twice.
     """
 
-    def __init__(self, runner: Runner, model: HealthModel = CUSTOMER_HEALTH, deployments: Deployments | None = None) -> None:
+    def __init__(
+        self,
+        runner: Runner,
+        model: HealthModel = CUSTOMER_HEALTH,
+        deployments: Deployments | None = None,
+        scorers: Sequence[Scorer] = (),
+    ) -> None:
         self._runner = runner
         self._model = model
         self._deployments = deployments
+        self._scorers = tuple(scorers)
+        declared = [*model.features.leaves, *(d.name for d in model.features.deriveds)]
+        said = [name for scorer in self._scorers for name in as_evidence(scorer.name, None)]
+        for scorer in self._scorers:
+            if scorer.features != model.features.digest:
+                raise BadDeclaration(
+                    what=f"scorer {scorer.name!r}", reason=f"takes values of another declaration than {model.features.__name__}"
+                )
+        if len({*declared, *said}) < len(declared) + len(said):
+            raise BadDeclaration(what="scorers", reason="two scorers, or a scorer and a feature, share a name")
+        self._features: dict[str, InputType | None] = dict.fromkeys(declared) | dict.fromkeys(said, "integer")
+        self._digest = " ".join([model.digest, *(f"{scorer.name}:{scorer.digest}" for scorer in self._scorers)])
 
     @property
     def features(self) -> Mapping[str, InputType | None]:
-        """Every declared feature; which type it has, its value shows."""
-        declared = self._model.features
-        return dict.fromkeys([*declared.leaves, *(d.name for d in declared.deriveds)])
+        """Every declared feature, which type it has, its value shows; and what the scorers say, integers."""
+        return self._features
 
     def read(self, customer: CustomerAggregate, at_us: int, wanted: frozenset[str], *, known_at_us: int | None = None) -> HealthReading:
         """Health and features of all the customer's streams at `at_us`; the trend only when it is wanted. Raises NotLive."""
@@ -62,8 +82,10 @@ class RunnerHealth:
             score=None if score.value_micro is None else round_half_even(score.value_micro, POINT_MICRO),
             band=score.band,
             trend=trend,
-            features=values,
-            model=self._model.digest,
+            features={**values, **evidence_of(self._scorers, values)} if self._scorers else values,
+            model=self._digest,
+            row=score.applied.name,
+            stage=score.applied.stage,
             projection=self._model.fold.name,
             projection_version=self._model.features.version,
             position=position,

@@ -1,10 +1,24 @@
 """The application: `PostSale` and `Tenant`, where the rooms are wired together. Holds no rules."""
 
+from postsale.app.exporting import Exports
 from postsale.app.health import CustomerRow
 from postsale.app.importing import ImportReport, Refused
 from postsale.app.postsale import PostSale
 from postsale.app.recorder import Receipt, RecordReport, Reject
 from postsale.app.tenant import Tenant
 from postsale.app.tools import ToolStatus
+from postsale.projections.export import ExportReport
 
-__all__ = ["CustomerRow", "ImportReport", "PostSale", "Receipt", "RecordReport", "Refused", "Reject", "Tenant", "ToolStatus"]
+__all__ = [
+    "CustomerRow",
+    "ExportReport",
+    "Exports",
+    "ImportReport",
+    "PostSale",
+    "Receipt",
+    "RecordReport",
+    "Refused",
+    "Reject",
+    "Tenant",
+    "ToolStatus",
+]

@@ -31,6 +31,7 @@ from postsale.ingest.sources import Kind
 from postsale.projections import Features, FeatureValues
 from postsale.projections.freshness import WITHIN_S, AtLeast
 from postsale.projections.journal import Entry as Decision
+from postsale.projections.lifecycle import Lifecycle
 from postsale.projections.why import Health
 from postsale.store import Anchor, Checkpoint, EventProof, VerifierKey, VerifyReport
 
@@ -122,6 +123,18 @@ class AsyncTenant:
     ) -> Health:
         """See `Tenant.health`."""
         return await asyncio.to_thread(self.sync.health, customer, as_of=as_of, known_at=known_at, at_least=at_least, within_s=within_s)
+
+    async def lifecycle(
+        self,
+        customer: Customer,
+        *,
+        as_of: datetime | None = None,
+        known_at: datetime | None = None,
+        at_least: AtLeast | None = None,
+        within_s: float = WITHIN_S,
+    ) -> Lifecycle:
+        """See `Tenant.lifecycle`."""
+        return await asyncio.to_thread(self.sync.lifecycle, customer, as_of=as_of, known_at=known_at, at_least=at_least, within_s=within_s)
 
     async def customer(
         self,

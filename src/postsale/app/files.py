@@ -15,7 +15,7 @@ from postsale.projections.hot_rows import HotRows
 from postsale.projections.views import MemoryViews, SqliteViews, Views
 
 KEYS_VARIABLE: Final = "POSTSALE_KEYS"
-SHARES: Final = 8
+SHARES: Final = 4
 """Of a view on PostgreSQL: as many processes can fold it at once."""
 
 _FILE: Final = "sqlite:///"

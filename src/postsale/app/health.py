@@ -32,6 +32,9 @@ class CustomerRow:
     score: float | None
     band: str | None
     value_micro: int | None
+    segment: str | None
+    stage: str | None  # of its lifecycle
+    row: str  # of the health model
     open_case: bool
     position: int  # of the newest fact that the score rests on, 0 without any
     last_fact_us: int | None
@@ -52,6 +55,9 @@ class CustomerRow:
             "ref": self.ref,
             "score": self.score,
             "band": self.band,
+            "segment": self.segment,
+            "stage": self.stage,
+            "row": self.row,
             "at_risk": self.at_risk,
             "open_case": self.open_case,
         }
@@ -143,6 +149,9 @@ def customer_rows(
                 score.score,
                 score.band,
                 score.value_micro,
+                score.applied.segment,
+                score.applied.stage,
+                score.applied.name,
                 case,
                 fold.position(state),
                 fold.newest_us(state),

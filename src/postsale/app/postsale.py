@@ -24,7 +24,7 @@ from postsale.agents.reach import simulated_only
 from postsale.agents.readings import RunnerHealth
 from postsale.agents.tools import Tool, Toolbox
 from postsale.aggregates.artifacts import Mode
-from postsale.app import simulation
+from postsale.app import operating, simulation
 from postsale.app.directory import Directory, random_ref
 from postsale.app.files import SHARES, file_of, keys_path, on_server, open_hot, open_views, shown
 from postsale.app.identity import Identity
@@ -44,6 +44,7 @@ from postsale.projections.journal import Entry as Decision
 from postsale.projections.journal import read_journal
 from postsale.projections.projector import Projector
 from postsale.projections.runner import Runner
+from postsale.projections.scoring import Scorer
 from postsale.projections.views import Views
 from postsale.store import (
     Anchor,
@@ -87,6 +88,7 @@ class PostSale:
         agents: Sequence[Agent] = (),
         toolbox: Toolbox | None = None,
         health: HealthModel = CUSTOMER_HEALTH,
+        scorers: Sequence[Scorer] = (),
         new_ref: Callable[[], str] = random_ref,
         may_see: MaySee = everything,
         world: Origin = Origin.LIVE,
@@ -99,6 +101,7 @@ class PostSale:
         self._keys = keys
         self.clock = clock
         self.model = health
+        self.scorers = tuple(scorers)
         if isinstance(agents, Agent):
             raise BadDeclaration(what="agents", reason="expected a list of agents: agents=[…]")
         self.agents = tuple(agents)
@@ -116,7 +119,7 @@ class PostSale:
         self.deployments = Deployments(store.kv, clock)
         self._partitions, self._hot = partitions, hot
         self.runner = self.runner_of(health.features)
-        self._health = RunnerHealth(self.runner, health, self.deployments)
+        self._health = RunnerHealth(self.runner, health, self.deployments, scorers)
         self.readings = Readings(self.log, health, self._health)
         self.engine = self.engine_of(self.agents)
 
@@ -133,6 +136,7 @@ class PostSale:
         tools: Sequence[Tool] = (),
         sandbox: bool = True,
         health: HealthModel = CUSTOMER_HEALTH,
+        scorers: Sequence[Scorer] = (),
         clock: Clock | None = None,
         may_see: MaySee = everything,
         new_ref: Callable[[], str] = random_ref,
@@ -140,7 +144,6 @@ class PostSale:
         schema: str = DEFAULT_SCHEMA,
         keys: Path | str | None = None,
         views: str | None = None,
-        partitions: int | None = None,
         hot: str | None = None,
         max_connections: int = 16,
         archive: str | os.PathLike[str] | None = None,
@@ -151,8 +154,8 @@ class PostSale:
         PostgreSQL is in `schema`, made by `postsale db init`; its key file is `keys`, else what POSTSALE_KEYS names; its views are
         in the database, or where `views` names: `memory:`, `sqlite:///PATH`. Its pool has at most `max_connections`; a call that
         gets none within 10 seconds raises StoreUnavailable.
-        `partitions` is into how many shares views are divided, so that as many processes can fold them: by default 8 where views are
-        on PostgreSQL, else 1; the same in every process. `hot` is a Redis at `redis://…` that serves rows of views (extra `redis`).
+        `hot` is a Redis at `redis://…` that serves rows of views (extra `redis`). On PostgreSQL four processes can fold one view.
+        `scorers` are models over the features of `health`; what they say is evidence for agents (`churn_probability_ppm`, `churn_rank_ppm`).
         `agents` are those that may run; a new one only observes. `tools` leave the building only with `sandbox=False`.
         `archive` is the directory of archived chapters, if they were moved from where they were archived to.
         Raises InvalidInput, Unsupported, StoreUnavailable, KeyUnavailable, BadDeclaration, PolicyInvalid.
@@ -179,12 +182,13 @@ class PostSale:
                 agents=agents,
                 toolbox=toolbox,
                 health=health,
+                scorers=scorers,
                 new_ref=new_ref,
                 may_see=may_see,
                 world=world,
                 url=url,
                 keys=key_file,
-                partitions=partitions or (SHARES if on_server(views or url) else 1),
+                partitions=SHARES if on_server(views or url) else 1,
                 hot=open_hot(hot, store.log_id),
             )
             opened.pop_all()
@@ -192,6 +196,8 @@ class PostSale:
 
     def close(self) -> None:
         """Close files. Everything acknowledged is durable already."""
+        if self._hot is not None:
+            self._hot.close()
         self.views.close()
         self.log.vault.close()
         self.log.store.close()
@@ -323,7 +329,7 @@ class PostSale:
         simulation.prepare(source, self._keys, target)
         clock = ManualClock(as_of_us)
         url = f"sqlite:///{target}"
-        with PostSale.open(url, agents=agents, health=self.model, clock=clock, world=Origin.SIMULATION) as there:
+        with PostSale.open(url, agents=agents, health=self.model, scorers=self.scorers, clock=clock, world=Origin.SIMULATION) as there:
             copied = simulation.copy(self.log.store, tenant, there.log.store, clock, as_of_us, tell)
             for agent in agents:
                 there.engine.install(tenant, agent.name)
@@ -333,32 +339,8 @@ class PostSale:
         return Simulated(url, copied, report)
 
     def projections(self) -> list[dict[str, Any]]:
-        """How far each read model is, for operators."""
-        status, head = self.runner.status(), self.log.store.head()
-        out = [
-            {
-                "projection": status.view,
-                "position": status.checkpoint,
-                "lag_events": status.lag.events,
-                "lag_seconds": status.lag.seconds,
-                "rows": status.rows,
-                "dead_letters": len(status.parked),
-            }
-        ]
-        for info in self.views.views():
-            if info.view.startswith("rounds/"):
-                behind = max(0, head - info.checkpoint)
-                out.append(
-                    {
-                        "projection": info.view,
-                        "position": info.checkpoint,
-                        "lag_events": behind,
-                        "lag_seconds": None,
-                        "rows": info.rows,
-                        "dead_letters": 0,
-                    }
-                )
-        return out
+        """How far each read model is, which version of it is live and which build serves, and who folds it, for operators."""
+        return operating.projections(self)
 
     def runner_of(self, features: type[Features]) -> Runner:
         """A runner of a declaration's view beside this log, for one thread, in the build that serves; see `projector`."""

@@ -14,8 +14,10 @@ from postsale.aggregates.customer import CustomerAggregate, evolve_decision, evo
 from postsale.aggregates.identity import CUSTOMERS
 from postsale.events import DAY_US, Lane, StoredEvent, StreamId
 from postsale.projections.bulk import read_facts
-from postsale.projections.fold import Fact, State, fact_of
+from postsale.projections.customer_health import CUSTOMER_HEALTH
+from postsale.projections.fold import Fact, Fold, State, fact_of
 from postsale.projections.health import HealthModel
+from postsale.projections.lifecycle import Lifecycle, lifecycle_stage, read_lifecycle
 from postsale.projections.partition import POISON
 from postsale.projections.why import TREND_DAYS, Health, explain_health
 from postsale.store.contract import Query
@@ -40,14 +42,31 @@ def health_of(
     Without `as_of_us` it is now, or the newest fact's time where a source's clock is a little ahead; without `known_at_us` it is
     everything that is recorded.
     """
+    facts, as_of_us, known_at_us, position = _facts_of(log, model.fold, customer, as_of_us, known_at_us)
+    return explain_health(model, facts, as_of_us, known_at_us, position=position)
+
+
+def lifecycle_of(
+    log: Log, model: HealthModel, customer: CustomerAggregate, *, as_of_us: int | None = None, known_at_us: int | None = None
+) -> Lifecycle:
+    """One customer's lifecycle stage, from the log, with the times of `health_of`; by the shipped stages where the model has none."""
+    model = model if model.stage is not None else CUSTOMER_HEALTH
+    facts, as_of_us, known_at_us, _ = _facts_of(log, model.fold, customer, as_of_us, known_at_us)
+    return read_lifecycle(model.fold, model.stage or lifecycle_stage, facts, as_of_us, known_at_us)
+
+
+def _facts_of(
+    log: Log, fold: Fold, customer: CustomerAggregate, as_of_us: int | None, known_at_us: int | None
+) -> tuple[list[Fact], int, int, int]:
+    """The customer's facts, both times with their defaults, and how far the log was read."""
     newest = next(iter(log.store.read(Query(tenant=customer.stream.tenant, backward=True, limit=1))), None)
     now_us = log.clock.now_us()
     facts = read_facts(log.store, customer.fact_streams, as_of_us=as_of_us, known_at_us=known_at_us)
     if as_of_us is None:
-        as_of_us = max([now_us, *(f.occurred_at_us for f in facts if f.kind in model.fold.kinds)])
+        as_of_us = max([now_us, *(f.occurred_at_us for f in facts if f.kind in fold.kinds)])
     if known_at_us is None:
         known_at_us = max(now_us, newest.recorded_at_us if newest else 0)
-    return explain_health(model, facts, as_of_us, known_at_us, position=newest.position if newest else 0)
+    return facts, as_of_us, known_at_us, newest.position if newest else 0
 
 
 class Readings:

@@ -22,9 +22,10 @@ from postsale.aggregates.customer import CustomerAggregate
 from postsale.aggregates.identity import CUSTOMERS, ExternalId
 from postsale.aggregates.signals import Signal
 from postsale.app.directory import as_external
+from postsale.app.exporting import Exports
 from postsale.app.health import CustomerRow, customer_rows, states_of
 from postsale.app.importing import Importer, ImportReport, Refused
-from postsale.app.readings import health_of
+from postsale.app.readings import health_of, lifecycle_of
 from postsale.app.recorder import Entry, Receipt, RecordReport
 from postsale.app.tools import ToolStatus, returned, tool_statuses
 from postsale.app.training import Question, Rows, TrainingRows, ascending, microseconds
@@ -39,6 +40,7 @@ from postsale.projections.datasets import Datasets, Manifest, pseudonym
 from postsale.projections.freshness import WITHIN_S, AtLeast, await_log
 from postsale.projections.journal import Entry as Decision
 from postsale.projections.journal import awaiting, read_journal
+from postsale.projections.lifecycle import Lifecycle
 from postsale.projections.training import Knowledge
 from postsale.projections.why import Health
 from postsale.store.contract import Joinable, Query, Recording
@@ -205,6 +207,19 @@ class Tenant:
         aggregate = self.customer(customer, as_of=as_of, known_at=known_at, at_least=at_least, within_s=within_s)
         return health_of(self._ps.log, self._ps.model, aggregate, as_of_us=_us(as_of), known_at_us=_us(known_at))
 
+    def lifecycle(
+        self,
+        customer: Customer,
+        *,
+        as_of: datetime | None = None,
+        known_at: datetime | None = None,
+        at_least: AtLeast | None = None,
+        within_s: float = WITHIN_S,
+    ) -> Lifecycle:
+        """Where the customer is in its lifecycle, since when, and the fact that says so. Reads the log itself, as `health` does."""
+        aggregate = self.customer(customer, as_of=as_of, known_at=known_at, at_least=at_least, within_s=within_s)
+        return lifecycle_of(self._ps.log, self._ps.model, aggregate, as_of_us=_us(as_of), known_at_us=_us(known_at))
+
     def features(
         self,
         features: type[Features],
@@ -311,6 +326,11 @@ class Tenant:
                 raise UnknownCustomer(tenant=self.name)
             found.append((linked.account, at))
         return tuple(found)
+
+    @property
+    def export(self) -> Exports:
+        """What leaves for the data stack: `export.log(url)`, `export.features(Features, url)`, `export.frame(SignalClass)`."""
+        return Exports(self)
 
     # ------------------------------------------------------------ lists and histories
 

@@ -1,6 +1,6 @@
 """The commands, by what they are about. Each opens the database, asks `app`, and prints a table or JSON.
 
-The demo is in `demo.py`; reading files in is in `ingest.py`; verifying and proving is in `log.py`.
+The demo is in `demo.py`; reading files in is in `ingest.py`; verifying and proving is in `log.py`; read models are in `projections.py`.
 """
 
 from __future__ import annotations
@@ -32,8 +32,11 @@ from postsale.cli.common import (
 )
 from postsale.cli.db import db_app
 from postsale.cli.demo import demo
+from postsale.cli.export import export_app
+from postsale.cli.health import health_app
 from postsale.cli.ingest import ingest_app, quarantine_app
 from postsale.cli.log import log_app
+from postsale.cli.projections import projection_app
 from postsale.cli.run import run
 from postsale.cli.schemas import schemas_app
 from postsale.cli.tools import tool_app
@@ -48,7 +51,6 @@ app = Commands(
     pretty_exceptions_enable=False,
 )
 customer_app = Commands(no_args_is_help=True, help="Who is healthy, who is at risk, and why.", epilog=EXIT_CODES)
-projection_app = Commands(no_args_is_help=True, help="Read models: how far they are behind the log.", epilog=EXIT_CODES)
 snapshots_app = Commands(no_args_is_help=True, help="Kept states of customers with a long past; derived from the log.", epilog=EXIT_CODES)
 token_app = Commands(no_args_is_help=True, help="Access tokens for people who approve through a program.", epilog=EXIT_CODES)
 
@@ -64,6 +66,7 @@ app.command()(demo)
 app.command()(run)
 app.add_typer(ingest_app, name="ingest")
 app.add_typer(customer_app, name="customer")
+app.add_typer(health_app, name="health")
 app.add_typer(decision_app, name="decision")
 app.add_typer(approval_app, name="approval")
 app.add_typer(agent_app, name="agent")
@@ -73,6 +76,7 @@ app.add_typer(snapshots_app, name="snapshots")
 app.add_typer(quarantine_app, name="quarantine")
 app.add_typer(log_app, name="log")
 app.add_typer(schemas_app, name="schemas")
+app.add_typer(export_app, name="export")
 app.add_typer(token_app, name="token")
 app.add_typer(db_app, name="db")
 
@@ -124,12 +128,14 @@ def customer_show(
         t = tenant_of(ps, tenant)
         at, known = parse_time(as_of), parse_time(known_at)
         state, health = t.customer(customer, as_of=at, known_at=known), t.health(customer, as_of=at, known_at=known)
+        lifecycle = t.lifecycle(customer, as_of=at, known_at=known)
         if json:
-            emit({"customer": customer, "state": state.to_dict(), "health": health.to_dict()})
+            emit({"customer": customer, "state": state.to_dict(), "health": health.to_dict(), "lifecycle": lifecycle.to_dict()})
             return
         out.print(
             f"[bold]{escape(customer)}[/]  health {health.score if health.score is not None else '–'} {_BAND.get(health.band or '', '')}"
         )
+        out.print(escape(str(lifecycle)))
         table(
             "Facts",
             ("kind", "count", "latest"),
@@ -172,11 +178,18 @@ def customer_timeline(
 
 @customer_app.command("why")
 def customer_why(
-    customer: CustomerId, db: Db = DEFAULT_DB, tenant: TenantName = None, as_of: AsOf = None, known_at: KnownAt = None, json: Json = False
+    customer: CustomerId,
+    db: Db = DEFAULT_DB,
+    tenant: TenantName = None,
+    since: Annotated[str | None, typer.Option("--since", help="Also what it was then, and what moved since; a date or time.")] = None,
+    as_of: AsOf = None,
+    known_at: KnownAt = None,
+    json: Json = False,
 ) -> None:
-    """Why the health is what it is: by component and by event; the parts sum exactly."""
+    """Why the health is what it is: by component and by event, in parts that sum exactly; what it was before; what would change its band."""
     with opened(db) as ps:
-        why = tenant_of(ps, tenant).health(customer, as_of=parse_time(as_of), known_at=parse_time(known_at)).why()
+        health = tenant_of(ps, tenant).health(customer, as_of=parse_time(as_of), known_at=parse_time(known_at))
+        why = health.why(since=parse_time(since))
         if json:
             emit(why.to_dict())
         else:
@@ -213,23 +226,7 @@ def _details(e: Any) -> str:
     return "  ".join(f"{k}={v}" for k, v in list(shown.items())[:6])
 
 
-# ---------------------------------------------------------------- projections, tokens
-
-
-@projection_app.command("status")
-def projection_status(db: Db = DEFAULT_DB, json: Json = False) -> None:
-    """How far each read model has come, and what waits in its dead letters."""
-    with opened(db) as ps:
-        status = ps.projections()
-        if json:
-            emit(status)
-            return
-        table(
-            "Projections",
-            ("projection", "at position", "behind", "rows", "dead letters"),
-            [(s["projection"], f"{s['position']:,}", f"{s['lag_events']:,}", f"{s['rows']:,}", s["dead_letters"]) for s in status],
-            right=("at position", "behind", "rows", "dead letters"),
-        )
+# ---------------------------------------------------------------- snapshots, tokens
 
 
 @snapshots_app.command("drop")

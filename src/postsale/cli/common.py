@@ -37,6 +37,8 @@ from postsale.errors import (
     ArchiveUnwritable,
     BreakingChange,
     CheckpointRefused,
+    ExportRefused,
+    ExportUnwritable,
     IdentityConflict,
     InvalidInput,
     KeyUnavailable,
@@ -47,6 +49,7 @@ from postsale.errors import (
     NotAllowed,
     NotCheckpointed,
     NoteInvalid,
+    NotLive,
     PolicyInvalid,
     PostSaleError,
     ReplayDiverged,
@@ -60,6 +63,7 @@ from postsale.errors import (
     Unsupported,
 )
 from postsale.projections import CUSTOMER_HEALTH, HealthModel
+from postsale.projections.weighing import load_weights
 from postsale.store import Store, open_store, scheme_of
 from postsale.store.postgres_schema import DEFAULT_SCHEMA
 
@@ -68,12 +72,12 @@ out = Console(highlight=False, width=_WIDTH)
 err = Console(stderr=True, highlight=False)
 
 EXIT_CODES = """Exit status: 0 done · 1 a check found something wrong · 2 the input is wrong · 3 refused · 4 not found · 5 the database or its keys cannot be used, or another run is under way
-Environment: POSTSALE_DB · POSTSALE_KEYS · POSTSALE_SCHEMA · POSTSALE_TENANT · POSTSALE_TOKEN (act as its owner) · POSTSALE_IMPORT (modules that declare your own signals) · POSTSALE_HEALTH (module:NAME of your health model) · POSTSALE_ARCHIVE (where archived chapters were moved to)"""
+Environment: POSTSALE_DB · POSTSALE_KEYS · POSTSALE_SCHEMA · POSTSALE_TENANT · POSTSALE_TOKEN (act as its owner) · POSTSALE_IMPORT (modules that declare your own signals) · POSTSALE_HEALTH (module:NAME of your health model) · POSTSALE_ARCHIVE (where archived chapters were moved to) · POSTSALE_HOT (redis://… that serves rows of read models)"""
 
 _STATUS: tuple[tuple[tuple[type[PostSaleError], ...], int], ...] = (
     ((LogDamaged, ReplayDiverged, SealBroken, BreakingChange, CheckpointRefused, NoteInvalid), 1),
     ((InvalidInput, MappingInvalid, PolicyInvalid, IdentityConflict), 2),
-    ((ApprovalRefused, NotAllowed), 3),
+    ((ApprovalRefused, NotAllowed, ExportRefused, NotLive), 3),
     ((UnknownCustomer, UnknownDecision, UnknownEvent, NotCheckpointed), 4),
     (
         (
@@ -86,6 +90,7 @@ _STATUS: tuple[tuple[tuple[type[PostSaleError], ...], int], ...] = (
             SegmentUnreadable,
             ArchiveBusy,
             ArchiveUnwritable,
+            ExportUnwritable,
         ),
         5,
     ),
@@ -190,7 +195,15 @@ def opened(db: str, agents: Sequence[Agent] = (), *, create: bool = False) -> It
     path = db.removeprefix("sqlite:///")
     if not create and db.startswith("sqlite:///") and not os.path.exists(path):
         raise StoreUnavailable(url=db, reason="there is no such database; start with `postsale demo` or `postsale ingest`")
-    with PostSale.open(db, agents=agents, health=_health(), keys=_place.keys, schema=_place.schema, archive=archive_moved()) as ps:
+    with PostSale.open(
+        db,
+        agents=agents,
+        health=health_model(),
+        keys=_place.keys,
+        schema=_place.schema,
+        archive=archive_moved(),
+        hot=os.environ.get("POSTSALE_HOT") or None,
+    ) as ps:
         yield ps
 
 
@@ -230,15 +243,18 @@ def archive_moved() -> str | None:
     return os.environ.get("POSTSALE_ARCHIVE") or None
 
 
-def _health() -> HealthModel:
-    """The model that POSTSALE_HEALTH names as module:NAME, else the shipped one."""
+def health_model() -> HealthModel:
+    """The model that POSTSALE_HEALTH names as module:NAME, or the shipped one with the weights of the file it names; else the shipped one."""
     name = os.environ.get("POSTSALE_HEALTH")
     if not name:
         return CUSTOMER_HEALTH
+    if name.endswith(".toml"):
+        return load_weights(name, CUSTOMER_HEALTH)
     module, _, attribute = name.partition(":")
     found = getattr(imported(module), attribute, None)
     if not isinstance(found, HealthModel):
-        raise InvalidInput(what="environment", field="POSTSALE_HEALTH", reason="expected module:NAME of a HealthModel")
+        reason = "expected module:NAME of a HealthModel, or a file of weights, NAME.toml"
+        raise InvalidInput(what="environment", field="POSTSALE_HEALTH", reason=reason)
     return found
 
 

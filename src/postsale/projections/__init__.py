@@ -5,7 +5,10 @@ Everything here is derived from the log and may be thrown away. Nothing here dec
 
 from postsale.projections.algebra import Leaf, Moment, Window
 from postsale.projections.bulk import fold_all, read_facts
+from postsale.projections.changes import Changed
+from postsale.projections.crossing import Crossing, Move
 from postsale.projections.customer_health import CUSTOMER_HEALTH, CustomerHealth
+from postsale.projections.deployments import Deployments
 from postsale.projections.derived import Derived, derived
 from postsale.projections.features import (
     Features,
@@ -22,21 +25,30 @@ from postsale.projections.features import (
     total,
 )
 from postsale.projections.fold import Fact, FeatureValues, Fold, State, fact_from, fact_of
-from postsale.projections.health import Component, Contribution, HealthModel, Score
+from postsale.projections.health import Applied, Component, Contribution, HealthModel, Lever, Row, Score, Stage
+from postsale.projections.lifecycle import Lifecycle, lifecycle_stage
 from postsale.projections.partition import Parked
 from postsale.projections.projector import Projector
 from postsale.projections.reading import Lag, Read, Status
 from postsale.projections.runner import Built, Progress, Runner
 from postsale.projections.views import MemoryViews, SqliteViews, ViewInfo, Views
-from postsale.projections.why import EventEffect, Health, Trend, Why, explain_health
+from postsale.projections.weighing import Difference, differences, load_weights, read_weights, weights_table, write_weights
+from postsale.projections.why import Before, ComponentEffect, EventEffect, Health, Trend, Why, explain_health
 
 __all__ = [
     "CUSTOMER_HEALTH",
+    "Applied",
+    "Before",
     "Built",
+    "Changed",
     "Component",
+    "ComponentEffect",
     "Contribution",
+    "Crossing",
     "CustomerHealth",
+    "Deployments",
     "Derived",
+    "Difference",
     "EventEffect",
     "Fact",
     "FeatureValues",
@@ -46,15 +58,20 @@ __all__ = [
     "HealthModel",
     "Lag",
     "Leaf",
+    "Lever",
+    "Lifecycle",
     "MemoryViews",
     "Moment",
+    "Move",
     "Parked",
     "Progress",
     "Projector",
     "Read",
+    "Row",
     "Runner",
     "Score",
     "SqliteViews",
+    "Stage",
     "State",
     "Status",
     "Trend",
@@ -66,6 +83,7 @@ __all__ = [
     "days",
     "decayed",
     "derived",
+    "differences",
     "distinct",
     "explain_health",
     "fact_from",
@@ -75,8 +93,13 @@ __all__ = [
     "history",
     "last_seen",
     "latest",
+    "lifecycle_stage",
+    "load_weights",
     "maximum",
     "minimum",
     "read_facts",
+    "read_weights",
     "total",
+    "weights_table",
+    "write_weights",
 ]

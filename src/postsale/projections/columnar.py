@@ -6,8 +6,8 @@ Two functions, both lazy: they build an expression and run nothing.
     value_table(features, facts, keys=["key"], as_of=…)         finished leaves at a time: one number, or one column of the facts
 
 `facts` is an Ibis table with one row per fact: the columns of `keys`, none of them null; `kind` (wire name without version), `position` and
-`occurred_at_us` (int64); and one column for each name in `payload_columns(features)`, null where the fact's kind has no such
-field or the fact does not hold it. Other columns are ignored, and so are facts of kinds that no leaf reads. `keys` are what is
+`occurred_at_us` (int64); and one column for each name in `payload_columns(features)`, null where the fact does not hold the
+field; what it says of kinds that the features do not read it of, does not matter. Other columns are ignored, and so are facts of kinds that no leaf reads. `keys` are what is
 grouped by: a customer, or a customer and a point in time of a training set, where `as_of` names the point's column.
 
 A row of either result has the keys, `newest_us` and `position` (of the facts that count), and one column per leaf, by its name.
@@ -15,147 +15,31 @@ Keys without a fact have no row; `empty_values` is what they would read. Derived
 
 Where engines differ by nature, this holds: integers are 64 bits wide, and a sum or product beyond them is an error of the engine, never
 a wrong number (the fold alone counts on); floor division and remainder round down; a null value, key or condition does not count;
-of two facts at one time the later position is the latest. No store, no connection here. Imports features, algebra and tracing; needs the extra `batch`.
+of two facts at one time the later position is the latest. No store, no connection here. Imports features, algebra and expressions; needs the extra `batch`.
 """
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
-from postsale.errors import BadDeclaration, MissingExtra
+from postsale.errors import BadDeclaration
 from postsale.events import DAY_US
 from postsale.projections import algebra
-from postsale.projections.algebra import WEIGHT_ONE, Leaf, Moment, first_weights
+from postsale.projections.algebra import WEIGHT_ONE, Leaf, Moment
+from postsale.projections.columnar_expressions import Column, Table, day_of, ibis, translated, weight_of
 from postsale.projections.features import Features
-from postsale.projections.tracing import Const, Expression, Field, Op, Type
+from postsale.projections.tracing import Expression
 
-Table: TypeAlias = Any  # ibis.Table; the extra may not be installed
-Column: TypeAlias = Any
-
-_TYPES: Final[dict[Type, str]] = {"int": "int64", "str": "string", "bool": "boolean", "time": "int64"}
 _RESERVED: Final = ("newest_us", "position", "kind", "occurred_at_us")
-
-
-def ibis() -> Any:
-    """The library. Raises MissingExtra."""
-    try:
-        import ibis
-    except ImportError:
-        raise MissingExtra(feature="features over all history", extra="batch") from None
-    return ibis
-
-
-# ---------------------------------------------------------------- columns
-
-
-def payload_columns(features: type[Features]) -> dict[str, Field]:
-    """The columns that the facts must bring, by name, sorted, with the field that each holds; a time is UTC microseconds.
-
-    A column is named `FIELD__TYPE`, because two kinds may hold a field of one name as different types.
-    """
-    fields: set[Field] = set()
-    for leaf in features.leaves.values():
-        for part in (leaf.value, leaf.where, leaf.by):
-            fields |= _fields(part)
-    columns = {column_of(field): field for field in sorted(fields, key=column_of)}
-    if len({name.lower() for name in columns}) < len(columns):
-        raise BadDeclaration(what=features.__name__, reason="two fields differ by upper and lower case only, which columns cannot")
-    return columns
-
-
-def column_of(field: Field) -> str:
-    return f"{field.name}__{field.type}"
-
-
-def fact_schema(features: type[Features], keys: Mapping[str, str]) -> dict[str, str]:
-    """Names and Ibis types of the columns of the facts; `keys` with their types come first."""
-    payload = {name: _TYPES[field.type] for name, field in payload_columns(features).items()}
-    return {**keys, "kind": "string", "position": "int64", "occurred_at_us": "int64", **payload}
-
-
-def _fields(expression: Expression | None) -> set[Field]:
-    match expression:
-        case Field():
-            return {expression}
-        case Op(_, args):
-            return set().union(*map(_fields, args))
-    return set()
-
-
-# ---------------------------------------------------------------- expressions
-
-
-def translated(expression: Expression, facts: Table) -> Column:
-    """The column that holds what `tracing.evaluate` gives for each fact."""
-    match expression:
-        case Field():
-            return facts[column_of(expression)]
-        case Const(value, type_):
-            return ibis().literal(value, _TYPES[type_])
-        case Op("neg", (arg,)):
-            return -translated(arg, facts)
-        case Op(name, (a, b)):
-            left, right = translated(a, facts), translated(b, facts)
-            match name:
-                case "+":
-                    return left + right
-                case "-":
-                    return left - right
-                case "*":
-                    return left * right
-                case "//":
-                    return _floor_division(left, right.nullif(0))[0]
-                case "%":
-                    return _floor_division(left, right.nullif(0))[1]
-                case "==":
-                    return left == right
-                case "!=":
-                    return left != right
-                case "<":
-                    return left < right
-                case "<=":
-                    return left <= right
-                case ">":
-                    return left > right
-                case ">=":
-                    return left >= right
-                case "&":
-                    return left & right
-                case "|":
-                    return left | right
-    raise AssertionError(expression)
-
-
-def _floor_division(a: Column, b: Column) -> tuple[Column, Column]:
-    """Quotient and remainder, rounded down as Python does, exact in 64 bits.
-
-    Engines round towards zero, and Ibis divides through floats, which hold 53 bits: so the quotient is found in two steps, the second
-    of which divides what the first one left over; that is small enough to be exact.
-    """
-    remainder = a % b
-    remainder = ibis().ifelse((remainder != 0) & ((remainder < 0) != (b < 0)), remainder + b, remainder)
-    multiple = a - remainder
-    near = (multiple.cast("float64") / b.cast("float64")).round().cast("int64")
-    rest = multiple - near * b
-    return near + (rest.cast("float64") / b.cast("float64")).round().cast("int64"), remainder
-
-
-def _day(us: Column) -> Column:
-    """The UTC day. Through floats, and exact: for |us| < 2^53 the quotient's rounding never reaches the next whole number."""
-    return (us.cast("float64") / float(DAY_US)).floor().cast("int64")
-
-
-def _weight(half_life: int, age: Column) -> Column:
-    """`algebra.weight`. A power of two divides a float exactly."""
-    halved = (age.cast("float64") / float(half_life)).floor()
-    first = ibis().array(list(first_weights(half_life)))[(age - (halved * half_life).cast("int64")).cast("int32")]
-    return (first.cast("float64") / ibis().literal(2.0).pow(halved)).floor().cast("int64")
 
 
 # ---------------------------------------------------------------- cells
 
 _TILE, _KEY, _CELL = "tile", "key", "cell"
+_KEEP_NULLS: Final = frozenset({"latest", "history", "distinct"})  # whose aggregates do not pass over null values by themselves
 
 
 class _Query:
@@ -176,13 +60,13 @@ class _Query:
             "kind_": facts.kind,
             "at_": facts.occurred_at_us,
             "pos_": facts.position,
-            "tile_": _day(facts.occurred_at_us),
+            "tile_": day_of(facts.occurred_at_us),
         }
         today: Column = None
         if as_of is not None:
             at = facts[as_of] if isinstance(as_of, str) else lib.literal(as_of, "int64")
             facts = facts.filter(facts.occurred_at_us <= at)
-            today = _day(facts[as_of]) if isinstance(as_of, str) else lib.literal(as_of // DAY_US, "int64")
+            today = day_of(facts[as_of]) if isinstance(as_of, str) else lib.literal(as_of // DAY_US, "int64")
             columns["today_"] = today
         names: dict[Expression, str] = {}
         for leaf in self.leaves:
@@ -197,8 +81,7 @@ class _Query:
                 where = translated(leaf.where, facts)
                 condition = where if condition is None else condition & where
             if leaf.window and today is not None:
-                tile = columns["tile_"]
-                inside = (tile > today - leaf.window.days) & (tile <= today)
+                inside = columns["tile_"] > today - leaf.window.days  # and not after today: such facts were left out above
                 condition = inside if condition is None else condition & inside
             if condition is not None:
                 conditions[leaf.name] = f"if_{leaf.name}"
@@ -206,24 +89,25 @@ class _Query:
         self.names, self._conditions = names, conditions
         self.facts = facts.select(**columns)
 
-    def _condition(self, leaf: Leaf[Any], t: Table) -> Column | None:
+    def _condition(self, leaf: Leaf[Any], t: Table, *, nulls: bool) -> Column | None:
+        """Whether a fact counts; with `nulls` perhaps also when its value is null, for aggregates that pass over those by themselves."""
         parts = [t[self._conditions[leaf.name]]] if leaf.name in self._conditions else []
-        parts += [t[self.names[part]].notnull() for part in (leaf.value, leaf.by) if part is not None]
-        out = None
-        for part in parts:
-            out = part if out is None else out & part
-        return out
+        if leaf.value is not None and not nulls:
+            parts.append(t[self.names[leaf.value]].notnull())
+        if leaf.window and _newest(leaf) in t.columns:
+            parts.append(t.tile_ > t[_newest(leaf)] - leaf.window.days)
+        return functools.reduce(operator.and_, parts) if parts else None
 
     def cell(self, leaf: Leaf[Any], t: Table, *, finish: bool) -> Column:
         """The aggregate that makes the leaf's cell, null when no fact counts; with `finish` the value that is read from it."""
         value: Column = t[self.names[leaf.value]] if leaf.value is not None else None
-        where = self._condition(leaf, t)
+        where = self._condition(leaf, t, nulls=leaf.operation not in _KEEP_NULLS)
         if leaf.operation == "decayed":
             value = t.one_ if value is None else value
             if finish and leaf.half_life is not None:
                 # What does not count is not multiplied: it may be beyond 64 bits then, and nobody asked for it.
                 counts = value if where is None else ibis().ifelse(where, value, ibis().null("int64"))
-                value = counts * _weight(leaf.half_life, t.today_ - t.tile_)
+                value = counts * weight_of(leaf.half_life, t.today_ - t.tile_)
         match leaf.operation:
             case "count":
                 return t.count(where=where).nullif(0)
@@ -255,43 +139,42 @@ class _Query:
 
     def joined(self, base: Table, parts: Iterable[Table], order: Sequence[str]) -> Table:
         for part in parts:
-            other = part.rename({f"{key}_right_": key for key in self.keys})
-            base = base.left_join(other, [base[key] == other[f"{key}_right_"] for key in self.keys])
-            base = base.drop(*(f"{key}_right_" for key in self.keys))
+            base = self._with(base, part)
         return base.select(*self.keys, "newest_us", "position", *order)
+
+    def _with(self, t: Table, other: Table) -> Table:
+        """The columns of another table too, which has at most one row for the keys."""
+        other = other.rename({f"{key}_right_": key for key in self.keys})
+        joined = t.left_join(other, [t[key] == other[f"{key}_right_"] for key in self.keys])
+        return joined.drop(*(f"{key}_right_" for key in self.keys))
 
     def nested(self, leaves: Sequence[Leaf[Any]], grain: Mapping[str, str], *, finish: bool) -> Table:
         """Leaves that share a grain: cells by keys and grain, then one array of structs per leaf."""
         t = self.facts
         if _KEY in grain:
             t = t.filter(t[grain[_KEY]].notnull())
+        if _TILE in grain:
+            t = self._in_windows(t, leaves)
         grouped = t.group_by(*self.keys, **{f"{name}_": t[column] for name, column in grain.items()})
         cells = grouped.aggregate(**{leaf.name: self.cell(leaf, t, finish=finish) for leaf in leaves})
-        if _TILE in grain:
-            cells = self._newest_tiles(cells, leaves)
         out = {}
         for leaf in leaves:
             row = {name: cells[f"{name}_"] for name in grain}
             out[leaf.name] = ibis().struct({**row, _CELL: cells[leaf.name]}).collect(where=cells[leaf.name].notnull())
         return cells.group_by(self.keys).aggregate(**out)
 
-    def _newest_tiles(self, cells: Table, leaves: Sequence[Leaf[Any]]) -> Table:
-        """Without the tiles that the normal form does not have: those a window before the leaf's newest tile. See `drop_old_tiles`."""
-        window = ibis().window(group_by=self.keys)
-        newest = {
-            leaf.name: ibis().ifelse(cells[leaf.name].notnull(), cells.tile_, ibis().null("int64")).max().over(window) for leaf in leaves
-        }
-        with_newest = cells.mutate(**{f"newest_{name}": column for name, column in newest.items()})
-        kept = {
-            leaf.name: ibis().ifelse(
-                with_newest.tile_ > with_newest[f"newest_{leaf.name}"] - leaf.window.days,
-                with_newest[leaf.name],
-                ibis().null(with_newest[leaf.name].type()),
-            )
-            for leaf in leaves
-            if leaf.window
-        }
-        return with_newest.mutate(**kept)
+    def _in_windows(self, t: Table, leaves: Sequence[Leaf[Any]]) -> Table:
+        """The facts of the tiles that the normal form has: those less than a window before the leaf's newest tile. See `drop_old_tiles`.
+
+        Left out before they are grouped: most of a long history is older than its windows.
+        """
+        newest = {_newest(leaf): t.tile_.max(where=self._condition(leaf, t, nulls=False)) for leaf in leaves}
+        t = self._with(t, t.group_by(self.keys).aggregate(**newest))
+        return t.filter(functools.reduce(operator.or_, [self._condition(leaf, t, nulls=False) for leaf in leaves]))
+
+
+def _newest(leaf: Leaf[Any]) -> str:
+    return f"newest_{leaf.name}_"
 
 
 def _filled(array: Column) -> Column:

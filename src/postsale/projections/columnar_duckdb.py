@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from postsale.errors import InvalidInput, MissingExtra, StoreUnavailable
-from postsale.projections.columnar import Table, ibis
+from postsale.projections.columnar_expressions import Table, ibis
 
 BATCH_ROWS: Final = 16_384
 
@@ -31,7 +31,7 @@ def duckdb_connection(*, memory_mb: int | None = None, directory: str | os.PathL
         import duckdb
     except ImportError:
         raise MissingExtra(feature="features over all history", extra="batch") from None
-    settings: dict[str, Any] = {}
+    settings: dict[str, Any] = {"preserve_insertion_order": False}  # facts have none
     if memory_mb is not None:
         settings["memory_limit"] = f"{memory_mb}MB"
     if directory is not None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from postsale.errors import InvalidInput, MissingExtra
-from postsale.projections.columnar import Table, ibis
+from postsale.projections.columnar_expressions import Table, ibis
 
 _TYPES: Final = {"bigint": "int64", "int": "int32", "string": "string", "boolean": "boolean", "double": "float64"}
 

@@ -1,13 +1,13 @@
 """The shipped declaration: what is known about a customer's health, and the components that judge it.
 
 Plain features and pure integer functions over them; the arithmetic of weights, bands and explanations is `health`. Scores are
-micro-points, 0 (worst) to 100,000,000 (best). Imports signals, features and `health`.
+micro-points, 0 (worst) to 100,000,000 (best). Imports signals, features, `health` and `lifecycle`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Callable, Mapping
+from typing import Any, Final
 
 from postsale.aggregates.signals import (
     AccountChurned,
@@ -25,11 +25,12 @@ from postsale.aggregates.signals import (
     TicketSolved,
     UsageObserved,
 )
-from postsale.events import DAY_US
+from postsale.events import DAY_US, from_us
 from postsale.projections.derived import derived
 from postsale.projections.features import Features, count, days, first_seen, last_seen, latest, maximum, total
 from postsale.projections.fold import FeatureValues
-from postsale.projections.health import FULL_MICRO, Component, HealthModel
+from postsale.projections.health import FULL_MICRO, Component, HealthModel, Lever
+from postsale.projections.lifecycle import STAGES, lifecycle_stage
 
 _TERMS: Final = (SubscriptionStarted, SubscriptionChanged)
 Times = Mapping[str, int]
@@ -56,6 +57,8 @@ class CustomerHealth(Features, version=1, owner="postsale"):
     escalations_90d = count(TicketEscalated, window=days(90))
     last_ticket = last_seen((TicketOpened, TicketEscalated, TicketSolved))
 
+    first_usage = first_seen(UsageObserved)
+
     survey_micro = latest(
         SurveyAnswered,
         lambda e: (e.score - e.scale_min) * 100_000_000 // (e.scale_max - e.scale_min),
@@ -65,6 +68,9 @@ class CustomerHealth(Features, version=1, owner="postsale"):
     survey_higher_is_better = latest(SurveyAnswered, lambda e: e.higher_is_better, where=lambda e: e.scale_max > e.scale_min)
     last_survey = last_seen(SurveyAnswered, where=lambda e: e.scale_max > e.scale_min)
 
+    segment = latest(AccountProfiled, lambda e: e.segment, description="the newest that the CRM named")
+    starts_at = latest(AccountProfiled, lambda e: e.starts_at, unit="us")
+    first_terms = first_seen(_TERMS)
     seats_profiled = latest(AccountProfiled, lambda e: e.seats)
     seats_by = latest(_TERMS, lambda e: e.seats, by=lambda e: e.subscription_id)
     mrr_by = latest(_TERMS, lambda e: e.mrr_minor, by=lambda e: e.subscription_id)
@@ -113,6 +119,12 @@ class CustomerHealth(Features, version=1, owner="postsale"):
     def seats(running: tuple[str, ...], seats_by: Mapping[str, int], seats_profiled: int | None) -> int | None:
         contracted = [seats_by[s] for s in running if s in seats_by]
         return sum(contracted) if contracted else seats_profiled
+
+    @derived(unit="us", description="when the relationship began: as the CRM says, else by the first terms, purchase or usage")
+    def began_at(starts_at: int | None, first_terms: int | None, first_purchase: int | None, first_usage: int | None) -> int | None:
+        if starts_at is not None:
+            return starts_at
+        return min((at for at in (first_terms, first_purchase, first_usage) if at is not None), default=None)
 
     @derived(unit="uses", description="in the 30 days before the last 30")
     def usage_prior_30d(usage_30d: int, usage_60d: int) -> int:
@@ -184,6 +196,55 @@ def _purchasing(v: FeatureValues) -> int | None:
     return int(max(0, min(FULL_MICRO, FULL_MICRO * (3 * pace - silent) // (2 * pace))))
 
 
+# ---------------------------------------------------------------- what might have been otherwise
+
+
+def _one_more(values: FeatureValues) -> Mapping[str, Any]:  # noqa: ARG001
+    return {"amount_minor": 0, "currency": "XXX"}  # health counts charges, whatever their amount
+
+
+def _usual_day(values: FeatureValues) -> Mapping[str, Any] | None:
+    """A day like the average day of the last 30, or one use where there was none."""
+    if values["last_usage"] is None:
+        return None
+    active = {} if values["active_users"] is None else {"active_users": values["active_users"]}
+    return {"feature": "any", "count": max(1, values["usage_30d"] // 30), **active}
+
+
+def _full_house(values: FeatureValues) -> Mapping[str, Any] | None:
+    return {"feature": "any", "count": 0, "active_users": values["seats"]} if values["seats"] else None
+
+
+def _answer(score: int) -> Callable[[FeatureValues], Mapping[str, Any]]:
+    return lambda values: {"survey": "nps", "score": score}  # noqa: ARG005
+
+
+def _ticket(values: FeatureValues) -> Mapping[str, Any]:  # noqa: ARG001
+    return {"ticket_id": "one-more"}
+
+
+def _cancellation(values: FeatureValues) -> Mapping[str, Any] | None:
+    """Of the first running subscription that is not cancelled yet."""
+    left = [s for s in values["running"] if s not in values["cancelling"] and s in values["currency_by"]]
+    if not left:
+        return None
+    terms = {"mrr_minor": values["mrr_by"][left[0]], "currency": values["currency_by"][left[0]], "interval": "month"}
+    return {"subscription_id": left[0], "effective_at": from_us(values.as_of_us), **terms}
+
+
+LEVERS: Final = (
+    Lever("paid invoice", InvoicePaid, add=_one_more),
+    Lever("failed payment", InvoicePaymentFailed, add=_one_more, remove=True),
+    Lever("active day", UsageObserved, add=_usual_day, every_days=1),
+    Lever("day with every seat in use", UsageObserved, add=_full_house),
+    Lever("ticket", TicketOpened, add=_ticket, remove=True),
+    Lever("escalation", TicketEscalated, add=_ticket, remove=True),
+    Lever("survey answered 10 of 10", SurveyAnswered, add=_answer(10)),
+    Lever("survey answered 0 of 10", SurveyAnswered, add=_answer(0)),
+    Lever("cancellation", CancellationScheduled, add=_cancellation, remove=True),
+)
+"""What the smallest change across a band is made of."""
+
 CUSTOMER_HEALTH: Final = HealthModel(
     name="customer-health",
     version=1,
@@ -198,5 +259,9 @@ CUSTOMER_HEALTH: Final = HealthModel(
         Component("contract", 100, _contract, absent="no cancellation is scheduled"),
         Component("purchasing", 100, _purchasing, absent="only for customers with purchases and without a subscription"),
     ),
+    segment="segment",
+    stage=lifecycle_stage,
+    stages=STAGES,
+    levers=LEVERS,
 )
 """The model that ships: weights are a starting point, not calibrated on anybody's outcomes."""

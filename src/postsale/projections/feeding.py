@@ -8,19 +8,20 @@ both are then checked field by field. Nothing unreadable is skipped. Imports the
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import closing
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import chain
 from typing import Any, Final
 
 from postsale.errors import InvalidInput
 from postsale.events import Lane, canonical, decode_payload, from_us, registry, schema_digest, stored_fields
-from postsale.projections.columnar import fact_schema, payload_columns
 from postsale.projections.columnar_duckdb import refusing
+from postsale.projections.columnar_expressions import fact_schema, fields_of, payload_columns
 from postsale.projections.features import Features
 from postsale.projections.fold import Fact
 from postsale.projections.runner import CATEGORIES
-from postsale.projections.tracing import Expression, Field, Op, Type, evaluate
-from postsale.store.columns import batch_schema, fact_batches
+from postsale.projections.tracing import Field, Type, evaluate
+from postsale.store.columns import batch_schema, fact_source
 from postsale.store.contract import Query, Store
 from postsale.store.segments import pyarrow
 
@@ -64,19 +65,10 @@ def fields_read(features: type[Features]) -> dict[str, frozenset[Field]]:
     """Which fields are read of each kind."""
     found: dict[str, frozenset[Field]] = {}
     for leaf in features.leaves.values():
-        fields = frozenset().union(*(_fields(part) for part in (leaf.value, leaf.where, leaf.by)))
+        fields = frozenset().union(*(fields_of(part) for part in (leaf.value, leaf.where, leaf.by)))
         for kind in leaf.kinds:
             found[kind] = found.get(kind, frozenset()) | fields
     return found
-
-
-def _fields(expression: Expression | None) -> frozenset[Field]:
-    match expression:
-        case Field():
-            return frozenset({expression})
-        case Op(_, args):
-            return frozenset().union(*map(_fields, args))
-    return frozenset()
 
 
 def _check(kind: str, position: int, fields: dict[str, Any], wanted: frozenset[Field]) -> None:
@@ -107,60 +99,137 @@ def load_facts(
     """
     reads = fields_read(features)
     query = replace(query or Query(), lane=Lane.FACT, kinds=frozenset(reads))
-    pa = pyarrow()
+    readable = _Readable(reads)
+    make = _Making(features, reads, sorted(categories), name, available=available)
+    with fact_source(store, query, header=available) as source:
+        files: list[str] = []
+        if source.archive is not None:
+            with ThreadPoolExecutor(_CHECKERS) as threads:  # hashing lets other threads run
+                files = [str(path) for path in threads.map(source.archive.verified, [segment for segment, _ in source.parts])]
+        with refusing():
+            connection.execute(make.empty())
+            foreign = _foreign_shapes(connection, files, readable) if files else []
+            if files:
+                connection.execute(make.from_files(files, query, readable.current, foreign))
+        upcast = _upcast_rows(connection, make, files, query, foreign) if foreign else iter(())
+        _insert(connection, make, map(readable, chain(source.batches, upcast)), available=available)
+    with refusing():
+        ((rows,),) = connection.execute(f'SELECT count(*) FROM "{name}"').fetchall()
+    return int(rows)
+
+
+def _insert(connection: Any, make: _Making, batches: Iterator[Any], *, available: bool) -> None:
     failed: list[BaseException] = []
 
-    def batches() -> Iterator[Any]:
-        readable = _Readable(reads)
+    def watched() -> Iterator[Any]:
         try:
-            with closing(fact_batches(store, query, header=available)) as found:
-                for batch in found:
-                    yield readable(batch)
+            yield from batches
         except BaseException as error:  # DuckDB would make a text of it
             failed.append(error)
             raise
 
-    incoming = pa.RecordBatchReader.from_batches(batch_schema(header=available), batches())
-    connection.register("incoming_facts", incoming)
+    pa = pyarrow()
+    connection.register("incoming_facts", pa.RecordBatchReader.from_batches(batch_schema(header=available), watched()))
     try:
         with refusing():
-            connection.execute(_create(features, reads, sorted(categories), name, available=available))
-            ((rows,),) = connection.execute(f'SELECT count(*) FROM "{name}"').fetchall()
+            connection.execute(make.from_batches())
     except Exception:
         if failed:
             raise failed[0] from None
         raise
     finally:
         connection.unregister("incoming_facts")
-    return int(rows)
 
 
-def _create(features: type[Features], reads: dict[str, frozenset[Field]], categories: list[str], name: str, *, available: bool) -> str:
-    """Every payload is parsed once for all its fields; once more only where two kinds hold a field as different types."""
-    layers: list[dict[str, Field]] = []
-    places: list[str] = []
-    for column, field in payload_columns(features).items():
-        at = next((i for i, layer in enumerate(layers) if field.name not in layer), len(layers))
-        if at == len(layers):
-            layers.append({})
-        layers[at][field.name] = field
-        kinds = ", ".join(_quoted(kind) for kind, fields in sorted(reads.items()) if field in fields)
-        value = f'j{at}."{field.name}"'
-        if field.type == "time":
-            value = f"epoch_us(CAST({value} AS TIMESTAMPTZ))"
-        places.append(f'CASE WHEN kind IN ({kinds}) THEN {value} END AS "{column}"')
-    parsed = []
-    for at, layer in enumerate(layers):
-        shape = canonical({field.name: _JSON[field.type] for field in layer.values()}).decode()
-        parsed.append(f"json_transform(decode(data), {_quoted(shape)}) AS j{at}")
-    if available:
-        parsed.append("CAST(json_extract_string(decode(header), '$.available_at_us') AS BIGINT) AS available_at_us")
-        places.append("available_at_us")
-    inner = ", ".join(["stream", "split_part(wire_name, '@', 1) AS kind", *_HEAD[2:], *parsed])
-    outer = ", ".join(["stream AS key", "kind", *_HEAD[2:], *places])
-    among = ", ".join(map(_quoted, categories))
-    source = f"SELECT {inner} FROM incoming_facts WHERE split_part(stream, '/', 2) IN ({among})"
-    return f'CREATE OR REPLACE TABLE "{name}" AS SELECT {outer} FROM ({source})'
+def _foreign_shapes(connection: Any, files: list[str], readable: _Readable) -> list[tuple[str, bytes]]:
+    """Wire names and shapes in these files that DuckDB must not take apart."""
+    shapes = connection.execute(f"SELECT DISTINCT wire_name, schema FROM {_segments(files)}").fetchall()
+    return sorted((name, schema) for name, schema in shapes if readable.reads(name) and (name, schema) not in readable.current)
+
+
+def _upcast_rows(connection: Any, make: _Making, files: list[str], query: Query, foreign: list[tuple[str, bytes]]) -> Iterator[Any]:
+    pa, schema = pyarrow(), batch_schema(header=make.available)
+    with refusing(), connection.cursor() as cursor:  # a cursor of its own: the connection is busy with what takes these rows
+        for rows in cursor.sql(make.stored(files, query, foreign)).to_arrow_reader(_FOREIGN_ROWS):
+            yield pa.record_batch([rows[field.name].cast(field.type) for field in schema], schema=schema)
+
+
+class _Making:
+    """The statements that fill a table of facts. Names and texts are quoted; numbers stand as they are."""
+
+    def __init__(
+        self, features: type[Features], reads: dict[str, frozenset[Field]], categories: list[str], name: str, *, available: bool
+    ) -> None:
+        self._name, self.available = name, available
+        self._among = ", ".join(map(_quoted, categories))
+        # Every payload is parsed once for all its fields; once more only where two kinds hold a field as different types.
+        layers: list[dict[str, Field]] = []
+        self._places: list[str] = []
+        self._types = ["key VARCHAR", "kind VARCHAR", *(f"{column} BIGINT" for column in _HEAD[2:])]
+        for column, field in payload_columns(features).items():
+            at = next((i for i, layer in enumerate(layers) if field.name not in layer), len(layers))
+            if at == len(layers):
+                layers.append({})
+            layers[at][field.name] = field
+            value = f'j{at}."{field.name}"'
+            if field.type == "time":  # which another kind may hold as any text
+                kinds = ", ".join(_quoted(kind) for kind, fields in sorted(reads.items()) if field in fields)
+                value = f"CASE WHEN kind IN ({kinds}) THEN epoch_us(CAST({value} AS TIMESTAMPTZ)) END"
+            self._places.append(value)
+            self._types.append(f'"{column}" {"BIGINT" if field.type == "time" else _JSON[field.type]}')
+        self._parsed = []
+        for at, layer in enumerate(layers):
+            shape = canonical({field.name: _JSON[field.type] for field in layer.values()}).decode()
+            self._parsed.append(f"json_transform(decode(data), {_quoted(shape)}) AS j{at}")
+        if available:
+            self._parsed.append("CAST(json_extract_string(decode(header), '$.available_at_us') AS BIGINT) AS available_at_us")
+            self._places.append("available_at_us")
+            self._types.append("available_at_us BIGINT")
+
+    def empty(self) -> str:
+        return f'CREATE OR REPLACE TABLE "{self._name}" ({", ".join(self._types)})'
+
+    def from_batches(self) -> str:
+        return self._from("incoming_facts", f"split_part(stream, '/', 2) IN ({self._among})")
+
+    def from_files(self, files: list[str], query: Query, current: list[tuple[str, bytes]], foreign: list[tuple[str, bytes]]) -> str:
+        known = f"wire_name IN ({', '.join(_quoted(name) for name, _ in current)})"
+        but = f" AND NOT ({_shapes(foreign)})" if foreign else ""
+        return self._from(_segments(files), f"{known}{but} AND {self._asked(query)}")
+
+    def stored(self, files: list[str], query: Query, foreign: list[tuple[str, bytes]]) -> str:
+        columns = ", ".join([_STREAM, *_STORED, *(["header"] if self.available else [])])
+        return f"SELECT {columns} FROM {_segments(files)} WHERE ({_shapes(foreign)}) AND {self._asked(query)}"
+
+    def _from(self, source: str, condition: str) -> str:
+        stream = "stream" if source == "incoming_facts" else _STREAM
+        inner = ", ".join([stream, "split_part(wire_name, '@', 1) AS kind", *_HEAD[2:], *self._parsed])
+        outer = ", ".join(["stream", "kind", *_HEAD[2:], *self._places])
+        return f'INSERT INTO "{self._name}" SELECT {outer} FROM (SELECT {inner} FROM {source} WHERE {condition})'
+
+    def _asked(self, query: Query) -> str:
+        conditions = [f"category IN ({self._among})", f"position > {query.after:d}"]
+        for column, bound in (("position", query.upto), ("recorded_at_us", query.known_at_us), ("occurred_at_us", query.as_of_us)):
+            if bound is not None:
+                conditions.append(f"{column} <= {bound:d}")
+        for column, name in (("tenant", query.tenant), ("category", query.category)):
+            if name is not None:
+                conditions.append(f"{column} = {_quoted(name)}")
+        return " AND ".join(conditions)
+
+
+_STREAM: Final = "tenant || '/' || category || '/' || id AS stream"
+_STORED: Final = ("position", "wire_name", "schema", "occurred_at_us", "recorded_at_us", "data")
+_FOREIGN_ROWS: Final = 4_096
+_CHECKERS: Final = 4  # files whose digests are checked at once
+
+
+def _segments(files: list[str]) -> str:
+    return f"read_parquet([{', '.join(map(_quoted, files))}])"
+
+
+def _shapes(shapes: list[tuple[str, bytes]]) -> str:
+    return " OR ".join(f"(wire_name = {_quoted(name)} AND schema = from_hex('{schema.hex()}'))" for name, schema in shapes)
 
 
 def _quoted(text: str) -> str:
@@ -173,13 +242,16 @@ class _Readable:
     def __init__(self, reads: dict[str, frozenset[Field]]) -> None:
         self._reads = reads
         current = [registry.get(registry.versions(kind)[-1]) for kind in sorted(reads)]
-        self._current = [(cls.wire_name, schema_digest(cls)) for cls in current]
+        self.current = [(cls.wire_name, schema_digest(cls)) for cls in current]
+
+    def reads(self, wire_name: str) -> bool:
+        return wire_name.partition("@")[0] in self._reads
 
     def __call__(self, batch: Any) -> Any:
         pa = pyarrow()
         compute = pa.compute
-        named = compute.index_in(batch["wire_name"].cast(pa.string()), pa.array([name for name, _ in self._current], pa.string()))
-        shaped = compute.index_in(batch["schema"], pa.array([digest for _, digest in self._current], pa.binary()))
+        named = compute.index_in(batch["wire_name"].cast(pa.string()), pa.array([name for name, _ in self.current], pa.string()))
+        shaped = compute.index_in(batch["schema"], pa.array([digest for _, digest in self.current], pa.binary()))
         same = compute.fill_null(compute.equal(named, shaped), False)
         if compute.all(same).as_py() is not False:
             return batch

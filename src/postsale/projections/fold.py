@@ -115,6 +115,8 @@ class Fold:
         self.kinds = frozenset(kind for leaf in self._leaves for kind in leaf.kinds)
         self._windows = [(i, leaf.window.days) for i, leaf in enumerate(self._leaves, _HEAD) if leaf.window]
         self._add = {kind: _handler(kind, self._leaves) for kind in self.kinds}
+        placed = tuple(enumerate(self._leaves, _HEAD))
+        self._reading = {kind: tuple((i, leaf) for i, leaf in placed if kind in leaf.kinds) for kind in self.kinds}
 
     def empty(self) -> State:
         """The state of no facts: the neutral element of `merge`."""
@@ -172,6 +174,26 @@ class Fold:
         for derived in self.features.deriveds:
             values[derived.name] = derived(*(values[name] for name in derived.needs))
         return FeatureValues(values, as_of_us, newest, state[_POSITION])
+
+    def refreshed(self, values: FeatureValues, state: State, fact: Fact) -> tuple[FeatureValues, frozenset[str]]:
+        """What `finish` gives now, where `values` was finished from `state` at the same time just before `fact` was added to it.
+
+        Only what the fact can change is computed again; also the names of the features whose value is another one now.
+        """
+        day = values.as_of_us // DAY_US - fact.occurred_at_us // DAY_US
+        fresh: dict[str, Any] = {}
+        for index, leaf in self._reading.get(fact.kind, ()):
+            if leaf.window is None or day < leaf.window.days:
+                value = algebra.finish(leaf, state[index], values.as_of_us)
+                if value != values[leaf.name]:
+                    fresh[leaf.name] = value
+        now = values._values | fresh if fresh else values._values
+        for derived in self.features.deriveds if fresh else ():
+            if not fresh.keys().isdisjoint(derived.needs):
+                value = derived(*(now[name] for name in derived.needs))
+                if value != values[derived.name]:
+                    fresh[derived.name] = now[derived.name] = value
+        return FeatureValues(now, values.as_of_us, state[_NEWEST], state[_POSITION]), frozenset(fresh)
 
     def dump(self, state: State) -> bytes:
         """Canonical JSON: the same facts give the same bytes. Brings `state` into normal form."""

@@ -24,3 +24,7 @@ class HotRows(Protocol):
     def put_many(self, view: str, secret: bytes, rows: Mapping[str, bytes | None], position: int) -> None:
         """Keep rows as of a position, unless newer ones are kept."""
         ...
+
+    def close(self) -> None:
+        """Give up connections; what was put stays."""
+        ...

@@ -120,7 +120,6 @@ class RedisHotRows:
             self._again_at = self._pace.now() + _REST_S
 
     def close(self) -> None:
-        """Close connections."""
         self._client.close()
 
 

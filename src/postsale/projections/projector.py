@@ -20,7 +20,7 @@ from postsale.store.leases import Lease, Leases
 TTL_S: Final = 10.0
 """How long a share of a killed projector waits for the next one, in seconds."""
 
-_LOOK_S: Final = 0.05  # how late new events are noticed where the store cannot tell
+_LOOK_S: Final = 0.01  # how late new events are noticed where the store cannot tell
 _BACK_OFF_S: Final = (0.1, 0.5, 2.0, 5.0)
 _SLICE_S: Final = 0.1  # how late `stop` may be noticed while it waits
 
@@ -57,6 +57,7 @@ class Projector:
         self._jobs = [_Job(runner, leases, self._clock, ttl_s) for runner in runners]
         self._pace: Pace = pace or RealPace()
         self._stopped = False  # not an Event: a signal handler sets it, perhaps in the middle of the wait of one
+        self._ttl_s = ttl_s
         self._target = 0
         self.ready = False
         """Whether the views have once been where the log was when this projector began."""
@@ -84,10 +85,19 @@ class Projector:
                 if failures:
                     self._back_off(_BACK_OFF_S[min(failures, len(_BACK_OFF_S)) - 1])
                 elif not turn.more:
-                    with suppress(StoreUnavailable):  # the next turn says so
-                        self._store.wait(self._target, _LOOK_S)
+                    self._idle()
         finally:
             self.drain()
+
+    def _idle(self) -> None:
+        """Until there is something new, or leases are to be seen to. Asks the log for its head, and nothing else of anybody."""
+        if not any(job.leases for job in self._jobs):
+            self._pace.pause(_SLICE_S)
+            return
+        with suppress(StoreUnavailable):  # the next turn says so
+            for _ in range(max(1, int(self._ttl_s / 6 / _LOOK_S))):
+                if self._stopped or self._store.wait(self._target, _LOOK_S):
+                    return
 
     def _back_off(self, seconds: float) -> None:
         end = self._pace.now() + seconds
@@ -177,12 +187,12 @@ class _Job:
                     break
         if self._place is None:  # as many as there are shares work already: stand by
             return
-        alive = sum(self._leases.look(name) is not None for name in places)
-        fair = -(-total // max(1, alive))
+        mine = self._place[0]
+        alive = [n for n, name in enumerate(places) if n == mine or self._leases.look(name) is not None]
+        fair = total // len(alive) + (alive.index(mine) < total % len(alive))
         for n in sorted(self.leases)[fair:]:
             self.leases.pop(n).release()
-        first = self._place[0] * fair
-        for n in ((first + i) % total for i in range(total)):
+        for n in ((mine * total // len(alive) + i) % total for i in range(total)):
             if len(self.leases) >= fair:
                 break
             name = LeaseName(SYSTEM_TENANT, f"projection/{self.view}/{n}")

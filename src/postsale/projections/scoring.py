@@ -11,14 +11,13 @@ import math
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sized
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Annotated, Any, Final, Literal, NamedTuple, Protocol, Self, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from postsale.aggregates.artifacts import content_digest
 from postsale.aggregates.signals import ScoreReceived
-from postsale.errors import InvalidInput
+from postsale.errors import BadDeclaration, InvalidInput
 from postsale.events import DAY_US, Id, Text, canonical, invalid_input
 from postsale.projections.features import Features, last_seen, latest
 from postsale.projections.fold import FeatureValues
@@ -119,12 +118,13 @@ class ModelData(_Data):
             refusal = invalid_input(cls.__name__, error)
         raise refusal
 
-    @cached_property
+    # Not cached: pydantic's copies would keep what was cached of another model.
+    @property
     def content(self) -> str:
         """Canonical JSON: what is kept, compared and hashed."""
         return canonical(self.model_dump(mode="json", by_alias=True)).decode()
 
-    @cached_property
+    @property
     def digest(self) -> str:
         """SHA-256 of `content`, hex."""
         return content_digest(self.content)
@@ -286,12 +286,20 @@ class WarehouseScores(Features, version=1, owner="postsale"):
 
 @dataclass(frozen=True, slots=True)
 class WarehouseScorer:
-    """A warehouse's model: its newest score, as long as it is of exactly this version and at most `max_age_days` old, else None."""
+    """A warehouse's model: its newest score, as long as it is of exactly this version and at most `max_age_days` old, else None.
+
+    `declaration` is where its values come from: one that declares the features of `WarehouseScores` under the same names.
+    """
 
     model: str
     model_version: str
     outcome: str
     max_age_days: int = 30
+    declaration: type[Features] = WarehouseScores
+
+    def __post_init__(self) -> None:
+        if missing := sorted(WarehouseScores.leaves.keys() - self.declaration.leaves.keys()):
+            raise BadDeclaration(what=self.declaration.__name__, reason=f"lacks {', '.join(missing)}, as WarehouseScores declares them")
 
     @property
     def name(self) -> str:
@@ -299,7 +307,7 @@ class WarehouseScorer:
 
     @property
     def features(self) -> str:
-        return WarehouseScores.digest
+        return self.declaration.digest
 
     @property
     def digest(self) -> str:

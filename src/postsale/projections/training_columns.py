@@ -11,8 +11,9 @@ from __future__ import annotations
 from typing import Any, Final
 
 from postsale.projections.algebra import Leaf
-from postsale.projections.columnar import Table, empty_of, finished_value, ibis, value_table
+from postsale.projections.columnar import empty_of, finished_value, value_table
 from postsale.projections.columnar_duckdb import refusing, table
+from postsale.projections.columnar_expressions import Table, ibis
 from postsale.projections.features import Features
 from postsale.projections.training import LABEL, arrow_type, assembled, columns_of, derived_columns, pyarrow, values_of
 

@@ -83,6 +83,8 @@ class PostgresViews:
             f"SET LOCAL ROLE {self._role}",
             f"SET LOCAL lock_timeout = {round(wait.lock * 1_000)}",
             f"SET LOCAL statement_timeout = {round(wait.statement * 1_000)}",
+            # A process that stands still in the middle must not hold a share that others took over.
+            f"SET LOCAL idle_in_transaction_session_timeout = {round(wait.idle * 1_000)}",
             # Derived data: a crash of the server may cost a little refolding, so a commit need not wait for the disk.
             "SET LOCAL synchronous_commit = off",
         )

@@ -1,20 +1,27 @@
 """Why a value is what it is: per component and per event, in figures that sum exactly. Pure: facts in, an answer out.
 
-Two figures per event. `contribution_micro` is the change of the value when the event is added, events in position order; it
-telescopes, so the contributions sum exactly to the value. `without_micro` is the value less the value folded again without that
-one event; these do not sum, because events share credit. Imports `health`, `fold`, events and errors.
+Two figures per event, and per event and component. `contribution_micro` is the change of the value when the event is added, events
+in position order; it telescopes, so the contributions sum exactly to the value, and those to a component to the component's.
+`without_micro` is the value less the value folded again without that one event; these do not sum over events, because events share
+credit. Also what it was before, when the band last changed, and the smallest change into the next band. The arithmetic is in
+`effects`, `changes` and `crossing`. Imports them, `health`, `fold`, events and errors.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import cached_property
 from typing import Any, Final
 
+from postsale.errors import InvalidInput
 from postsale.events import DAY_US, from_us, iso, to_us
+from postsale.projections.changes import LOOK_BACK_DAYS, Changed, last_change
+from postsale.projections.crossing import ALONE, TOGETHER, Crossing, Move, crossings
+from postsale.projections.effects import Gauge, leaving_out
 from postsale.projections.fold import Fact
-from postsale.projections.health import POINT_MICRO, Contribution, HealthModel, Score, points
+from postsale.projections.health import POINT_MICRO, Applied, Contribution, HealthModel, Score, points
 
 TREND_DAYS: Final = 30
 _STEADY_MICRO: Final = POINT_MICRO  # less than a point either way is no direction
@@ -34,8 +41,17 @@ class Trend:
 
 
 @dataclass(frozen=True, slots=True)
+class ComponentEffect:
+    """What one event did to one component's part in the value."""
+
+    name: str
+    contribution_micro: int
+    without_micro: int | None  # as of the event
+
+
+@dataclass(frozen=True, slots=True)
 class EventEffect:
-    """What one event did to the value."""
+    """What one event did to the value. Both figures are the sums of those of `components`, which leaves out who got and gave nothing."""
 
     position: int
     kind: str
@@ -43,6 +59,19 @@ class EventEffect:
     recorded_at: datetime
     contribution_micro: int
     without_micro: int | None  # None: without it there would be no value at all
+    components: tuple[ComponentEffect, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Before:
+    """The value at an earlier time, by what is known now."""
+
+    at: datetime
+    value_micro: int | None
+    score: float | None
+    band: str | None
+    change_micro: int | None  # since then; None when either value is
+    components: Mapping[str, int]  # since then, by component; they sum to the change of what was counted: no value counts as 0
 
 
 @dataclass(frozen=True)
@@ -58,6 +87,7 @@ class Health:
     known_at: datetime
     position: int  # the log was read up to here
     model: str  # digest of the model
+    applied: Applied  # the row of the model that weighed it, and why
     _model: HealthModel = field(repr=False, compare=False)
     _facts: tuple[Fact, ...] = field(repr=False, compare=False)
 
@@ -66,12 +96,13 @@ class Health:
         """Components without an input, with the reason. Their weight went to the others."""
         return {c.name: c.missing for c in self.components if c.missing is not None}
 
-    def why(self, *, top: int | None = 20) -> Why:
+    def why(self, *, top: int | None = 20, since: datetime | None = None) -> Why:
         """Which events made this value. Events beyond the `top` by size are summed up; None lists all.
 
-        Time grows with the number of facts, times `top`.
+        `since` is what `before` compares with, by default 30 days before; InvalidInput when it is after `as_of`. Time grows with the
+        number of facts; with `top` None a few times as fast.
         """
-        return _explain(self, top)
+        return _explain(self, top, since)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON types; times are RFC 3339."""
@@ -91,6 +122,7 @@ class Health:
             "known_at": _text(self.known_at),
             "position": self.position,
             "model": self.model,
+            "row": self.applied._asdict(),
         }
 
 
@@ -102,9 +134,24 @@ class Why:
     events: tuple[EventEffect, ...]  # greatest contribution first
     others: int  # further events that are not listed
     others_micro: int  # and the sum of their contributions
+    others_components: Mapping[str, int]  # that sum by component
+    without_component: Mapping[str, int | None]  # the value less the value if this component had no input; None: no value then
+    before: Before
+
+    @cached_property
+    def last_change(self) -> Changed[str | None] | None:
+        """When the band last changed, within 366 days; None when it did not. Computed when it is first asked for."""
+        h = self.health
+        return last_change(h._model.fold, h._facts, to_us(h.as_of), lambda values: h._model.score(values).band)
+
+    @cached_property
+    def crossings(self) -> tuple[Crossing, ...]:
+        """The smallest change into the next band, up and then down; where there is no band that way, none. Computed when first asked for."""
+        h = self.health
+        return crossings(h._model, h._facts, to_us(h.as_of))
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON types. Σ components = Σ events + others = value, in micro-points."""
+        """JSON types. Σ components = Σ events + others = value, in micro-points, and so for each component by itself."""
         events = [
             {
                 "position": e.position,
@@ -113,11 +160,49 @@ class Why:
                 "recorded_at": _text(e.recorded_at),
                 "contribution_micro": e.contribution_micro,
                 "without_micro": e.without_micro,
+                "components": [
+                    {"name": c.name, "contribution_micro": c.contribution_micro, "without_micro": c.without_micro} for c in e.components
+                ],
             }
             for e in self.events
         ]
-        others = {"events": self.others, "contribution_micro": self.others_micro}
-        return {**self.health.to_dict(), "events": events, "others": others}
+        others = {"events": self.others, "contribution_micro": self.others_micro, "components": dict(self.others_components)}
+        before, change = self.before, self.last_change
+        return {
+            **self.health.to_dict(),
+            "events": events,
+            "others": others,
+            "without_component": dict(self.without_component),
+            "before": {
+                "at": _text(before.at),
+                "value_micro": before.value_micro,
+                "score": before.score,
+                "band": before.band,
+                "change_micro": before.change_micro,
+                "components": dict(before.components),
+            },
+            "last_change": None
+            if change is None
+            else {
+                "at": iso(change.at_us),
+                "before": change.before,
+                "after": change.after,
+                "position": change.cause.position if change.cause else None,
+                "kind": change.cause.kind if change.cause else None,
+            },
+            "crossings": [
+                {
+                    "direction": c.direction,
+                    "band": c.band,
+                    "moves": None if c.moves is None else [move.to_dict() for move in c.moves],
+                    "facts": c.facts,
+                    "reached": c.reached,
+                    "value_micro": c.value_micro,
+                    "tried": c.tried,
+                }
+                for c in self.crossings
+            ],
+        }
 
     def __str__(self) -> str:
         h, trend = self.health, self.health.trend
@@ -128,6 +213,7 @@ class Why:
             lines.append(f"{TREND_DAYS} days before: no value")
         else:
             lines.append(f"{TREND_DAYS} days before: {points(trend.before_micro):.2f} ({trend.direction}, {_signed(trend.change_micro)})")
+        lines += self._told()
         lines += ["", f"{'component':<14}{'weight':>7}{'score':>8}{'points':>12}"]
         for c in h.components:
             if c.score_micro is not None:
@@ -141,6 +227,33 @@ class Why:
             lines.append(f"{'':>8}  {f'{self.others} other events':<45}{_signed(self.others_micro):>12}")
         lines.append(f"{'':>8}  {'together':<45}{_signed(h.value_micro or 0):>12}")
         return "\n".join(lines)
+
+    def _told(self) -> list[str]:
+        """What it was before, since when the band is what it is, and what would change it."""
+        lines, h, before = [], self.health, self.before
+        if before.at != h.trend.before_at:
+            was = f"{before.score:.2f} {before.band}" if before.score is not None else "no value"
+            moved = [f"{name} {_signed(micro)}" for name, micro in before.components.items() if micro]
+            change = (
+                "" if before.change_micro is None else f" ({_signed(before.change_micro)} since: {', '.join(moved) or 'nothing moved'})"
+            )
+            lines.append(f"at {_text(before.at)}: {was}{change}")
+        if self.last_change is None:
+            lines.append(f"{h.band} for at least {LOOK_BACK_DAYS} days")
+        else:
+            cause = self.last_change.cause
+            why = f"event {cause.position}, {cause.kind}" if cause else "as time passed"
+            lines.append(f"{h.band} since {iso(self.last_change.at_us)}, {self.last_change.before or 'no value'} before: {why}")
+        if h.applied.row or h.applied.segment or h.applied.stage:
+            lines.append(f"weighed as {h.applied.name}: {h.applied.reason}")
+        for c in self.crossings:
+            if c.moves is None or c.value_micro is None:
+                told = f"no change found, of {c.tried} tried (up to {TOGETHER} facts, or up to {ALONE} of one kind)"
+            else:
+                beyond = "" if c.reached == c.band else f" {c.reached}"
+                told = f"{' and '.join(map(_move, c.moves))} → {points(c.value_micro):.2f}{beyond}"
+            lines.append(f"{c.direction} to {c.band}: {told}")
+        return lines
 
 
 def explain_health(model: HealthModel, facts: Sequence[Fact], as_of_us: int, known_at_us: int, *, position: int | None = None) -> Health:
@@ -165,6 +278,7 @@ def explain_health(model: HealthModel, facts: Sequence[Fact], as_of_us: int, kno
         known_at=from_us(known_at_us),
         position=position if position is not None else max((f.position for f in known), default=0),
         model=model.digest,
+        applied=score.applied,
         _model=model,
         _facts=used,
     )
@@ -180,25 +294,70 @@ def direction(change_micro: int) -> str:
     return "up" if change_micro > 0 else "down"
 
 
-def _explain(health: Health, top: int | None) -> Why:
+def _explain(health: Health, top: int | None, since: datetime | None) -> Why:
     model, facts = health._model, health._facts
     fold, as_of_us = model.fold, to_us(health.as_of)
-    state, value = fold.empty(), 0
-    changes: list[tuple[int, Fact]] = []
-    for fact in facts:
-        fold.add(state, fact)
-        now = model.score(fold.finish(state, as_of_us)).value_micro or 0
-        changes.append((now - value, fact))
-        value = now
-    ranked = sorted(changes, key=lambda change: (-abs(change[0]), change[1].position))
+    gauge = Gauge(model, as_of_us)
+    changes: list[tuple[int, int, Score, Score]] = []  # change, index of the fact, score before it and after it
+    # What a model gives without any fact is credited to the first one, so that the parts sum.
+    new = replace(gauge.score, value_micro=None, components=tuple(replace(c, contribution_micro=0) for c in gauge.score.components))
+    for index, fact in enumerate(facts):
+        old, new = new, gauge.add(fact)
+        changes.append(((new.value_micro or 0) - (old.value_micro or 0), index, old, new))
+    ranked = sorted(changes, key=lambda change: (-abs(change[0]), change[1]))
     shown = ranked if top is None else ranked[:top]
-    effects = []
-    for contribution, fact in shown:
-        rest = _score(model, [f for f in facts if f is not fact], as_of_us).value_micro
-        without = None if rest is None or health.value_micro is None else health.value_micro - rest
-        at, known = from_us(fact.occurred_at_us), from_us(fact.recorded_at_us)
-        effects.append(EventEffect(fact.position, fact.kind, at, known, contribution, without))
-    return Why(health, tuple(effects), len(ranked) - len(shown), sum(c for c, _ in ranked[len(shown) :]))
+    score = gauge.score
+    rests = {i: model.score(fold.finish(state, as_of_us)) for i, state in leaving_out(fold, facts, [i for _, i, _, _ in shown])}
+    effects = tuple(_effect(facts[i], change, old, new, score, rests[i]) for change, i, old, new in shown)
+    left = {c.name: c.contribution_micro for c in score.components}
+    for effect in effects:
+        for part in effect.components:
+            left[part.name] -= part.contribution_micro
+    judged = [(c.score_micro, c.missing) for c in score.components]
+    without: dict[str, int | None] = {}
+    for index, c in enumerate(score.components):
+        rest = model.weigh([*judged[:index], (None, "left out"), *judged[index + 1 :]], score.applied).value_micro
+        without[c.name] = None if rest is None or score.value_micro is None else score.value_micro - rest
+    return Why(
+        health=health,
+        events=effects,
+        others=len(ranked) - len(shown),
+        others_micro=sum(change for change, *_ in ranked[len(shown) :]),
+        others_components=left,
+        without_component=without,
+        before=_before(health, score, health.trend.before_at if since is None else since),
+    )
+
+
+def _effect(fact: Fact, change: int, old: Score, new: Score, score: Score, rest: Score) -> EventEffect:
+    no_rest = rest.value_micro is None or score.value_micro is None
+    parts = []
+    for was, now, all_, left in zip(old.components, new.components, score.components, rest.components, strict=True):
+        moved, without = now.contribution_micro - was.contribution_micro, all_.contribution_micro - left.contribution_micro
+        if moved or without:
+            parts.append(ComponentEffect(now.name, moved, None if no_rest else without))
+    total = None if rest.value_micro is None or score.value_micro is None else score.value_micro - rest.value_micro
+    at, known = from_us(fact.occurred_at_us), from_us(fact.recorded_at_us)
+    return EventEffect(fact.position, fact.kind, at, known, change, total, tuple(parts))
+
+
+def _before(health: Health, score: Score, at: datetime) -> Before:
+    at_us = to_us(at)
+    if at_us > to_us(health.as_of):
+        raise InvalidInput(what="why", field="since", reason=f"expected a time up to {_text(health.as_of)}")
+    then = _score(health._model, [f for f in health._facts if f.occurred_at_us <= at_us], at_us)
+    pairs = zip(score.components, then.components, strict=True)
+    moved = {now.name: now.contribution_micro - was.contribution_micro for now, was in pairs}
+    change = None if then.value_micro is None or score.value_micro is None else score.value_micro - then.value_micro
+    return Before(from_us(at_us), then.value_micro, then.score, then.band, change, moved)
+
+
+def _move(move: Move) -> str:
+    n = len(move.facts)
+    if move.action == "add":
+        return f"{n} more × {move.lever}"
+    which = ", ".join(str(f.position) for f in move.facts[:5]) + (", …" if n > 5 else "")
+    return f"without the newest {n} × {move.lever} ({which})"
 
 
 def _component(c: Contribution) -> dict[str, Any]:

@@ -207,15 +207,22 @@ class Archive:
                 for number in turned(wanted):
                     yield from turned(list(want.among(file.table(number))))
 
-    def tables(self, parts: Sequence[Part], query: Query) -> Generator[Any, None, None]:
-        """The archived facts of a query without streams, as Arrow tables with the columns of a segment, by position."""
+    def tables(self, parts: Sequence[Part], query: Query, columns: Sequence[str] | None = None) -> Generator[Any, None, None]:
+        """The archived facts of a query without streams, as Arrow tables with the columns of a segment, or those named, by position."""
         want = _Want(query)
         for segment, among in parts:
             numbers = range(len(segment.groups)) if among is None else among
-            with closing(self.open(segment)) as file:
-                for number in numbers:
-                    if want.may_hold(segment.groups[number]):
-                        yield want.filtered(file.table(number))
+            wanted = [number for number in numbers if want.may_hold(segment.groups[number])]
+            if wanted:
+                with closing(self.open(segment)) as file:
+                    for number in wanted:
+                        yield want.filtered(file.table(number)).select(columns or file.names)
+
+    def verified(self, segment: Segment) -> Path:
+        """The file of a segment, for another program to read, after the digest of the whole was found right."""
+        with closing(self.open(segment)) as file:
+            file.check_whole()
+        return self.path(segment)
 
     def at(self, segment: Segment, position: int) -> StoredEvent | None:
         """The fact at a position of this segment, if it is one."""

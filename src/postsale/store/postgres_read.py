@@ -8,7 +8,7 @@ holds no connection and no server's snapshot between two pages. Reads of one ten
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from typing import Any, Final
 from uuid import UUID
@@ -19,9 +19,11 @@ from psycopg.rows import tuple_row
 from postsale.errors import LogDamaged
 from postsale.events import Lane, StoredEvent, StreamId, uuid_of
 from postsale.store.archive import Archive, Part, merged
+from postsale.store.columns import Source
 from postsale.store.contract import Query, TreeHead
 from postsale.store.leaves import Frontier
 from postsale.store.postgres_archive import Segments
+from postsale.store.postgres_columns import Facts
 from postsale.store.postgres_link import Connection, Link, Script
 from postsale.store.postgres_names import Kind, Names, enter
 from postsale.store.postgres_schema import NO_TENANT
@@ -92,6 +94,13 @@ class Reads:
                 yield event
                 if left is not None:
                     left -= 1
+
+    @contextmanager
+    def fact_source(self, query: Query, *, header: bool) -> Generator[Source, None, None]:
+        """See `store.columns`. Memory: the facts of 65,536 positions. NotAllowed when all tenants are asked for and the login may not."""
+        facts = Facts(self._reading, self._link.schema, self._archive, query, header=header)
+        with closing(facts.batches()) as batches:
+            yield Source(batches, facts.parts, self._archive)
 
     def _archived_parts(self, db: Connection, query: Query, selection: _Selection) -> list[Part]:
         if query.lane == Lane.DECISION:

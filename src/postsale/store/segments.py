@@ -115,6 +115,7 @@ def pyarrow() -> Any:
     try:
         import pyarrow
         import pyarrow.compute
+        import pyarrow.csv
         import pyarrow.parquet
     except ImportError:
         raise MissingExtra(feature="an archive of chapters", extra="archive") from None
@@ -305,6 +306,11 @@ class SegmentFile:
     def metadata(self) -> Any:
         return self._parquet.metadata
 
+    @property
+    def names(self) -> list[str]:
+        """Of the columns."""
+        return list(self._parquet.schema_arrow.names)
+
     def table(self, number: int) -> Any:
         """The rows of a group as an Arrow table, after its digest was found right."""
         with _doubting(self._segment.chapter, self._path):
@@ -324,6 +330,11 @@ class SegmentFile:
             for at in range(0, self._segment.size_bytes, _CHUNK):
                 digest.update(self._file.read_at(min(_CHUNK, self._segment.size_bytes - at), at))
         return digest.digest()
+
+    def check_whole(self) -> None:
+        """That the digest of the whole file is right."""
+        if self.sha256() != self._segment.sha256:
+            self._refuse("it is not what was archived (SHA-256)")
 
     def _start(self, number: int) -> int:
         return self._segment.groups[number - 1].end if number else 0

@@ -11,14 +11,15 @@ import sqlite3
 import threading
 import time
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
 from postsale.errors import LogDamaged, MissingExtra, PostSaleError, SegmentUnreadable, StoreUnavailable
 from postsale.events import Clock, StoredEvent, StreamId, SystemClock
 from postsale.store.archive import Archive
+from postsale.store.columns import Source
 from postsale.store.contract import LEASES, NoneSince, Outcome, Query, Submission, TreeHead
 from postsale.store.group import Groups
 from postsale.store.kv import SQLiteKeyValue, get
@@ -27,7 +28,7 @@ from postsale.store.plan import DEFAULT_CHAPTER, DEFAULT_LIMIT_BYTES, SALT_BYTES
 from postsale.store.quarantine import SQLiteQuarantine
 from postsale.store.segments import Segment
 from postsale.store.sqlite_archive import LAST, SQLiteChapters, archived_at, archived_leaves, first_archived_breach, read_all, segments
-from postsale.store.sqlite_columns import fact_batches
+from postsale.store.sqlite_columns import fact_source
 from postsale.store.sqlite_evidence import SQLiteEvidence
 from postsale.store.sqlite_ids import Ids
 from postsale.store.sqlite_names import Names, decision_version, first_breach
@@ -270,9 +271,9 @@ class SQLiteStore:
         with self.snapshot() as db:
             yield from read_all(db, self._archive, query)
 
-    def fact_batches(self, query: Query, *, header: bool) -> Generator[Any, None, None]:
+    def fact_source(self, query: Query, *, header: bool) -> AbstractContextManager[Source]:
         """See `store.columns`. Needs the extra `batch`."""
-        return fact_batches(self, self._path, self._archive, query, header=header)
+        return fact_source(self, self._path, self._archive, query, header=header)
 
     def head(self) -> int:
         with self.snapshot() as db:

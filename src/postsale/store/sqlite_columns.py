@@ -1,20 +1,19 @@
 """Facts of a SQLite log as Arrow batches, by a driver that makes no Python object per event (ADBC; extra `batch`).
 
-One read transaction on a connection of its own for the live table, then archived chapters from their segments. See `columns`.
+One read transaction on a connection of its own for the live table; archived chapters are read from their segments. See `columns`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from postsale.errors import LogDamaged, MissingExtra, StoreUnavailable
+from postsale.errors import MissingExtra, StoreUnavailable
 from postsale.store.archive import Archive
-from postsale.store.columns import BATCH_ROWS, batch_schema, from_segment
+from postsale.store.columns import BATCH_ROWS, Names, Source, at_numbers
 from postsale.store.contract import Query
-from postsale.store.segments import pyarrow
 from postsale.store.sqlite_archive import parts_of
 from postsale.store.sqlite_schema import url_of
 
@@ -22,33 +21,39 @@ if TYPE_CHECKING:
     from postsale.store.sqlite import SQLiteStore
 
 
-def fact_batches(store: SQLiteStore, path: Path, archive: Archive, query: Query, *, header: bool) -> Generator[Any, None, None]:
+@contextmanager
+def fact_source(store: SQLiteStore, path: Path, archive: Archive, query: Query, *, header: bool) -> Iterator[Source]:
     """See `Columnar`."""
     with _cursor(path) as cursor:
         # This SELECT takes the snapshot: a chapter that had a segment by then is read from it, all else from the live table, even while
         # it is being archived.
         archived = _rows(cursor, "SELECT first, last FROM segments ORDER BY first")
-        streams = _names(cursor, "SELECT s.no, t.name || '/' || s.category || '/' || s.id FROM streams s JOIN tenants t ON t.no = s.tenant")
+        with store.snapshot() as db:
+            firsts = {first for first, _ in archived}
+            parts = [part for part in parts_of(db, query) if part[0].first in firsts] if archived else []
+        with closing(_live(cursor, path, query, archived, header=header)) as batches:
+            yield Source(batches, parts, archive)
+
+
+def _live(cursor: Any, path: Path, query: Query, archived: list[Any], *, header: bool) -> Generator[Any, None, None]:
+    with _translated(path):
+        cursor.execute("SELECT s.no, t.name || '/' || s.category || '/' || s.id FROM streams s JOIN tenants t ON t.no = s.tenant")
+        streams = cursor.fetch_arrow_table().combine_chunks()
         kinds = _rows(cursor, "SELECT no, wire_name, schema FROM kinds")
+        names = Names(at_numbers(*(column.combine_chunks() for column in streams.columns)), kinds)
         wanted = [no for no, name, _ in kinds if not query.kinds or name.partition("@")[0] in query.kinds]
         cursor.execute(_select(query, wanted, archived, header=header), _values(query))
-        batches = cursor.fetch_record_batch()
-        yield from (_named(batch, streams, kinds, header=header) for batch in batches if batch.num_rows)
-    if archived:
-        firsts = {first for first, _ in archived}
-        with store.snapshot() as db:
-            parts = [part for part in parts_of(db, query) if part[0].first in firsts]
-        with closing(archive.tables(parts, query)) as tables:
-            for table in tables:
-                yield from from_segment(table, header=header)
+        for batch in cursor.fetch_record_batch():
+            if batch.num_rows:
+                yield names.batch(batch, header=header)
 
 
 def _select(query: Query, kinds: list[int], archived: list[Any], *, header: bool) -> str:
     """Numbers stand in the text; names are values."""
-    conditions = ["lane = 0", f"position > {int(query.after)}"]
+    conditions = ["lane = 0", f"position > {query.after:d}"]
     for column, bound in (("position", query.upto), ("recorded_at", query.known_at_us), ("occurred_at", query.as_of_us)):
         if bound is not None:
-            conditions.append(f"{column} <= {int(bound)}")
+            conditions.append(f"{column} <= {bound:d}")
     if query.kinds:
         conditions.append(f"+kind IN ({', '.join(map(str, kinds))})")
     if query.tenant is not None:
@@ -75,61 +80,29 @@ def _joined(ranges: list[Any]) -> list[list[int]]:
     return joined
 
 
-def _named(batch: Any, streams: Any, kinds: list[Any], *, header: bool) -> Any:
-    """A batch with names in place of numbers; LogDamaged for a number that leads nowhere."""
-    pa, schema = pyarrow(), batch_schema(header=header)
-    numbers = pa.array([no for no, _, _ in kinds], pa.int64())
-    at = pa.compute.index_in(batch["kind"], numbers).cast(pa.int32())
-    names = pa.compute.take(streams, pa.compute.if_else(_within(batch["stream"], streams), batch["stream"], 0))
-    columns = {
-        "position": batch["position"],
-        "stream": names,
-        "wire_name": pa.DictionaryArray.from_arrays(at, pa.array([name for _, name, _ in kinds], pa.string())),
-        "schema": pa.compute.take(pa.array([schema for _, _, schema in kinds], pa.binary()), at),
-        "occurred_at_us": batch["occurred_at"],
-        "recorded_at_us": batch["recorded_at"],
-        "data": batch["data"],
-    }
-    if header:
-        columns["header"] = batch["header"]
-    for name in ("stream", "schema"):
-        if columns[name].null_count:
-            row = pa.compute.index(columns[name].is_null(), value=True).as_py()
-            raise LogDamaged(position=batch["position"][row].as_py(), reason=f"its {name} is not in the table of names")
-    return pa.record_batch([columns[field.name] for field in schema], schema=schema)
-
-
-def _within(numbers: Any, names: Any) -> Any:
-    compute = pyarrow().compute
-    return compute.and_(compute.greater(numbers, 0), compute.less(numbers, len(names)))
-
-
-def _names(cursor: Any, sql: str) -> Any:
-    """The second column, at the places that the first one says; null where there is none."""
-    pa = pyarrow()
-    cursor.execute(sql)
-    rows = cursor.fetch_arrow_table()
-    if not rows.num_rows:
-        return pa.array([None], pa.string())
-    at = pa.compute.index_in(pa.array(range(pa.compute.max(rows[0]).as_py() + 1), pa.int64()), rows[0].combine_chunks())
-    return pa.compute.take(rows[1].combine_chunks(), at)
-
-
 def _rows(cursor: Any, sql: str) -> list[Any]:
     cursor.execute(sql)
     return list(cursor.fetchall())
 
 
 @contextmanager
-def _cursor(path: Path) -> Any:
+def _cursor(path: Path) -> Iterator[Any]:
     try:
         import adbc_driver_sqlite.dbapi as driver
-        from adbc_driver_manager import Error
     except ImportError:
         raise MissingExtra(feature="facts as columns", extra="batch") from None
+    with _translated(path):
+        connection = driver.connect(f"{path.as_uri()}?mode=ro")
+    with connection, connection.cursor() as cursor:
+        cursor.adbc_statement.set_options(**{"adbc.sqlite.query.batch_rows": str(BATCH_ROWS)})
+        yield cursor
+
+
+@contextmanager
+def _translated(path: Path) -> Iterator[None]:
+    from adbc_driver_manager import Error
+
     try:
-        with driver.connect(f"{path.as_uri()}?mode=ro") as connection, connection.cursor() as cursor:
-            cursor.adbc_statement.set_options(**{"adbc.sqlite.query.batch_rows": str(BATCH_ROWS)})
-            yield cursor
+        yield
     except Error as error:  # its texts may quote what is stored
         raise StoreUnavailable(url=url_of(path), reason=f"the columns' driver failed ({error.status_code.name})") from None

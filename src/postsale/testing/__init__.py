@@ -10,6 +10,7 @@ pytest.register_assert_rewrite(
 
 from postsale.testing.evolution import assert_schemas_kept, upcasted  # noqa: E402
 from postsale.testing.parity import assert_parity, random_facts  # noqa: E402
+from postsale.testing.rows import given  # noqa: E402
 from postsale.testing.store_building import Events  # noqa: E402
 from postsale.testing.store_contract import StoreContract  # noqa: E402
 from postsale.testing.tool_contract import ToolContract, dispatched  # noqa: E402
@@ -26,6 +27,7 @@ __all__ = [
     "assert_parity",
     "assert_schemas_kept",
     "dispatched",
+    "given",
     "random_facts",
     "upcasted",
 ]

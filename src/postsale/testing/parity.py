@@ -11,8 +11,9 @@ from typing import Any, Final
 
 from postsale.events import DAY_US, MAX_INT, iso, registry
 from postsale.projections import Fact, Features, Fold
-from postsale.projections.columnar import Table, empty_values, finished_rows, fold_state, state_table, value_table
+from postsale.projections.columnar import empty_values, finished_rows, fold_state, state_table, value_table
 from postsale.projections.columnar_duckdb import duckdb_connection, read, table
+from postsale.projections.columnar_expressions import Table
 from postsale.projections.feeding import facts_table, fields_read
 from postsale.projections.tracing import Const, Expression, Field, Op
 from postsale.store.segments import pyarrow
