@@ -111,10 +111,10 @@ class Outbox:
         if not isinstance(started, d.EffectStarted) or tool is None or arguments is None:
             return Dispatched(settled=1)
         result = self._call(tool, intent, arguments, again=started.attempt > 1)
-        self.gate.settle(stream.tenant, tool, result)
         final, _ = self._desk.change(
             stream, lambda c: replace(self._record(c, decision, intent, tool, started.attempt, result), happened=True)
         )
+        self.gate.settle(stream.tenant, tool, result)  # after the record of the effect, which matters more
         done = any(not isinstance(x.event, d.EffectFailed) or x.event.final for x in final.drafts)
         return Dispatched(called=1, settled=int(done))
 
