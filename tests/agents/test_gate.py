@@ -15,7 +15,7 @@ from postsale.agents.tools import Rate, Tool, Toolbox, ToolUnavailable
 from postsale.agents.tools.toolbox import Result
 from postsale.events import SECOND_US, ManualClock
 from postsale.store import MemoryStore, SQLiteStore
-from tests.agents.test_outbox import UNAVAILABLE, Scripted, acting, results
+from tests.agents.test_outbox import UNAVAILABLE, Queryable, Scripted, acting, results
 from tests.agents.world import NOON, World
 
 DOWN = Result("retry", "busy")
@@ -82,6 +82,21 @@ def test_effects_beyond_the_rate_wait_and_leave_no_trace_in_the_log_until_they_m
             w.attend(ref=ref)
     assert len(tool.calls) == 5
     assert tool.effects == set(tool.calls)
+
+
+def test_asking_before_a_second_sending_counts_as_a_request_too() -> None:
+    class Asked(Queryable):
+        rate, backoff_s = Rate(2, 3600.0), 1.0
+
+    tool = Asked(UNAVAILABLE)
+    w = acting(tool)
+    w.attend(w.failed())
+    w.wait(minutes=10)  # one of two is there, and a sixth
+    w.attend()
+    assert len(tool.calls) == 1
+    w.wait(minutes=20)
+    w.attend()
+    assert len(tool.calls) == 2
 
 
 def test_two_processes_share_one_rate(tmp_path: Path) -> None:
