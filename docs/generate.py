@@ -182,9 +182,20 @@ def _fields(cls: type) -> list[str]:
     return []
 
 
+def _documented(cls: type) -> bool:
+    """Whether a class has an entry of its own."""
+    return any(
+        vars(module).get(cls.__name__) is cls for module in map(importlib.import_module, MODULES) if cls.__name__ in public_names(module)
+    )
+
+
 def _members(cls: type) -> list[str]:
     lines: list[str] = []
-    for name, member in vars(cls).items():
+    parts = [base for base in cls.__mro__[1:] if base.__module__.startswith("postsale.") and not _documented(base)]
+    members = dict(vars(cls))
+    for part in parts:
+        members |= {name: member for name, member in vars(part).items() if name not in members}
+    for name, member in members.items():
         function = member.__func__ if isinstance(member, (classmethod, staticmethod)) else member
         if isinstance(member, cached_property):
             function = member = property(member.func)

@@ -61,9 +61,7 @@ ps.log.store.head()""",
     (
         "code",
         """\
-customers = pd.DataFrame(
-    [{"customer": row.name, "score": row.score, "band": row.band} for row in acme.customers()]
-)
+customers = pd.DataFrame([{"customer": row.name, "score": row.score, "band": row.band} for row in acme.customers()])
 customers.head(8)""",
     ),
     (
@@ -75,9 +73,7 @@ The same question about the past: `as_of` is what had happened by then, `known_a
         "code",
         """\
 weeks = [start + timedelta(weeks=n) for n in range(2, 26, 2)]
-bands = pd.DataFrame(
-    [pd.Series([row.band for row in acme.customers(as_of=at, known_at=at)]).value_counts() for at in weeks], index=weeks
-)
+bands = pd.DataFrame([pd.Series([row.band for row in acme.customers(as_of=at, known_at=at)]).value_counts() for at in weeks], index=weeks)
 bands = bands.reindex(columns=["good", "fair", "poor"]).fillna(0).astype(int)
 
 axes = bands.plot.area(color=["#4c956c", "#f4d35e", "#d1495b"], linewidth=0, figsize=(8, 3.2))
@@ -98,9 +94,7 @@ Every score explains itself. *points* are what each component gives; they sum to
         """\
 worst = customers.dropna().iloc[0].customer
 health = acme.health(worst)
-pd.DataFrame(
-    [{"component": c.name, "weight": c.weight, "points": round(c.contribution_micro / 1e6, 2)} for c in health.components]
-)""",
+pd.DataFrame([{"component": c.name, "weight": c.weight, "points": round(c.contribution_micro / 1e6, 2)} for c in health.components])""",
     ),
     (
         "markdown",

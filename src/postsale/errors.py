@@ -550,6 +550,18 @@ class PolicyInvalid(PostSaleError):
     todo = "Correct the file; the active policy is unchanged."
 
 
+@dataclass(eq=False, kw_only=True)
+class PolicyWidens(PostSaleError):
+    """A policy lets its agent do more than the active one, and does not say so. The active one stays."""
+
+    policy: str
+    widens: int  # in how many places
+    first: str  # the first of them
+    found = "policy {policy!r} allows more than the active one, in {widens} place(s); the first: {first}"
+    expected = "a policy that allows no more, or one that declares it"
+    todo = "See whom it would touch with `postsale decision whatif`; then say widens = true in the file, or --widens."
+
+
 # ---------------------------------------------------------------- ingest
 
 

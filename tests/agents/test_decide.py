@@ -109,17 +109,9 @@ def test_a_row_whose_value_is_missing_fails_and_says_which() -> None:
 
 
 def test_unique_means_that_two_matching_rows_decide_nothing() -> None:
-    w = World(
-        [
-            Agent(
-                Policy.from_toml(
-                    DUNNING.replace('hit = "first"', 'hit = "unique"').replace(
-                        'action = "none"\n', 'action = "none"\nwhen = { failed_payments = "< 2" }\n'
-                    )
-                )
-            )
-        ]
-    )
+    text = DUNNING.replace('action = "none"\n', 'action = "none"\nwhen = { failed_payments = "< 2" }\n')
+    published = Policy.from_toml(text).content.replace('"hit":"first"', '"hit":"unique"')  # by a release that did not refuse it
+    w = World([Agent(Policy.from_json(published))])
     w.mode("act")
     w.profile(segment="smb")
     w.consent()

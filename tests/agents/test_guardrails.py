@@ -29,7 +29,8 @@ OFFER = Offer(kind="credit", amount_minor=900, currency="EUR", terms="x", author
 
 
 def verdicts(context: Context = FINE, *, row: str = "credit", offer: Offer | None = OFFER, mode: str = "act", depth: int = 0, tools=TOOLS):  # type: ignore[no-untyped-def]
-    return judge(POLICY, ROW.get(row), "no-rule", offer, context, mode=mode, depth=depth, tools=tools)  # type: ignore[arg-type]
+    chosen = (ROW[row],) if row in ROW else ()
+    return judge(POLICY, chosen, "no-rule", offer, context, mode=mode, depth=depth, tools=tools)  # type: ignore[arg-type]
 
 
 def changed(**fields: object) -> Context:
@@ -84,7 +85,7 @@ def test_an_offer_above_authority_passes_only_where_a_person_is_asked() -> None:
     above = OFFER.model_copy(update={"amount_minor": 1001})
     assert first_failed(verdicts(offer=above)) is None
     silent = ROW["credit"].model_copy(update={"approval": "none"})
-    found = judge(POLICY, silent, "", above, FINE, mode="act", depth=0, tools=TOOLS)
+    found = judge(POLICY, (silent,), "", above, FINE, mode="act", depth=0, tools=TOOLS)
     assert first_failed(found) == "authority:1000"
 
 

@@ -24,7 +24,7 @@ from postsale.store.postgres_link import Patience
 from .support import ANNA, NOON, Server, Where, failed, opened, paid, place_of, subscribed
 
 _ONLY_SYNC = {
-    "Tenant": {"agent", "agent_names", "datasets", "datasets_of", "pseudonyms", "training_rows"},
+    "Tenant": {"activate", "agent", "agent_names", "datasets", "datasets_of", "policy", "pseudonyms", "training_rows", "what_if"},
     "PostSale": {
         "authenticate",
         "decision_stream",

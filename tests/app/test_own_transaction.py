@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from postsale import PostSale, Tenant
 from postsale.access import FileVault
 from postsale.aggregates.identity import foreign
-from postsale.errors import ContentConflict, InvalidInput, StoreUnavailable, UnknownCustomer, Unsupported
+from postsale.errors import ContentConflict, InvalidInput, StoreUnavailable, UnknownCustomer, UnsafeDatabase, Unsupported
 from postsale.events import ManualClock
 from postsale.projections import MemoryViews
 from postsale.store.postgres import PostgresStore
@@ -301,6 +301,19 @@ def test_a_connection_of_a_login_that_may_not_append_is_refused_and_stays_usable
         with pytest.raises(Exception, match="GRANT"):
             acme.record("cus_1", paid("p"), connection=stranger)
         assert stranger.execute("SELECT 1").fetchone() == (1,)
+    assert head(acme._ps) == 0
+
+
+@pytest.mark.parametrize("power", ["SUPERUSER", "BYPASSRLS"])
+def test_a_connection_of_a_login_that_no_policy_holds_is_refused_and_stays_usable(power: str, server: Server, acme: Tenant) -> None:
+    login = f"{server.schema}_{power.lower()}"
+    with psycopg.connect(admin_url(), autocommit=True) as admin:
+        admin.execute(f"CREATE ROLE {login} LOGIN {power}")
+        admin.execute(f"GRANT {server.schema}_writer TO {login}")
+    with psycopg.connect(server.url.replace(f"{server.schema}_app", login)) as mighty:
+        with pytest.raises(UnsafeDatabase, match="Connect with the URL"):
+            acme.record("cus_1", paid("p"), connection=mighty)
+        assert mighty.execute("SELECT current_user").fetchone() == (login,)
     assert head(acme._ps) == 0
 
 

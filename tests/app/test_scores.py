@@ -108,7 +108,7 @@ def test_the_verdict_is_by_parts_per_million_and_nothing_is_needed_where_nothing
 ) -> None:
     context = Context(local_time="12:00", time_zone="UTC", consent={}, touches={}, probability_ppm=likely)
     assert Context.from_scalars(context.scalars()) == context
-    chosen = RESCUE.rules[0] if row else None
+    chosen = RESCUE.rules[:1] if row else ()
     (verdict,) = (v for v in judge(RESCUE, chosen, "no-rule", None, context, mode="act", depth=0, tools={}) if v.guardrail == "probability")
     assert verdict.passed is passed
     if row:

@@ -117,7 +117,7 @@ def test_the_policy_is_explained_as_it_was_active_when_it_decided(tmp_path: Path
         for n, (active, by) in enumerate(((first, None), (second, ANNA), (first, ANNA))):
             from postsale.agents import control
 
-            control.activate_policy(ps.engine.desk, "acme", active, person=by, reason=f"step {n}")
+            control.activate_policy(ps.engine.desk, "acme", active, person=by, reason=f"step {n}", widens=n == 2)
             acme.record(f"cus_{n}", failed(f"f{n}"))
             ps.run_once()
             ids.append(acme.decisions(f"cus_{n}")[0].id)

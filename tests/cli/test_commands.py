@@ -592,3 +592,11 @@ def test_dropped_snapshots_change_no_answer(tmp_path: Path) -> None:
         assert run(*show).json()["state"] == first
     assert "acme 1" in run("snapshots", "drop", "--db", url).out
     assert run("snapshots", "drop", "--db", url, "--tenant", "nobody").code == 2
+
+
+def test_a_run_without_an_agent_says_how_to_name_one(tmp_path: Path) -> None:
+    db = f"sqlite:///{tmp_path}/nobody.db"
+    with PostSale.open(db) as ps:
+        ps.tenant("acme").record("cus_1", UsageObserved(source="app", id="1", occurred_at=datetime(2026, 5, 4, tzinfo=UTC), feature="x"))
+    assert "--agent renewal-rescue" in run("run", "--db", db).out
+    assert "No agent had anything to decide." in run("run", "--agent", "renewal-rescue", "--db", db).out

@@ -56,6 +56,9 @@ def test_a_new_version_is_built_compared_put_live_and_taken_back(db: str, releas
     old, new = ({"POSTSALE_DB": db, "POSTSALE_HEALTH": f"{name}:MODEL"} for name in releases)
     assert run("projection", "switch", "--reason", "first", env=old).code == 0
     assert run("run", env=old).code == 0
+    too_early = run("projection", "diff", f"{releases[0]}:Health", env=new)
+    assert (too_early.code, "was never folded" in too_early.out) == (1, True)
+    assert run("projection", "diff", f"{releases[0]}:Health", "--json", env=new).code == 1
     built = run("projection", "rebuild", "--json", env=new).json()
     assert built["serves"]
     assert built["to_position"] == built["target"] > 0
@@ -107,6 +110,19 @@ def test_status_of_one_of_your_own_and_a_rebuild_by_either_engine_give_the_same_
     (row,) = run("projection", "status", name, "--json", "--db", db).json()
     assert (row["lag_events"], row["dead_letters"], row["building"]) == (0, 0, [])
     assert run("projection", "retry", name, "--json", "--db", db).json() == {"freed": 0, "parked": []}
+
+
+def test_a_rebuild_says_whether_its_version_is_live_and_what_to_type_until_it_is(db: str, releases: tuple[str, str]) -> None:
+    old, new = (f"{name}:MODEL" for name in releases)
+    assert run("projection", "switch", old, "--reason", "first", "--db", db).code == 0
+    assert "The new build serves." in run("projection", "rebuild", old, "--db", db).out
+    done = run("projection", "rebuild", new, "--db", db)
+    assert done.code == 0
+    assert "Version 1 stays live until you switch" in done.out
+    assert f'postsale projection switch {new} --reason "…"' in done.out
+    assert "The new build serves." not in done.out
+    refused = run("projection", "switch", new, "--db", db)
+    assert (refused.code, "--reason" in refused.err) == (2, True)
 
 
 @pytest.mark.parametrize("name", ["nonsense", "postsale.projections:Nope", "postsale.projections:Features", "{}:NO_MODEL"])

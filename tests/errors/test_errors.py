@@ -4,6 +4,8 @@ import copy
 import dataclasses
 import pickle
 import re
+import subprocess
+import sys
 import types
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
@@ -111,3 +113,16 @@ def test_an_unknown_kind_names_its_wire_name_and_position() -> None:
 
 def test_a_broken_seal_names_the_field_and_the_position() -> None:
     assert "sealed field 'name' at position 9 does not open" in str(SealBroken(field="name", position=9))
+
+
+def test_what_users_import_in_their_tests_names_its_extra_without_pytest() -> None:
+    """In a process where pytest cannot be imported."""
+    code = """
+import sys
+sys.modules["pytest"] = None
+from postsale.errors import MissingExtra
+try: import postsale.testing
+except MissingExtra as error: print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "postsale[testing]" in done.stdout

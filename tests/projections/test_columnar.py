@@ -186,6 +186,22 @@ def test_names_that_columns_cannot_tell_apart_are_refused():
         query(facts_table(Key, []), lambda t: state_table(Key, t, keys=["key"]))
 
 
+def test_beyond_its_memory_a_query_uses_the_disk_and_gives_the_same():
+    facts = facts_table(Few, random_facts(Few, 3, size=100, keys=5))
+    many = "CREATE TABLE many AS SELECT f.* REPLACE (f.key || '/' || n AS key) FROM facts f, range(4_000) r (n)"
+    found = []
+    for memory_mb in (None, 24):
+        with duckdb_connection(memory_mb=memory_mb) as connection:
+            connection.register("facts", facts)
+            connection.execute(many)
+            (spilled,) = connection.execute("SELECT count(*) FROM duckdb_temporary_files()").fetchall()[0]
+            rows = read(connection, value_table(Few, table(connection, "many"), keys=["key"], as_of=MAX_INT))
+            found.append(pa.Table.from_batches(rows).select(["key", "n", "last_2d"]).sort_by("key"))
+            assert (spilled > 0) == (memory_mb is not None)
+    assert found[0].num_rows == 20_000
+    assert found[0].equals(found[1])
+
+
 def test_without_the_extra_the_error_names_it():
     code = """
 import sys

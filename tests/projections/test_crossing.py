@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC, datetime
 from itertools import combinations_with_replacement
 
 import pytest
@@ -10,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from postsale.aggregates.signals import (
-    AccountProfiled,
     CancellationScheduled,
     InvoicePaid,
     InvoicePaymentFailed,
@@ -21,7 +21,8 @@ from postsale.aggregates.signals import (
     UsageObserved,
 )  # fmt: skip
 from postsale.errors import InvalidInput
-from postsale.projections import CUSTOMER_HEALTH, Component, Features, HealthModel, count, explain_health
+from postsale.events import to_us
+from postsale.projections import CUSTOMER_HEALTH, Component, Fact, Features, HealthModel, count, explain_health
 from postsale.projections.crossing import crossings
 from postsale.projections.health import Lever
 
@@ -149,16 +150,28 @@ def test_it_says_so_when_no_change_of_the_search_is_enough():
     assert f"up to fair: no change found, of {up.tried} tried (up to 3 facts, or up to 30 of one kind)" in text
 
 
-def test_a_day_of_more_use_lies_a_day_before_the_next():
-    history = History().on(0, AccountProfiled, seats=10)
-    for n in range(60):
-        history.on(n, UsageObserved, count=30 if n < 30 else 15)
-    (up,) = explain_health(CUSTOMER_HEALTH, history.facts, day(59), day(59)).why(top=0).crossings
+def test_each_further_fact_of_a_lever_with_a_step_occurred_a_day_before_the_last():
+    model = replace(SMALL, levers=(Lever("active day", InvoicePaid, add=money, every_days=1),))
+    (up,) = crossings(model, [*History().on(0, TicketOpened).facts, *History().on(0, InvoicePaymentFailed).facts], day(9))
     assert up.moves is not None
-    for move in up.moves:
-        times = [f.occurred_at_us for f in move.facts]
-        step = 86_400_000_000 if move.lever == "active day" else 0
-        assert times == [day(59) - i * step for i in range(len(times))]
+    assert [f.occurred_at_us for f in up.moves[0].facts] == [day(9), day(8), day(7)]
+
+
+def test_the_newest_facts_are_taken_away_by_when_they_occurred_and_not_by_when_they_came():
+    model = replace(SMALL, levers=(Lever("ticket", TicketOpened, remove=True),), bands=(("poor", 30), ("fair", 75), ("good", 100)))
+    history = History().on(5, TicketOpened).on(9, TicketOpened).on(1, TicketOpened)
+    (up,) = crossings(model, history.facts, day(9))
+    assert up.moves is not None
+    assert [f.position for f in up.moves[0].facts] == [2, 1]
+
+
+@pytest.mark.parametrize(("year", "possible"), [(1, False), (1685, False), (1686, True), (2254, True), (2255, False), (9999, False)])
+def test_at_a_time_when_no_signal_can_occur_facts_are_only_taken_away(year, possible):
+    us = to_us(datetime(year, 1, 1, 12, tzinfo=UTC))
+    money = {"amount_minor": 1, "currency": "EUR"}
+    (up,) = crossings(SMALL, [Fact("billing/invoice-payment-failed", n, min(us, day(0)), day(0), money) for n in (1, 2)], us)
+    assert (up.moves is not None) is possible
+    assert (up.tried == 2) is not possible  # one of them taken away, then both
 
 
 def test_without_a_value_there_is_no_band_to_cross():

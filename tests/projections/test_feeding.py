@@ -16,7 +16,7 @@ from postsale.projections import Features, Fold, count, days, fact_of, latest, t
 from postsale.projections.columnar import fold_state, state_table
 from postsale.projections.columnar_duckdb import duckdb_connection, read, table
 from postsale.projections.feeding import load_facts
-from postsale.store import Query, SQLiteStore, Store, archive_chapter, chapters_of, postgres_columns, segments
+from postsale.store import Query, SQLiteStore, Store, archive_chapter, chapters_of, postgres_columns, segments, sqlite_archive
 from postsale.store.columns import fact_batches
 from postsale.testing import Events
 from postsale.testing.store_building import START, each
@@ -66,6 +66,8 @@ def new_event(events: Events, rand: random.Random) -> NewEvent:
     data, wire_name, schema = encode_payload(made), made.wire_name, schema_digest(type(made))
     if type(made) is Pushed and rand.random() < 0.3:
         data, wire_name, schema = b'{"strength":%d}' % rand.randrange(9), "tests.projections/pushed@1", b"an older shape!!"
+    if type(made) is Measured and rand.random() < 0.3:
+        schema = b"another shape!!!"  # of the same version
     if rand.random() < 0.1:
         return events.decision(stream, 0, wire_name="test/decided@1")._replace(stream=StreamId("acme", "customers", f"d{at}"))
     return events.fact(stream, wire_name=wire_name, schema=schema, data=data, occurred_at_us=at)
@@ -142,6 +144,43 @@ def test_a_chapter_archived_in_the_middle_of_a_read_is_neither_lost_nor_counted_
             for batch in batches:
                 found += batch["position"].to_pylist()
         assert sorted(found) == expected
+
+
+def test_a_chapter_whose_facts_are_only_half_gone_is_read_from_its_segment_alone(tmp_path, monkeypatch):
+    with closing(SQLiteStore(tmp_path / "log.db", clock=ManualClock(START), durable=False, chapter=20)) as store:
+        filled(store, 5)
+        expected = [event.position for event in store.read(Query(lane=Lane.FACT))]
+
+        def interrupted(_):
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(sqlite_archive, "DETACH_ROWS", 5)
+            patch.setattr("time.sleep", interrupted)  # between two transactions of the deletion
+            with pytest.raises(KeyboardInterrupt):
+                archive_chapter(chapters_of(store), 2, tmp_path / "archive", clock=SystemClock())
+        with store.snapshot() as db:
+            assert db.execute("SELECT count(*) FROM events WHERE lane = 0 AND position BETWEEN 41 AND 60").fetchone()[0] > 0
+        assert sorted(p for batch in fact_batches(store, Query()) for p in batch["position"].to_pylist()) == expected
+
+
+def test_a_chapter_archived_between_the_snapshot_and_the_look_at_segments_is_read_once(tmp_path):
+    class Meddled(SQLiteStore):
+        meddle = False
+
+        def snapshot(self):
+            if self.meddle:
+                self.meddle = False
+                archive_chapter(chapters_of(self), 3, tmp_path / "archive", clock=SystemClock())
+            return super().snapshot()
+
+    with closing(Meddled(tmp_path / "log.db", clock=ManualClock(START), durable=False, chapter=20)) as store:
+        filled(store, 5)
+        archive_chapter(chapters_of(store), 1, tmp_path / "archive", clock=SystemClock())
+        expected = [event.position for event in store.read(Query(lane=Lane.FACT))]
+        store.meddle = True
+        assert sorted(p for batch in fact_batches(store, Query()) for p in batch["position"].to_pylist()) == expected
+        assert len(store.segments()) == 2
 
 
 def test_a_segment_with_a_flipped_byte_is_never_taken_apart(tmp_path):

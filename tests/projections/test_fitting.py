@@ -253,6 +253,11 @@ def test_a_model_of_purchases_is_fitted_to_rows_without_those_who_never_bought()
         fit(more[-1:])
 
 
+def test_an_input_that_is_no_column_is_refused_with_the_columns_there_are() -> None:
+    with pytest.raises(InvalidInput, match=r"nope: not among the columns: .*seats"):
+        replace(RECIPE, inputs=("nope",)).fit(TABLE, data_set="d1")
+
+
 def test_without_the_extra_scoring_works_and_fitting_names_the_extra() -> None:
     """In a process where scikit-learn, SciPy and NumPy cannot be imported."""
     code = """

@@ -19,7 +19,8 @@ import pytest
 
 from postsale.errors import ViewMoved
 from postsale.projections import CustomerHealth, Fold, Runner, Views
-from postsale.store import LeaseName, Leases, Query, Store
+from postsale.projections.projector import share_lease
+from postsale.store import Leases, Query, Store
 from tests.postgres import new_log
 
 from . import live_worker
@@ -150,7 +151,7 @@ def test_when_a_projector_is_lost_the_others_take_its_shares_and_nothing_is_lost
 
 
 def holds(store: Store, runner: Runner, projector: Process) -> bool:
-    names = [LeaseName("_system", f"projection/{runner.view}/{n}") for n in range(runner.partitions)]
+    names = [share_lease(runner.view, n) for n in range(runner.partitions)]
     held = [found.holder for name in names if (found := Leases(store.kv).look(name)) is not None]
     return any(f"process {projector.pid} " in holder for holder in held)
 

@@ -134,6 +134,21 @@ def test_a_share_of_one_that_stands_still_is_taken_over_and_its_writes_are_fence
     assert world.runner().digest() == whole(world.store, FOLD)
 
 
+def test_tokens_of_another_course_of_the_log_stop_nobody_for_ever() -> None:
+    """As when the log was put back to an older copy, and its views were not: leases begin below what the view has seen, and it is folded anew."""
+    world = World(partitions=2)
+    world.facts.append(world.store, 40)
+    world.runner().catch_up()
+    for name in world.runner().names().checkpoints:
+        world.views.write(name, {}, checkpoint=40, expected=40, token=10**6)
+    world.facts.append(world.store, 10)
+    one = world.projector()
+    for _ in range(40):
+        one.turn()
+    assert world.runner().position() == 50
+    assert world.runner().digest() == whole(world.store, FOLD)
+
+
 def test_a_clock_that_is_moved_back_stops_nobody() -> None:
     world = World(partitions=2)
     one = world.projector()

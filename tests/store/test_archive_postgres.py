@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from tests.postgres import server
+from tests.postgres import fresh_log, server
 from tests.store.stores import fresh_postgres
 from tests.store.test_archive_contract import archivable_postgres
 
@@ -83,6 +84,22 @@ def test_only_a_member_of_the_migrator_role_archives(tmp_path: Path) -> None:
         with pytest.raises(NotAllowed, match="migrator"):
             archived(store, tmp_path, 0)
         assert verify(store).ok
+
+
+def test_a_login_made_as_the_refusal_says_looks_at_chapters() -> None:
+    url, schema = fresh_log()
+    with (
+        closing(PostgresStore(url, schema=schema)) as store,
+        pytest.raises(NotAllowed, match="Leave a service's login as it is") as refused,
+    ):
+        chapters_of(store).segments()
+    statements = re.findall(r"(?:CREATE|GRANT) .*?;", str(refused.value))
+    with psycopg.connect(server(), autocommit=True) as admin:
+        for statement in statements:
+            admin.execute(statement.encode())
+    with closing(PostgresStore(url.replace(f"{schema}_app", f"{schema}_archivist"), schema=schema, as_owner=True)) as owner:
+        assert chapters_of(owner).segments() == []
+    PostgresStore(url, schema=schema).close()  # the service's login is not refused
 
 
 def test_a_writer_sees_the_listings_of_its_own_tenant_only(tmp_path: Path) -> None:

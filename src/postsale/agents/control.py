@@ -6,8 +6,10 @@ May import the desk and what is below it. No decision is made here.
 from __future__ import annotations
 
 from postsale.access import Person
+from postsale.agents.autonomy import lower
 from postsale.agents.desk import TRIES, Desk
 from postsale.agents.policy import Policy
+from postsale.agents.widening import widenings
 from postsale.aggregates.artifacts import (
     EVERY_AGENT,
     MODES,
@@ -21,8 +23,8 @@ from postsale.aggregates.artifacts import (
     agent_stream,
     policy_stream,
 )
-from postsale.errors import ContentConflict, InvalidInput, NotAllowed, VersionConflict
-from postsale.events import SYSTEM, SYSTEM_TENANT, Event, Lane, StreamId, derive_id
+from postsale.errors import ContentConflict, InvalidInput, NotAllowed, PolicyWidens, VersionConflict
+from postsale.events import SYSTEM, SYSTEM_TENANT, Actor, Event, Lane, StreamId, derive_id
 from postsale.store.contract import Query
 from postsale.store.log import Cause
 
@@ -42,15 +44,28 @@ def require_reason(reason: str, what: str) -> str:
 
 
 def activate_policy(
-    desk: Desk, tenant: str, policy: Policy, *, person: Person | None = None, reason: str = "installed with the agent"
+    desk: Desk,
+    tenant: str,
+    policy: Policy,
+    *,
+    person: Person | None = None,
+    reason: str = "installed with the agent",
+    widens: bool = False,
 ) -> bool:
-    """Publish a policy and make it the one that decides; False when it is already. Without a person nobody approved it, and the event says so."""
+    """Publish a policy and make it the one that decides; False when it is already. Without a person nobody approved it, and the event says so.
+
+    Raises PolicyWidens for one that allows more than the active one, unless `widens`, or the policy itself, declares it.
+    """
     stream = policy_stream(tenant, policy.name)
     approver = "nobody" if person is None else person.login
     for attempt in range(1, TRIES + 1):
         active, version = desk.active_policy(tenant, policy.name)
         if active is not None and active.digest == policy.digest:
             return False
+        if active is not None and not (widens or policy.widens):
+            more = widenings(active, policy)
+            if more:
+                raise PolicyWidens(policy=policy.name, widens=len(more), first=str(more[0]))
         events: list[Event] = []
         known = desk.log.events(Query(tenant=tenant, streams=(stream,), lane=Lane.DECISION))
         if not any(isinstance(r.data, ArtifactPublished) and r.data.digest == policy.digest for r in known):
@@ -76,19 +91,29 @@ def set_mode(desk: Desk, tenant: str, agent: str, mode: Mode, *, person: Person,
     event = AutonomyChanged(
         agent=agent, mode=mode, owner=require_person(person, "control agents").login, reason=require_reason(reason, "autonomy")
     )
-    return _change(desk, agent_stream(tenant, agent), event, person)
+    return _change(desk, agent_stream(tenant, agent), event, person.actor)
+
+
+def downgrade(desk: Desk, tenant: str, agent: str, *, reason: str, person: Person | None = None) -> AgentControl:
+    """One step back, by a person or, without one, by the criteria of its policy. An agent that observes stays as it is."""
+    state = desk.control(agent_stream(tenant, agent))
+    if state.mode == "observe":
+        return state
+    owner, actor = ("criteria", SYSTEM) if person is None else (person.login, person.actor)
+    event = AutonomyChanged(agent=agent, mode=lower(state.mode), owner=owner, reason=require_reason(reason, "autonomy"))
+    return _change(desk, agent_stream(tenant, agent), event, actor, seen=state.version)
 
 
 def pause(desk: Desk, tenant: str, agent: str = EVERY_AGENT, *, person: Person, reason: str) -> AgentControl:
     """The kill switch: from the return on, no decision of the agent acts and no further effect leaves."""
     event = AgentPaused(agent=agent, owner=require_person(person, "control agents").login, reason=require_reason(reason, "pause"))
-    return _change(desk, agent_stream(tenant, agent), event, person)
+    return _change(desk, agent_stream(tenant, agent), event, person.actor)
 
 
 def resume(desk: Desk, tenant: str, agent: str = EVERY_AGENT, *, person: Person, reason: str) -> AgentControl:
     """Release the kill switch."""
     event = AgentResumed(agent=agent, owner=require_person(person, "control agents").login, reason=require_reason(reason, "resume"))
-    return _change(desk, agent_stream(tenant, agent), event, person)
+    return _change(desk, agent_stream(tenant, agent), event, person.actor)
 
 
 def pause_everything(desk: Desk, *, person: Person, reason: str) -> AgentControl:
@@ -101,9 +126,14 @@ def resume_everything(desk: Desk, *, person: Person, reason: str) -> AgentContro
     return resume(desk, SYSTEM_TENANT, EVERY_AGENT, person=person, reason=reason)
 
 
-def _change(desk: Desk, stream: StreamId, event: AutonomyChanged | AgentPaused | AgentResumed, person: Person) -> AgentControl:
+def _change(
+    desk: Desk, stream: StreamId, event: AutonomyChanged | AgentPaused | AgentResumed, actor: Actor, *, seen: int | None = None
+) -> AgentControl:
+    """Record a change once. With `seen`, only after that version: what somebody else said meanwhile stays."""
     for attempt in range(1, TRIES + 1):
         state = desk.control(stream)
+        if seen is not None and state.version != seen:
+            return state
         same = (
             state.mode == event.mode and state.version > 0
             if isinstance(event, AutonomyChanged)
@@ -113,7 +143,7 @@ def _change(desk: Desk, stream: StreamId, event: AutonomyChanged | AgentPaused |
             return state
         drafts = [(event, derive_id(stream, state.version, event.wire_name))]
         try:
-            desk.append_to(stream, state.version, drafts, Cause(actor=person.actor, origin=desk.origin))
+            desk.append_to(stream, state.version, drafts, Cause(actor=actor, origin=desk.origin))
         except (ContentConflict, VersionConflict):
             if attempt == TRIES:
                 raise

@@ -14,7 +14,7 @@ from uuid import UUID
 import orjson
 
 from postsale.agents.expressions import Value
-from postsale.agents.guardrails import Context, ToolRef, first_failed, judge, over_authority
+from postsale.agents.guardrails import Context, ToolRef, first_failed, forbidding, judge, mode_for, over_authority, too_risky
 from postsale.agents.policy import OfferRow, Policy, Rule, fill
 from postsale.aggregates.artifacts import Mode, content_digest
 from postsale.aggregates.decisions import DecisionRecorded, Disposition, EffectIntent, Eligible, Offer, ReadRef, Reservation, Scalar
@@ -99,38 +99,47 @@ def decide(spec: AgentSpec, policy: Policy, case: Case, mac: Mac) -> Decided:
     """The decision on one trigger. The same arguments give the same bytes, always and everywhere."""
     chosen, no_row, eligible = _choose(policy, case.evidence)
     offer, problem = None, ""
-    arguments: dict[str, Any] = {}
-    because = fill(chosen.because, case.evidence) if chosen else f"no row of {policy.name} decides here ({no_row})"
-    if chosen is not None:
-        try:
-            offer = _offer(chosen, case.evidence)
-            arguments = {k: _argument(v, case, because, offer) for k, v in sorted(chosen.arguments.items())}
-        except _NoValue as missing:
-            offer, problem = None, str(missing)
+    arguments: list[dict[str, Any]] = []
+    because = "; ".join(fill(rule.because, case.evidence) for rule in chosen)
+    because = because or f"no row of {policy.name} decides here ({no_row})"
+    try:
+        for rule in chosen:
+            made = _offer(rule, case.evidence)
+            arguments.append({k: _argument(v, case, because, made) for k, v in sorted(rule.arguments.items())})
+            offer = made if made is not None else offer
+    except _NoValue as missing:
+        offer, problem = None, str(missing)
     if case.flags and "failed" in case.flags:  # what surrounds the decision broke; recorded, so that it is made again alike
         problem = str(case.flags["failed"])
-    verdicts = judge(policy, chosen, no_row, offer, case.context, mode=case.mode, depth=case.depth, tools=case.tools)
+    mode, segment = mode_for(policy, case.mode, case.evidence)
+    verdicts = judge(policy, chosen, no_row, offer, case.context, mode=mode, depth=case.depth, tools=case.tools, segment=segment)
     suppressed_by = first_failed(verdicts)
-    disposition = _disposition(chosen, offer, case.mode, suppressed_by, problem)
-    acts = chosen is not None and disposition in {"acted", "awaiting"}
+    asks = any(rule.then == "ask" for rule in forbidding(policy.guardrails.sequence or (), chosen, case.context)) or too_risky(
+        policy, chosen
+    )
+    disposition = _disposition(chosen, offer, mode, suppressed_by, problem, asks=asks)
+    acts = bool(chosen) and disposition in {"acted", "awaiting"}
     if problem:
         because = f"{because} — but {problem}"
     id_, g = decision_id(case.trigger_id), policy.guardrails
-    intents: tuple[EffectIntent, ...] = ()
-    if acts and chosen is not None and chosen.tool is not None:
-        tool, intent_id = case.tools[chosen.tool], derive_id(id_, 0)
-        intents = (
+    intents: list[EffectIntent] = []
+    clear: list[dict[str, Any]] = []
+    for rule, clear_arguments in zip(chosen, arguments, strict=False) if acts else ():
+        if rule.tool is None:
+            continue
+        tool, intent_id = case.tools[rule.tool], derive_id(id_, len(intents))
+        intents.append(
             EffectIntent(
                 intent_id=intent_id,
                 tool=tool.name,
                 tool_kind=tool.kind,  # type: ignore[arg-type]
                 tool_digest=tool.digest,
-                channel=chosen.channel,
-                arguments_mac=intent_mac(mac, intent_id, tool.name, arguments),
+                channel=rule.channel,
+                arguments_mac=intent_mac(mac, intent_id, tool.name, clear_arguments),
                 due_at=from_us(case.decided_at_us),
-            ),
+            )
         )
-    clear = (arguments,) if intents else ()
+        clear.append(clear_arguments)
     reservation = None
     if acts and offer is not None and g.budget is not None:
         period = case.context.budget_period
@@ -155,14 +164,14 @@ def decide(spec: AgentSpec, policy: Policy, case: Case, mac: Mac) -> Decided:
         flags=dict(case.flags or {}),
         eligible=eligible,
         verdicts=verdicts,
-        action=None if chosen is None or chosen.action == "none" else chosen.action,
-        rule=chosen.id if chosen else None,
+        action=None if not chosen or chosen[0].action == "none" else chosen[0].action,
+        rule=chosen[0].id if chosen else None,
         offer=offer,
         rationale=because,
         disposition=disposition,
         suppressed_by=suppressed_by if disposition == "suppressed" else None,
-        intents=intents,
-        arguments=canonical(list(clear)).decode() if clear else None,
+        intents=tuple(intents),
+        arguments=canonical(clear).decode() if clear else None,
         bound_to=g.bound_to if disposition == "awaiting" else (),
         approval_expires_at=from_us(until_us) if disposition == "awaiting" else None,
         must_not_have_changed=g.must_not_have_changed if acts else (),
@@ -170,26 +179,27 @@ def decide(spec: AgentSpec, policy: Policy, case: Case, mac: Mac) -> Decided:
         outcome_by=from_us(case.decided_at_us + policy.outcome.within_days * DAY_US) if acts and policy.outcome else None,
         reservation=reservation,
     )
-    return Decided(event, clear, because if acts and chosen is not None and chosen.risk_case else None)
+    return Decided(event, tuple(clear), because if acts and any(rule.risk_case for rule in chosen) else None)
 
 
-def _choose(policy: Policy, evidence: Mapping[str, Value]) -> tuple[Rule | None, str, tuple[Eligible, ...]]:
-    """The row that decides, or why none does; and every row that matched, with the chance it had (rules are certain)."""
+def _choose(policy: Policy, evidence: Mapping[str, Value]) -> tuple[tuple[Rule, ...], str, tuple[Eligible, ...]]:
+    """The rows that decide, or why none does; and every row that matched, with the chance it had (rules are certain)."""
     matching = [row.rule for row in policy.rows if row.matches(evidence)]
-    chosen = None if not matching or (policy.hit == "unique" and len(matching) > 1) else matching[0]
-    eligible = tuple(
-        Eligible(action=r.action, rule=r.id, propensity_ppm=CERTAIN_PPM if chosen is not None and r is chosen else 0) for r in matching
-    )
-    return chosen, "not-unique" if matching else "no-rule", eligible
+    chosen, no_row = policy.deciding(matching)
+    ids = {rule.id for rule in chosen}
+    eligible = tuple(Eligible(action=r.action, rule=r.id, propensity_ppm=CERTAIN_PPM if r.id in ids else 0) for r in matching)
+    return chosen, no_row, eligible
 
 
-def _disposition(chosen: Rule | None, offer: Offer | None, mode: Mode, suppressed_by: str | None, problem: str) -> Disposition:
+def _disposition(
+    chosen: Sequence[Rule], offer: Offer | None, mode: Mode, suppressed_by: str | None, problem: str, *, asks: bool
+) -> Disposition:
     # A row that cannot be carried out has failed even where a guardrail would have stopped it: somebody must mend it.
     if problem:
         return "failed"
-    if suppressed_by is not None or chosen is None:
+    if suppressed_by is not None or not chosen:
         return "suppressed"
-    asks = chosen.approval == "required" or (chosen.approval == "when-over-authority" and over_authority(chosen, offer))
+    asks = asks or any(r.approval == "required" or (r.approval == "when-over-authority" and over_authority(r, offer)) for r in chosen)
     return "awaiting" if mode == "propose" or asks else "acted"
 
 

@@ -6,18 +6,19 @@ They suppress and never defer: what is not allowed now is decided anew at the ne
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from postsale.agents.expressions import Value
-from postsale.agents.policy import NO_ACTION, Budget, Policy, ProbabilityFloor, Rule
-from postsale.aggregates.artifacts import AgentControl, Mode
+from postsale.agents.policy import NO_ACTION, TIERS, Budget, Policy, ProbabilityFloor, Rule, SequenceRule
+from postsale.aggregates.artifacts import MODES, AgentControl, Mode
 from postsale.aggregates.customer import CustomerAggregate
 from postsale.aggregates.decisions import Offer, Scalar, Verdict
 from postsale.events import DAY_US, from_us
 
+PERSON = ("approval/granted", "customer/command-issued")  # what people say themselves
 SWITCHES = ("agent", "tenant", "everything")  # in the order of `artifacts.switch_streams`
 
 
@@ -34,6 +35,13 @@ class ToolRef(NamedTuple):
         return f"{self.kind}:{self.digest}"
 
 
+class Past(NamedTuple):
+    """What a sequence rule found in a customer's past."""
+
+    events: int  # that count, MAX_RECENT of each kind at most
+    lifted: bool  # something that lifts the rule came with the newest of them, or after it
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
     """What guardrails look at, as plain values, so that a decision can record them and be judged again from them."""
@@ -46,6 +54,7 @@ class Context:
     budget_period: str = ""
     paused_by: str = ""  # "", or which switch: agent, tenant, everything
     merged: bool = False  # the customer is part of another one
+    past: Mapping[str, Past] = field(default_factory=dict)  # by sequence rule
     probability_ppm: int | None = None  # of the policy's floor; None when no calibrated model says so
 
     def scalars(self) -> dict[str, Scalar]:
@@ -60,6 +69,8 @@ class Context:
         }
         out |= {f"consent.{channel}": given for channel, given in self.consent.items()}
         out |= {f"touches.{days}d": count for days, count in self.touches.items()}
+        out |= {f"past.{id_}": past.events for id_, past in self.past.items()}
+        out |= {f"lifted.{id_}": past.lifted for id_, past in self.past.items()}
         if self.probability_ppm is not None:
             out["probability_ppm"] = self.probability_ppm
         return out
@@ -77,6 +88,11 @@ class Context:
             budget_period=str(values.get("budget_period") or ""),
             paused_by=str(values.get("paused_by") or ""),
             merged=values.get("merged") is True,
+            past={
+                k[5:]: Past(v, values.get(f"lifted.{k[5:]}") is True)
+                for k, v in values.items()
+                if k.startswith("past.") and isinstance(v, int)
+            },
             probability_ppm=likely if isinstance(likely, int) else None,
         )
 
@@ -104,8 +120,29 @@ def look(
         budget_period=period(g.budget, now_us) if g.budget else "",
         paused_by=paused[0] if paused else "",
         merged=customer.merged_into is not None,
+        past={rule.id: look_back(rule, customer, now_us) for rule in g.sequence or ()},
         probability_ppm=likely if type(likely) is int else None,
     )
+
+
+def look_back(rule: SequenceRule, customer: CustomerAggregate, now_us: int) -> Past:
+    """What a sequence rule finds in what is known about a customer at `now_us`. Exactly `within_days` ago still counts."""
+    recent = customer.recent
+    after_us = max((recent[kind][-1] for kind in rule.since if kind in recent), default=-1)
+    begin_us = now_us - rule.within_days * DAY_US
+    counted = [at for kind in dict.fromkeys(rule.kinds) for at in recent.get(kind, ()) if at >= begin_us and at > after_us]
+    lifting = [kind for name in rule.unless for kind in (PERSON if name == "person" else (name,))]
+    lifted = bool(counted) and any(recent[kind][-1] >= max(counted) for kind in lifting if kind in recent)
+    return Past(len(counted), lifted)
+
+
+def forbidding(rules: Iterable[SequenceRule], chosen: Sequence[Rule], context: Context) -> Iterator[SequenceRule]:
+    """The sequence rules that forbid one of the rows."""
+    acting = {rule.action for rule in chosen} - {NO_ACTION}
+    for rule in rules:
+        past = context.past.get(rule.id, Past(0, False))
+        if past.events >= rule.count and not past.lifted and (acting & set(rule.actions) if rule.actions else acting):
+            yield rule
 
 
 def contacts(customer: CustomerAggregate, now_us: int, days: int) -> int:
@@ -134,7 +171,7 @@ def is_quiet(local_time: str, start: str, end: str) -> bool:
 
 def judge(
     policy: Policy,
-    chosen: Rule | None,
+    chosen: Sequence[Rule],
     no_row: str,
     offer: Offer | None,
     context: Context,
@@ -142,10 +179,14 @@ def judge(
     mode: Mode,
     depth: int,
     tools: Mapping[str, ToolRef],
+    segment: str | None = None,
 ) -> tuple[Verdict, ...]:
-    """Every guardrail's verdict on the chosen row, in order. `no_row` says why there is none: no-rule, not-unique."""
+    """Every guardrail's verdict on the rows that decide, in order: all of them may, or none. `mode` is the customer's, in this segment.
+
+    `no_row` says why there is none: no-rule, not-unique, not-any.
+    """
     g = policy.guardrails
-    channel = chosen.channel if chosen else None
+    contacting = [rule.channel for rule in chosen if rule.channel is not None]
     out = [
         _say("kill-switch", f"kill-switch:{context.paused_by or 'agent'}", not context.paused_by, "paused", "not paused"),
         _say("identity", "identity:merged", not context.merged, "this customer is part of another one", "stands on its own"),
@@ -157,19 +198,24 @@ def judge(
             f"depth {depth}: too many of our own effects in the chain",
             f"depth {depth}",
         ),
-        _tool(chosen, tools),
+        *_tools(chosen, tools),
     ]
-    if channel is None:
+    if not contacting:
         out.append(_say("consent", "consent:none", True, "", "this does not contact the customer"))
-    else:
+    for channel in dict.fromkeys(contacting):
         given = context.consent.get(channel, False)
         out.append(_say("consent", f"consent:{channel}/{g.purpose}", given, "not given; unknown is no", "given"))
     for f in g.frequency:
         made = context.touches.get(f.days, 0)
-        ok = channel is None or made < f.count
+        ok = not contacting or made + len(contacting) <= f.count
         out.append(_say("frequency", f"frequency:{f.count}/{f.days}d", ok, f"{made} contacts already", f"{made} contacts"))
+    stopped = {rule.id for rule in forbidding(g.sequence or (), chosen, context)}
+    for sequence in g.sequence or ():
+        found = f"{context.past.get(sequence.id, Past(0, False)).events} of {', '.join(sequence.kinds)} in {sequence.within_days} days"
+        ok = sequence.id not in stopped or sequence.then == "ask"
+        out.append(_say("sequence", f"sequence:{sequence.id}", ok, found, f"{found}{'; a person decides' * (sequence.id in stopped)}"))
     if (q := g.quiet_hours) is not None:
-        ok = channel is None or not is_quiet(context.local_time, q.start, q.end)
+        ok = not contacting or not is_quiet(context.local_time, q.start, q.end)
         at = f"{context.local_time} in {context.time_zone}"
         out.append(_say("quiet-hours", f"quiet-hours:{q.start}-{q.end}", ok, at, at))
     if g.budget is not None:
@@ -177,13 +223,39 @@ def judge(
     if g.probability is not None:
         out.append(_probability(g.probability, chosen, context))
     out.append(_authority(chosen, offer))
-    out.append(_say("autonomy", f"autonomy:{mode}", mode != "observe", "the agent observes", f"the agent may {mode}"))
+    if g.appetite is not None:
+        tier = max((rule.tier for rule in chosen if rule.action != NO_ACTION), default=0)
+        text = f"{TIERS[tier]} risk{'; a person decides' * (tier > TIERS.index(g.appetite.act))}"
+        ok = tier <= TIERS.index(g.appetite.propose)
+        out.append(
+            _say("appetite", f"appetite:{g.appetite.act}/{g.appetite.propose}", ok, f"{TIERS[tier]} risk is not wanted at all", text)
+        )
+    where = "" if segment is None else f"/{segment}"
+    out.append(_say("autonomy", f"autonomy:{mode}{where}", mode != "observe", "the agent observes", f"the agent may {mode}"))
     return tuple(out)
 
 
 def first_failed(verdicts: tuple[Verdict, ...]) -> str | None:
     """The rule that suppresses: of the first verdict that did not pass, in the fixed order; None when all passed."""
     return next((v.rule for v in verdicts if not v.passed), None)
+
+
+def mode_for(policy: Policy, mode: Mode, evidence: Mapping[str, Value]) -> tuple[Mode, str | None]:
+    """How far the agent may go with this customer, and the segment that says so; None where its own mode does."""
+    autonomy = policy.autonomy
+    if autonomy is None or autonomy.by is None:
+        return mode, None
+    segment = evidence.get(autonomy.by)
+    most = autonomy.segments.get(str(segment), autonomy.otherwise) if segment is not None else autonomy.otherwise
+    if MODES.index(most) >= MODES.index(mode):
+        return mode, None
+    return most, "unknown" if segment is None else str(segment)
+
+
+def too_risky(policy: Policy, chosen: Sequence[Rule]) -> bool:
+    """Whether a person has to decide, because a row is riskier than the agent may be on its own."""
+    appetite = policy.guardrails.appetite
+    return appetite is not None and any(rule.tier > TIERS.index(appetite.act) for rule in chosen)
 
 
 def over_authority(rule: Rule, offer: Offer | None) -> bool:
@@ -195,17 +267,18 @@ def _say(guardrail: str, rule: str, passed: bool, no: str, yes: str) -> Verdict:
     return Verdict(guardrail=guardrail, rule=rule, passed=passed, reason=yes if passed else no)
 
 
-def _policy(chosen: Rule | None, no_row: str) -> Verdict:
-    if chosen is None:
+def _policy(chosen: Sequence[Rule], no_row: str) -> Verdict:
+    if not chosen:
         return _say("policy", f"policy:{no_row}", False, "no row decides here", "")
-    acts = chosen.action != NO_ACTION
-    return _say("policy", f"policy:{chosen.id}", acts, "the row says that nothing is to be done", "the row acts")
+    acts = chosen[0].action != NO_ACTION
+    return _say("policy", f"policy:{chosen[0].id}", acts, "the row says that nothing is to be done", "the row acts")
 
 
-def _tool(chosen: Rule | None, tools: Mapping[str, ToolRef]) -> Verdict:
-    if chosen is None or chosen.tool is None:
-        return _say("tool", "tool:none", True, "", "no tool is needed")
-    return _say("tool", f"tool:{chosen.tool}", chosen.tool in tools, "no such tool is installed", "installed")
+def _tools(chosen: Sequence[Rule], tools: Mapping[str, ToolRef]) -> list[Verdict]:
+    needed = dict.fromkeys(rule.tool for rule in chosen if rule.tool is not None)
+    if not needed:
+        return [_say("tool", "tool:none", True, "", "no tool is needed")]
+    return [_say("tool", f"tool:{tool}", tool in tools, "no such tool is installed", "installed") for tool in needed]
 
 
 def _budget(budget: Budget, offer: Offer | None, context: Context) -> Verdict:
@@ -219,9 +292,9 @@ def _budget(budget: Budget, offer: Offer | None, context: Context) -> Verdict:
     return _say("budget", rule, offer.amount_minor <= left, text, text)
 
 
-def _probability(floor: ProbabilityFloor, chosen: Rule | None, context: Context) -> Verdict:
+def _probability(floor: ProbabilityFloor, chosen: Sequence[Rule], context: Context) -> Verdict:
     rule, likely = f"probability:{floor.of}>={floor.at_least_percent}%", context.probability_ppm
-    if chosen is None or chosen.action == NO_ACTION:
+    if not chosen or chosen[0].action == NO_ACTION:
         return _say("probability", rule, True, "", "nothing is to be done")
     if likely is None:
         return _say("probability", rule, False, "no calibrated model says how likely; a rank is no probability", "")
@@ -229,11 +302,12 @@ def _probability(floor: ProbabilityFloor, chosen: Rule | None, context: Context)
     return _say("probability", rule, likely >= floor.at_least_percent * 10_000, text, text)
 
 
-def _authority(chosen: Rule | None, offer: Offer | None) -> Verdict:
-    if chosen is None or offer is None:
+def _authority(chosen: Sequence[Rule], offer: Offer | None) -> Verdict:
+    rule = next((r for r in chosen if r.offer is not None), None) or next(iter(chosen), None)
+    if rule is None or offer is None:
         return _say("authority", "authority:none", True, "", "nothing is offered")
-    above = over_authority(chosen, offer)
-    ok = not above or chosen.approval != "none"
+    above = over_authority(rule, offer)
+    ok = not above or rule.approval != "none"
     return _say(
         "authority",
         f"authority:{offer.authority_limit_minor}",

@@ -7,22 +7,25 @@ how it prints and differs in `policy_text`. No evidence, no clock, no tools. May
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from string import Formatter
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from postsale.agents.expressions import Cell, InputType, Value, all_of, parse_cell
+from postsale.agents.regions import Box, box_of
 from postsale.aggregates.artifacts import content_digest
-from postsale.aggregates.customer import MAX_TOUCHES
+from postsale.aggregates.customer import MAX_RECENT, MAX_TOUCHES
 from postsale.errors import PolicyInvalid
 from postsale.events import MAX_INT, Currency, Id, Text, canonical
 
 NO_ACTION = "none"
+TIERS: tuple[Tier, ...] = ("low", "medium", "high")
+_STORED = "stored"  # the validation context of a policy that the log holds
 MAX_FREQUENCY = 50  # below MAX_TOUCHES, the contacts that a customer's state remembers
 assert MAX_FREQUENCY < MAX_TOUCHES
 
@@ -30,7 +33,12 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 Kind = Annotated[str, Field(pattern=r"^[a-z0-9-]+(\.[a-z0-9-]+)*/[a-z0-9-]+$")]  # a wire name without its version
 ToolName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*@[1-9][0-9]*$")]
 Minor = Annotated[int, Field(ge=0, le=MAX_INT)]
+Tier = Literal["low", "medium", "high"]
+Percent = Annotated[int, Field(ge=0, le=100)]
+Days = Annotated[int, Field(ge=1, le=3_650)]
 Approval = Literal["required", "when-over-authority", "none"]
+Hit = Literal["first", "unique", "any", "priority", "collect", "output-order"]
+SEVERAL: frozenset[Hit] = frozenset({"collect", "output-order"})  # hit policies under which several rows decide together
 Cells = dict[str, JsonValue]  # input name -> cell; checked and compiled by `expressions`
 
 
@@ -71,6 +79,17 @@ class Rule(_Model):
     approval: Approval = "when-over-authority"
     because: Text
     risk_case: bool = False
+    risk: Tier | None = None  # of what the row does; None is low
+
+    @property
+    def output(self) -> dict[str, Any]:
+        """What the row does, without its name, its condition and its reason."""
+        return self.model_dump(mode="json", exclude={"id", "when", "because"})
+
+    @property
+    def tier(self) -> int:
+        """How risky the row is: 0 low, 1 medium, 2 high."""
+        return TIERS.index(self.risk or "low")
 
 
 class Frequency(_Model):
@@ -86,6 +105,24 @@ class QuietHours(_Model):
     start: str
     end: str
     default_zone: Id  # IANA name, for customers whose zone is not known
+
+
+class SequenceRule(_Model):
+    """What a customer's past forbids: rows with one of `actions` while at least `count` events of `kinds` lie within the last
+    `within_days`, unless one of `unless` happened at or after the newest of them.
+
+    Only events after the newest of a kind in `since` count. Kinds are of facts and of the customer's own decision lane; "person" in
+    `unless` stands for a person's yes or command. `then` says what a row does that is forbidden: nothing, or it asks a person.
+    """
+
+    id: Name
+    kinds: Annotated[tuple[Kind, ...], Field(min_length=1, max_length=20)]
+    within_days: Annotated[int, Field(ge=1, le=3_650)]
+    count: Annotated[int, Field(ge=1, le=MAX_RECENT)] = 1
+    since: tuple[Kind, ...] = ()
+    unless: tuple[Kind | Literal["person"], ...] = ()
+    actions: tuple[Name, ...] = ()  # (): every row that acts
+    then: Literal["suppress", "ask"] = "suppress"
 
 
 class Budget(_Model):
@@ -109,6 +146,46 @@ class ProbabilityFloor(_Model):
         return f"{self.of}_probability_ppm"
 
 
+class Appetite(_Model):
+    """How risky a row may be that the agent does on its own, and one that it may propose at all; riskier ones are suppressed."""
+
+    act: Tier
+    propose: Tier = "high"
+
+
+class Promotion(_Model):
+    """What must have been so within the last `window_days` before a person may let the agent go one step further."""
+
+    window_days: Days
+    decisions: Annotated[int, Field(ge=1, le=MAX_INT)]  # at least so many
+    answered: Annotated[int, Field(ge=0, le=MAX_INT)] = 0  # proposals that people said yes or no to, at least
+    approved_percent: Percent = 0  # of those, at least
+    failed_percent: Percent = 100  # of decisions, at most
+    success_percent: Percent = 0  # of known outcomes, at least
+
+
+class Downgrade(_Model):
+    """What takes the agent one step back. Shares of the last `window_days`; nothing is said about fewer than `decisions`."""
+
+    window_days: Days
+    decisions: Annotated[int, Field(ge=1, le=MAX_INT)]
+    rejected_percent: Percent | None = None  # of the proposals that people answered: this much or more
+    failed_percent: Percent | None = None  # of decisions
+    overridden_percent: Percent | None = None  # of decisions
+    automatic: bool = False  # by itself at the next run; else a person does it
+
+
+class Autonomy(_Model):
+    """How far the agent may go with whom, and what must be so before it goes further or back. A promotion is always a person's."""
+
+    by: Id | None = None  # the input that names a customer's segment
+    segments: dict[Id, Literal["observe", "propose", "act"]] = {}  # how far at most; a segment that is not named: `otherwise`
+    otherwise: Literal["observe", "propose", "act"] = "act"
+    propose: Promotion | None = None  # from observing to proposing
+    act: Promotion | None = None  # from proposing to acting
+    downgrade: Downgrade | None = None
+
+
 class Guardrails(_Model):
     """The limits that hold for every row."""
 
@@ -121,6 +198,8 @@ class Guardrails(_Model):
     must_not_have_changed: tuple[Kind, ...] = ()
     bound_to: tuple[Id, ...] = ()
     approval_expires_h: Annotated[int, Field(ge=1, le=24 * 365)] = 72
+    appetite: Appetite | None = None
+    sequence: Annotated[tuple[SequenceRule, ...], Field(min_length=1, max_length=50)] | None = None
 
 
 class Outcome(_Model):
@@ -138,17 +217,20 @@ class Policy(_Model):
     owner: Id
     description: Text
     inputs: dict[Id, InputType]
-    hit: Literal["first", "unique"] = "first"
+    hit: Hit = "first"
+    widens: bool | None = None  # declares that this version lets the agent do more than the one before it
+    priorities: tuple[Name, ...] | None = None  # actions, the most important first; for `priority` and `output-order`
     triggers: Annotated[tuple[Trigger, ...], Field(alias="trigger", min_length=1, max_length=100)]
     rules: Annotated[tuple[Rule, ...], Field(alias="rule", min_length=1, max_length=500)]
     guardrails: Guardrails
+    autonomy: Autonomy | None = None
     outcome: Outcome | None = None
 
-    def model_post_init(self, _context: Any, /) -> None:
+    def model_post_init(self, context: Any, /) -> None:
         """Every policy object is a valid one: compiling and checking is part of making it."""
         from postsale.agents.policy_check import check
 
-        check(self)
+        check(self, stored=context == _STORED)
 
     # ------------------------------------------------------------ making one
 
@@ -175,11 +257,14 @@ class Policy(_Model):
 
     @classmethod
     def from_json(cls, content: str) -> Self:
-        """The policy that `content` of an earlier one holds. Round trip: `Policy.from_json(p.content) == p`."""
-        return cls._validated(content, "policy")
+        """The policy that `content` of an earlier one holds. Round trip: `Policy.from_json(p.content) == p`.
+
+        One that was published is read by every later version: what is refused in new policies only is not refused here.
+        """
+        return cls._validated(content, "policy", _STORED)
 
     @classmethod
-    def _validated(cls, data: str | Mapping[str, Any], name: str) -> Self:
+    def _validated(cls, data: str | Mapping[str, Any], name: str, context: str | None = None) -> Self:
         plain: Any = data
         if isinstance(data, Mapping):
             name = str(data.get("name", name))[:100]
@@ -188,7 +273,7 @@ class Policy(_Model):
             except TypeError:
                 raise PolicyInvalid(policy=name, where="the file", reason="a value that JSON does not have") from None
         try:
-            return cls.model_validate_json(data)
+            return cls.model_validate_json(data, context=context)
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             where = _place(first["loc"], plain if isinstance(plain, Mapping) else {})
@@ -212,6 +297,36 @@ class Policy(_Model):
     def rows(self) -> tuple[Row, ...]:
         """The rules, compiled, in order."""
         return tuple(Row(rule, all_of(self.cells(rule.when, f"rule {rule.id!r}, when"))) for rule in self.rules)
+
+    @cached_property
+    def boxes(self) -> tuple[Box, ...]:
+        """What each rule matches, in order."""
+        return tuple(box_of(self.cells(rule.when, f"rule {rule.id!r}, when"), self.inputs) for rule in self.rules)
+
+    def deciding(self, matching: Sequence[Rule]) -> tuple[tuple[Rule, ...], str]:
+        """Which of the rules that match decide, in order; none, and why, where the hit policy refuses."""
+        if not matching:
+            return (), "no-rule"
+        acting = tuple(r for r in matching if r.action != NO_ACTION) or tuple(matching[:1])
+        match self.hit:
+            case "first":
+                return (matching[0],), ""
+            case "unique":
+                return ((matching[0],), "") if len(matching) == 1 else ((), "not-unique")
+            case "any":
+                same = all(r.output == matching[0].output for r in matching)
+                return ((matching[0],), "") if same else ((), "not-any")
+            case "priority":
+                return (min(matching, key=self.rank),), ""
+            case "collect":
+                return acting, ""
+            case "output-order":
+                return tuple(sorted(acting, key=self.rank)), ""
+
+    def rank(self, rule: Rule) -> int:
+        """Its action's place among `priorities`, 0 the most important; "none" is last unless it is listed."""
+        order = self.priorities or ()
+        return order.index(rule.action) if rule.action in order else len(order)
 
     @cached_property
     def conditions(self) -> tuple[Condition, ...]:
@@ -252,11 +367,42 @@ class Policy(_Model):
     def __str__(self) -> str:
         return self.table()
 
-    def diff(self, other: Policy) -> list[str]:
-        """What changes from this policy to `other`, one line each; [] when their digests are equal."""
-        from postsale.agents.policy_text import diff
+    def changes(self, other: Policy) -> tuple[Change, ...]:
+        """What changes from this policy to `other`, rows by id; () when their digests are equal."""
+        from postsale.agents.policy_text import changes
 
-        return diff(self, other)
+        return changes(self, other)
+
+    def diff(self, other: Policy) -> list[str]:
+        """`changes` in words, one line each."""
+        return [str(change) for change in self.changes(other)]
+
+
+class Change(NamedTuple):
+    """One thing that differs between two policies."""
+
+    where: str  # such as `rule 'mail'`, `guardrails`, `version`
+    what: Literal["added", "removed", "changed", "moved"]
+    field: str = ""  # of a row or section, such as `when.segment`
+    before: Any = None  # JSON types; None: nothing
+    after: Any = None
+
+    def __str__(self) -> str:
+        place = f"{self.where}.{self.field}" if self.field else self.where
+        match self.what:
+            case "changed":
+                return f"{place}: {_short(self.before)} → {_short(self.after)}"
+            case "moved":
+                return f"{place} in another order: {', '.join(self.after)}"
+            case "added" | "removed":
+                return f"{place} {self.what}"
+
+    def to_dict(self) -> dict[str, Any]:
+        return self._asdict()
+
+
+def _short(value: Any) -> str:
+    return "nothing" if value in (None, [], {}) else str(value)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,21 +7,28 @@ from typing import NoReturn
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from postsale.agents.expressions import InputType
-from postsale.agents.policy import BUILT_IN, NO_ACTION, OfferRow, Policy, Rule, placeholders
+from postsale.agents.policy import BUILT_IN, NO_ACTION, SEVERAL, TIERS, OfferRow, Policy, Rule, placeholders
+from postsale.agents.regions import meet, point_in, shown
 from postsale.errors import PolicyInvalid
 
 _CLOCK = re.compile(r"([01][0-9]|2[0-3]):[0-5][0-9]\Z")
 _INPUT = re.compile(r"[a-z][a-z0-9_-]*\Z")
 
 
-def check(policy: Policy) -> None:
-    """Return when the policy is valid; else PolicyInvalid with the first problem, in reading order."""
+def check(policy: Policy, *, stored: bool = False) -> None:
+    """Return when the policy is valid; else PolicyInvalid with the first problem, in reading order.
+
+    `stored`: the log holds it, from a release that may have refused less.
+    """
     c = _Check(policy)
     c.inputs()
     c.triggers()
     for index, rule in enumerate(policy.rules):
         c.rule(rule, index)
     c.reachable()
+    if not stored:
+        c.priorities()
+        c.overlaps()
     c.guardrails()
 
 
@@ -55,7 +62,7 @@ class _Check:
         at = f"rule {rule.id!r}"
         if any(rule.id == earlier.id for earlier in self.p.rules[:index]):
             self.bad(at, "this id is used twice")
-        if rule.id in {"no-rule", "not-unique", "no-value"}:
+        if rule.id in {"no-rule", "not-unique", "not-any", "no-value"}:
             self.bad(at, "this id is what a disposition says when no row decides; choose another")
         self.p.cells(rule.when, f"{at}, when")
         self.text(rule.because, f"{at}, because")
@@ -128,14 +135,51 @@ class _Check:
         for rule in self.p.rules:
             at = f"rule {rule.id!r}"
             cells = frozenset((n, str(c)) for n, c in self.p.cells(rule.when, f"{at}, when").items())
-            if catch_all is not None:
+            if catch_all is not None and self.p.hit in {"first", "unique"}:
                 why = "it can never be reached" if self.p.hit == "first" else 'two rows would match, and hit = "unique" then chooses none'
                 self.bad(at, f"{why}: rule {catch_all!r} above it matches everything")
-            if cells in seen:
+            if cells in seen and self.p.hit in {"first", "unique"}:
                 self.bad(at, f"it has the same conditions as rule {seen[cells]!r} above it")
             seen[cells] = rule.id
             if not cells:
                 catch_all = rule.id
+
+    def priorities(self) -> None:
+        """Where importance decides, every action has a place in it; elsewhere there is none to have."""
+        order, ranked = self.p.priorities, self.p.hit in {"priority", "output-order"}
+        if not ranked:
+            if order is not None:
+                self.bad("priorities", f'they mean nothing under hit = "{self.p.hit}"')
+            return
+        if order is None:
+            self.bad("priorities", f'hit = "{self.p.hit}" needs the actions, the most important first')
+        if len(set(order)) < len(order):
+            self.bad("priorities", "the same action twice")
+        actions = {rule.action for rule in self.p.rules}
+        for name in order:
+            if name not in actions:
+                self.bad("priorities", f"no row has the action {name!r}")
+        for rule in self.p.rules:
+            if rule.action not in order and rule.action != NO_ACTION:
+                self.bad(f"rule {rule.id!r}, action", f"{rule.action!r} has no place among the priorities")
+
+    def overlaps(self) -> None:
+        """Under `unique` no two rows match together, under `any` only such as say the same; of several that decide one offers."""
+        p = self.p
+        if p.hit in SEVERAL:
+            offering = [rule.id for rule in p.rules if rule.offer is not None]
+            if len(offering) > 1:
+                self.bad(f"rule {offering[1]!r}, offer", f"rule {offering[0]!r} offers too, and a decision makes one offer at most")
+        if p.hit not in {"unique", "any"}:
+            return
+        for j, later in enumerate(p.rules):
+            for i, earlier in enumerate(p.rules[:j]):
+                met = meet(p.boxes[i], p.boxes[j])
+                if met is None or (p.hit == "any" and earlier.output == later.output):
+                    continue
+                example = shown(point_in(met) or {})
+                why = "both match" if p.hit == "unique" else "both match and do not say the same"
+                self.bad(f"rule {later.id!r}, when", f"it overlaps with rule {earlier.id!r}: {why} with {example}")
 
     # ------------------------------------------------------------ limits
 
@@ -147,8 +191,26 @@ class _Check:
         windows = [(f.count, f.days) for f in g.frequency]
         if len(set(windows)) < len(windows):
             self.bad("guardrails.frequency", "the same window twice")
+        actions = {rule.action for rule in self.p.rules} - {NO_ACTION}
+        seen: set[str] = set()
+        for sequence in g.sequence or ():
+            at = f"guardrails.sequence {sequence.id!r}"
+            if sequence.id in seen:
+                self.bad(at, "this id is used twice")
+            seen.add(sequence.id)
+            for action in sequence.actions:
+                if action not in actions:
+                    self.bad(f"{at}, actions", f"no row has the action {action!r}")
         if (floor := g.probability) is not None and self.p.inputs.get(floor.input) != "integer":
             self.bad("guardrails.probability", f'it is recorded as evidence: declare {floor.input} = "integer" under [inputs]')
+        if g.appetite is not None and TIERS.index(g.appetite.act) > TIERS.index(g.appetite.propose):
+            self.bad("guardrails.appetite", "what it may do on its own it may also propose: act is above propose")
+        autonomy = self.p.autonomy
+        if autonomy is not None:
+            if autonomy.by is not None and autonomy.by not in self.p.inputs:
+                self.bad("autonomy.by", f"{autonomy.by!r} is not a declared input")
+            if autonomy.by is None and (autonomy.segments or autonomy.otherwise != "act"):
+                self.bad("autonomy.by", "segments need the input that names them")
         quiet = g.quiet_hours
         if quiet is None:
             return

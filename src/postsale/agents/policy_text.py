@@ -5,9 +5,17 @@ from __future__ import annotations
 from textwrap import wrap
 from typing import Any
 
-from postsale.agents.policy import NO_ACTION, Cells, Policy, Rule
+from postsale.agents.policy import NO_ACTION, Cells, Change, Hit, Policy, Rule
 
 _WIDTH = 36
+_HITS: dict[Hit, str] = {
+    "first": "First row that matches",
+    "unique": "The only row that matches",
+    "any": "Any row that matches; all that match say the same",
+    "priority": "Of the rows that match, the most important action",
+    "collect": "Every row that matches",
+    "output-order": "Every row that matches, the most important action first",
+}
 
 
 def table(policy: Policy) -> str:
@@ -18,11 +26,21 @@ def table(policy: Policy) -> str:
     for t in policy.triggers:
         until = f", until {_words(policy, t.until, t.id)}" if t.until else ""
         lines.append(f"  {t.id}: {_words(policy, t.when, t.id)}{until}")
-    lines += ["", "First row that matches" if policy.hit == "first" else "The only row that matches"]
+    order = f" ({', '.join(policy.priorities)})" if policy.priorities else ""
+    lines += ["", _HITS[policy.hit] + order]
     lines += _grid([["row", "when", "then", "because"], *(_row(policy, rule) for rule in policy.rules)])
     lines += ["", "Limits"]
     for f in g.frequency:
         lines.append(f"  at most {f.count} contacts in {f.days} days, with consent for {g.purpose}")
+    for s in g.sequence or ():
+        what = ", ".join(s.actions) or "action"
+        does = "no" if s.then == "suppress" else "a person decides about every"
+        often = "" if s.count == 1 else f"{s.count} times "
+        lines.append(
+            f"  {s.id}: {does} {what} within {s.within_days} days of {often}{' or '.join(s.kinds)}"
+            + (f" since the newest {' or '.join(s.since)}" if s.since else "")
+            + (f", unless {' or '.join(s.unless)} after it" if s.unless else "")
+        )
     if g.quiet_hours:
         lines.append(
             f"  none from {g.quiet_hours.start} to {g.quiet_hours.end} on the customer's clock ({g.quiet_hours.default_zone} when unknown)"
@@ -36,44 +54,45 @@ def table(policy: Policy) -> str:
     )
     if g.must_not_have_changed:
         lines.append("  decided again when one of these arrives meanwhile: " + ", ".join(g.must_not_have_changed))
+    if g.appetite:
+        lines.append(f"  on its own up to {g.appetite.act} risk, as a proposal up to {g.appetite.propose}")
+    if (autonomy := policy.autonomy) is not None and autonomy.by is not None:
+        most = ", ".join(f"{name} {mode}" for name, mode in sorted(autonomy.segments.items()))
+        lines.append(f"  at most, by {autonomy.by}: {most}{'; ' if most else ''}else {autonomy.otherwise}")
     if policy.outcome:
         lines.append(f"  success is {' or '.join(policy.outcome.on)} within {policy.outcome.within_days} days")
     return "\n".join(lines)
 
 
-def diff(old: Policy, new: Policy) -> list[str]:
-    """One line for each thing that differs, rows by id; [] for equal digests."""
+def changes(old: Policy, new: Policy) -> tuple[Change, ...]:
+    """Everything that differs, rows by id, in reading order; () for equal digests. An added row brings all its cells."""
     if old.digest == new.digest:
-        return []
-    a, b = old.model_dump(mode="json"), new.model_dump(mode="json")
-    out = []
-    for name in (n for n in a if n not in {"rules", "triggers"}):
-        out += _changes(name, a[name], b[name])
+        return ()
+    a, b = old.model_dump(mode="json", exclude_none=True), new.model_dump(mode="json", exclude_none=True)
+    out: list[Change] = []
+    for name in (n for n in [*a, *(n for n in b if n not in a)] if n not in {"rules", "triggers"}):
+        out += _changes(name, "", a.get(name), b.get(name))
     for what, key in (("trigger", "triggers"), ("rule", "rules")):
         before, after = {r["id"]: r for r in a[key]}, {r["id"]: r for r in b[key]}
-        out += [f"{what} {i!r} removed" for i in before if i not in after]
-        out += [f"{what} {i!r} added" for i in after if i not in before]
+        out += [Change(f"{what} {i!r}", "removed", before=before[i]) for i in before if i not in after]
+        out += [Change(f"{what} {i!r}", "added", after=after[i]) for i in after if i not in before]
         for i in (i for i in before if i in after):
-            out += _changes(f"{what} {i!r}", before[i], after[i])
+            out += _changes(f"{what} {i!r}", "", before[i], after[i])
         kept_before, kept_after = [i for i in before if i in after], [i for i in after if i in before]
         if kept_before != kept_after:
-            out.append(f"{what}s in another order: {', '.join(kept_after)}")
-    return out
+            out.append(Change(f"{what}s", "moved", before=kept_before, after=kept_after))
+    return tuple(out)
 
 
-def _changes(path: str, old: Any, new: Any) -> list[str]:
+def _changes(where: str, path: str, old: Any, new: Any) -> list[Change]:
     if old == new:
         return []
     if isinstance(old, dict) and isinstance(new, dict):
         out = []
         for key in [*old, *(k for k in new if k not in old)]:
-            out += _changes(f"{path}.{key}", old.get(key), new.get(key))
+            out += _changes(where, f"{path}.{key}" if path else key, old.get(key), new.get(key))
         return out
-    return [f"{path}: {_short(old)} → {_short(new)}"]
-
-
-def _short(value: Any) -> str:
-    return "nothing" if value in (None, [], {}) else str(value)
+    return [Change(where, "changed", path, old, new)]
 
 
 def _words(policy: Policy, when: Cells, id_: str) -> str:
@@ -86,6 +105,7 @@ def _row(policy: Policy, rule: Rule) -> list[str]:
     then = rule.action + (f" with {rule.tool}" if rule.tool else "") + (f" by {rule.channel}" if rule.channel else "")
     if rule.offer:
         then += f"; {rule.offer.kind} of {rule.offer.amount_minor} {rule.offer.currency}, authority up to {rule.authority_limit_minor}"
+    then += f"; {rule.risk} risk" if rule.risk else ""
     then += "; opens a risk case" if rule.risk_case else ""
     asks = {"required": "; a person approves", "when-over-authority": "; a person approves above it" if rule.offer else "", "none": ""}
     return [rule.id, _words(policy, rule.when, rule.id), then + asks[rule.approval], rule.because]

@@ -17,6 +17,7 @@ from postsale.aggregates.identity import MergedInto, SplitFrom, StreamJoined, St
 from postsale.events import SEALED, Lane, StoredEvent, StreamId, decode, iso, to_us
 
 MAX_TOUCHES = 64  # a frequency cap cannot ask for more
+MAX_RECENT = 16  # a sequence rule cannot count more
 _TOGETHER = 256
 _EMPTY: Mapping[Any, Any] = MappingProxyType({})
 K = TypeVar("K")
@@ -121,6 +122,7 @@ class CustomerAggregate:
     decisions: Mapping[UUID, OpenDecision] = field(default_factory=lambda: _EMPTY)  # open ones
     touches: tuple[Touch, ...] = ()
     cases: Mapping[UUID, RiskCase] = field(default_factory=lambda: _EMPTY)  # open ones
+    recent: Mapping[str, tuple[int, ...]] = field(default_factory=lambda: _EMPTY)  # kind, of either lane -> its newest times, ascending
 
     @property
     def ref(self) -> str:
@@ -174,11 +176,13 @@ def empty(tenant: str, ref: str) -> CustomerAggregate:
 def evolve_facts(customer: CustomerAggregate, facts: Sequence[StoredEvent]) -> CustomerAggregate:
     """Facts of any registered kind, the user's own too. Only the newest payload of a kind is ever parsed."""
     newest: dict[str, StoredEvent] = {}
+    times: dict[str, list[int]] = {}
     counts: Counter[str] = Counter()
     first: dict[str, int] = {}
     for stored in facts:
         kind, at = stored.kind, stored.occurred_at_us
         counts[kind] += 1
+        times.setdefault(kind, []).append(at)
         first[kind] = min(at, first.get(kind, at))
         best = newest.get(kind)
         if best is None or (at, stored.position) > (best.occurred_at_us, best.position):
@@ -198,7 +202,13 @@ def evolve_facts(customer: CustomerAggregate, facts: Sequence[StoredEvent]) -> C
     for stored in facts if decisions else ():
         decisions = {k: _succeeds(o, stored) for k, o in decisions.items()}
     position = max((stored.position for stored in facts), default=0)
-    return replace(customer, facts=summaries, decisions=decisions, position=max(customer.position, position))
+    recent = {**customer.recent, **{kind: _newest(customer, kind, at) for kind, at in times.items()}}
+    return replace(customer, facts=summaries, decisions=decisions, recent=recent, position=max(customer.position, position))
+
+
+def _newest(customer: CustomerAggregate, kind: str, more_us: Sequence[int]) -> tuple[int, ...]:
+    """The newest times of a kind, whatever the order in which they become known."""
+    return tuple(sorted((*customer.recent.get(kind, ()), *more_us))[-MAX_RECENT:])
 
 
 def evolve_fact(customer: CustomerAggregate, stored: StoredEvent) -> CustomerAggregate:
@@ -216,7 +226,8 @@ def _succeeds(o: OpenDecision, fact: StoredEvent) -> OpenDecision:
 def evolve_decision(customer: CustomerAggregate, stored: StoredEvent) -> CustomerAggregate:
     """An event of the decision lane of this customer's own stream."""
     event: d.CustomerEvent = decode(stored).data  # type: ignore[assignment]
-    customer = replace(customer, position=max(customer.position, stored.position), version=stored.version)
+    recent = {**customer.recent, stored.kind: _newest(customer, stored.kind, (stored.occurred_at_us,))}
+    customer = replace(customer, position=max(customer.position, stored.position), version=stored.version, recent=recent)
     return _evolve(customer, event, stored)
 
 

@@ -22,7 +22,8 @@ from postsale.app.importing import ImportReport, Refused
 from postsale.app.postsale import PostSale
 from postsale.app.recorder import Receipt, RecordReport
 from postsale.app.rounds import RunReport
-from postsale.app.tenant import Customer, Tenant
+from postsale.app.tenant import Tenant
+from postsale.app.tenant_data import Customer
 from postsale.app.tools import ToolStatus
 from postsale.audit import Explanation, Replayed
 from postsale.events import Event, Origin, Recorded

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from postsale.agents import Agent
 from postsale.agents.consumers import consumers
-from postsale.events import SYSTEM_TENANT, iso
+from postsale.events import iso
 from postsale.projections.algebra import Leaf
 from postsale.projections.derived import Derived
+from postsale.projections.projector import share_lease
 from postsale.projections.runner import Runner
-from postsale.store import LeaseName
 
 if TYPE_CHECKING:
     from postsale.app.postsale import PostSale
@@ -35,7 +35,7 @@ def view(ps: PostSale, runner: Runner) -> dict[str, Any]:
     status, live, features = runner.status(), ps.deployments.live(runner.fold.name), runner.fold.features
     folded_by: dict[str, list[int]] = {}
     for n in range(runner.partitions):
-        held = ps.leases.look(LeaseName(SYSTEM_TENANT, f"projection/{status.view}/{n}"))
+        held = ps.leases.look(share_lease(status.view, n))
         if held is not None:
             folded_by.setdefault(held.holder, []).append(n)
     return {

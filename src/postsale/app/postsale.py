@@ -280,12 +280,25 @@ class PostSale:
             head = self.log.store.head()
             report = RunReport(folded=self._catch_up(lease))
             tenants = self.tenants()
+            for tenant, agent in [(t, a) for t in tenants for a in engine.agents.values()]:
+                self._downgrade(tenant, agent, report)
             if engine.agents:
                 self._health.require_live()  # again at each reading: a switch may come in between
                 Rounds(self.log, self.views, self.readings, engine, lease).run(tenants, report, on_progress)
         for tenant in tenants:
             report.dispositions.update(e.disposition for e in read_journal(self.log.store, tenant, after=head))
         return report
+
+    def _downgrade(self, tenant: str, agent: Agent, report: RunReport) -> None:
+        """An agent whose policy says so goes one step back by itself, before it decides anything more."""
+        policy = self.tenant(tenant).policy(agent.policy.name)
+        down = policy.autonomy.downgrade if policy is not None and policy.autonomy is not None else None
+        if down is None or not down.automatic:
+            return
+        handle = self.tenant(tenant).agent(agent)
+        was = handle.control
+        if handle.downgrade_by_itself().version != was.version:
+            report.downgraded.append((tenant, agent.name))
 
     def _catch_up(self, lease: Lease) -> int:
         """Facts folded. Another process that folds the same view is as good: then look again from where it has come to."""

@@ -5,10 +5,11 @@ Part of the wiring: may import everything below `app`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from postsale.agents.evidence import HealthReading
+from postsale.agents.expressions import InputType
 from postsale.agents.readings import RunnerHealth
 from postsale.aggregates.customer import CustomerAggregate, evolve_decision, evolve_facts
 from postsale.aggregates.identity import CUSTOMERS
@@ -81,6 +82,15 @@ class Readings:
         """One customer, read from the log, as known at a time."""
         customer = self._log.customer(stream, known_at_us=known_at_us)
         return Subject(customer, self._health.read(customer, at_us, wanted, known_at_us=known_at_us))
+
+    @property
+    def features(self) -> Mapping[str, InputType | None]:
+        """Names of evidence beyond a customer's own state, with their types where they are known."""
+        return self._health.features
+
+    def reading(self, customer: CustomerAggregate, at_us: int, wanted: frozenset[str], *, known_at_us: int | None = None) -> HealthReading:
+        """The health of a customer that was read already, at a time, as known at a time."""
+        return self._health.read(customer, at_us, wanted, known_at_us=known_at_us)
 
     def subjects(self, tenant: str, at_us: int, wanted: frozenset[str], unreadable: set[StreamId]) -> Iterator[Subject]:
         """Every customer of a tenant in one pass over its events; customers that are part of another one and have no open matter are left out.

@@ -49,6 +49,7 @@ class RunReport:
     lapsed: int = 0  # approval requests that expired
     outcomes: int = 0
     problems: list[tuple[str, str]] = field(default_factory=list)  # customers that could not be visited, and why
+    downgraded: list[tuple[str, str]] = field(default_factory=list)  # tenant and agent, by the criteria of their policies
     dispositions: Counter[str] = field(default_factory=Counter)  # of the decisions of this run, as they stand at its end
 
     def add(self, done: Attended) -> None:
@@ -61,7 +62,12 @@ class RunReport:
 
     def to_dict(self) -> dict[str, Any]:
         names = ("folded", "given", "visited", "raised", "decided", "called", "lapsed", "outcomes")
-        return {"counts": {name: getattr(self, name) for name in names}, "dispositions": dict(self.dispositions), "problems": self.problems}
+        return {
+            "counts": {name: getattr(self, name) for name in names},
+            "dispositions": dict(self.dispositions),
+            "downgraded": self.downgraded,
+            "problems": self.problems,
+        }
 
 
 class Rounds:

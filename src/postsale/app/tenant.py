@@ -8,40 +8,37 @@ write that they must have seen: they wait for it at most `within_s` seconds, the
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from postsale.access import Person
-from postsale.agents import SHIPPED, Agent, asking, control
+from postsale.agents import asking
 from postsale.agents.engines.embedded import EmbeddedEngine
 from postsale.aggregates import commands
-from postsale.aggregates.artifacts import EVERY_AGENT, AgentControl, Mode
 from postsale.aggregates.customer import CustomerAggregate
-from postsale.aggregates.identity import CUSTOMERS, ExternalId
+from postsale.aggregates.identity import CUSTOMERS
 from postsale.aggregates.signals import Signal
 from postsale.app.directory import as_external
-from postsale.app.exporting import Exports
 from postsale.app.health import CustomerRow, customer_rows, states_of
 from postsale.app.importing import Importer, ImportReport, Refused
 from postsale.app.readings import health_of, lifecycle_of
 from postsale.app.recorder import Entry, Receipt, RecordReport
-from postsale.app.tools import ToolStatus, returned, tool_statuses
-from postsale.app.training import Question, Rows, TrainingRows, ascending, microseconds
+from postsale.app.tenant_agents import TenantAgents
+from postsale.app.tenant_data import Customer, TenantData
+from postsale.app.tools import TenantTools
 from postsale.audit import Explanation, Replayed, explain, replay
-from postsale.errors import InvalidInput, UnknownCustomer, Unsupported
-from postsale.events import Actor, Event, Lane, Origin, Recorded, StreamId, to_us
+from postsale.errors import InvalidInput, Unsupported
+from postsale.events import Actor, Event, Origin, Recorded, StreamId, to_us
 from postsale.ingest import Item
 from postsale.ingest import Mapping as TableMapping
 from postsale.ingest.sources import Kind
 from postsale.projections import Features, FeatureValues, Fold, read_facts
-from postsale.projections.datasets import Datasets, Manifest, pseudonym
 from postsale.projections.freshness import WITHIN_S, AtLeast, await_log
 from postsale.projections.journal import Entry as Decision
 from postsale.projections.journal import awaiting, read_journal
 from postsale.projections.lifecycle import Lifecycle
-from postsale.projections.training import Knowledge
 from postsale.projections.why import Health
 from postsale.store.contract import Joinable, Query, Recording
 from postsale.store.log import Cause
@@ -49,10 +46,8 @@ from postsale.store.log import Cause
 if TYPE_CHECKING:
     from postsale.app.postsale import PostSale
 
-Customer = str | ExternalId
 
-
-class Tenant:
+class Tenant(TenantData, TenantAgents, TenantTools):
     """A tenant of an open `PostSale`. Cheap to make; safe to use from several threads."""
 
     def __init__(self, ps: PostSale, name: str) -> None:
@@ -118,14 +113,6 @@ class Tenant:
     @staticmethod
     def _source(signal: Signal) -> Cause:
         return Cause(actor=Actor("source", signal.source))
-
-    def returned(self, effect: UUID | str, signal: Signal) -> Receipt:
-        """Record what came back of an effect: a bounce, a delivery, a callback. `effect` is the key that the tool received.
-
-        It is a fact about the effect's customer, caused by the effect; idempotent like `record`. Raises InvalidInput when no effect
-        of this id has left, ContentConflict for the same (source, id) with other content.
-        """
-        return returned(self._ps, self.name, effect, signal)
 
     # ------------------------------------------------------------ files in
 
@@ -251,87 +238,6 @@ class Tenant:
         for stream, state, at_us in states_of(self._ps.log, fold, self.name, _us(as_of), _us(known_at)):
             yield stream.id, fold.finish(state, at_us)
 
-    # ------------------------------------------------------------ data sets
-
-    def training_rows(
-        self,
-        features: type[Features],
-        *,
-        name: str,
-        at: Sequence[datetime] = (),
-        points: Iterable[tuple[Customer, datetime]] | None = None,
-        agent: str | None = None,
-        outcome: type[Features] | None = None,
-        within: timedelta | None = None,
-        knowledge: Knowledge = "recorded",
-        lag: timedelta = timedelta(0),
-        until: datetime | None = None,
-        known_at: datetime | None = None,
-    ) -> TrainingRows:
-        """Features of customers as they were known at past times, and what came of them: an Arrow table with its manifest.
-
-        A row is a customer at a time `as_of`: every customer known at each time of `at`, or these `points`, or, with `agent` alone, the
-        agent's decisions. Its features use facts that had occurred by `as_of` and were known by `as_of` + `lag`: `recorded` in the
-        log by then, or `claimed`: knowable by then where the source says so (`available_at`; for backfills), else recorded. Its labels are
-        the features of `outcome` over facts that occurred in (`as_of`, `as_of` + `within`], whenever they were recorded; a row whose
-        horizon ends after `until` (default now) is censored and has none. `agent` adds what that agent first decided from `as_of` on,
-        within the horizon: treatment (None unless it acted), eligible actions and their propensities.
-
-        Keys are stable pseudonyms. `known_at` gives the rows that the log would have given then. The data set is remembered under its
-        name, so that `datasets_of` can name it. Raises InvalidInput, MissingExtra, UnknownCustomer for a point.
-        """
-        question = Question(
-            name=name,
-            features=features,
-            outcome=outcome,
-            horizon_us=microseconds(within),
-            knowledge=knowledge,
-            lag_us=microseconds(lag),
-            at_us=ascending(at),
-            points=None if points is None else self._points(points),
-            agent=agent,
-            until_us=_us(until),
-            known_at_us=_us(known_at),
-        )
-        rows = Rows(self._ps.log, self.name, question).made(self._ps.log.vault.tenant(self.name))
-        self._datasets.remember(rows.manifest, rows.table.column("customer").to_pylist())
-        return rows
-
-    def datasets(self) -> list[Manifest]:
-        """Every data set that was made of this tenant's customers, by name."""
-        return self._datasets.manifests()
-
-    def datasets_of(self, customer: Customer) -> list[Manifest]:
-        """The data sets that hold this customer: what its erasure affects beyond the log. Raises UnknownCustomer."""
-        key = self._ps.log.vault.tenant(self.name).blind
-        refs = {stream.id for stream in self.customer(customer).fact_streams if stream.category == CUSTOMERS}
-        return self._datasets.holding(pseudonym(key, ref) for ref in refs)
-
-    def pseudonyms(self) -> dict[str, str]:
-        """Customers' references by their name in data sets: to bring scores back. `names` says who they are to whoever may know."""
-        key = self._ps.log.vault.tenant(self.name).blind
-        return {pseudonym(key, ref): ref for ref in self.names()}
-
-    @property
-    def _datasets(self) -> Datasets:
-        return Datasets(self._ps.log.store.kv, self.name)
-
-    def _points(self, points: Iterable[tuple[Customer, datetime]]) -> tuple[tuple[str, int], ...]:
-        pairs = [(as_external(customer), to_us(at)) for customer, at in points]
-        places = self._ps.directory.resolve(self.name, {external for external, _ in pairs})
-        found = []
-        for external, at in pairs:
-            linked = places[external].linked
-            if linked is None:
-                raise UnknownCustomer(tenant=self.name)
-            found.append((linked.account, at))
-        return tuple(found)
-
-    @property
-    def export(self) -> Exports:
-        """What leaves for the data stack: `export.log(url)`, `export.features(Features, url)`, `export.frame(SignalClass)`."""
-        return Exports(self)
-
     # ------------------------------------------------------------ lists and histories
 
     def customers(
@@ -448,70 +354,10 @@ class Tenant:
         id_ = _uuid(decision_id)
         self._engine_of(id_).approvals.override(self.name, id_, self._ps.person(by), reason=reason)
 
-    def tools(self, *, as_of: datetime | None = None, known_at: datetime | None = None) -> list[ToolStatus]:
-        """Tools that are installed here or that decisions were to use, by name: contract, circuit now, and how each has done."""
-        return tool_statuses(self._ps, self.name, as_of_us=_us(as_of), known_at_us=_us(known_at))
-
-    # ------------------------------------------------------------ agents
-
-    def agent(self, agent: Agent | str) -> AgentHandle:
-        """One agent of this tenant, itself or by name: its autonomy and its kill switch; "all" is every agent's switch.
-
-        InvalidInput for a name that is neither here, nor ships, nor was ever named: a misspelt kill switch stops nothing.
-        """
-        known = {*self._ps.engine.agents, *SHIPPED, *self.agent_names(), EVERY_AGENT}
-        name = agent.name if isinstance(agent, Agent) else agent
-        if name not in known and not isinstance(agent, Agent):
-            raise InvalidInput(what="agent", field="name", reason=f"no such agent; there are: {', '.join(sorted(known))}")
-        return AgentHandle(self._ps, self.name, name)
-
-    def agent_names(self) -> list[str]:
-        """Agents that somebody has said anything to, by name."""
-        query = Query(tenant=self.name, category="agents", lane=Lane.DECISION)
-        return sorted({stored.stream.id for stored in self._ps.log.store.read(query)} - {EVERY_AGENT})
-
     def _command(self, customer: Customer, decide: Callable[[CustomerAggregate], Sequence[Event]], by: Person | None = None) -> bool:
         actor = self._ps.person(by).actor if by is not None else Actor("system", "api")
         stream = self._ps.directory.customer(self.name, customer)
         return bool(self._ps.log.transact(stream, decide, cause=Cause(actor=actor)))
-
-
-class AgentHandle:
-    """An agent of a tenant: how far it may go, and the switch that stops it. Each change is an event with owner and reason."""
-
-    def __init__(self, ps: PostSale, tenant: str, name: str) -> None:
-        self._ps = ps
-        self._tenant = tenant
-        self.name = name
-
-    @property
-    def control(self) -> AgentControl:
-        """Its mode, and whether it is paused by any of its switches."""
-        switches = self._ps.engine.desk.switches(self._tenant, self.name)
-        return AgentControl(switches.states[0].mode, switches.paused, switches.states[0].version)
-
-    def observe(self, *, reason: str, by: Person | None = None) -> AgentControl:
-        """It decides, and nothing leaves."""
-        return self._mode("observe", reason, by)
-
-    def propose(self, *, reason: str, by: Person | None = None) -> AgentControl:
-        """A person approves before anything leaves."""
-        return self._mode("propose", reason, by)
-
-    def act(self, *, reason: str, by: Person | None = None) -> AgentControl:
-        """It acts within its policy."""
-        return self._mode("act", reason, by)
-
-    def pause(self, *, reason: str, by: Person | None = None) -> AgentControl:
-        """The kill switch: no further effect leaves. The name "all" stops every agent of the tenant."""
-        return control.pause(self._ps.engine.desk, self._tenant, self.name, person=self._ps.person(by), reason=reason)
-
-    def resume(self, *, reason: str, by: Person | None = None) -> AgentControl:
-        """Release the kill switch."""
-        return control.resume(self._ps.engine.desk, self._tenant, self.name, person=self._ps.person(by), reason=reason)
-
-    def _mode(self, mode: Mode, reason: str, by: Person | None) -> AgentControl:
-        return control.set_mode(self._ps.engine.desk, self._tenant, self.name, mode, person=self._ps.person(by), reason=reason)
 
 
 def _us(at: datetime | None) -> int | None:

@@ -12,7 +12,7 @@ from postsale.agents.tools import Tool
 from postsale.aggregates.signals import Signal
 from postsale.app.recorder import Receipt
 from postsale.errors import InvalidInput
-from postsale.events import Actor, Header, derive_id, from_us
+from postsale.events import Actor, Header, derive_id, from_us, to_us
 from postsale.projections.tool_record import ToolRecord, read_tool_records
 from postsale.store.log import Cause
 
@@ -109,3 +109,23 @@ def returned(ps: PostSale, tenant: str, effect: UUID | str, signal: Signal) -> R
     event = ps.log.fact(stream, signal, said_of=str(intent), subject=stream.id, cause=cause)
     done = ps.log.append([event])
     return Receipt(done.stored, done.positions[-1], from_us(done.recorded_at_us[-1]), event.event_id)
+
+
+class TenantTools:
+    """What `Tenant` inherits; never made alone."""
+
+    _ps: PostSale
+    name: str
+
+    def tools(self, *, as_of: datetime | None = None, known_at: datetime | None = None) -> list[ToolStatus]:
+        """Tools that are installed here or that decisions were to use, by name: contract, circuit now, and how each has done."""
+        as_of_us, known_at_us = (None if at is None else to_us(at) for at in (as_of, known_at))
+        return tool_statuses(self._ps, self.name, as_of_us=as_of_us, known_at_us=known_at_us)
+
+    def returned(self, effect: UUID | str, signal: Signal) -> Receipt:
+        """Record what came back of an effect: a bounce, a delivery, a callback. `effect` is the key that the tool received.
+
+        It is a fact about the effect's customer, caused by the effect; idempotent like `record`. Raises InvalidInput when no effect
+        of this id has left, ContentConflict for the same (source, id) with other content.
+        """
+        return returned(self._ps, self.name, effect, signal)

@@ -1,7 +1,22 @@
 """Audit: explain a decision, replay it, verify the log. Reads only; nothing here reaches a tool."""
 
+from postsale.audit.dispositions import DispositionReport, check_dispositions
+from postsale.audit.estimate import Estimate
 from postsale.audit.explain import Explanation, explain
 from postsale.audit.replay import Replayed, replay
+from postsale.audit.whatif import WhatIf, what_if
 from postsale.store import VerifyReport, verify
 
-__all__ = ["Explanation", "Replayed", "VerifyReport", "explain", "replay", "verify"]
+__all__ = [
+    "DispositionReport",
+    "Estimate",
+    "Explanation",
+    "Replayed",
+    "VerifyReport",
+    "WhatIf",
+    "check_dispositions",
+    "explain",
+    "replay",
+    "verify",
+    "what_if",
+]

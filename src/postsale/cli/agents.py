@@ -244,6 +244,41 @@ def _change(ps: PostSale, tenant: str | None, name: str, change: str, reason: st
         out.print(f"{escape(known)}: {state.mode}{', [red]paused[/]' if state.paused else ''}, said {escape(by.login)}.")
 
 
+@agent_app.command("review")
+def agent_review(
+    name: Annotated[str, typer.Argument(help="An agent's name.")],
+    downgrade: Annotated[
+        bool, typer.Option("--downgrade", help="Take it one step back where there is a reason to. A review never promotes.")
+    ] = False,
+    db: Db = DEFAULT_DB,
+    tenant: TenantName = None,
+    json: Json = False,
+) -> None:
+    """What its policy's criteria say of its past: what is met for the next step, what is missing, and whether it should go back.
+
+    Exit status 1 when there is a reason to go back and nobody went.
+    """
+    with opened(db) as ps:
+        handle = tenant_of(ps, tenant).agent(name)
+        found = handle.review()
+        after = handle.downgrade(by=person(ps)) if downgrade else handle.control
+        if json:
+            emit({"mode": after.mode, "reviews": [r.to_dict() for r in found]})
+        else:
+            for r in found:
+                where = f"{r.agent}{f', {r.segment}' if r.segment is not None else ''}"
+                rows = [
+                    (f"to {r.promotes_to}", c.name, c.found, escape(c.needed), "[green]met[/]" if c.met else "missing") for c in r.promotion
+                ]
+                rows += [("back", c.name, c.found, escape(c.needed), "[red]reached[/]" if c.met else "not reached") for c in r.downgrade]
+                table(escape(f"{where}: may {r.mode}"), ("step", "criterion", "found", "needed", ""), rows, right=("found",))
+                if r.ready and r.segment is None:
+                    hint(f"postsale agent {r.promotes_to} {escape(r.agent)} --reason 'the criteria are met'")
+            if after.mode != found[0].mode:
+                out.print(f"It may {after.mode} from now on.")
+        raise typer.Exit(1 if found[0].reasons and after.mode == found[0].mode else 0)
+
+
 @agent_app.command("observe")
 def agent_observe(name: AgentName, reason: Reason, db: Db = DEFAULT_DB, tenant: TenantName = None, json: Json = False) -> None:
     """It decides, and nothing leaves: how every agent begins."""

@@ -36,10 +36,12 @@ from postsale.cli.export import export_app
 from postsale.cli.health import health_app
 from postsale.cli.ingest import ingest_app, quarantine_app
 from postsale.cli.log import log_app
+from postsale.cli.policies import policy_app
 from postsale.cli.projections import projection_app
 from postsale.cli.run import run
 from postsale.cli.schemas import schemas_app
 from postsale.cli.tools import tool_app
+from postsale.cli.whatif import decision_whatif
 from postsale.events import Masked
 
 app = Commands(
@@ -62,6 +64,8 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
         raise typer.Exit
 
 
+decision_app.command("whatif")(decision_whatif)
+
 app.command()(demo)
 app.command()(run)
 app.add_typer(ingest_app, name="ingest")
@@ -71,6 +75,7 @@ app.add_typer(decision_app, name="decision")
 app.add_typer(approval_app, name="approval")
 app.add_typer(agent_app, name="agent")
 app.add_typer(tool_app, name="tool")
+app.add_typer(policy_app, name="policy")
 app.add_typer(projection_app, name="projection")
 app.add_typer(snapshots_app, name="snapshots")
 app.add_typer(quarantine_app, name="quarantine")

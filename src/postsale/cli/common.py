@@ -30,6 +30,7 @@ from postsale.access import Person
 from postsale.agents import Agent
 from postsale.app import PostSale, Tenant
 from postsale.app.files import KEYS_VARIABLE, shown
+from postsale.cli.cells import Cell
 from postsale.errors import (
     AnchorUnavailable,
     ApprovalRefused,
@@ -51,6 +52,7 @@ from postsale.errors import (
     NoteInvalid,
     NotLive,
     PolicyInvalid,
+    PolicyWidens,
     PostSaleError,
     ReplayDiverged,
     SealBroken,
@@ -77,7 +79,7 @@ Environment: POSTSALE_DB · POSTSALE_KEYS · POSTSALE_SCHEMA · POSTSALE_TENANT 
 _STATUS: tuple[tuple[tuple[type[PostSaleError], ...], int], ...] = (
     ((LogDamaged, ReplayDiverged, SealBroken, BreakingChange, CheckpointRefused, NoteInvalid), 1),
     ((InvalidInput, MappingInvalid, PolicyInvalid, IdentityConflict), 2),
-    ((ApprovalRefused, NotAllowed, ExportRefused, NotLive), 3),
+    ((ApprovalRefused, NotAllowed, ExportRefused, NotLive, PolicyWidens), 3),
     ((UnknownCustomer, UnknownDecision, UnknownEvent, NotCheckpointed), 4),
     (
         (
@@ -326,7 +328,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], 
         view.add_column(column, justify="right" if column in right else "left", overflow="fold", no_wrap=short)
     for row in rows:
         cells = ("" if cell is None else tame(str(cell)) for cell in row)
-        view.add_row(*(cell.replace(" ", "\n", 1) if at in halved else cell for at, cell in enumerate(cells)))
+        view.add_row(*(Cell.of(cell.replace(" ", "\n", 1) if at in halved else cell) for at, cell in enumerate(cells)))
     if view.row_count:
         out.print(f"[bold]{tame(title)}[/]", soft_wrap=True)  # outside, or a table of narrow columns would cut it
         out.print(view)

@@ -13,6 +13,7 @@ from uuid import UUID
 import typer
 from rich.markup import escape
 
+from postsale.audit import DispositionReport, check_dispositions
 from postsale.cli.chapters import log_archive, log_chapters
 from postsale.cli.common import (
     DEFAULT_DB,
@@ -35,7 +36,7 @@ from postsale.cli.common import (
     tenant_of,
 )
 from postsale.errors import InvalidInput, NoteInvalid
-from postsale.events import iso
+from postsale.events import SECOND_US, SystemClock, iso
 from postsale.store import Checkpoint, FileAnchor, VerifierKey, VerifyReport, check_proof, prove, verify
 
 log_app = Commands(
@@ -62,6 +63,12 @@ def log_verify(
         list[Path] | None, typer.Option("--checkpoint", metavar="NOTE", help="A file with a checkpoint, or several. Repeatable.")
     ] = None,
     key: Keys = None,
+    dispositions: Annotated[
+        bool, typer.Option("--dispositions", help="Also check that every trigger has exactly one decision, and every decision a trigger.")
+    ] = False,
+    grace: Annotated[
+        float, typer.Option("--grace", min=0, help="With --dispositions: seconds that a trigger may wait for its decision.")
+    ] = 0,
     json: Json = False,
 ) -> None:
     """Recompute every leaf from the stored bytes; names each event that was changed. Needs no secret. Exit status 1 when one was.
@@ -76,14 +83,32 @@ def log_verify(
             notes += FileAnchor(anchor).notes()
         with progress("verifying", store.head(), quiet=json) as advance:
             report = verify(store, _steps(advance), against=notes, keys=keys)
+        decided = None
+        if dispositions and report.ok:
+            since_us = SystemClock().now_us() - round(grace * SECOND_US) if grace else None
+            decided = check_dispositions(store, since_us=since_us)
         if json:
-            emit(report.to_dict())
+            emit(report.to_dict() | ({"dispositions": decided.to_dict()} if decided is not None else {}))
         else:
             _show(report, compared=bool(notes))
+            if decided is not None:
+                _show_dispositions(decided)
             if any("key was not given" in warning for warning in report.warnings):
                 hint("postsale log key > log.key")
                 hint(f"postsale log verify{f' --anchor {shlex.quote(str(anchor))}' if anchor else ''} --key log.key")
-        raise typer.Exit(0 if report.ok else 1)
+        raise typer.Exit(0 if report.ok and (decided is None or decided.ok) else 1)
+
+
+def _show_dispositions(found: DispositionReport) -> None:
+    numbers = {"triggers": found.triggers, "decisions": found.decisions, "waiting": found.waiting, **found.dispositions}
+    counts("Dispositions", numbers)
+    if found.ok:
+        out.print("[green]Every trigger has exactly one decision, and every decision a trigger.[/]")
+        return
+    rows = [(p.position, p.what, str(p.id), escape(p.reason)) for p in found.problems[:_SHOWN]]
+    table("[red]Not one to one[/]", ("position", "what", "id", "why"), rows)
+    if len(found.problems) > _SHOWN:
+        out.print(f"[dim]… and {len(found.problems) - _SHOWN:,} more (--json)[/]")
 
 
 def _show(report: VerifyReport, *, compared: bool) -> None:

@@ -5,6 +5,7 @@ Prints; decides nothing. May import `app` and everything below it.
 
 from __future__ import annotations
 
+import shlex
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -148,18 +149,29 @@ def projection_rebuild(
         done = ps.deployments.rebuild(
             ps.log.store, runner, ps.leases, on_progress=lambda p: advance("folding", p.to_position, p.target), stop=told, states=states
         )
+        live = ps.deployments.live(runner.fold.name)
     progress = done.progress
     if json:
         emit({**progress._asdict(), "build": done.build, "serves": done.serves})
     elif done.serves:
         counts("Rebuilt", {"facts folded": progress.events, "up to position": progress.to_position})
-        out.print("[green]The new build serves.[/]")
-        hint("postsale projection status")
+        if live is None or live.declared.digest == runner.fold.features.digest:
+            out.print("[green]The new build serves.[/]")
+            hint(f"postsale projection status{_named(name)}")
+        else:
+            out.print(f"[green]The new build is complete.[/] Version {live.declared.version} stays live until you switch. Compare first:")
+            hint(f"postsale projection diff OLD{_named(name)}   (OLD: module:NAME of version {live.declared.version})")
+            hint(f'postsale projection switch{_named(name)} --reason "…"')
     else:
         counts("Stopped", {"at position": progress.to_position, "of": progress.target})
         out.print("The old build serves on; the new one is kept as far as it is.")
-        hint("postsale projection rebuild")
+        hint(f"postsale projection rebuild{_named(name)}")
     raise typer.Exit(0 if done.serves else 1)
+
+
+def _named(name: str | None) -> str:
+    """The argument of the command that is typed next: the declaration that this one was about."""
+    return f" {escape(shlex.quote(name))}" if name else ""
 
 
 def _states(engine: str) -> States | None:
@@ -182,7 +194,7 @@ def projection_diff(
     db: Db = DEFAULT_DB,
     json: Json = False,
 ) -> None:
-    """Compare two versions of a projection row by row, as far as both are folded. Exit status 1 when a finished value differs."""
+    """Compare two versions of a projection row by row, as far as both are folded. Exit status 1 when a finished value differs, or one was never folded."""
     with opened(db) as ps:
         one, other = (ps.runner_of(_declared(ps, name)) for name in (old, new))
         at_us = ps.clock.now_us() if (at := parse_time(as_of)) is None else to_us(at)
@@ -197,6 +209,7 @@ def projection_diff(
 
             found = compare(one, other, at_us, samples=samples, on_progress=more)
         head = ps.log.store.head()
+        unfolded = [runner.view for runner in (one, other) if head and not runner.position()]
     if json:
         emit(
             {
@@ -204,7 +217,11 @@ def projection_diff(
                 "features": {n: {"rows": d.rows, "samples": [s._asdict() for s in d.samples]} for n, d in found.features.items()},
             }
         )
-        raise typer.Exit(0 if found.same else 1)
+        raise typer.Exit(0 if found.same and not unfolded else 1)
+    if unfolded:
+        out.print(f"[red]There is nothing to compare yet:[/] {escape(' and '.join(unfolded))} was never folded.")
+        hint("postsale projection rebuild")
+        raise typer.Exit(1)
     totals = {"rows": found.rows, "differ": found.differing, "only in old": found.only_old, "only in new": found.only_new}
     counts(f"Compared at {iso(found.as_of_us)}, up to position {found.position:,}", totals)
     for what, names in (("Only in new", found.added), ("Only in old", found.removed)):
@@ -222,16 +239,16 @@ def projection_diff(
         out.print("[green]No finished value differs.[/]")
     if found.position < head:
         out.print(f"[yellow]One of them is {head - found.position:,} positions behind the log.[/]")
-        hint("postsale projection rebuild")
+        hint(f"postsale projection rebuild{_named(new)}")
     else:
-        hint('postsale projection switch --reason "…"')
+        hint(f'postsale projection switch{_named(new)} --reason "…"')
     raise typer.Exit(0 if found.same else 1)
 
 
 @projection_app.command("switch")
 def projection_switch(
     name: Name = None,
-    reason: Annotated[str, typer.Option("--reason", help="Why; it is kept.")] = "",
+    reason: Annotated[str, typer.Option("--reason", help="Why, in a sentence of yours; it is kept. Must be given.")] = "",
     back: Annotated[bool, typer.Option("--back", help="Put live again what was live before the last switch.")] = False,
     db: Db = DEFAULT_DB,
     json: Json = False,
@@ -255,7 +272,7 @@ def projection_switch(
     )
     if live.previous is not None:
         out.print(f"[dim]Before it: version {live.previous.version}. Its view is kept.[/]")
-        hint('postsale projection switch --back --reason "…"')
+        hint(f'postsale projection switch{_named(name)} --back --reason "…"')
 
 
 @projection_app.command("retry")

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
+from postsale.agents import SHIPPED
 from postsale.aggregates.artifacts import MODES
 from postsale.cli.common import (
     DEFAULT_DB,
@@ -66,10 +67,16 @@ def run(
         emit({**report.to_dict(), "db": url})
         raise typer.Exit(1 if report.problems else 0)
     counts("Run", report.to_dict()["counts"])
+    for where, who in report.downgraded:
+        out.print(
+            f"[yellow]{escape(who)} went one step back[/] ({escape(where)}), by its policy's criteria: postsale agent review {escape(who)}"
+        )
     if report.dispositions:
         counts("Dispositions", dict(report.dispositions))
-    else:
+    elif agents:
         out.print("[dim]No agent had anything to decide.[/]")
+    else:
+        out.print(f"[dim]No agent was named, so none decided. Name one: --agent {next(iter(SHIPPED))}[/]")
     if simulate:
         out.print(f"The simulation is in [bold]{escape(url)}[/]; the database it came from is unchanged.")
     if report.problems:

@@ -9,7 +9,7 @@ Everything that is particular to DuckDB's Python package is here. Needs the extr
 
 from __future__ import annotations
 
-import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
@@ -25,8 +25,9 @@ _SPACE: Final = frozenset({"OutOfMemoryException", "IOException", "InternalExcep
 
 
 @contextmanager
-def duckdb_connection(*, memory_mb: int | None = None, directory: str | os.PathLike[str] | None = None) -> Iterator[Any]:
-    """A database of its own, in memory, closed at the end. It spills to `directory` beyond `memory_mb` of memory. MissingExtra."""
+def duckdb_connection(*, memory_mb: int | None = None) -> Iterator[Any]:
+    """A database of its own, in memory, closed at the end. Beyond `memory_mb` (without it, most of the machine's memory) it uses a
+    temporary directory, gone at the end. MissingExtra."""
     try:
         import duckdb
     except ImportError:
@@ -34,13 +35,12 @@ def duckdb_connection(*, memory_mb: int | None = None, directory: str | os.PathL
     settings: dict[str, Any] = {"preserve_insertion_order": False}  # facts have none
     if memory_mb is not None:
         settings["memory_limit"] = f"{memory_mb}MB"
-    if directory is not None:
-        settings["temp_directory"] = os.fspath(directory)
-    connection = duckdb.connect(":memory:", config=settings)
-    try:
-        yield connection
-    finally:
-        connection.close()
+    with tempfile.TemporaryDirectory(prefix="postsale-") as directory:
+        connection = duckdb.connect(":memory:", config={**settings, "temp_directory": directory})
+        try:
+            yield connection
+        finally:
+            connection.close()
 
 
 def table(connection: Any, name: str) -> Table:

@@ -10,13 +10,18 @@ from dataclasses import dataclass
 from itertools import combinations_with_replacement
 from typing import Any, Final, Literal, NamedTuple
 
+from pydantic import TypeAdapter, ValidationError
+
 from postsale.errors import InvalidInput
-from postsale.events import DAY_US, from_us
+from postsale.events import DAY_US, UtcDatetime, from_us
 from postsale.projections.fold import Fact, FeatureValues, State, fact_from
 from postsale.projections.health import HealthModel, Lever, Score
 
 TOGETHER: Final = 3  # every mixture of up to so many facts is tried
 ALONE: Final = 30  # and up to so many of one kind
+
+
+_TIME: Final[TypeAdapter[UtcDatetime]] = TypeAdapter(UtcDatetime)
 
 
 class Move(NamedTuple):
@@ -99,8 +104,9 @@ def crossings(model: HealthModel, facts: Sequence[Fact], as_of_us: int) -> tuple
 
 def _options(model: HealthModel, facts: Sequence[Fact], values: FeatureValues) -> Iterator[_Option]:
     position = max((f.position for f in facts), default=0)
+    can_occur = _can_occur(values.as_of_us) and _can_occur(values.as_of_us - ALONE * DAY_US)
     for lever in model.levers:
-        fields = lever.add(values) if lever.add is not None else None
+        fields = lever.add(values) if lever.add is not None and can_occur else None
         if fields is not None:
             more = []
             for n in range(ALONE):
@@ -118,6 +124,15 @@ def _options(model: HealthModel, facts: Sequence[Fact], values: FeatureValues) -
             newest = sorted((f for f in facts if f.kind == kind), key=lambda f: (-f.occurred_at_us, -f.position))
             if newest:
                 yield _Option(lever, "remove", tuple(newest[:ALONE]))
+
+
+def _can_occur(at_us: int) -> bool:
+    """Whether a signal may say that it occurred then: values can be asked for at times when nothing can."""
+    try:
+        _TIME.validate_python(from_us(at_us))
+    except (InvalidInput, ValidationError):
+        return False
+    return True
 
 
 def _changes(options: Sequence[_Option]) -> Iterator[tuple[tuple[_Option, int], ...]]:

@@ -139,7 +139,7 @@ class Deployments:
         What was live stays `previous`, with its view. Nothing changes when it is live already. Raises InvalidInput without a reason.
         """
         if not reason.strip():
-            raise InvalidInput(what="switch", field="reason", reason="expected a reason; it is kept")
+            raise InvalidInput(what="switch", field="reason", reason='expected a reason, which is kept: reason=… or --reason "…"')
         mine = _declared(runner.fold.features)
         _caught_up(store, runner, on_progress, lambda: False)
 
@@ -158,7 +158,7 @@ class Deployments:
         Raises InvalidInput without a reason, or when there is nothing to go back to.
         """
         if not reason.strip():
-            raise InvalidInput(what="switch", field="reason", reason="expected a reason; it is kept")
+            raise InvalidInput(what="switch", field="reason", reason='expected a reason, which is kept: reason=… or --reason "…"')
 
         def change(now: Live | None) -> Live:
             if now is None or now.previous is None:

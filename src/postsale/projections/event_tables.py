@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 from postsale.aggregates.artifacts import AgentPaused, AgentResumed, ArtifactActivated, AutonomyChanged
 from postsale.aggregates.decisions import ApprovalGranted, ApprovalRejected, DecisionOverridden
 from postsale.aggregates.identity import AliasLinked, MergedInto, SplitFrom, StreamJoined, StreamParted
 from postsale.errors import BadDeclaration
-from postsale.events import MASKED, Event, Kind, Recorded, StreamId, canonical, from_us, kinds_in, schema_of
+from postsale.events import MASKED, Event, Kind, Recorded, StreamId, canonical, kinds_in, schema_of
 from postsale.events.schemas import is_sealed, shape_of
 from postsale.projections.datasets import pseudonym
 from postsale.projections.training import pyarrow
@@ -72,6 +73,8 @@ _KEYS: Final[dict[type[Event], tuple[str, ...]]] = {
 
 _TYPES: Final[dict[str, Type]] = {"boolean": "bool", "integer": "int", "number": "float", "string": "text"}
 _LANES: Final = ("fact", "decision")
+_NAMES_HELD: Final = 65_536
+_TOGETHER: Final = 65_536
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +148,7 @@ class Rows:
 
     def __init__(self, table: EventTable, blind: bytes) -> None:
         self.table = table
-        self._blind = blind
+        self._key = lru_cache(_NAMES_HELD)(partial(pseudonym, blind))
         self._fields = table.columns[len(ENVELOPE) :]
         self._rows: list[tuple[Any, ...]] = []
         self.schema = arrow_schema(table)
@@ -165,9 +168,9 @@ class Rows:
             _LANES[stored.lane],
             stored.version,
             stored.wire_name,
-            from_us(stored.occurred_at_us),
-            from_us(stored.recorded_at_us),
-            None if header.available_at_us is None else from_us(header.available_at_us),
+            stored.occurred_at_us,
+            stored.recorded_at_us,
+            header.available_at_us,
             header.origin.value,
             header.source or None,
             actor.kind,
@@ -177,9 +180,6 @@ class Rows:
             header.depth,
         )
         self._rows.append((*envelope, *(self._cell(column.type, payload.get(column.name), stream) for column in self._fields)))
-
-    def _key(self, ref: str) -> str:
-        return pseudonym(self._blind, ref)
 
     def _cell(self, type_: Type, value: Any, stream: StreamId) -> Any:
         if value is None:
@@ -247,6 +247,3 @@ def _taken(rows: Rows, events: Iterable[Recorded[Event]]) -> Iterator[Any]:
         if len(rows) >= _TOGETHER:
             yield rows.take()
     yield rows.take()
-
-
-_TOGETHER: Final = 65_536

@@ -28,6 +28,7 @@ _LEAST_ROWS: Final = 2  # of a level: one customer's own text is no category
 class Recipe:
     """How a logistic model is fitted: to which rows' label, from which inputs (all features by default), calibrated how.
 
+    A number or a truth counts as it is, a time by its age in days, a map or a collection by its size, a text by its value.
     A row counts as positive when its label is true or above 0. `l2` is the strength of the ridge penalty on standardised inputs.
     """
 
@@ -177,6 +178,8 @@ class _Column:
 
     @classmethod
     def learnt(cls, name: str, rows: _Rows) -> _Column:
+        if name not in rows.table.column_names:
+            raise InvalidInput(what="training rows", field=name, reason=f"not among the columns: {', '.join(rows.table.column_names)}")
         of = _kind(rows.table.schema.field(name).type)
         if of is None:
             raise InvalidInput(what="training rows", field=name, reason="neither a number, a text, a time nor a collection")

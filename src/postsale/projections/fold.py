@@ -117,6 +117,7 @@ class Fold:
         self._add = {kind: _handler(kind, self._leaves) for kind in self.kinds}
         placed = tuple(enumerate(self._leaves, _HEAD))
         self._reading = {kind: tuple((i, leaf) for i, leaf in placed if kind in leaf.kinds) for kind in self.kinds}
+        self._derived_from = {kind: _derived_from(features, {leaf.name for _, leaf in mine}) for kind, mine in self._reading.items()}
 
     def empty(self) -> State:
         """The state of no facts: the neutral element of `merge`."""
@@ -188,7 +189,7 @@ class Fold:
                 if value != values[leaf.name]:
                     fresh[leaf.name] = value
         now = values._values | fresh if fresh else values._values
-        for derived in self.features.deriveds if fresh else ():
+        for derived in self._derived_from[fact.kind] if fresh else ():
             if not fresh.keys().isdisjoint(derived.needs):
                 value = derived(*(now[name] for name in derived.needs))
                 if value != values[derived.name]:
@@ -217,6 +218,16 @@ class Fold:
     def digest(self, state: State) -> str:
         """SHA-256 of the canonical bytes, hex: equal exactly when the states are."""
         return hashlib.sha256(self.dump(state)).hexdigest()
+
+
+def _derived_from(features: type[Features], names: set[str]) -> tuple[Derived[Any], ...]:
+    """The derived features that need one of these, or need one that does, each after those it needs."""
+    out = []
+    for derived in features.deriveds:
+        if not names.isdisjoint(derived.needs):
+            names = names | {derived.name}
+            out.append(derived)
+    return tuple(out)
 
 
 def _text_keys(state: Any) -> Any:

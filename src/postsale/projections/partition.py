@@ -10,7 +10,7 @@ and per share `anchor`, the leaf of the last event looked at, by which a log tha
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 import orjson
@@ -67,6 +67,17 @@ class Parked(NamedTuple):
     waiting: int
 
 
+class Batch(NamedTuple):
+    """What a share is to fold: its events after `at` up to `to`, by key, and what was read of the view before."""
+
+    events: Sequence[tuple[str, StoredEvent]]
+    at: int
+    to: int
+    anchor: bytes
+    parked: Mapping[str, Parked]  # of any streams, those of these events among them
+    rows: Mapping[str, bytes]  # the same; of those that are `missing`
+
+
 def parked_at(key: str, event: StoredEvent, error: Exception) -> Parked:
     """A stream that begins to wait at this event."""
     return Parked(key, event.position, event.wire_name, type(error).__name__, str(error), 0)
@@ -89,35 +100,44 @@ class Partition:
         self._anchor = names.anchors[number]
         self._states: dict[str, State] = {}  # as the view holds them at `_states_at`; least recently touched first
         self._states_at = 0
+        self._at: int | None = None  # where our own newest commit left it
 
-    def position(self) -> int:
-        """How far the share is folded."""
+    def position(self, *, held: bool = False) -> int:
+        """How far the share is folded. Who holds it need not ask where its own commit left it: when it moved all the same, `fold` finds out."""
+        if held and self._at is not None:
+            return self._at
         return self._views.checkpoint(self._checkpoint)
+
+    def missing(self, at: int, keys: Iterable[str]) -> list[str]:
+        """Of these streams those whose rows are to be read before folding on from `at`."""
+        if self._states_at != at:
+            self._states.clear()
+            self._states_at = at
+        return [key for key in keys if key not in self._states]
 
     def claim(self, token: int | None) -> None:
         """From now on nobody writes this share under a smaller token. Raises ViewMoved, LeaseLost."""
+        self._at = None
         at = self.position()
         self._views.write(self._checkpoint, {}, checkpoint=at, expected=at, token=token)
 
-    def fold(
-        self, events: Sequence[tuple[str, StoredEvent]], at: int, to: int, anchor: bytes, on_fact: OnFact | None, token: int | None
-    ) -> tuple[int, dict[str, bytes]]:
-        """Fold the events of this share after `at` up to `to` and commit. Returns how many were folded, and the rows written.
+    def fold(self, batch: Batch, on_fact: OnFact | None, token: int | None) -> tuple[int, dict[str, bytes]]:
+        """Fold the events of this share and commit. Returns how many were folded, and the rows written.
 
         An event that cannot be read parks its stream. Raises ViewMoved, LeaseLost; then nothing was written.
         """
+        self._at = None
         try:
-            return self._fold_and_commit(events, at, to, anchor, on_fact, token)
+            done = self._fold_and_commit(batch, on_fact, token)
         except BaseException:
             self._states.clear()  # they hold facts that were not committed
             raise
+        self._at = batch.to
+        return done
 
-    def _fold_and_commit(
-        self, events: Sequence[tuple[str, StoredEvent]], at: int, to: int, anchor: bytes, on_fact: OnFact | None, token: int | None
-    ) -> tuple[int, dict[str, bytes]]:
-        keys = list(dict.fromkeys(key for key, _ in events))
-        parked = self._parked(keys)
-        states = self._load(at, [key for key in keys if key not in parked])
+    def _fold_and_commit(self, batch: Batch, on_fact: OnFact | None, token: int | None) -> tuple[int, dict[str, bytes]]:
+        events, parked = batch.events, dict(batch.parked)
+        states = self._load(batch)
         changed: set[str] = set()
         aside: dict[str, bytes | None] = {}
         folded = 0
@@ -142,9 +162,9 @@ class Partition:
             if on_fact is not None:
                 on_fact(event, before, state)
         rows = {key: self._fold.dump(states[key]) for key in changed}
-        aside[self._anchor] = anchor
-        self._write(rows, aside, at, to, token)
-        self._states_at = to
+        aside[self._anchor] = batch.anchor
+        self._write(rows, aside, batch.at, batch.to, token)
+        self._states_at = batch.to
         while len(self._states) > self._cached:
             del self._states[next(iter(self._states))]
         return folded, {key: row for key, row in rows.items() if key not in parked}
@@ -152,6 +172,7 @@ class Partition:
     def rewrite(self, key: str, state: State, parked: Parked | None, at: int, token: int | None) -> None:
         """Replace one row where the share stands, and say whether its stream still waits."""
         self._states.pop(key, None)
+        self._at = None
         self._write({key: self._fold.dump(state)}, {PARKED + key: None if parked is None else dump_parked(parked)}, at, at, token)
 
     def fill(self, rows: dict[str, bytes], to: int, anchor: bytes) -> None:
@@ -165,18 +186,15 @@ class Partition:
             also[self._names.view], own = own, {}
         self._views.write(self._checkpoint, own, checkpoint=to, expected=at, also=also, token=token)
 
-    def _load(self, at: int, keys: Sequence[str]) -> dict[str, State]:
-        """States as the view holds them at `at`; those of `keys` become the most recently touched."""
-        if self._states_at != at:
-            self._states.clear()
-            self._states_at = at
-        rows = self._views.get_many(self._names.view, [key for key in keys if key not in self._states])
+    def _load(self, batch: Batch) -> dict[str, State]:
+        """The states of this batch's streams, which become the most recently touched."""
         out: dict[str, State] = {}
-        for key in keys:
-            state = self._states.pop(key, None)
-            if state is None:
-                state = self._fold.load(rows[key]) if key in rows else self._fold.empty()
-            out[key] = self._states[key] = state
+        for key, _ in batch.events:
+            if key not in out and key not in batch.parked:
+                state = self._states.pop(key, None)
+                if state is None:
+                    state = self._fold.load(batch.rows[key]) if key in batch.rows else self._fold.empty()
+                out[key] = self._states[key] = state
         return out
 
     def _refold(self, key: str, events: Iterable[StoredEvent]) -> State:
@@ -186,7 +204,3 @@ class Partition:
         for event in events:
             self._fold.add(state, fact_of(event))
         return state
-
-    def _parked(self, keys: Sequence[str]) -> dict[str, Parked]:
-        found = self._views.get_many(self._names.aside, [PARKED + key for key in keys])
-        return {key.removeprefix(PARKED): load_parked(raw) for key, raw in found.items()}

@@ -25,6 +25,11 @@ _BACK_OFF_S: Final = (0.1, 0.5, 2.0, 5.0)
 _SLICE_S: Final = 0.1  # how late `stop` may be noticed while it waits
 
 
+def share_lease(view: str, share: int) -> LeaseName:
+    """The lease of whoever folds a share of a view."""
+    return LeaseName(SYSTEM_TENANT, f"projection/{view}/{share}")
+
+
 class Turn(NamedTuple):
     """What one turn did: facts folded, and whether there is more to fold at once."""
 
@@ -139,9 +144,10 @@ class _Job:
     def turn(self, head: int) -> tuple[int, bool]:
         if self._start is None:
             self._start = head
-        if (view := self._runner.view) != self.view:  # another build is served now
+        names = self._runner.names()
+        if names.view != self.view:  # another build is served now
             self.release()
-            self.view = view
+            self.view = names.view
         self._keep()
         every_us = int(self._ttl_s * SECOND_US) // 6
         if not self._look_at_us - every_us <= self._clock.now_us() < self._look_at_us:
@@ -151,12 +157,16 @@ class _Job:
             return 0, False
         shares = {n: lease.token for n, lease in self.leases.items()}
         try:
-            at, events = self._runner.advance(shares, head)
+            at, events = self._runner.advance(shares, head, names=names)
         except ViewMoved:
             return 0, True  # somebody without a lease, such as `run_once`, folded too: look again from where it has come to
         except LeaseLost:
+            held = set(self.leases)
             self._look_at_us = 0
             self._keep(renew=True)
+            if held == set(self.leases):
+                # The leases are ours, so the view was written under tokens of another course of the log, which was put back since.
+                self._runner.drop()
             return 0, True
         return events, at < head
 
@@ -195,8 +205,7 @@ class _Job:
         for n in ((mine * total // len(alive) + i) % total for i in range(total)):
             if len(self.leases) >= fair:
                 break
-            name = LeaseName(SYSTEM_TENANT, f"projection/{self.view}/{n}")
-            if n not in self.leases and (taken := self._leases.acquire(name, self._ttl_s)) is not None:
+            if n not in self.leases and (taken := self._leases.acquire(share_lease(self.view, n), self._ttl_s)) is not None:
                 try:
                     self._runner.claim({n: taken.token})
                 except StoreUnavailable:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 from postsale.errors import InvalidInput
-from postsale.events import SECOND_US, Clock, Lane, StreamId, SystemClock, canonical, registry
+from postsale.events import SECOND_US, Clock, Lane, StoredEvent, StreamId, SystemClock, canonical, registry
 from postsale.projections.fold import Fold, State, fact_of
 from postsale.projections.freshness import WITHIN_S, AtLeast, Pace, RealPace, await_log, await_position, position_of
 from postsale.projections.hot_rows import HotRows
@@ -270,9 +270,13 @@ class Reader:
             self._checked.add(names.view)
 
     def _anchor(self, position: int) -> bytes:
-        event = next(iter(self._store.read(Query(after=position - 1, upto=position))), None)
-        return canonical([position, event.leaf.hex() if event is not None else None])
+        return anchor_of(position, next(iter(self._store.read(Query(after=position - 1, upto=position))), None))
 
     def _drop(self, names: Names) -> None:
         self._views.drop(*names.all)
         self._secrets.pop(names.view, None)  # what was hot before is never given again
+
+
+def anchor_of(position: int, event: StoredEvent | None) -> bytes:
+    """What is kept with a checkpoint, to tell its log from another one or from an older copy."""
+    return canonical([position, event.leaf.hex() if event is not None else None])

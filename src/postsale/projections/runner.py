@@ -15,8 +15,8 @@ from postsale.events import Clock, Lane, StoredEvent, StreamId
 from postsale.projections.fold import Fold, State, fact_of
 from postsale.projections.freshness import Pace
 from postsale.projections.hot_rows import HotRows
-from postsale.projections.partition import POISON, Names, OnFact, Parked, Partition, parked_at
-from postsale.projections.reading import Reader
+from postsale.projections.partition import PARKED, POISON, Batch, Names, OnFact, Parked, Partition, load_parked, parked_at
+from postsale.projections.reading import Reader, anchor_of
 from postsale.projections.views import Views
 from postsale.store.contract import Query, Store
 
@@ -90,8 +90,8 @@ class Runner(Reader):
             pace=self._pace,
         )
 
-    def _parts(self) -> tuple[Names, tuple[Partition, ...]]:
-        names = self.names()
+    def _parts(self, names: Names | None = None) -> tuple[Names, tuple[Partition, ...]]:
+        names = names or self.names()
         if self._shares is None or self._shares[0] is not names:
             parts = (Partition(self._views, self.fold, names, n, self._cached) for n in range(self.partitions))
             self._shares = names, tuple(parts)
@@ -126,14 +126,14 @@ class Runner(Reader):
                 on_progress(Progress(start, at, events, target))
         return Progress(start, at, events, target)
 
-    def advance(self, shares: Tokens, target: int, on_fact: OnFact | None = None) -> tuple[int, int]:
+    def advance(self, shares: Tokens, target: int, on_fact: OnFact | None = None, names: Names | None = None) -> tuple[int, int]:
         """Fold one batch into those of these shares that are furthest behind; a commit for each.
 
-        Returns where the furthest behind is now, and how many facts were folded. Raises ViewMoved, LeaseLost; what was committed
-        before stays.
+        Returns where the furthest behind is now, and how many facts were folded. `names` are those of the view now, if the caller
+        has just asked. Raises ViewMoved, LeaseLost; what was committed before stays.
         """
-        names, parts = self._parts()
-        positions = {n: parts[n].position() for n in shares}
+        names, parts = self._parts(names)
+        positions = {n: parts[n].position(held=token is not None) for n, token in shares.items()}
         at = min(positions.values(), default=target)
         if at >= target:
             return at, 0
@@ -145,12 +145,18 @@ class Runner(Reader):
             if event.stream.category in CATEGORIES:
                 key = str(event.stream)
                 sorted_out[names.share_of(key)].append((key, event))
-        anchor, folded = self._anchor(to), 0
+        keys = {n: list(dict.fromkeys(key for key, _ in sorted_out[n])) for n in behind}
+        aside = self._views.get_many(names.aside, [PARKED + key for n in behind for key in keys[n]]) if read else {}
+        parked = {key.removeprefix(PARKED): load_parked(raw) for key, raw in aside.items()}
+        missing = [key for n in behind for key in parts[n].missing(at, keys[n]) if key not in parked]
+        rows = self._views.get_many(names.view, missing) if missing else {}
+        anchor = anchor_of(to, read[-1]) if read and read[-1].position == to else self._anchor(to)
+        folded = 0
         for n in behind:
-            done, rows = parts[n].fold(sorted_out[n], at, to, anchor, on_fact, shares[n])
+            done, changed = parts[n].fold(Batch(sorted_out[n], at, to, anchor, parked, rows), on_fact, shares[n])
             folded += done
-            if self._hot is not None and rows:
-                self._hot.put_many(names.view, self._secret(names), rows, to)
+            if self._hot is not None and changed:
+                self._hot.put_many(names.view, self._secret(names), changed, to)
         return to, folded
 
     def _read_batch(self, at: int, target: int) -> tuple[list[StoredEvent], int]:

@@ -66,9 +66,9 @@ class Views(Protocol):
         ...
 
     def drop(self, *views: str) -> None:
-        """Forget the rows and the checkpoints of these views, in one transaction; one that is not there is no error.
+        """Forget all about these views, tokens too, in one transaction; one that is not there is no error.
 
-        Tokens are not forgotten: who lost a lease before stays fenced off.
+        Who wrote one of them before and goes on is told ViewMoved.
         """
         ...
 
@@ -144,6 +144,7 @@ class MemoryViews:
             for view in views:
                 self._rows.pop(view, None)
                 self._checkpoints.pop(view, None)
+                self._tokens.pop(view, None)
 
     def views(self) -> list[ViewInfo]:
         with self._lock:
@@ -292,7 +293,7 @@ class SqliteViews:
         with self._transaction() as db:
             for view in views:
                 db.execute("DELETE FROM rows WHERE view = ?", (view,))
-                db.execute("UPDATE checkpoints SET position = 0 WHERE view = ?", (view,))
+                db.execute("DELETE FROM checkpoints WHERE view = ?", (view,))
 
     def views(self) -> list[ViewInfo]:
         query = """SELECT view, coalesce((SELECT position FROM checkpoints c WHERE c.view = n.view), 0),

@@ -247,7 +247,7 @@ class PostgresViews:
             self._locked(db, script, views)
             end = Script()
             end.add(f"DELETE FROM {self._v}.rows WHERE view = ANY (%s)", list(views))
-            end.add(f"UPDATE {self._v}.checkpoints SET position = 0 WHERE view = ANY (%s)", list(views))
+            end.add(f"UPDATE {self._v}.checkpoints SET position = 0, token = 0 WHERE view = ANY (%s)", list(views))
             end.add("COMMIT")
             end.run(db)
 

@@ -115,7 +115,8 @@ class PostgresStore(Reads):
     def within(self, connection: Connection) -> Within:
         """This log in the caller's own transaction, which is open on `connection`: what is appended there is stored when the caller commits.
 
-        InvalidInput for a connection without a transaction, or to another log; NotAllowed when its login may not append.
+        InvalidInput for a connection without a transaction, or to another log; NotAllowed when its login may not append, UnsafeDatabase
+        when it is a superuser or has BYPASSRLS.
         """
         return Within(
             self._link,

@@ -55,13 +55,9 @@ class Facts:
             to = min(at + _SPAN, self._upto)
             with self._reading(self._query.tenant) as db:
                 rows = self._copied(db, at, to, wanted)
-                # After the copy: a chapter that is detached in between is then in both, and not in neither.
+                # After the copy, whose locks keep a chapter it read from from being detached until this transaction ends: so a chapter
+                # that is new here was detached before, and the copy has nothing of it.
                 new = [p for p in Segments(db, self._s).parts(at, to, streams=None, tenant=self._tenant) if p[0].chapter not in known]
-            compute = pyarrow().compute
-            for segment, _ in new:
-                rows = rows.filter(
-                    compute.or_(compute.less(rows["position"], segment.first), compute.greater(rows["position"], segment.last))
-                )
             for batch in rows.combine_chunks().to_batches():
                 yield names.batch(batch, header=self._header)
             yield from from_segments(self._archive, new, replace(self._query, after=at, upto=to), header=self._header)

@@ -244,9 +244,16 @@ class Link:
         code = error.sqlstate or ""
         if code == "42501":
             action = "read the events of all tenants" if role == self.roles.tailer else "read and append events"
-            return NotAllowed(
-                actor="this database login", action=action, reason=f"it is not a member of the role {role}: GRANT {role} TO the login"
-            )
+            reason = f"it is not a member of the role {role}: GRANT {role} TO the login"
+            if role == self.roles.migrator:  # never granted to a service: its login would then be refused
+                action = "look at chapters or archive them"
+                login = f"{self.schema}_archivist"
+                roles = f"{self.roles.writer}, {self.roles.tailer}, {role}"
+                reason = (
+                    f"it is not a member of the role {role}. Leave a service's login as it is, and use one of its own for this:"
+                    f" CREATE ROLE {login} LOGIN NOINHERIT; GRANT {roles} TO {login};"
+                )
+            return NotAllowed(actor="this database login", action=action, reason=reason)
         if isinstance(error, psycopg.IntegrityError):
             # Planned under the lock, so no constraint can fail unless the tables disagree with each other.
             return LogDamaged(position=0, reason=f"a write broke a rule of the tables (SQLSTATE {code})")

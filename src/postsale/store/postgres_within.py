@@ -14,7 +14,7 @@ from typing import Any
 
 import psycopg
 
-from postsale.errors import InvalidInput
+from postsale.errors import InvalidInput, UnsafeDatabase
 from postsale.events import Clock
 from postsale.store.archive import Archive
 from postsale.store.contract import Outcome, Submission
@@ -50,7 +50,8 @@ class CallersLink(Link):
         script = Script("SAVEPOINT postsale")
         script.add(f"SELECT {had}", take=self._take_settings)
         script.extend(Script(*settings))
-        script.add(f"SELECT log_id FROM {self.schema}.log", take=self._take_log)
+        powers = "SELECT rolsuper OR rolbypassrls FROM pg_roles WHERE rolname = session_user"
+        script.add(f"SELECT log_id, ({powers}) FROM {self.schema}.log", take=self._take_log)
         return script
 
     def _take_settings(self, rows: list[Any]) -> None:
@@ -70,8 +71,14 @@ class CallersLink(Link):
         _checked(self._db)
         try:
             opening.run(self._db)
-            if self._found != [(self._log_id,)]:
+            if [log_id for log_id, _ in self._found] != [self._log_id]:
                 raise InvalidInput(what="transaction", field="connection", reason="it leads to another log than the one that is open")
+            if self._found[0][1]:
+                raise UnsafeDatabase(
+                    what="the login of the connection is a superuser or has BYPASSRLS: no policy holds it",
+                    wanted=f"the login of the service, a member of {self.roles.writer}",
+                    fix="Connect with the URL that the log was opened with.",
+                )
             yield self._db
             done = True
         finally:

@@ -1,6 +1,11 @@
-"""What users import in their tests. Needs pytest."""
+"""What users import in their tests. Needs the extra `testing`: pytest."""
 
-import pytest
+from postsale.errors import MissingExtra
+
+try:
+    import pytest
+except ImportError:
+    raise MissingExtra(feature="postsale.testing", extra="testing") from None
 
 # Before their import, so that a failed assertion shows its values.
 pytest.register_assert_rewrite(
@@ -9,8 +14,10 @@ pytest.register_assert_rewrite(
 )
 
 from postsale.testing.evolution import assert_schemas_kept, upcasted  # noqa: E402
+from postsale.testing.given import given  # noqa: E402
+from postsale.testing.network import no_network  # noqa: E402
 from postsale.testing.parity import assert_parity, random_facts  # noqa: E402
-from postsale.testing.rows import given  # noqa: E402
+from postsale.testing.scenario import Scenario, asked, consent, decision, effect  # noqa: E402
 from postsale.testing.store_building import Events  # noqa: E402
 from postsale.testing.store_contract import StoreContract  # noqa: E402
 from postsale.testing.tool_contract import ToolContract, dispatched  # noqa: E402
@@ -20,14 +27,20 @@ __all__ = [
     "Answer",
     "Events",
     "Request",
+    "Scenario",
     "Shape",
     "StoreContract",
     "ToolContract",
     "ToolServer",
+    "asked",
     "assert_parity",
     "assert_schemas_kept",
+    "consent",
+    "decision",
     "dispatched",
+    "effect",
     "given",
+    "no_network",
     "random_facts",
     "upcasted",
 ]

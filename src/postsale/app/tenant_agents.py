@@ -1,0 +1,138 @@
+"""The part of a tenant that agents' owners use: policies, autonomy, the kill switch, what-if. Part of the wiring, as `tenant`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from postsale.access import Person
+from postsale.agents import SHIPPED, Agent, Policy, control
+from postsale.agents.autonomy import Review, review
+from postsale.aggregates.artifacts import EVERY_AGENT, AgentControl, Mode
+from postsale.aggregates.customer import CustomerAggregate
+from postsale.audit import WhatIf, what_if
+from postsale.errors import InvalidInput
+from postsale.events import Lane, to_us
+from postsale.projections.journal import read_journal
+from postsale.store.contract import Query
+
+if TYPE_CHECKING:
+    from postsale.app.postsale import PostSale
+
+
+class TenantAgents:
+    """What `Tenant` inherits; never made alone."""
+
+    _ps: PostSale
+    name: str
+
+    def agent(self, agent: Agent | str) -> AgentHandle:
+        """One agent of this tenant, itself or by name: its autonomy and its kill switch; "all" is every agent's switch.
+
+        InvalidInput for a name that is neither here, nor ships, nor was ever named: a misspelt kill switch stops nothing.
+        """
+        known = {*self._ps.engine.agents, *SHIPPED, *self.agent_names(), EVERY_AGENT}
+        name = agent.name if isinstance(agent, Agent) else agent
+        if name not in known and not isinstance(agent, Agent):
+            raise InvalidInput(what="agent", field="name", reason=f"no such agent; there are: {', '.join(sorted(known))}")
+        its = agent if isinstance(agent, Agent) else self._ps.engine.agents.get(name) or (SHIPPED[name]() if name in SHIPPED else None)
+        return AgentHandle(self._ps, self.name, name, None if its is None else its.policy)
+
+    def agent_names(self) -> list[str]:
+        """Agents that somebody has said anything to, by name."""
+        query = Query(tenant=self.name, category="agents", lane=Lane.DECISION)
+        return sorted({stored.stream.id for stored in self._ps.log.store.read(query)} - {EVERY_AGENT})
+
+    def what_if(self, policy: Policy, *, begin: datetime, end: datetime | None = None, mode: Mode | None = None) -> WhatIf:
+        """History from `begin` to `end` (default now), both inclusive, decided again under a policy; nothing is changed.
+
+        Decisions of every version of the policy's name are decided again, each on what was known then. `mode`: as if the agent had
+        had this much autonomy. Raises InvalidInput, PolicyInvalid for evidence that is not on offer, NotLive.
+        """
+        ps, end_us = self._ps, self._ps.clock.now_us() if end is None else to_us(end)
+        agent = next((a for a in ps.engine.agents.values() if a.policy.name == policy.name), None) or Agent(policy)
+        agent.check(policy, ps.readings.features)
+        wanted = frozenset(policy.inputs)
+
+        def values(customer: CustomerAggregate, at_us: int, known_at_us: int) -> Mapping[str, Any]:
+            return agent.values(customer, ps.readings.reading(customer, at_us, wanted, known_at_us=known_at_us), at_us)
+
+        subjects = ps.readings.subjects(self.name, end_us, wanted, set())
+        everybody = ((s.customer, agent.values(s.customer, s.reading, end_us)) for s in subjects)
+        return what_if(ps.log, self.name, policy, values, begin_us=to_us(begin), end_us=end_us, mode=mode, everybody=everybody)
+
+    def activate(self, policy: Policy, *, reason: str, by: Person | None = None, widens: bool = False) -> bool:
+        """Make a policy the one that decides from now on, approved by a person; False when it is already.
+
+        Raises PolicyWidens for one that allows more than the active one and does not declare it, neither here nor in itself.
+        """
+        why, who = control.require_reason(reason, "policy"), self._ps.person(by)
+        return control.activate_policy(self._ps.engine.desk, self.name, policy, person=who, reason=why, widens=widens)
+
+    def policy(self, name: str) -> Policy | None:
+        """The policy of this name that decides now; None when none was activated."""
+        return self._ps.engine.desk.active_policy(self.name, name)[0]
+
+
+class AgentHandle:
+    """An agent of a tenant: how far it may go, and the switch that stops it. Each change is an event with owner and reason."""
+
+    def __init__(self, ps: PostSale, tenant: str, name: str, policy: Policy | None) -> None:
+        self._ps = ps
+        self._tenant = tenant
+        self._policy = policy  # its own; another version may be active
+        self.name = name
+
+    @property
+    def control(self) -> AgentControl:
+        """Its mode, and whether it is paused by any of its switches."""
+        switches = self._ps.engine.desk.switches(self._tenant, self.name)
+        return AgentControl(switches.states[0].mode, switches.paused, switches.states[0].version)
+
+    def observe(self, *, reason: str, by: Person | None = None) -> AgentControl:
+        """It decides, and nothing leaves."""
+        return self._mode("observe", reason, by)
+
+    def propose(self, *, reason: str, by: Person | None = None) -> AgentControl:
+        """A person approves before anything leaves."""
+        return self._mode("propose", reason, by)
+
+    def act(self, *, reason: str, by: Person | None = None) -> AgentControl:
+        """It acts within its policy."""
+        return self._mode("act", reason, by)
+
+    def pause(self, *, reason: str, by: Person | None = None) -> AgentControl:
+        """The kill switch: no further effect leaves. The name "all" stops every agent of the tenant."""
+        return control.pause(self._ps.engine.desk, self._tenant, self.name, person=self._ps.person(by), reason=reason)
+
+    def resume(self, *, reason: str, by: Person | None = None) -> AgentControl:
+        """Release the kill switch."""
+        return control.resume(self._ps.engine.desk, self._tenant, self.name, person=self._ps.person(by), reason=reason)
+
+    def review(self) -> list[Review]:
+        """What its policy's criteria say of its past: all customers together, then by segment. Changes nothing; promotes nobody."""
+        ps = self._ps
+        own = self._policy
+        policy = ps.engine.desk.active_policy(self._tenant, own.name if own is not None else self.name)[0] or own
+        if policy is None:
+            raise InvalidInput(what="agent", field="name", reason="no policy of this agent is active here, so there are no criteria")
+        return review(policy, self.name, self.control.mode, read_journal(ps.log.store, self._tenant), ps.clock.now_us())
+
+    def downgrade(self, *, by: Person | None = None) -> AgentControl:
+        """One step back when its review gives a reason to; else nothing changes."""
+        return self._downgrade(self._ps.person(by))
+
+    def downgrade_by_itself(self) -> AgentControl:
+        """As `downgrade`, by nobody: what a run does for agents whose policy says `automatic`."""
+        return self._downgrade(None)
+
+    def _downgrade(self, person: Person | None) -> AgentControl:
+        (overall, *_) = self.review()
+        if not overall.reasons:
+            return self.control
+        reason = "; ".join(f"{c.name} is {c.found}, {c.needed}" for c in overall.reasons)
+        return control.downgrade(self._ps.engine.desk, self._tenant, self.name, reason=reason, person=person)
+
+    def _mode(self, mode: Mode, reason: str, by: Person | None) -> AgentControl:
+        return control.set_mode(self._ps.engine.desk, self._tenant, self.name, mode, person=self._ps.person(by), reason=reason)

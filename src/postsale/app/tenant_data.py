@@ -1,0 +1,113 @@
+"""The part of a tenant that data teams use: training rows, what they were made of, exports. Part of the wiring, as `tenant`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, cast
+
+from postsale.aggregates.identity import CUSTOMERS, ExternalId
+from postsale.app.directory import as_external
+from postsale.app.exporting import Exports
+from postsale.app.training import Question, Rows, TrainingRows, ascending, microseconds
+from postsale.errors import UnknownCustomer
+from postsale.events import to_us
+from postsale.projections import Features
+from postsale.projections.datasets import Datasets, Manifest, pseudonym
+from postsale.projections.training import Knowledge
+
+if TYPE_CHECKING:
+    from postsale.app.postsale import PostSale
+    from postsale.app.tenant import Tenant
+
+Customer = str | ExternalId
+
+
+class TenantData:
+    """What `Tenant` inherits; never made alone."""
+
+    _ps: PostSale
+    name: str
+
+    def training_rows(
+        self,
+        features: type[Features],
+        *,
+        name: str,
+        at: Sequence[datetime] = (),
+        points: Iterable[tuple[Customer, datetime]] | None = None,
+        agent: str | None = None,
+        outcome: type[Features] | None = None,
+        within: timedelta | None = None,
+        knowledge: Knowledge = "recorded",
+        lag: timedelta = timedelta(0),
+        until: datetime | None = None,
+        known_at: datetime | None = None,
+    ) -> TrainingRows:
+        """Features of customers as they were known at past times, and what came of them: an Arrow table with its manifest.
+
+        A row is a customer at a time `as_of`: every customer known at each time of `at`, or these `points`, or, with `agent` alone, the
+        agent's decisions. Its features use facts that had occurred by `as_of` and were known by `as_of` + `lag`: `recorded` in the
+        log by then, or `claimed`: knowable by then where the source says so (`available_at`; for backfills), else recorded. Its labels are
+        the features of `outcome` over facts that occurred in (`as_of`, `as_of` + `within`], whenever they were recorded; a row whose
+        horizon ends after `until` (default now) is censored and has none. `agent` adds what that agent first decided from `as_of` on,
+        within the horizon: treatment (None unless it acted), eligible actions and their propensities.
+
+        Keys are stable pseudonyms. `known_at` gives the rows that the log would have given then. The data set is remembered under its
+        name, so that `datasets_of` can name it. Raises InvalidInput, MissingExtra, UnknownCustomer for a point.
+        """
+        question = Question(
+            name=name,
+            features=features,
+            outcome=outcome,
+            horizon_us=microseconds(within),
+            knowledge=knowledge,
+            lag_us=microseconds(lag),
+            at_us=ascending(at),
+            points=None if points is None else self._points(points),
+            agent=agent,
+            until_us=None if until is None else to_us(until),
+            known_at_us=None if known_at is None else to_us(known_at),
+        )
+        rows = Rows(self._ps.log, self.name, question).made(self._ps.log.vault.tenant(self.name))
+        self._datasets.remember(rows.manifest, rows.table.column("customer").to_pylist())
+        return rows
+
+    def datasets(self) -> list[Manifest]:
+        """Every data set that was made of this tenant's customers, by name."""
+        return self._datasets.manifests()
+
+    def datasets_of(self, customer: Customer) -> list[Manifest]:
+        """The data sets that hold this customer: what its erasure affects beyond the log. Raises UnknownCustomer."""
+        key = self._ps.log.vault.tenant(self.name).blind
+        refs = {stream.id for stream in self._whole.customer(customer).fact_streams if stream.category == CUSTOMERS}
+        return self._datasets.holding(pseudonym(key, ref) for ref in refs)
+
+    def pseudonyms(self) -> dict[str, str]:
+        """Customers' references by their name in data sets: to bring scores back. `names` says who they are to whoever may know."""
+        key = self._ps.log.vault.tenant(self.name).blind
+        return {pseudonym(key, ref): ref for ref in self._whole.names()}
+
+    @property
+    def _whole(self) -> Tenant:
+        return cast("Tenant", self)
+
+    @property
+    def _datasets(self) -> Datasets:
+        return Datasets(self._ps.log.store.kv, self.name)
+
+    def _points(self, points: Iterable[tuple[Customer, datetime]]) -> tuple[tuple[str, int], ...]:
+        pairs = [(as_external(customer), to_us(at)) for customer, at in points]
+        places = self._ps.directory.resolve(self.name, {external for external, _ in pairs})
+        found = []
+        for external, at in pairs:
+            linked = places[external].linked
+            if linked is None:
+                raise UnknownCustomer(tenant=self.name)
+            found.append((linked.account, at))
+        return tuple(found)
+
+    @property
+    def export(self) -> Exports:
+        """What leaves for the data stack: `export.log(url)`, `export.features(Features, url)`, `export.frame(SignalClass)`."""
+        return Exports(self._whole)

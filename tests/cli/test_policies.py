@@ -1,0 +1,61 @@
+"""`postsale policy`: what is printed of one, and what of a difference."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from postsale import PostSale
+from postsale.agents import Agent, Policy
+from tests.agents.world import DUNNING
+from tests.cli.support import run
+
+CHANGED = (
+    DUNNING.replace("count = 2", "count = 3").replace('id = "wait"', 'id = "later"').replace('segment = "smb"', 'segment = "in [smb, mid]"')
+)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> tuple[str, str]:
+    for name, text in (("a.toml", DUNNING), ("b.toml", CHANGED)):
+        (tmp_path / name).write_text(text)
+    return str(tmp_path / "a.toml"), str(tmp_path / "b.toml")
+
+
+def test_a_difference_is_a_table_of_rows_added_removed_and_changed(files: tuple[str, str]) -> None:
+    done = run("policy", "diff", *files)
+    assert done.code == 0, done.err
+    words = [tuple(line.split()[:3]) for line in done.out.splitlines()[2:]]
+    assert words == [
+        ("guardrails", "changed", "frequency"),
+        ("rule", "'wait'", "removed"),
+        ("rule", "'later'", "added"),
+        ("rule", "'mail'", "changed"),
+    ]
+    assert "in [smb, mid]" in done.out
+
+
+def test_a_difference_is_json_with_every_value_before_and_after(files: tuple[str, str]) -> None:
+    said = run("policy", "diff", *files, "--json").json()
+    assert said["from"]["digest"] == Policy.from_toml(DUNNING).digest
+    assert said["changes"][-1] == {
+        "where": "rule 'mail'",
+        "what": "changed",
+        "field": "when.segment",
+        "before": "smb",
+        "after": "in [smb, mid]",
+    }
+    assert run("policy", "diff", files[0], files[0], "--json").json()["changes"] == []
+
+
+def test_a_policy_is_shown_whether_in_a_file_shipped_or_active(files: tuple[str, str], tmp_path: Path) -> None:
+    assert "at most 2 contacts in 30 days" in run("policy", "show", files[0]).out
+    assert "save-cancelling" in run("policy", "show", "renewal-rescue").out
+    db = f"sqlite:///{tmp_path / 'log.db'}"
+    with PostSale.open(db, agents=[Agent(Policy.from_toml(DUNNING))]) as ps:
+        ps.engine.install("acme", "dunning")
+    shown = run("policy", "show", "active:dunning", "--db", db, "--json").json()
+    assert shown["digest"] == Policy.from_toml(DUNNING).digest
+    assert run("policy", "show", "active:other", "--db", db).code == 2
+    assert run("policy", "show", "nothing.toml").code == 2
