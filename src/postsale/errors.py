@@ -502,13 +502,28 @@ class ToolRefused(PostSaleError):
 class ToolUnavailable(PostSaleError):
     """A tool could not act for now: raise it in a tool when certainly nothing happened and a retry may help.
 
-    When something may have happened, raise anything else. `reason` is kept in the log: no personal data in it.
+    When something may have happened, raise ToolUncertain, or anything else. `reason` is kept in the log: no personal data in it.
     """
 
     tool: str
     reason: str
+    retry_after_s: float | None = None  # what the other side asked for: until then no effect of this tenant goes there
     found = "{tool} is not available: {reason}"
     todo = "It is tried again later, a bounded number of times."
+
+
+@dataclass(eq=False, kw_only=True)
+class ToolUncertain(PostSaleError):
+    """A tool may or may not have acted: raise it in a tool when a call broke off after the request had left.
+
+    Any other exception means the same; this one may say why. `reason` is kept in the log: no personal data in it.
+    """
+
+    tool: str
+    reason: str
+    retry_after_s: float | None = None  # what the other side asked for
+    found = "{tool} may or may not have acted: {reason}"
+    todo = "An idempotent or queryable tool is tried again; for an unsafe one a person must look."
 
 
 @dataclass(eq=False, kw_only=True)

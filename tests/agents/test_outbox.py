@@ -16,7 +16,7 @@ from postsale.access import FileVault
 from postsale.agents import Agent, Policy
 from postsale.agents.engines import EmbeddedEngine
 from postsale.agents.reach import no_effects, simulated_only
-from postsale.agents.tools import Ledger, Receipt, Tool, Toolbox, ToolModel, ToolRefused, ToolUnavailable, contract_digest
+from postsale.agents.tools import Ledger, Receipt, Tool, Toolbox, ToolModel, ToolRefused, ToolUnavailable, ToolUncertain, contract_digest
 from postsale.agents.tools.sandbox import CreateTask, Task
 from postsale.aggregates.decisions import EffectFailed, EffectStarted, EffectSucceeded, EffectUnknown
 from postsale.errors import BadDeclaration, ToolUnreachable
@@ -40,7 +40,7 @@ class Scripted(Tool):
         self.calls.append(idempotency_key)
         step = self.script.pop(0) if self.script else "ok"
         if isinstance(step, BaseException):
-            if not isinstance(step, ToolRefused | ToolUnavailable):
+            if not isinstance(step, ToolRefused | ToolUnavailable):  # the rest broke off after it had acted
                 self.effects.add(idempotency_key)
             raise step
         self.effects.add(idempotency_key)
@@ -95,7 +95,8 @@ def test_an_unavailable_tool_is_tried_again_with_growing_pauses_and_then_fails()
         assert w.attend().called == 0
         w.clock.move_to(due)
         assert w.attend().called == 1
-    assert waits == [60.0, 120.0]
+    assert 30.0 <= waits[0] <= 60.0
+    assert 60.0 <= waits[1] <= 120.0
     assert results(w) == ["failed:busy"] * 3
     assert [x.data.final for x in w.events() if isinstance(x.data, EffectFailed)] == [False, False, True]
 
@@ -131,6 +132,54 @@ def test_a_queryable_tool_is_asked_before_it_is_called_again() -> None:
     w.attend()
     assert results(w)[-1] == "succeeded:"
     assert len(tool.calls) == 1
+
+
+def test_a_queryable_tool_that_said_nothing_had_happened_is_asked_all_the_same_and_a_lie_costs_no_second_effect() -> None:
+    class Lying(Queryable):
+        def call(self, arguments: Task, *, idempotency_key: str, timeout_s: float) -> Receipt:
+            super().call(arguments, idempotency_key=idempotency_key, timeout_s=timeout_s)
+            raise UNAVAILABLE
+
+    tool = Lying()
+    w = acting(tool)
+    w.attend(w.failed())
+    w.wait(hours=1)
+    w.attend()
+    assert results(w) == ["failed:busy", "succeeded:"]
+    assert len(tool.calls) == 1
+
+
+@pytest.mark.parametrize("kind", ["idempotent", "queryable"])
+def test_after_the_life_of_a_key_what_may_have_happened_is_not_sent_again_unless_it_can_be_asked(kind: str) -> None:
+    class Forgetful(Queryable):
+        key_lives_s = 3600.0
+
+    Forgetful.kind = kind  # type: ignore[assignment]
+    tool = Forgetful(ConnectionResetError())
+    w = acting(tool)
+    w.attend(w.failed())
+    w.wait(minutes=61)
+    w.attend()
+    assert len(tool.calls) == 1
+    assert results(w)[-1].partition(":")[0] == ("unknown" if kind == "idempotent" else "succeeded")
+
+
+def test_what_certainly_did_not_happen_is_sent_again_after_the_life_of_a_key() -> None:
+    class Forgetful(Scripted):
+        key_lives_s = 3600.0
+
+    tool = Forgetful(UNAVAILABLE)
+    w = acting(tool)
+    w.attend(w.failed())
+    w.wait(minutes=61)
+    w.attend()
+    assert results(w)[-1] == "succeeded:"
+
+
+def test_a_tool_may_say_why_an_outcome_is_uncertain() -> None:
+    w = acting(Unsafe(ToolUncertain(tool="crm.create_task@1", reason="status 500")))
+    w.attend(w.failed())
+    assert results(w) == ["unknown:status 500"]
 
 
 def test_an_unsafe_tool_is_called_at_most_once() -> None:

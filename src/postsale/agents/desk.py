@@ -58,7 +58,6 @@ class Change:
     reserve: BudgetReserved | None = None
     budget: str = ""  # the budget that `reserve` takes from
     budget_version: int = 0  # at which it had enough left
-    ambiguous: bool = False  # an effect is claimed of which an earlier attempt may have happened
     happened: bool = False  # it tells what a tool did: recorded whoever holds the lease by now
 
 

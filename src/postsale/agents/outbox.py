@@ -1,13 +1,15 @@
 """The outbox: effects of decisions leave here, and only here. Claimed in the log first, called then, recorded after.
 
+Before a claim the tool's gate is asked: while it is shut, nothing is claimed, nothing is recorded and no attempt is used up.
+
 An idempotent or queryable tool has its effect once through any crash; an unsafe one at most once, and a person looks when
 the outcome is unknown. The kill switch, consent and the customer's version are conditions of every claim.
-May import the desk, tools, aggregates, events.
+May import the desk, the gate, tools, aggregates, events.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from copy import copy
 from dataclasses import dataclass, replace
@@ -19,6 +21,7 @@ import orjson
 from postsale.agents import reach
 from postsale.agents.decide import intent_mac
 from postsale.agents.desk import NOTHING, Change, Desk
+from postsale.agents.gate import Gate, pause_s
 from postsale.agents.tools.contract import Tool
 from postsale.agents.tools.toolbox import Result, Toolbox
 from postsale.aggregates import decisions as d
@@ -26,8 +29,6 @@ from postsale.aggregates.commands import effect_due_us, effects_due, start_effec
 from postsale.aggregates.customer import CustomerAggregate, Effect
 from postsale.events import DAY_US, SECOND_US, Actor, Event, Origin, Recorded, StreamId, derive_id, from_us, to_us
 from postsale.store.log import Cause
-
-MAX_BACKOFF_S = 3_600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,7 @@ class Outbox:
         """
         self._desk = desk
         self._toolbox = toolbox
+        self.gate = Gate(desk.log.store.kv, desk.log.clock)
         self._abandoned_us = int(abandoned_after_s * SECOND_US)
         self._too_late_us = int(too_late_after_s * SECOND_US)
 
@@ -65,9 +67,14 @@ class Outbox:
         return outbox
 
     def next_due_us(self, customer: CustomerAggregate) -> float:
-        """When the next effect of this customer can leave; infinity when none waits."""
-        times = [effect_due_us(e, self._abandoned_us) for o in customer.decisions.values() for e in o.effects.values()]
-        return min(times, default=float("inf"))
+        """When the next effect of this customer can leave; infinity when none waits. What is due waits for its tool's gate."""
+        effects = [e for o in customer.decisions.values() for e in o.effects.values()]
+        return min((self._due_us(customer.stream.tenant, e) for e in effects), default=float("inf"))
+
+    def _due_us(self, tenant: str, effect: Effect) -> float:
+        due_us = effect_due_us(effect, self._abandoned_us)
+        tool = self._toolbox.get(effect.intent.tool) if due_us <= self._desk.now_us() else None
+        return due_us if tool is None else max(due_us, self.gate.next_us(tenant, tool, retry=effect.attempt > 0))
 
     def dispatch(self, stream: StreamId, customer: CustomerAggregate | None = None) -> Dispatched:
         """Let every due effect of this customer leave once. Raises ToolUnreachable where none may; a tool's fault is an event."""
@@ -77,15 +84,17 @@ class Outbox:
 
     def _dispatch(self, stream: StreamId, customer: CustomerAggregate) -> Dispatched:
         called = settled = 0
+        known: CustomerAggregate | None = customer  # the first claim needs no second look: its append finds out whether it is stale
         for open_, effect in effects_due(customer, self._desk.now_us(), abandoned_after_us=self._abandoned_us):
-            did = self._one(stream, open_.decision_id, effect.intent.intent_id)
+            did = self._one(stream, open_.decision_id, effect.intent.intent_id, known)
+            known = None
             called += did.called
             settled += did.settled
         return Dispatched(called, settled)
 
     # ------------------------------------------------------------ one effect
 
-    def _one(self, stream: StreamId, decision_id: UUID, intent_id: UUID) -> Dispatched:
+    def _one(self, stream: StreamId, decision_id: UUID, intent_id: UUID, customer: CustomerAggregate | None) -> Dispatched:
         decision = self._desk.decision(stream.tenant, decision_id)
         intent = next((i for i in decision.data.intents if i.intent_id == intent_id), None)
         if intent is None:
@@ -94,18 +103,33 @@ class Outbox:
         if tool is not None:
             reach.check(intent.tool, simulated=tool.sandbox)  # before the claim, so that nothing is left started
         arguments = self._arguments(stream, decision, intent)
-        change, stored = self._desk.change(stream, lambda c: self._claim(c, decision, intent, tool, arguments))
+        gate = self._admission(stream.tenant, tool)
+        change, stored = self._desk.change(stream, lambda c: self._claim(c, decision, intent, tool, arguments, gate), customer)
         if stored is None or not stored.stored:
             return Dispatched()  # nothing to do any more, or another worker won
         started = change.drafts[0].event
         if not isinstance(started, d.EffectStarted) or tool is None or arguments is None:
             return Dispatched(settled=1)
-        result = self._call(tool, intent, arguments, ambiguous=change.ambiguous)
+        result = self._call(tool, intent, arguments, again=started.attempt > 1)
         final, _ = self._desk.change(
             stream, lambda c: replace(self._record(c, decision, intent, tool, started.attempt, result), happened=True)
         )
+        self.gate.settle(stream.tenant, tool, result)  # after the record of the effect, which matters more
         done = any(not isinstance(x.event, d.EffectFailed) or x.event.final for x in final.drafts)
         return Dispatched(called=1, settled=int(done))
+
+    def _admission(self, tenant: str, tool: Tool | None) -> Callable[[int], bool]:
+        """Asks the gate once for this claim, however often the claim is tried: whether attempt number so may be made."""
+        asked: list[bool] = []
+
+        def admitted(attempt: int) -> bool:
+            if not asked and tool is not None:
+                again = attempt > 1
+                requests = 2 if again and tool.kind == "queryable" else 1
+                asked.append(self.gate.admit(tenant, tool, retry=again, requests=requests) is None)
+            return asked[0]
+
+        return admitted
 
     def _arguments(self, stream: StreamId, decision: Recorded[d.DecisionRecorded], intent: d.EffectIntent) -> Mapping[str, Any] | None:
         """The unsealed arguments when they are exactly those that were decided; None when erased or altered."""
@@ -129,8 +153,9 @@ class Outbox:
         intent: d.EffectIntent,
         tool: Tool | None,
         arguments: Mapping[str, Any] | None,
+        admitted: Callable[[int], bool],
     ) -> Change:
-        """The right to call, or the reason why nothing leaves. Nothing while a switch is thrown: it may be released again."""
+        """The right to call, or the reason why nothing leaves. Nothing while a switch is thrown or the gate is shut."""
         data, decision_id = decision.data, decision.event_id
         open_ = c.decisions.get(decision_id)
         effect = open_.effects.get(intent.intent_id) if open_ else None
@@ -144,9 +169,10 @@ class Outbox:
         if stop is not None:
             return self._change(decision, stop, "stopped", effect.attempt)
         (event,) = start_effect(c, decision_id, intent.intent_id)
+        if isinstance(event, d.EffectStarted) and not admitted(event.attempt):
+            return NOTHING
         step = "started" if isinstance(event, d.EffectStarted) else "unknown"
-        change = self._change(decision, event, step, effect.attempt + 1)
-        return Change(change.drafts, switches.conditions, ambiguous=effect.ambiguous or effect.status == "started")
+        return Change(self._change(decision, event, step, effect.attempt + 1).drafts, switches.conditions)
 
     def _stop(
         self,
@@ -177,6 +203,8 @@ class Outbox:
             fail = "the arguments are erased or are not those that were decided"
         elif effect.status == "started" and effect.attempt >= tool.max_attempts:
             fail = "no attempt is left"
+        elif uncertain and _forgotten(tool, effect, now_us):
+            fail = f"an attempt may have acted, and after {tool.key_lives_s:g} s its key may be forgotten"
         if not cancel and not fail:
             return None
         if uncertain:
@@ -185,9 +213,10 @@ class Outbox:
             return d.EffectCancelled(decision_id=decision_id, intent_id=intent.intent_id, reason=cancel)
         return d.EffectFailed(decision_id=decision_id, intent_id=intent.intent_id, attempt=effect.attempt, final=True, reason=fail)
 
-    def _call(self, tool: Tool, intent: d.EffectIntent, arguments: Mapping[str, Any], *, ambiguous: bool) -> Result:
+    def _call(self, tool: Tool, intent: d.EffectIntent, arguments: Mapping[str, Any], *, again: bool) -> Result:
+        """Send it; a queryable tool is asked before every second sending, also when it said that nothing had happened."""
         key = str(intent.intent_id)
-        if tool.kind == "queryable" and ambiguous:
+        if tool.kind == "queryable" and again:
             found = self._toolbox.query(intent.tool, idempotency_key=key)
             if found.status != "absent":
                 return found
@@ -213,7 +242,7 @@ class Outbox:
         elif result.status == "refused" or attempt >= tool.max_attempts:
             event = d.EffectFailed(**ids, final=True, reason=result.reason)
         else:
-            wait_s = min(MAX_BACKOFF_S, tool.backoff_s * 2 ** (attempt - 1))
+            wait_s = pause_s(tool, intent.intent_id, attempt, result.retry_after_s)
             retry_at = from_us(self._desk.now_us() + int(wait_s * SECOND_US))
             event = d.EffectFailed(**ids, final=False, reason=result.reason, retry_at=retry_at, ambiguous=result.ambiguous)
         return self._change(decision, event, "result", attempt)
@@ -228,3 +257,10 @@ class Outbox:
             origin=self._desk.origin,
         )
         return Change((self._desk.draft(event, derive_id(intent_id, step, attempt), cause),))
+
+
+def _forgotten(tool: Tool, effect: Effect, now_us: int) -> bool:
+    """Whether the other side may have forgotten the key of this effect's first attempt, so that another one would count twice."""
+    if tool.kind != "idempotent" or tool.key_lives_s is None:
+        return False
+    return now_us > max(effect.ready_at_us, to_us(effect.intent.due_at)) + int(tool.key_lives_s * SECOND_US)

@@ -195,6 +195,25 @@ class UsageObserved(Signal):
     errors: Count = 0
 
 
+# ---------------------------------------------------------------- messages we sent
+
+
+class MessageDelivered(Signal):
+    """The other side took a message over for the person it was meant for. Its cause is the effect that sent it."""
+
+    wire_name: ClassVar[str] = "messaging/message-delivered@1"
+    channel: Id  # such as email
+
+
+class MessageBounced(Signal):
+    """A message did not reach the person it was meant for. Its cause is the effect that sent it."""
+
+    wire_name: ClassVar[str] = "messaging/message-bounced@1"
+    channel: Id  # such as email
+    permanent: bool  # False: the other side keeps trying
+    code: Id | None = None  # the source's own, such as 5.1.1 (RFC 3463)
+
+
 # ---------------------------------------------------------------- surveys
 
 

@@ -6,6 +6,19 @@ from postsale.app.importing import ImportReport, Refused
 from postsale.app.postsale import PostSale
 from postsale.app.recorder import Receipt, RecordReport, Reject
 from postsale.app.tenant import Tenant
+from postsale.app.tools import ToolStatus
 from postsale.projections.export import ExportReport
 
-__all__ = ["CustomerRow", "ExportReport", "Exports", "ImportReport", "PostSale", "Receipt", "RecordReport", "Refused", "Reject", "Tenant"]
+__all__ = [
+    "CustomerRow",
+    "ExportReport",
+    "Exports",
+    "ImportReport",
+    "PostSale",
+    "Receipt",
+    "RecordReport",
+    "Refused",
+    "Reject",
+    "Tenant",
+    "ToolStatus",
+]

@@ -24,6 +24,7 @@ from postsale.app.recorder import Receipt, RecordReport
 from postsale.app.rounds import RunReport
 from postsale.app.tenant import Tenant
 from postsale.app.tenant_data import Customer
+from postsale.app.tools import ToolStatus
 from postsale.audit import Explanation, Replayed
 from postsale.events import Event, Origin, Recorded
 from postsale.ingest import Item
@@ -226,6 +227,14 @@ class AsyncTenant:
     async def consent(self, customer: Customer, channel: str, purpose: str, *, given: bool = True, evidence: str) -> bool:
         """See `Tenant.consent`."""
         return await asyncio.to_thread(self.sync.consent, customer, channel, purpose, given=given, evidence=evidence)
+
+    async def returned(self, effect: UUID | str, signal: Signal) -> Receipt:
+        """See `Tenant.returned`."""
+        return await asyncio.to_thread(self.sync.returned, effect, signal)
+
+    async def tools(self, *, as_of: datetime | None = None, known_at: datetime | None = None) -> list[ToolStatus]:
+        """See `Tenant.tools`."""
+        return await asyncio.to_thread(self.sync.tools, as_of=as_of, known_at=known_at)
 
     async def receive(self, item: Item) -> ImportReport:
         """See `Tenant.receive`."""

@@ -27,6 +27,7 @@ from postsale.app.readings import health_of, lifecycle_of
 from postsale.app.recorder import Entry, Receipt, RecordReport
 from postsale.app.tenant_agents import TenantAgents
 from postsale.app.tenant_data import Customer, TenantData
+from postsale.app.tools import TenantTools
 from postsale.audit import Explanation, Replayed, explain, replay
 from postsale.errors import InvalidInput, Unsupported
 from postsale.events import Actor, Event, Origin, Recorded, StreamId, to_us
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
     from postsale.app.postsale import PostSale
 
 
-class Tenant(TenantData, TenantAgents):
+class Tenant(TenantData, TenantAgents, TenantTools):
     """A tenant of an open `PostSale`. Cheap to make; safe to use from several threads."""
 
     def __init__(self, ps: PostSale, name: str) -> None:

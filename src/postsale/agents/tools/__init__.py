@@ -3,18 +3,21 @@
 Deciders never import this room: replay runs without it. May import the deciding modules' types, events, errors.
 """
 
-from postsale.agents.tools.contract import Receipt, Tool, ToolKind, ToolModel, contract_digest
-from postsale.agents.tools.sandbox import Call, CreateTask, Ledger, OfferCredit, SandboxTool, SendEmail
+from postsale.agents.tools.contract import Rate, Receipt, RiskTier, Tool, ToolKind, ToolModel, Undo, contract_digest
+from postsale.agents.tools.sandbox import Call, CloseTask, CreateTask, Ledger, OfferCredit, SandboxTool, SendEmail, WithdrawCredit
 from postsale.agents.tools.toolbox import Result, Toolbox
-from postsale.errors import ToolRefused, ToolUnavailable
+from postsale.errors import ToolRefused, ToolUnavailable, ToolUncertain
 
 __all__ = [
     "Call",
+    "CloseTask",
     "CreateTask",
     "Ledger",
     "OfferCredit",
+    "Rate",
     "Receipt",
     "Result",
+    "RiskTier",
     "SandboxTool",
     "SendEmail",
     "Tool",
@@ -22,6 +25,9 @@ __all__ = [
     "ToolModel",
     "ToolRefused",
     "ToolUnavailable",
+    "ToolUncertain",
     "Toolbox",
+    "Undo",
+    "WithdrawCredit",
     "contract_digest",
 ]

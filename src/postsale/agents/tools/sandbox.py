@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import orjson
 from pydantic import BaseModel
 
-from postsale.agents.tools.contract import Receipt, Tool, ToolModel
+from postsale.agents.tools.contract import Receipt, Tool, ToolModel, Undo
 from postsale.events import AmountMinor, Count, Currency, Id, Text, canonical
 
 
@@ -104,6 +104,22 @@ class CreateTask(SandboxTool):
     """A task for the account's owner in the CRM."""
 
     name, version, kind, input = "crm.create_task", 1, "idempotent", Task
+    risk_tier = "low"
+    undo = Undo("crm.close_task@1", {"customer": "$arguments.customer", "task": "$receipt"})
+
+
+class TaskRef(ToolModel):
+    """A task by the receipt of its creation."""
+
+    customer: Id
+    task: Text
+
+
+class CloseTask(SandboxTool):
+    """A task is closed without anything done."""
+
+    name, version, kind, input = "crm.close_task", 1, "idempotent", TaskRef
+    risk_tier = "low"
 
 
 class Email(ToolModel):
@@ -132,16 +148,44 @@ class OfferCredit(SandboxTool):
     """A credit or voucher on the customer's account."""
 
     name, version, kind, input = "billing.offer_credit", 1, "idempotent", Credit
+    risk_tier = "high"
+    undo = Undo(
+        "billing.withdraw_credit@1",
+        {
+            "customer": "$arguments.customer",
+            "credit": "$receipt",
+            "amount_minor": "$arguments.amount_minor",
+            "currency": "$arguments.currency",
+        },
+    )
+
+
+class CreditRef(ToolModel):
+    """A credit by the receipt of its offer, and the amount that is taken back."""
+
+    customer: Id
+    credit: Text
+    amount_minor: AmountMinor
+    currency: Currency
+
+
+class WithdrawCredit(SandboxTool):
+    """A credit that was offered is taken off the customer's account."""
+
+    name, version, kind, input = "billing.withdraw_credit", 1, "idempotent", CreditRef
+    risk_tier = "high"
 
 
 def shipped(ledger: Ledger) -> tuple[SandboxTool, ...]:
-    """The contracts that the shipped policies name."""
-    return (CreateTask(ledger), SendEmail(ledger), OfferCredit(ledger))
+    """The contracts that the shipped policies name, and those that take their effects back."""
+    return (CreateTask(ledger), CloseTask(ledger), SendEmail(ledger), OfferCredit(ledger), WithdrawCredit(ledger))
+
+
+_COPIED = ("name", "version", "kind", "input", "output", "risk_tier", "undo", "timeout_s", "max_attempts", "backoff_s")
 
 
 def sandbox_of(tool: Tool, ledger: Ledger) -> SandboxTool:
-    """A stand-in with the contract of `tool`: same name, kind, input and digest, but it only records."""
-    contract = {k: getattr(tool, k) for k in ("name", "version", "kind", "input", "output", "timeout_s", "max_attempts", "backoff_s")}
-    made = type(f"Sandbox{type(tool).__name__}", (SandboxTool,), contract)(ledger)
+    """A stand-in with the contract of `tool`: same name, kind, input and digest, but it only records, and has no limits."""
+    made = type(f"Sandbox{type(tool).__name__}", (SandboxTool,), {k: getattr(tool, k) for k in _COPIED})(ledger)
     assert isinstance(made, SandboxTool)
     return made

@@ -15,9 +15,9 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from postsale.agents import reach
 from postsale.agents.guardrails import ToolRef
 from postsale.agents.policy import Policy
-from postsale.agents.tools.contract import Receipt, Tool, check_tool
+from postsale.agents.tools.contract import Receipt, Tool, check_tool, check_undo_fits
 from postsale.agents.tools.sandbox import Ledger, SandboxTool, sandbox_of, shipped
-from postsale.errors import BadDeclaration, PolicyInvalid, ToolRefused, ToolUnavailable
+from postsale.errors import BadDeclaration, PolicyInvalid, ToolRefused, ToolUnavailable, ToolUncertain
 from postsale.events import Text
 
 _TEXT: TypeAdapter[str] = TypeAdapter(Text)
@@ -31,6 +31,7 @@ class Result(NamedTuple):
     receipt: str = ""
     ambiguous: bool = False
     sandbox: bool = False
+    retry_after_s: float | None = None  # what the tool asked for
 
 
 class Toolbox:
@@ -41,7 +42,7 @@ class Toolbox:
     """
 
     def __init__(self, tools: Iterable[Tool] = (), *, sandbox: bool = True, ledger: Ledger | None = None) -> None:
-        """Raises BadDeclaration for a tool that cannot work, or two of one name and version."""
+        """Raises BadDeclaration for a tool that cannot work, whose undo is not here, or two of one name and version."""
         self.ledger = ledger if ledger is not None else Ledger()
         self._tools: dict[str, Tool] = {t.ref.name: t for t in shipped(self.ledger)}
         given: set[str] = set()
@@ -51,6 +52,8 @@ class Toolbox:
                 raise BadDeclaration(what=type(tool).__name__, reason=f"{tool.ref.name} is given twice")
             given.add(tool.ref.name)
             self._tools[tool.ref.name] = sandbox_of(tool, self.ledger) if sandbox and not tool.sandbox else tool
+        for tool in self._tools.values():
+            check_undo_fits(tool, None if tool.undo is None else self._tools.get(tool.undo.tool))
         self._refs = {name: tool.ref for name, tool in self._tools.items()}
 
     @property
@@ -60,6 +63,10 @@ class Toolbox:
 
     def get(self, name: str) -> Tool | None:
         return self._tools.get(name)
+
+    def all(self) -> tuple[Tool, ...]:
+        """Every tool that may be called here, by name."""
+        return tuple(tool for _, tool in sorted(self._tools.items()))
 
     def check(self, policy: Policy) -> None:
         """Return when every row's tool is here and its arguments are named as the contract wants; else PolicyInvalid."""
@@ -104,7 +111,9 @@ def _guarded(tool: Tool, call: Callable[[], BaseModel | None]) -> Result:
     except ToolRefused as error:
         return Result("refused", _plain(error.reason), sandbox=tool.sandbox)
     except ToolUnavailable as error:
-        return Result("retry", _plain(error.reason), sandbox=tool.sandbox)
+        return Result("retry", _plain(error.reason), sandbox=tool.sandbox, retry_after_s=error.retry_after_s)
+    except ToolUncertain as error:
+        return Result("retry", _plain(error.reason), ambiguous=True, sandbox=tool.sandbox, retry_after_s=error.retry_after_s)
     except TimeoutError:
         return Result("retry", f"no answer within {tool.timeout_s:g} s", ambiguous=True, sandbox=tool.sandbox)
     except Exception as error:  # the type only: a message may hold personal data

@@ -1,0 +1,131 @@
+"""Tools as a tenant sees them, and what comes back from where they sent something. Part of the wiring: may import all below `app`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from postsale.agents.gate import Circuit, GateState
+from postsale.agents.tools import Tool
+from postsale.aggregates.signals import Signal
+from postsale.app.recorder import Receipt
+from postsale.errors import InvalidInput
+from postsale.events import Actor, Header, derive_id, from_us, to_us
+from postsale.projections.tool_record import ToolRecord, read_tool_records
+from postsale.store.log import Cause
+
+if TYPE_CHECKING:
+    from postsale.app.postsale import PostSale
+
+
+@dataclass(frozen=True, slots=True)
+class ToolStatus:
+    """One tool of a tenant now: its contract where it is installed here, its gate, and how it has done."""
+
+    tool: str  # name@version
+    contract: Tool | None  # None: decisions named it, and it is not installed in this process
+    circuit: Circuit
+    waits_until: datetime | None  # nothing is sent before: its circuit is open, or it asked for a pause
+    failures_in_a_row: int
+    reason: str  # of the newest failure that counts against it
+    record: ToolRecord
+
+    def to_dict(self) -> dict[str, Any]:
+        """For programs; no personal data."""
+        return {
+            "tool": self.tool,
+            "contract": None if self.contract is None else contract_dict(self.contract),
+            "circuit": self.circuit,
+            "waits_until": self.waits_until.isoformat() if self.waits_until else None,
+            "failures_in_a_row": self.failures_in_a_row,
+            "reason": self.reason,
+            "record": self.record.to_dict(),
+        }
+
+
+def contract_dict(tool: Tool) -> dict[str, Any]:
+    """A contract in plain values."""
+    return {
+        "tool": tool.ref.name,
+        "digest": tool.ref.digest,
+        "kind": tool.kind,
+        "risk_tier": tool.risk_tier,
+        "undo": tool.undo.tool if tool.undo else None,
+        "sandbox": tool.sandbox,
+        "rate": None if tool.rate is None else {"requests": tool.rate.requests, "per_s": tool.rate.per_s},
+        "timeout_s": tool.timeout_s,
+        "max_attempts": tool.max_attempts,
+        "key_lives_s": tool.key_lives_s,
+    }
+
+
+def tool_statuses(ps: PostSale, tenant: str, *, as_of_us: int | None = None, known_at_us: int | None = None) -> list[ToolStatus]:
+    """Every tool that is installed here or that decisions of the tenant were to use, by name. The gate is as it is now."""
+    now_us = ps.clock.now_us()
+    records = read_tool_records(ps.log.store, tenant, as_of_us=as_of_us, known_at_us=known_at_us)
+    gates = ps.engine.outbox.gate.states(tenant)
+    installed = {tool.ref.name: tool for tool in ps.engine.toolbox.all()}
+    out = []
+    for name in sorted({*records, *gates, *installed}):
+        gate = gates.get(name, GateState())
+        until_us = max(gate.open_until_us, gate.pause_until_us)
+        out.append(
+            ToolStatus(
+                name,
+                installed.get(name),
+                gate.circuit(now_us),
+                from_us(until_us) if until_us > now_us else None,
+                gate.failures,
+                gate.reason,
+                records.get(name) or ToolRecord(name),
+            )
+        )
+    return out
+
+
+def returned(ps: PostSale, tenant: str, effect: UUID | str, signal: Signal) -> Receipt:
+    """Record what came back of an effect, on its customer, caused by the effect and as deep in the chain of causes as it.
+
+    Raises InvalidInput when no effect of this id has left, ContentConflict for the same id with other content.
+    """
+    try:
+        intent = effect if isinstance(effect, UUID) else UUID(effect)
+    except ValueError:
+        raise InvalidInput(what="returned", field="effect", reason="expected the UUID that the tool received as its key") from None
+    started = ps.log.store.find(tenant, derive_id(intent, "started", 1))
+    if started is None:
+        raise InvalidInput(what="returned", field="effect", reason="no effect of this id has left")
+    header = Header.from_bytes(started.header)
+    cause = Cause(
+        actor=Actor("source", signal.source),
+        causation_id=started.event_id,
+        correlation_id=header.correlation_id,
+        depth=header.depth,
+        origin=header.origin,
+    )
+    stream = ps.directory.survivor(started.stream)
+    event = ps.log.fact(stream, signal, said_of=str(intent), subject=stream.id, cause=cause)
+    done = ps.log.append([event])
+    return Receipt(done.stored, done.positions[-1], from_us(done.recorded_at_us[-1]), event.event_id)
+
+
+class TenantTools:
+    """What `Tenant` inherits; never made alone."""
+
+    _ps: PostSale
+    name: str
+
+    def tools(self, *, as_of: datetime | None = None, known_at: datetime | None = None) -> list[ToolStatus]:
+        """Tools that are installed here or that decisions were to use, by name: contract, circuit now, and how each has done."""
+        as_of_us, known_at_us = (None if at is None else to_us(at) for at in (as_of, known_at))
+        return tool_statuses(self._ps, self.name, as_of_us=as_of_us, known_at_us=known_at_us)
+
+    def returned(self, effect: UUID | str, signal: Signal) -> Receipt:
+        """Record what came back of an effect: a bounce, a delivery, a callback. `effect` is the key that the tool received.
+
+        It is a fact about the effect's customer, caused by the effect; idempotent like `record`. Raises InvalidInput when no effect
+        of this id has left, ContentConflict for the same (source, id) with other content.
+        """
+        return returned(self._ps, self.name, effect, signal)

@@ -1,0 +1,129 @@
+"""A process that has one effect and dies at a step of it by SIGKILL: `python -m tests.agents.killed_dispatch`, a JSON line per run.
+
+It forks for each run, so that a run costs no start of an interpreter. A step is the moment before each thing that anybody else can see,
+which is also the moment after the one before: a write to the log or to its records, a connection, a piece sent or received; and the end.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from postsale.access import FileVault, Person
+from postsale.agents import Agent
+from postsale.agents.adapters.slack import SlackMessage
+from postsale.agents.adapters.webhook import Webhook
+from postsale.agents.engines import EmbeddedEngine
+from postsale.agents.tools import Rate, Tool, Toolbox
+from postsale.aggregates.identity import customer_stream
+from postsale.aggregates.signals import InvoicePaymentFailed
+from postsale.events import ManualClock
+from postsale.store import SQLiteStore
+from postsale.store.log import Cause, Log
+from postsale.testing.tool_contract import one_effect
+from tests.agents.shapes import TOKEN
+from tests.agents.test_adapters import Told
+
+START = datetime(2026, 1, 5, 12, tzinfo=UTC)
+ARGUMENTS = {"customer": "c1", "text": "They are leaving."}
+STREAM = customer_stream("acme", "c1")
+
+
+class Hook(Webhook):
+    name, version, input = "acme.hook", 1, Told
+    max_attempts, breaker_after, rate = 50, 50, Rate(5, 1.0)
+
+
+class BlindHook(Hook):
+    kind = "unsafe"
+
+
+class Message(SlackMessage):
+    max_attempts, breaker_after, rate = 50, 50, Rate(5, 1.0)
+
+
+def tool_of(kind: str, url: str) -> Tool:
+    if kind == "queryable":
+        return Message(TOKEN, "C1", base_url=url)
+    return (Hook if kind == "idempotent" else BlindHook)(url, TOKEN, clock=lambda: 1_000.0)
+
+
+class Steps:
+    """Counts steps, and dies at one of them."""
+
+    def __init__(self, die_at: int) -> None:
+        self.die_at, self.done = die_at, 0
+
+    def step(self) -> None:
+        self.done += 1
+        if self.done == self.die_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def before(self, owner: Any, *names: str) -> None:
+        for name in names:
+            setattr(owner, name, self._wrapped(getattr(owner, name)))
+
+    def _wrapped(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            self.step()
+            return function(*args, **kwargs)
+
+        return wrapped
+
+
+def run(folder: Path, url: str, kind: str, minutes: int, die_at: int) -> None:
+    """Set up what is missing, then visit the customer at START plus minutes; without `die_at` until nothing waits any more."""
+    clock = ManualClock(START + timedelta(minutes=minutes))
+    store = SQLiteStore(folder / "log.db", clock=clock)
+    tool = tool_of(kind, url)
+    log = Log(store, FileVault(folder / "log.keys"), clock)
+    engine = EmbeddedEngine(log, [Agent(one_effect(tool, ARGUMENTS))], Toolbox([tool], sandbox=False))
+    engine.install("acme", "contract")
+    engine.set_mode("acme", "contract", "act", person=Person("tests", "os-user"), reason="test")
+    failed = InvoicePaymentFailed(source="test", id="1", occurred_at=START, amount_minor=1, currency="EUR")
+    fact = log.fact(STREAM, failed, said_of="c1", subject="c1", cause=Cause())
+    log.append([fact])
+    if die_at >= 0:
+        steps = Steps(die_at)
+        steps.before(store, "append")
+        steps.before(store.kv, "put")
+        steps.before(socket.socket, "connect", "send", "sendall", "recv")
+        due = engine.attend(STREAM, store.find("acme", fact.event_id)).next_due_us
+        while due is not None and not die_at:
+            clock.move_to(max(due, clock.now_us()))
+            due = engine.attend(STREAM).next_due_us
+        steps.step()
+    store.close()
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder, closing(socket.create_server(("127.0.0.1", 0))) as free:
+        url = f"http://127.0.0.1:{free.getsockname()[1]}"
+        run(Path(folder), url, "idempotent", 0, -1)  # what is computed once in a process is there before it forks
+    for line in sys.stdin:
+        order = json.loads(line)
+        child = os.fork()
+        if not child:
+            try:
+                run(Path(order["folder"]), order["url"], order["kind"], order["minutes"], order["die_at"])
+            except BaseException:
+                traceback.print_exc()
+                os._exit(1)
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        sys.stdout.write(f"{os.waitstatus_to_exitcode(status)}\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""SIGKILL at every step of one effect, from the trigger to the record of its result: the receiving server's own record has it once."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from postsale.access import FileVault
+from postsale.events import Lane, SystemClock
+from postsale.store import Query, SQLiteStore
+from postsale.store.log import Log
+from postsale.testing import Answer, Request, Shape, ToolServer
+from tests.agents.killed_dispatch import STREAM
+from tests.agents.shapes import Receiver, Slack
+
+Run = Callable[..., int]
+TORTURE = bool(os.environ.get("POSTSALE_TORTURE"))
+pytestmark = pytest.mark.torture
+
+
+class Naive(Receiver):
+    """It counts whatever comes."""
+
+    def handle(self, request: Request) -> Answer:
+        before, self.effects = self.effects, []
+        answer = super().handle(request)
+        self.effects = before + self.effects
+        return answer
+
+
+SHAPES: dict[str, type[Shape]] = {"idempotent": Receiver, "queryable": Slack, "unsafe": Naive}
+
+
+@pytest.fixture(scope="module")
+def process() -> Iterator[Run]:
+    """Runs of `killed_dispatch`, each in a process of its own: 0, or minus the signal that it died of."""
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-m", "tests.agents.killed_dispatch"]
+    with subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as nursery:
+        assert nursery.stdin is not None
+        assert nursery.stdout is not None
+        stdin, stdout = nursery.stdin, nursery.stdout
+
+        def run(folder: Path, server: ToolServer, kind: str, *, minutes: int, die_at: int = 0) -> int:
+            order = {"folder": str(folder), "url": server.url, "kind": kind, "minutes": minutes, "die_at": die_at}
+            stdin.write(json.dumps(order) + "\n")
+            stdin.flush()
+            return int(stdout.readline())
+
+        yield run
+
+
+def kinds(folder: Path) -> list[str]:
+    store = SQLiteStore(folder / "log.db")
+    log = Log(store, FileVault(folder / "log.keys"), SystemClock())
+    found = [r.stored.kind for r in log.events(Query(tenant="acme", streams=(STREAM,), lane=Lane.DECISION))]
+    store.close()
+    return found
+
+
+def check(folder: Path, kind: str, effects: list[str], seen: str) -> None:
+    told = kinds(folder)
+    assert told.count("agent/decision-recorded") == 1, seen
+    if kind == "unsafe":
+        assert len(effects) <= 1, seen
+        assert told[-1] in {"effect/succeeded", "effect/unknown"}, (seen, told)
+        assert (told[-1] != "effect/succeeded") or effects, seen
+    else:
+        assert len(effects) == 1, (seen, told)
+        assert told[-1] == "effect/succeeded", (seen, told)
+
+
+@pytest.mark.parametrize("kind", list(SHAPES))
+def test_killed_at_every_step_in_turn_the_effect_is_there_once(kind: str, process: Run, tmp_path: Path) -> None:
+    died, ready, seen = 0, tmp_path / "ready", set()
+    ready.mkdir()
+    with ToolServer(SHAPES[kind]()) as server:
+        assert process(ready, server, kind, minutes=0, die_at=-1) == 0
+    for step in range(1, 200):
+        folder = shutil.copytree(ready, tmp_path / str(step))
+        with ToolServer(SHAPES[kind]()) as server:
+            status = process(folder, server, kind, minutes=0, die_at=step)
+            if status == 0:
+                break  # it has fewer steps
+            assert status == -signal.SIGKILL
+            died += 1
+            told = kinds(folder)
+            seen.add((told[-1] if told else "", len(server.shape.effects)))
+            assert process(folder, server, kind, minutes=6) == 0
+            check(folder, kind, server.shape.effects, f"killed at step {step}")
+    assert 8 <= died < 199
+    assert seen >= {("", 0), ("agent/decision-recorded", 0), ("effect/started", 0), ("effect/started", 1), ("effect/succeeded", 1)}
+
+
+@pytest.mark.parametrize("kind", list(SHAPES))
+@pytest.mark.parametrize("round_", range(40 if TORTURE else 3))
+def test_killed_again_and_again_at_random_steps_the_effect_is_there_once(kind: str, round_: int, process: Run, tmp_path: Path) -> None:
+    seed = random.randrange(2**32)
+    rand = random.Random(seed)
+    with ToolServer(SHAPES[kind]()) as server:
+        statuses = []
+        for again in range(8):
+            if rand.random() < 0.3:
+                server.faults.append(rand.choice(["close-after", "500-after", "500", "half-after", "429"]))
+            statuses.append(process(tmp_path, server, kind, minutes=6 * again, die_at=rand.randrange(1, 16)))
+        server.faults.clear()
+        assert process(tmp_path, server, kind, minutes=60) == 0
+        assert set(statuses) <= {0, -signal.SIGKILL}
+        check(tmp_path, kind, server.shape.effects, f"seed {seed}: {statuses}")
