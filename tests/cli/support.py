@@ -30,7 +30,10 @@ def run(*argv: str, env: dict[str, str] | None = None) -> Done:
 
     out, err, code = io.StringIO(), io.StringIO(), 0
     cleared = {k: v for k, v in os.environ.items() if not k.startswith("POSTSALE_")}
-    surroundings = mock.patch.dict(os.environ, cleared | (env or {}), clear=True), mock.patch.object(sys, "argv", ["postsale", *argv])
+    surroundings = (
+        mock.patch.dict(os.environ, cleared | {"COLUMNS": "160"} | (env or {}), clear=True),
+        mock.patch.object(sys, "argv", ["postsale", *argv]),
+    )
     with surroundings[0], surroundings[1], redirect_stdout(out), redirect_stderr(err):
         try:
             main()
