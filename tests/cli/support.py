@@ -26,15 +26,14 @@ class Done(NamedTuple):
 
 def run(*argv: str, env: dict[str, str] | None = None) -> Done:
     """`postsale ARGV …` through its own entry point, in this process."""
-    from postsale.cli import main
+    from postsale.cli import common, main
 
     out, err, code = io.StringIO(), io.StringIO(), 0
-    cleared = {k: v for k, v in os.environ.items() if not k.startswith("POSTSALE_")}
-    surroundings = (
-        mock.patch.dict(os.environ, cleared | {"COLUMNS": "160"} | (env or {}), clear=True),
-        mock.patch.object(sys, "argv", ["postsale", *argv]),
-    )
-    with surroundings[0], surroundings[1], redirect_stdout(out), redirect_stderr(err):
+    cleared = {k: v for k, v in os.environ.items() if not k.startswith("POSTSALE_")} | {"COLUMNS": "160"} | (env or {})
+    # The width is read when the console is made, which was whenever a test first imported it.
+    wide = mock.patch.object(common.out, "_width", int(cleared["COLUMNS"]))
+    surroundings = mock.patch.dict(os.environ, cleared, clear=True), mock.patch.object(sys, "argv", ["postsale", *argv])
+    with wide, surroundings[0], surroundings[1], redirect_stdout(out), redirect_stderr(err):
         try:
             main()
         except SystemExit as end:

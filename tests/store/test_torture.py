@@ -66,7 +66,7 @@ def torture(spec: dict[str, Any], directory: Path, events: int, kills: int, seed
         journal = directory / f"{role}-{number}.txt"
         return Worker([str(WORKER), role, json.dumps(spec), str(journal), *map(str, rest)], journal)
 
-    writers = [worker("writer", n, seed % 1_000_000 * 10 + n, events // WRITERS, THREADS) for n in range(WRITERS)]
+    writers = [worker("writer", n, seed % 1_000_000 * 10 + n, -(-events // WRITERS), THREADS) for n in range(WRITERS)]
     tailers = [worker("tailer", n) for n in range(TAILERS)]
     try:
         for kill in range(kills):

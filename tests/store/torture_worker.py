@@ -78,11 +78,12 @@ def lines(path: Path) -> list[list[str]]:
 
 
 def write(store: Store, journal: Journal, path: Path, seed: int, events: int, threads: int) -> None:
-    """Until about so many events of this writer are acknowledged, its earlier lives counted."""
+    """Until so many events of this writer are acknowledged, its earlier lives counted and what was sent again not."""
     past = lines(path)
-    open_intents = {int(line[1]) for line in past if line[0] == "intent"} - {int(line[1]) for line in past if line[0] == "ack"}
+    known = {int(line[1]) for line in past if line[0] == "ack"}
+    open_intents = {int(line[1]) for line in past if line[0] == "intent"} - known
     rand = random.Random(len(past))
-    done = sum(len(submission(seed, int(line[1])).events) for line in past if line[0] == "ack")
+    done = sum(len(submission(seed, number).events) for number in known)
     next_number = 1 + max((int(line[1]) for line in past), default=0)
     lock = threading.Lock()
 
@@ -99,7 +100,8 @@ def write(store: Store, journal: Journal, path: Path, seed: int, events: int, th
             assert isinstance(outcome, Appended), outcome
             journal.write("ack", number, outcome.positions[0])
             with lock:
-                done += len(one.events)
+                done += len(one.events) if number not in known else 0
+                known.add(number)
 
     def run(share: list[int]) -> None:
         nonlocal next_number
