@@ -1,8 +1,7 @@
-"""The same expressions on Spark give the same answers; skipped, with the reason printed, without Java 17 or the extra `spark`."""
+"""The same expressions on Spark give the same answers; skipped, with the reason printed, without Java 17."""
 
 from __future__ import annotations
 
-import importlib.util
 import random
 import shutil
 import subprocess
@@ -12,8 +11,6 @@ import pytest
 
 if shutil.which("java") is None:
     pytest.skip("no Java here: Spark needs version 17", allow_module_level=True)
-if importlib.util.find_spec("pyspark") is None:
-    pytest.skip("the extra `spark` is not installed", allow_module_level=True)
 
 
 def test_spark_gives_what_the_fold_gives_and_never_a_sum_that_wrapped():
