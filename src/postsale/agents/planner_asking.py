@@ -22,7 +22,8 @@ from postsale.agents.planner_answer import Asked, Status, options_of
 from postsale.agents.planner_context import content_of, question, recent_facts
 from postsale.agents.planner_policy import FROM_PLAN, PlanRow, Slot
 from postsale.agents.policy import Policy, Rule
-from postsale.agents.prompts import Prompt, activate_prompt, clean, known_prompts
+from postsale.agents.prompts import Prompt, clean
+from postsale.agents.prompts_log import activate_prompt, known_prompts
 from postsale.agents.tools.toolbox import Toolbox, within
 from postsale.aggregates.artifacts import policy_stream
 from postsale.aggregates.customer import CustomerAggregate, OpenPlan, PendingTrigger

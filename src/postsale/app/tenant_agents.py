@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from postsale.access import Person
 from postsale.agents import SHIPPED, Agent, Policy, control
 from postsale.agents.autonomy import Review, review
-from postsale.agents.prompts import Known as KnownPrompt
-from postsale.agents.prompts import Prompt, activate_prompt, known_prompts
+from postsale.agents.prompts import Prompt
+from postsale.agents.prompts_log import Known as KnownPrompt
+from postsale.agents.prompts_log import activate_prompt, known_prompts
 from postsale.aggregates.artifacts import EVERY_AGENT, AgentControl, Mode
 from postsale.aggregates.customer import CustomerAggregate
 from postsale.audit import WhatIf, what_if

@@ -149,7 +149,7 @@ class Steps:
         home = customer.stream
         waiting = sorted(customer.pending.values(), key=lambda t: t.position)
         decided = tuple(x for x in (self.handle(home, t.trigger_id) for t in waiting) if x is not None)
-        customer = self.log.customer(home) if decided else customer
+        customer = self.log.customer(home) if waiting else customer
         lapsed, outcomes = self._sweep(customer)
         customer = self.log.customer(home) if lapsed or outcomes else customer
         return Visited(0, decided, lapsed, outcomes, (customer,))
