@@ -25,9 +25,9 @@ def check(policy: Policy, *, stored: bool = False) -> None:
     c = _Check(policy)
     c.inputs()
     c.triggers()
+    c.options()
     for index, rule in enumerate(policy.rules):
         c.rule(rule, index)
-    c.options()
     c.reachable()
     if not stored:
         c.hands_over()
