@@ -22,4 +22,4 @@ failed = InvoicePaymentFailed(source="billing", id="e1", occurred_at=NOON, amoun
 story = given(agent, ("cus_42", TicketOpened(source="desk", id="t1", occurred_at=NOON, ticket_id="t1", priority="urgent")), at=NOON)
 called = effect("crm.create_task@1", customer="cus_42", title="Call them", note="An urgent ticket is open.")
 story.when(("cus_42", failed)).then(decision("cus_42", "acted", "call"), effects=[called])
-print(story.entries[0].rationale)
+print(story.entries[0].recorded.rationale)

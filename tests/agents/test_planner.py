@@ -291,7 +291,7 @@ def test_without_a_usable_plan_the_option_that_the_policy_names_waits_for_a_pers
     w = Planned("garbage", changes=OTHERWISE)
     event = w.decided()
     assert (event.disposition, event.rule, event.action) == ("awaiting", "human", "task")
-    assert event.rationale == "2 failed.; A person looks. (its planner's answer is not the JSON that was asked for)"
+    assert event.rationale == "2 failed. A person looks. (its planner's answer is not the JSON that was asked for)"
     assert w.again(event).difference is None
     ok = Planned({"option": "human", "rationale": "I am not sure."}, changes=OTHERWISE)
     assert ok.decided().disposition == "acted"

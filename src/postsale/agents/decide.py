@@ -220,7 +220,7 @@ def _handed_over(
     if chosen is None and case.asked is not None and row.plan is not None:
         chosen = next((option for option in options if option.id == row.plan.otherwise), None)
     if chosen is not None:
-        because = f"{because}; {fill(chosen.because, case.evidence)}" + (f" ({plan.problem})" if plan.problem else "")
+        because = f"{because} {fill(chosen.because, case.evidence)}" + (f" ({plan.problem})" if plan.problem else "")
     chance = (case.asked.propensity_ppm or 0) if case.asked is not None and plan.option is not None else 0
     could = tuple(Eligible(action=o.action, rule=o.id, propensity_ppm=chance if o is chosen else 0) for o in options)
     others = tuple(e for e in eligible if e.rule != row.id)
@@ -233,7 +233,7 @@ def planned_call(policy: Policy, case: Case) -> tuple[str, dict[str, Any]] | Non
     plan = None if row is None else _plan(policy, (row,), case)
     if row is None or plan is None or plan.option is None or plan.option.tool is None:
         return None
-    because = f"{fill(row.because, case.evidence)}; {fill(plan.option.because, case.evidence)}"
+    because = f"{fill(row.because, case.evidence)} {fill(plan.option.because, case.evidence)}"
     try:
         offer = _offer(plan.option, case.evidence, plan.values)
         arguments = {k: _argument(v, case, because, offer, plan.values) for k, v in sorted(plan.option.arguments.items())}
