@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import pytest
@@ -228,6 +230,23 @@ def test_customer_text_is_one_json_string_without_control_characters_and_cut() -
     assert not any(line.startswith("SYSTEM") for line in (asked.instructions + asked.data).splitlines())
 
 
+def test_a_question_that_is_too_long_for_the_log_shows_fewer_facts_and_without_any_is_not_asked() -> None:
+    many = ("most = 3", 'most = 100\npersonal = ["ticketing/ticket-opened.subject"]')
+    w = Planned(changes=(many,))
+    for _ in range(60):
+        w.ticket("ß" * 500)
+    w.attend(w.failed())
+    (asked,) = w.questions()
+    assert 10 <= asked.facts < 60
+    assert isinstance(asked.content, str)
+    assert len(asked.content) <= 100_000
+    long = Prompt(name="retention", version=3, owner="cs", description="x", instructions='"' * 50_000)  # twice as long when it is kept
+    w = World([Agent(policy(), planners=[FunctionPlanner("retention", w.said)], prompts=[long])])
+    w.attend(w.failed())
+    (event,) = w.decisions()
+    assert event.flags["plan.problem"] == "its planner could not be asked: what it would have to be told is too long"
+
+
 # ---------------------------------------------------------------- answers that widen nothing
 
 HOSTILE: dict[str, Any] = {
@@ -438,6 +457,22 @@ def test_two_workers_ask_once() -> None:
     assert w.kinds().count("agent/plan-requested") == 1
     assert w.kinds().count("agent/decision-recorded") == 1
     assert len(calls(w)) == 1
+
+
+@pytest.mark.parametrize("answers", [[CALL], ["garbage"]])
+def test_many_workers_at_once_ask_once_and_decide_once(answers: list[Any]) -> None:
+    w, workers = Planned(*answers), 6
+    fact, together = w.failed(), Barrier(workers)
+    engines = [EmbeddedEngine(w.log, [agent(w.said)], w.toolbox) for _ in range(workers)]
+
+    def works(engine: EmbeddedEngine) -> None:
+        together.wait(10)
+        engine.attend(w.stream(), fact)
+
+    with ThreadPoolExecutor(workers) as pool:
+        list(pool.map(works, engines))
+    assert (len(w.said.asked), len(w.questions()), len(w.answers()), len(w.decisions())) == (1, 1, 1, 1)
+    assert len(calls(w)) == (1 if answers == [CALL] else 0)
 
 
 def test_an_answer_that_nobody_waits_for_any_more_is_not_used() -> None:

@@ -28,7 +28,7 @@ from postsale.agents.tools.toolbox import Toolbox, within
 from postsale.aggregates.artifacts import policy_stream
 from postsale.aggregates.customer import CustomerAggregate, OpenPlan, PendingTrigger
 from postsale.aggregates.decisions import PlanReceived, PlanRequested
-from postsale.errors import ContentConflict, PolicyInvalid, ToolUnreachable
+from postsale.errors import ContentConflict, LeaseLost, PolicyInvalid, ToolUnreachable
 from postsale.events import MAX_INT, SECOND_US, Actor, derive_id, from_us, registry, to_us
 from postsale.store.contract import StreamAt
 from postsale.store.log import Cause, Draft
@@ -127,7 +127,9 @@ class Planning:
         if planner is None or prompt is None:
             return replace(case, asked=Asked(status="not-asked", reason=reason, planner=plan.planner, oldest_at_us=now_us))
         reach.check_model(planner.name, simulated=planner.simulated)
-        self._ask(c, pending, policy, row, plan, case, planner, prompt, attempt)
+        if not self._ask(c, pending, policy, row, plan, case, planner, prompt, attempt):
+            reason = "what it would have to be told is too long"
+            return replace(case, asked=Asked(status="not-asked", reason=reason, planner=plan.planner, oldest_at_us=now_us))
         raise NotYet(again=True)
 
     def next_due_us(self, c: CustomerAggregate, agents: Container[str]) -> float:
@@ -159,12 +161,16 @@ class Planning:
         planner: Planner,
         prompt: Prompt,
         attempt: int,
-    ) -> None:
+    ) -> bool:
+        """Ask, and record both sides; False where the question does not fit into the log even without facts."""
         desk, options = self._desk, options_of(policy, row, case.evidence)
         shown = recent_facts(desk.log.store, desk.unseal, c, plan, desk.now_us())
         key = derive_id(pending.trigger_id, "plan", attempt)
-        asked = question(key, prompt, plan, options, case.evidence, shown.facts)
-        content = content_of(asked)
+        facts = shown.facts
+        while (content := content_of(asked := question(key, prompt, plan, options, case.evidence, facts))) is None and facts:
+            facts = facts[len(facts) // 2 + 1 :]  # the newest
+        if content is None:
+            return False
         mac = desk.mac(c.stream.tenant)
         requested = PlanRequested(
             trigger_id=pending.trigger_id,
@@ -179,7 +185,7 @@ class Planning:
             prompt=prompt.digest,
             prompt_version=prompt.id,
             options=asked.options,
-            facts=len(shown.facts),
+            facts=len(facts),
             oldest_at=from_us(shown.oldest_at_us),
             fact_position=case.read_set[0].fact_position,
             content=content,
@@ -188,7 +194,7 @@ class Planning:
         switches = desk.switches(c.stream.tenant, pending.raised.agent)
         active, version = desk.active_policy(c.stream.tenant, policy.name)
         if switches.paused or active is None or active.digest != policy.digest:
-            return  # changed since the case was read
+            return True  # changed since the case was read
         conditions = (*switches.conditions, StreamAt(policy_stream(c.stream.tenant, policy.name), version))
         try:
             done = desk.append(c, Change((self._draft(c, pending, requested, key),), conditions))
@@ -199,17 +205,23 @@ class Planning:
         began_us = desk.now_us()
         received = self._received(self._call(planner, asked), pending, asked, plan, attempt, mac, began_us)
         self._record(c, pending, received)
+        return True
 
     # ------------------------------------------------------------ the answer
 
     def _call(self, planner: Planner, asked: Question) -> Answer | str:
         """What it said, or the kind of fault; never its words, which may hold personal data."""
         try:
-            answer = planner.plan(asked) if isinstance(planner, FunctionPlanner) else within(asked.timeout_s, lambda: planner.plan(asked))
+            if isinstance(planner, FunctionPlanner):
+                answer = planner.plan(asked)
+            else:
+                if self._desk.lease is not None:
+                    self._desk.lease.renew()  # so that it outlives the time-out
+                answer = within(asked.timeout_s, lambda: planner.plan(asked))
             said: object = answer.text if isinstance(answer, Answer) else answer
             if not isinstance(answer, Answer) or not isinstance(said, str | bytes):
                 return f"it answered with {type(said).__name__}"
-        except ToolUnreachable:
+        except (ToolUnreachable, LeaseLost):
             raise
         except TimeoutError:
             return f"no answer within {asked.timeout_s:g} s"

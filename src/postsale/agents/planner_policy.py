@@ -67,7 +67,7 @@ class PlanRow(_Table):
     max_age_days: _Days = 31  # when the answer is used, nothing that it rests on may be older, neither fact nor question
 
     max_answer_chars: Annotated[int, Field(ge=20, le=MAX_ANSWER_CHARS)] = 4_000
-    timeout_s: Annotated[int, Field(ge=1, le=600)] = 30
+    timeout_s: Annotated[int, Field(ge=1, le=50)] = 30  # below the term of a run's lease
     attempts: Annotated[int, Field(ge=1, le=5)] = 2  # questions, until one is answered
 
     @field_validator("options", "evidence", "personal", "facts")

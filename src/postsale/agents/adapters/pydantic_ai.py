@@ -40,7 +40,7 @@ class PydanticAIPlanner:
         allow_model_requests: bool = False,
     ) -> None:
         """`model`: a pydantic-ai model, or its name such as `anthropic:claude-sonnet-4-5` (its provider's package must be installed).
-        `settings`: pydantic-ai's model settings, such as `temperature`. Raises NotAllowed for a real model without `allow_model_requests`.
+        `settings`: pydantic-ai's model settings, such as `temperature`; they are recorded with each question, so no secrets. Raises NotAllowed for a real model without `allow_model_requests`.
         """
         self.name = name
         self.simulated = isinstance(model, TestModel | FunctionModel)
