@@ -269,6 +269,16 @@ HOSTILE: dict[str, Any] = {
 }
 
 
+PROBLEMS = {
+    **dict.fromkeys(list(HOSTILE)[:3], "its planner chose what is not on its list"),
+    "another customer": "its planner's answer is out of bounds at (a field that was not asked for)",
+    "a bigger offer": "its planner's answer is out of bounds at amount",
+    "a value of another option": "its planner's answer fills in amount, which call does not take",
+    "nothing to fill in": "its planner's answer lacks note, which call takes",
+    "tool calls": "its planner tried to call a tool, and none is on its list",
+}
+
+
 @pytest.mark.parametrize("case", HOSTILE)
 def test_no_answer_widens_what_the_policy_allows(case: str) -> None:
     from postsale.events import canonical
@@ -278,6 +288,7 @@ def test_no_answer_widens_what_the_policy_allows(case: str) -> None:
     event = w.decided()
     assert (event.disposition, event.intents, event.offer, event.reservation) == ("failed", (), None, None)
     assert event.flags["plan.problem"] in event.rationale
+    assert event.flags["plan.problem"] == PROBLEMS.get(case, event.flags["plan.problem"])
     assert calls(w) == []
     assert (len(w.said.asked), len(w.answers())) == (1, 1)  # it is not asked for a better one
     assert w.again(event).difference is None
@@ -488,6 +499,24 @@ def test_an_answer_that_nobody_waits_for_any_more_is_not_used() -> None:
     w.attend(w.failed())
     (event,) = w.decisions()
     assert (event.rule, [a.attempt for a in w.answers()]) == ("wait", [2])
+
+
+def test_an_answer_to_an_earlier_question_is_not_taken_for_one_to_the_newest() -> None:
+    def late(_: Question) -> Any:
+        if len(w.said.asked) > 1:
+            raise _Died
+        w.wait(seconds=90)
+        with pytest.raises(_Died):
+            other.attend(w.stream(), None)
+        return CALL
+
+    w = Planned(late)
+    other = EmbeddedEngine(w.log, [agent(w.said)], w.toolbox)
+    w.attend(w.failed())
+    assert (len(w.questions()), w.answers(), w.decisions()) == (2, [], [])
+    w.wait(seconds=90)
+    w.attend(None)
+    assert w.decisions()[0].disposition == "failed"
 
 
 def test_another_policy_that_was_activated_meanwhile_is_a_question_of_its_own() -> None:
