@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from concurrent.futures import ThreadPoolExecutor
@@ -292,6 +293,20 @@ def test_no_answer_widens_what_the_policy_allows(case: str) -> None:
     assert calls(w) == []
     assert (len(w.said.asked), len(w.answers())) == (1, 1)  # it is not asked for a better one
     assert w.again(event).difference is None
+
+
+@pytest.mark.parametrize("case", ["another tool", "a bigger offer", "another customer", "tool calls"])
+def test_a_planner_that_obeys_what_a_customer_wrote_still_gets_nothing_more(case: str) -> None:
+    """An obedient model: it says what the newest ticket tells it to say."""
+    said = json.dumps(HOSTILE[case])
+    w = Planned(
+        lambda q: q.facts[-1]["fields"]["subject"], changes=(("most = 3", 'most = 3\npersonal = ["ticketing/ticket-opened.subject"]'),)
+    )
+    w.consent()
+    w.ticket(said)
+    event = w.decided()
+    assert (w.answers()[0].answer, event.disposition, event.intents, event.offer) == (said, "failed", (), None)
+    assert calls(w) == []
 
 
 @pytest.mark.parametrize(

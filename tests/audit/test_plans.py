@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from postsale.access import Unsealer, nothing
-from postsale.agents import Agent, Answer, FunctionPlanner, Policy, Prompt
+from postsale.agents import Agent, Answer, Policy
 from postsale.aggregates.customer import CustomerAggregate
-from postsale.app import PostSale
 from postsale.audit import WhatIf, what_if
 from postsale.audit.estimate import LEAST
 from postsale.audit.explain import explain
@@ -19,9 +17,7 @@ from postsale.audit.replay import replay
 from postsale.errors import ReplayDiverged
 from postsale.events import MASKED
 from postsale.store import Query
-from tests.agents.planned import CALL, OTHERWISE, PROMPT, Planned, policy
-from tests.agents.world import ANNA
-from tests.app.support import NOON, subscribed
+from tests.agents.planned import CALL, OTHERWISE, Planned, policy
 
 CANARY = "jane.canary@example.com"
 
@@ -145,35 +141,3 @@ def test_a_value_is_refused_where_a_planner_chose_and_given_where_it_drew() -> N
     value = asked(drawn, policy(outcome)).value
     assert not isinstance(value, str)
     assert (value.decisions, value.value) == (LEAST, 0.0)
-
-
-# ---------------------------------------------------------------- whole
-
-
-def test_the_application_runs_explains_and_replays_a_planner_on_a_file(tmp_path: Path) -> None:
-    from tests.app.support import failed
-
-    planner = FunctionPlanner("retention", lambda q: CALL)
-    agent = Agent(policy(), planners=[planner], prompts=[Prompt.from_toml(PROMPT)])
-    ps, acme, clock = opened_with(tmp_path, agent)
-    with ps:
-        acme.agent(agent).act(reason="x", by=ANNA)
-        acme.record("cus_42", subscribed("s", NOON))
-        acme.record("cus_42", failed("f"))
-        ps.run_once()
-        (entry,) = acme.decisions()
-        assert (entry.disposition, entry.action) == ("acted", "task")
-        assert acme.replay(entry.id).arguments_checked
-        assert acme.explain(entry.id).plan is not None
-        assert [k.prompt.id for k in acme.prompts()] == ["retention@3"]
-        assert ps.verify().ok
-    with PostSale.open(f"sqlite:///{tmp_path}/log.db", clock=clock) as again:  # no agent, no planner
-        assert again.tenant("acme").replay(entry.id).arguments_checked
-
-
-def opened_with(tmp_path: Path, agent: Agent) -> Any:
-    from postsale.events import ManualClock
-
-    clock = ManualClock(NOON)
-    ps = PostSale.open(f"sqlite:///{tmp_path}/log.db", agents=[agent], clock=clock)
-    return ps, ps.tenant("acme"), clock
