@@ -17,6 +17,8 @@ from postsale.access import FileVault
 from postsale.agents import Agent, Answer, FunctionPlanner, Prompt, Question, reach
 from postsale.agents.engines import EmbeddedEngine
 from postsale.agents.prompts_log import activate_prompt
+from postsale.aggregates import state_json
+from postsale.aggregates.customer import CustomerAggregate
 from postsale.aggregates.decisions import DecisionRecorded, PlanReceived, PlanRequested
 from postsale.aggregates.signals import TicketOpened
 from postsale.errors import BadDeclaration, PolicyInvalid, ToolUnreachable
@@ -433,6 +435,16 @@ def test_a_crash_between_asking_and_recording_is_asked_again_as_often_as_the_row
     assert event.flags["plan.problem"] == "its planner retention was asked 2 times and no answer was recorded"
     assert (event.disposition, len(w.said.asked)) == ("failed", 2)
     assert w.again(event).difference is None
+
+
+def test_what_is_open_with_a_planner_is_part_of_a_snapshot() -> None:
+    w = Planned(ValueError())
+    w.attend(w.failed())
+    c = w.customer()
+    ((trigger,),) = (c.pending.values(),)
+    assert trigger.plan is not None
+    assert (trigger.plan.status, trigger.plan.attempt) == ("failed", 1)
+    assert state_json.from_json(CustomerAggregate, json.loads(json.dumps(state_json.to_json(c)))).pending == c.pending
 
 
 def test_a_crash_after_recording_uses_the_recorded_answer_and_asks_nobody(tmp_path: Path) -> None:
