@@ -16,6 +16,7 @@ from postsale.simulator.state import ConsentGivenAt, Customer, ErasureRequestedA
 
 _SMALL, _LARGE = 10, 60  # seats
 _OWNERS = 7
+_LAST_MINUTE = 1_439  # of a day; whatever else happens on it is earlier
 
 
 def begin(c: Customer, world: World) -> Iterator[Happening]:
@@ -131,10 +132,10 @@ def profile(c: Customer, since: datetime) -> dict[str, object]:
     }
 
 
-def stop(c: Customer, world: World, at: datetime, reason: str, *, avoidable: bool) -> Iterator[Happening]:
-    """The subscription ends; the CRM closes the account days later."""
+def stop(c: Customer, world: World, reason: str, *, avoidable: bool) -> Iterator[Happening]:
+    """The subscription ends with the day; the CRM closes the account days later."""
     c.ended, c.avoidable = world.day, avoidable
-    m = world.model
+    m, at = world.model, world.at(_LAST_MINUTE)
     fields = c.terms_at(at, m.currency) | {"reason": reason, "avoidable": avoidable}
     yield Fact(s.SubscriptionEnded, "billing", f"{c.name}-ended", at, fields)
     closed = at + timedelta(days=c.stream.of("closed").between(0.2, 6))
@@ -198,7 +199,7 @@ def _at_the_end(c: Customer, world: World) -> Iterator[Happening]:
     if not stays:
         if not c.leaving:  # it made up its mind in the last week
             yield Fact(s.CancellationScheduled, "billing", f"{c.name}-cancelled-{world.day}", at, c.terms_at(ends, m.currency))
-        yield from stop(c, world, at + timedelta(minutes=30), "not-renewed", avoidable=c.need >= 0.4)
+        yield from stop(c, world, "not-renewed", avoidable=c.need >= 0.4)
         return
     if c.leaving:
         c.leaving = False
@@ -227,7 +228,7 @@ def _after_trial(c: Customer, world: World) -> Iterator[Happening]:
     if d.chance(c.renewal_chance(m)):
         yield Fact(s.SubscriptionChanged, "billing", f"{c.name}-bought", at, c.terms_at(at, m.currency) | {"trial": False})
         return
-    yield from stop(c, world, at, "trial-ended", avoidable=True)
+    yield from stop(c, world, "trial-ended", avoidable=True)
 
 
 def _renewal_due(c: Customer, world: World, at: datetime) -> Fact:

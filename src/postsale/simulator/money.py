@@ -51,4 +51,4 @@ def _charge(c: Customer, world: World, invoice: str, attempt: int, amount: int) 
     if attempt < len(_WAITS):
         c.charges.append((world.day + _WAITS[attempt] - _WAITS[attempt - 1], invoice, attempt + 1, amount))
     else:
-        yield from stop(c, world, at + timedelta(minutes=5), "unpaid", avoidable=True)
+        yield from stop(c, world, "unpaid", avoidable=True)

@@ -75,9 +75,13 @@ class Vendor:
 
     def live(self, until: int | None = None) -> None:
         """Live on to the end of the story, or to the beginning of day `until`, without making signals: for the truth alone."""
+        for _ in self.story(until):
+            pass
+
+    def story(self, until: int | None = None) -> Iterator[tuple[Customer, Happening]]:
+        """As `live`, and what happens to whom on the way, before any source has a word in it."""
         for number in range(self._lived, self.days if until is None else until):
-            for _ in self._live(number):
-                pass
+            yield from self._live(number)
 
     # ------------------------------------------------------------ what we do about it
 
