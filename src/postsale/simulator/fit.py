@@ -98,7 +98,7 @@ def fit(
     repeated: float | None = None,
     seed: int = 1,
     customers: int = 200,
-    rounds: int = 3,
+    rounds: int = 4,
 ) -> Fitted:
     """A vendor whose statistics are those of a tenant's log. `base` has the values of all that cannot be fitted (default `VendorModel()`).
 
@@ -115,16 +115,18 @@ def fit_statistics(
     repeated: float | None = None,
     seed: int = 1,
     customers: int = 200,
-    rounds: int = 3,
+    rounds: int = 4,
 ) -> Fitted:
     """As `fit`, to statistics at hand."""
     model = base if base is not None else VendorModel()
     n = seen.numbers
     enough = {name: stat for name, stat in n.items() if stat.n >= _ENOUGH}
     model = model.changed(**_bounded(_read(enough, repeated, model)))
-    for _ in range(rounds):
-        model = model.changed(**_bounded(_nearer(model, enough, _simulated(model, seen, seed, customers), seen.days)))
-    final = _simulated(model, seen, seed, customers)
+    for number in range(rounds):
+        story = _simulated(model, seen, seed + number, customers)
+        # A story of few customers has chances of its own: whole steps first, then a running mean over stories of several seeds.
+        model = model.changed(**_bounded(_nearer(model, enough, story, seen.days, 1 / max(1, number))))
+    final = _simulated(model, seen, seed + rounds, customers)
 
     pairs = {**_READ, **_READ_LOG, **_SCALED, "archetypes": _CARDS, "renewal_base": _LOST}
     if seen.days >= _A_SEASON:
@@ -141,7 +143,7 @@ def fit_statistics(
         told = sum(model.delay_h[s] * stat.n for s, stat in delays.items()) / whole
         fitted["delay_h"] = Moment(f"median delays of {', '.join(delays)}, as means, in hours", mean, told, whole)
     if repeated is not None:
-        fitted["repeated"] = Moment("share of repeated deliveries, as given", repeated, model.repeated, 0)
+        fitted["repeated"] = Moment("share of repeated deliveries, as given", repeated, model.repeated / (1 + model.repeated), 0)
     return Fitted(model, dict(sorted(fitted.items())), _kept(fitted, pairs, n, seen.days), seen)
 
 
@@ -150,7 +152,7 @@ def _read(n: Mapping[str, Stat], repeated: float | None, model: VendorModel) -> 
     out |= {p: math.exp(n[s].value) for p, s in _READ_LOG.items() if s in n}
     out["delay_h"] = dict(model.delay_h) | {s: min(240.0, max(1e-6, n[f"delay {s}"].value)) for s in SOURCES if f"delay {s}" in n}
     if repeated is not None:
-        out["repeated"] = repeated
+        out["repeated"] = repeated / (1 - repeated) if repeated < 0.5 else 1.0  # of first deliveries
     return out
 
 
@@ -159,23 +161,23 @@ def _simulated(model: VendorModel, seen: Statistics, seed: int, customers: int) 
     return statistics_of_story(story.story()).numbers
 
 
-def _nearer(model: VendorModel, seen: Mapping[str, Stat], told: Mapping[str, Stat], days: int) -> dict[str, Any]:
+def _nearer(model: VendorModel, seen: Mapping[str, Stat], told: Mapping[str, Stat], days: int, step: float) -> dict[str, Any]:
     """The next values: in proportion for rates and shares, by log-odds for renewals, by difference for the season."""
     out: dict[str, Any] = {}
     for parameter, name in _SCALED.items():
         if name in seen and seen[name].value > 0 and name in told:
             before = getattr(model, parameter)
-            out[parameter] = before * _ratio(seen[name], told[name])
+            out[parameter] = before * _ratio(seen[name], told[name]) ** step
     if _CARDS in seen and seen[_CARDS].value > 0:
-        ratio = _ratio(seen[_CARDS], told[_CARDS])
+        ratio = _ratio(seen[_CARDS], told[_CARDS]) ** step
         cards = [a.model_copy(update={"card_fails_per_year": min(20.0, a.card_fails_per_year * ratio)}) for a in model.archetypes]
         out["archetypes"] = tuple(cards)
     if _LOST in seen:
-        out["renewal_base"] = model.renewal_base + _log_odds(told[_LOST]) - _log_odds(seen[_LOST])
+        out["renewal_base"] = model.renewal_base + step * (_log_odds(told[_LOST]) - _log_odds(seen[_LOST]))
     if days >= _A_SEASON and "cosine" in seen:
         peak = 2 * math.pi * model.season_peak / 365
-        cosine = model.season * math.cos(peak) + seen["cosine"].value - told["cosine"].value
-        sine = model.season * math.sin(peak) + seen["sine"].value - told["sine"].value
+        cosine = model.season * math.cos(peak) + step * (seen["cosine"].value - told["cosine"].value)
+        sine = model.season * math.sin(peak) + step * (seen["sine"].value - told["sine"].value)
         out["season"] = math.hypot(cosine, sine)
         out["season_peak"] = math.atan2(sine, cosine) % (2 * math.pi) * 365 / (2 * math.pi)
     return out

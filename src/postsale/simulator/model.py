@@ -98,7 +98,7 @@ class VendorModel(_Part):
     growth_per_year: float = _p(0.25, "new customers a year per customer at the start", 0, 5)
     seats_median: float = _p(10.0, "seats", 1, 5_000)
     seats_sigma: float = _p(1.0, "standard deviation of log seats", 0, 3)
-    price_median_minor: float = _p(2_900.0, "minor units of the currency per seat and month", 1, 10_000_000)
+    price_median_minor: float = _p(2_900.0, "minor units of the currency per seat and month", 10, 10_000_000)
     price_sigma: float = _p(0.4, "standard deviation of log price", 0, 3)
     currency: Currency = "EUR"
     annual_share: float = _p(0.6, "share with contracts of a year; the others can leave every month", 0, 1)
