@@ -112,6 +112,20 @@ def test_an_action_that_meets_nothing_to_do_has_an_effect_of_exactly_zero(action
     assert v.truth().by_action[action].customers > 20
 
 
+def test_the_true_average_effect_of_an_action_is_that_of_its_parameters() -> None:
+    seed, model = (
+        6,
+        TROUBLED.changed(responses={"renewal-call": Response(goodwill=3.0, contact=False, scale={"steady": 0.0})}, goodwill_days=1_000.0),
+    )
+    found = Vendor(seed, customers=150, start=START, days=200, model=model).effect_of("renewal-call", day=10)
+    assert found.by_archetype["steady"].churned == found.by_archetype["steady"].mrr_minor == 0, f"seed {seed}"
+    others = [effects for name, effects in found.by_archetype.items() if name != "steady"]
+    assert sum(e.churned for e in others) < -5
+    assert sum(e.mrr_minor for e in others) > 0
+    assert found.acted.customers == sum(e.customers for e in found.by_archetype.values())
+    assert found.acted.mean("churned") == found.acted.churned / found.acted.customers
+
+
 def test_what_an_action_does_depends_on_the_archetype_and_may_be_harm() -> None:
     v = Vendor(5, customers=120, start=START, days=12)
     for number in range(12):

@@ -118,6 +118,18 @@ class Vendor:
         other.live(self._lived)
         return Truth.of(self.outcomes(), other.outcomes())
 
+    def effect_of(self, action: Action, *, day: int) -> Truth:
+        """The true average effect of one action: on every customer there at the beginning of that day, once, in this world from its start.
+
+        Up to the end of the story. `by_archetype` says whom it helps and whom it harms. Lives two whole stories.
+        """
+        acted = self.twin()
+        acted.live(day)
+        for name in acted.outcomes():
+            acted.respond(name, action, self.start + day * _DAY)
+        acted.live()
+        return acted.truth()
+
     @property
     def tallies(self) -> Mapping[str, Tally]:
         """How often each random process has struck, beside the mean and variance that the model gives that number.
