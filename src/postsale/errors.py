@@ -259,6 +259,18 @@ class StoreUnavailable(PostSaleError):
 
 
 @dataclass(eq=False, kw_only=True)
+class EngineUnavailable(PostSaleError):
+    """The server that drives agents cannot be reached. What it was told before is kept there; the log is not affected."""
+
+    engine: str
+    address: str
+    reason: str
+    found = "{engine} at {address}: {reason}"
+    expected = "a running server"
+    todo = "Start it or mend the address, then run again: whoever was to be visited is found in the log."
+
+
+@dataclass(eq=False, kw_only=True)
 class UnsafeDatabase(PostSaleError):
     """A database, or the login used for it, is not set up so that the log's promises hold. Refused before anything is read or written."""
 
