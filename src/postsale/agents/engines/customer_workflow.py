@@ -7,6 +7,7 @@ VERSION, which has its own workflows and workers. May import temporalio, and not
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Final
@@ -91,10 +92,8 @@ class CustomerWorkflow:
         if self._wait_s is None:
             return False
         self._idle = True
-        try:
+        with suppress(TimeoutError):
             await workflow.wait_condition(lambda: bool(self._visits), timeout=min(timedelta(seconds=self._wait_s), _LONGEST))
-        except TimeoutError:
-            pass
         self._idle = False
         return True
 
@@ -107,7 +106,7 @@ class CustomerWorkflow:
             self._wait_s = _BLOCKED_S if self._wait_s <= 0 else max(self._wait_s, _SHORTEST_S)
 
     async def _step(self, name: str, args: list[object], id_: str | None = None) -> Looked:
-        return await workflow.execute_activity(
+        looked: Looked = await workflow.execute_activity(
             name,
             args=args,
             result_type=Looked,
@@ -116,6 +115,7 @@ class CustomerWorkflow:
             heartbeat_timeout=timedelta(seconds=self._customer.heartbeat_s),
             retry_policy=_RETRY,
         )
+        return looked
 
     @workflow.signal
     def visit(self, visit: Visit) -> None:

@@ -5,7 +5,7 @@ May import the steps and what they need.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Self
 
 from postsale.agents.engines.engine import Attended
 from postsale.agents.engines.steps import Steps
@@ -16,6 +16,11 @@ class EmbeddedEngine(Steps):
     """The steps, taken one after another by whoever calls. Several engines over one log do each thing once."""
 
     name: Final = "embedded"
+
+    @property
+    def steps(self) -> Self:
+        """Itself."""
+        return self
 
     def attend(self, stream: StreamId, cause: StoredEvent | None = None, *, since_us: int | None = None) -> Attended:
         """Do everything that is to be done for one customer now: as `visit`, and the effects that are due."""

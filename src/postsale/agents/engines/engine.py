@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol, Self
 from uuid import UUID
 
+from postsale.agents.engines.steps import Steps
 from postsale.events import StoredEvent, StreamId
 from postsale.store.leases import Lease
 
@@ -31,6 +32,10 @@ class Engine(Protocol):
     @property
     def name(self) -> str:
         """Whoever remembers what an engine was told asks by this name: another engine is told everything anew."""
+
+    @property
+    def steps(self) -> Steps:
+        """What it drives."""
 
     def attend(self, stream: StreamId, cause: StoredEvent | None = None, *, since_us: int | None = None) -> Attended:
         """Have everything done that is to be done for one customer now, here or durably elsewhere; see `Steps.visit`."""

@@ -10,15 +10,16 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Coroutine, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from copy import copy
 from datetime import timedelta
 from typing import Any, Final, Self, TypeVar
 from uuid import UUID
 
 from postsale.agents.engines.engine import Attended
 from postsale.agents.engines.steps import Steps
-from postsale.errors import EngineUnavailable, MissingExtra, PostSaleError
+from postsale.errors import EngineUnavailable, MissingExtra
 from postsale.events import SECOND_US, StoredEvent, StreamId
 from postsale.store.leases import Lease
 
@@ -63,20 +64,16 @@ class TemporalEngine:
         `heartbeat_s`: a step whose worker has not been heard of for so long is begun again by another. Nothing is connected yet.
         """
         self.steps = steps
-        self.address = address
-        self._namespace = namespace
         self._heartbeat_s = heartbeat_s
-        self._connect = dict(connect or {})
         self._log_id = steps.log.store.log_id
         self._queue = f"postsale-{VERSION}-{self._log_id}"
-        self._guard = threading.Lock()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread: threading.Thread | None = None
-        self._client: Client | None = None
+        self._link = _Link(address, {"namespace": namespace, **(connect or {})})
 
     def under(self, lease: Lease) -> Self:
-        """Itself: a call of a workflow changes nothing in the log, and a second one does no harm."""
-        return self
+        """The steps that are taken here are under the lease. A call of a workflow changes nothing in the log, and a second one does no harm."""
+        engine = copy(self)
+        engine.steps = self.steps.under(lease)
+        return engine
 
     def workflow_id(self, stream: StreamId) -> str:
         """The id of the workflow that visits the customer of a stream."""
@@ -92,7 +89,7 @@ class TemporalEngine:
         visit = Visit(None if cause is None else str(cause.event_id), since_us)
 
         async def call() -> None:
-            await (await self._connected()).start_workflow(
+            await (await self._link.client()).start_workflow(
                 CustomerWorkflow.run,
                 Customer(str(stream), self._heartbeat_s),
                 id=self.workflow_id(stream),
@@ -102,14 +99,14 @@ class TemporalEngine:
                 start_signal_args=[visit],
             )
 
-        self._run(call())
+        self._link.run(call())
         return Attended()
 
     def settle(self, stream: StreamId) -> None:
         """Wait until everything is done that the customer's workflow was called for. Needs a worker. Raises EngineUnavailable."""
 
         async def wait() -> None:
-            client = await self._connected()
+            client = await self._link.client()
             while True:
                 handle = client.get_workflow_handle_for(CustomerWorkflow.run, self.workflow_id(stream))
                 try:
@@ -124,7 +121,7 @@ class TemporalEngine:
                         raise
                     return  # it is over, so nothing waits
 
-        self._run(wait())
+        self._link.run(wait())
 
     # ------------------------------------------------------------ working
 
@@ -135,12 +132,12 @@ class TemporalEngine:
         `threads` steps at a time. Raises EngineUnavailable when the server does not answer at the start; later it is waited for.
         """
         with ThreadPoolExecutor(threads, thread_name_prefix="postsale-step") as pool:
-            worker = self._run(self._made(pool, threads))
-            running = asyncio.run_coroutine_threadsafe(worker.run(), self._started())
+            worker = self._link.run(self._made(pool, threads))
+            running = self._link.start(worker.run())
             try:
                 yield
             finally:
-                self._run(worker.shutdown())
+                self._link.run(worker.shutdown())
                 running.result()
 
     async def _made(self, pool: ThreadPoolExecutor, threads: int) -> Worker:
@@ -166,7 +163,7 @@ class TemporalEngine:
             return await step(lambda: self._effect(_stream(stream), effect))
 
         return Worker(
-            await self._connected(),
+            await self._link.client(),
             task_queue=self._queue,
             workflows=[CustomerWorkflow],
             activities=[visit, effect],
@@ -193,8 +190,6 @@ class TemporalEngine:
         due_us = self.steps.due_us(stream)
         return None if due_us is None else (due_us - self.steps.desk.now_us()) / SECOND_US
 
-    # ------------------------------------------------------------ the connection
-
     def __enter__(self) -> Self:
         return self
 
@@ -203,32 +198,50 @@ class TemporalEngine:
 
     def close(self) -> None:
         """Let go of the connection. Calls that were acknowledged are Temporal's."""
+        self._link.close()
+
+
+class _Link:
+    """A connection with the thread that its coroutines run on, made at the first use."""
+
+    def __init__(self, address: str, options: Mapping[str, Any]) -> None:
+        self._address = address
+        self._options = options
+        self._guard = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._client: Client | None = None
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """The result of a coroutine. Raises EngineUnavailable."""
+        try:
+            return self.start(work).result()
+        except (RPCError, RuntimeError) as error:
+            reason = error.status.name if isinstance(error, RPCError) else "no connection"
+            raise EngineUnavailable(engine="Temporal", address=self._address, reason=reason) from None
+
+    def start(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        """The same, without waiting."""
+        with self._guard:
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                self._thread = threading.Thread(target=self._loop.run_forever, name="postsale-temporal", daemon=True)
+                self._thread.start()
+            return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    async def client(self) -> Client:
+        if self._client is None:
+            runtime = Runtime(telemetry=TelemetryConfig(logging=None, metrics=None))
+            self._client = await Client.connect(self._address, identity=_IDENTITY, runtime=runtime, **self._options)
+        return self._client
+
+    def close(self) -> None:
         with self._guard:
             loop, thread, self._loop, self._thread, self._client = self._loop, self._thread, None, None, None
         if loop is not None and thread is not None:
             loop.call_soon_threadsafe(loop.stop)
             thread.join()
             loop.close()
-
-    def _started(self) -> asyncio.AbstractEventLoop:
-        with self._guard:
-            if self._loop is None:
-                self._loop = asyncio.new_event_loop()
-                self._thread = threading.Thread(target=self._loop.run_forever, name="postsale-temporal", daemon=True)
-                self._thread.start()
-            return self._loop
-
-    def _run(self, work: Coroutine[Any, Any, T]) -> T:
-        try:
-            return asyncio.run_coroutine_threadsafe(work, self._started()).result()
-        except (RPCError, RuntimeError) as error:
-            raise EngineUnavailable(engine="Temporal", address=self.address, reason=type(error).__name__) from None
-
-    async def _connected(self) -> Client:
-        if self._client is None:
-            runtime = Runtime(telemetry=TelemetryConfig(logging=None, metrics=None))
-            self._client = await Client.connect(self.address, namespace=self._namespace, identity=_IDENTITY, runtime=runtime, **self._connect)
-        return self._client
 
 
 def _stream(text: str) -> StreamId:
