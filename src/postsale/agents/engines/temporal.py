@@ -115,11 +115,9 @@ class TemporalEngine:
                 except WorkflowUpdateFailedError:
                     continue  # the run ended in between
                 except RPCError as error:
-                    if error.status is not RPCStatusCode.NOT_FOUND:
+                    if error.status is not RPCStatusCode.NOT_FOUND or "amespace" in error.message:
                         raise
-                    if "completed" not in error.message and "not found" not in error.message:
-                        raise
-                    return  # it is over, so nothing waits
+                    return  # it is over, or never began
 
         self._link.run(wait())
 
