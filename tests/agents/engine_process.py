@@ -27,6 +27,7 @@ from typing import Any
 
 from postsale.agents.engines.temporal import TemporalEngine
 from postsale.errors import LeaseHeld
+from postsale.testing.engine_contract import reference
 from postsale.testing.engine_stage import Site
 from tests.agents.killed_dispatch import Steps
 
@@ -163,6 +164,7 @@ class Orders:
 
 def main() -> None:
     orders = Orders()
+    reference("acted")  # what is computed once in a process is there before it forks
     for line in sys.stdin:
         order = json.loads(line)
         do, site = getattr(orders, order.pop("do")), Site(**order.pop("site"))

@@ -74,7 +74,7 @@ def several(site: Site) -> Iterator[Drive]:
 def on_temporal(site: Site, *die_at: Sequence[int]) -> Iterator[Drive]:
     """Workers in processes of their own, one for each list of steps at which they die; the relay is here."""
     with ExitStack() as stack:
-        for steps in die_at or ((), ()):
+        for steps in die_at or ((),):
             stack.enter_context(processes().worker(site, steps))
         ps = stack.enter_context(site.open())
         engine = stack.enter_context(TemporalEngine(ps.engine, server().address, heartbeat_s=HEARTBEAT_S))

@@ -179,7 +179,7 @@ class _Counted(Tool):
     kind: ClassVar[ToolKind] = "idempotent"
     input = _Said
     timeout_s = 5.0
-    breaker_after = 50
+    breaker_after = max_attempts = 50
 
     def __init__(self, url: str) -> None:
         self._address = urlsplit(url).netloc

@@ -172,6 +172,7 @@ class TemporalEngine:
             max_heartbeat_throttle_interval=timedelta(seconds=self._heartbeat_s / 4),
             default_heartbeat_throttle_interval=timedelta(seconds=self._heartbeat_s / 4),
             identity=_IDENTITY,
+            build_id=self.name,  # else every module that is loaded is read and hashed, for a second
         )
 
     def _visit(self, stream: StreamId, cause: str | None, since_us: int | None) -> Looked:
