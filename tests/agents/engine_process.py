@@ -127,6 +127,8 @@ def minded(site: Site, address: str, die_at: list[int]) -> None:
         status = ended(running[0])
         if over or status == 0:
             return
+        with open(f"{site.folder}/deaths", "a") as deaths:
+            deaths.write(f"{step} ")
 
 
 class Orders:

@@ -420,7 +420,7 @@ def staged(folder: Path, driven: Callable[[Site], Any], url: str | None = None, 
 def embedded(site: Site) -> Iterator[Drive]:
     """The embedded engine in this process."""
     with site.open() as ps:
-        yield lambda stage: _run(ps)
+        yield lambda _: _run(ps)
 
 
 def _run(ps: PostSale) -> None:

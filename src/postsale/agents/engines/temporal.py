@@ -61,7 +61,7 @@ class TemporalEngine:
     ) -> None:
         """`connect`: further arguments of `temporalio.client.Client.connect`, such as `tls` and `api_key`.
 
-        `heartbeat_s`: a step whose worker has not been heard of for so long is begun again by another. Nothing is connected yet.
+        `heartbeat_s`, at least 1: what a worker has not been heard of about for so long is begun again by another. Nothing is connected yet.
         """
         self.steps = steps
         self._heartbeat_s = heartbeat_s
@@ -94,6 +94,7 @@ class TemporalEngine:
                 Customer(str(stream), self._heartbeat_s),
                 id=self.workflow_id(stream),
                 task_queue=self._queue,
+                task_timeout=timedelta(seconds=self._heartbeat_s),
                 id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
                 start_signal="visit",
                 start_signal_args=[visit],
