@@ -64,6 +64,7 @@ class TemporalEngine:
         `heartbeat_s`, at least 1: what a worker has not been heard of about for so long is begun again by another. Nothing is connected yet.
         """
         self.steps = steps
+        self.address = address
         self._heartbeat_s = heartbeat_s
         self._log_id = steps.log.store.log_id
         self._queue = f"postsale-{VERSION}-{self._log_id}"
