@@ -27,7 +27,10 @@ def test_it_visits_whoever_is_news_until_sigterm_and_says_what_it_did(tmp_path: 
     with PostSale.open(url, agents=[ChurnOutreach()]) as ps:
         acme = ps.tenant("acme")
         for day in (1, 11, 21):
-            acme.record("cus_1", InvoicePaid(source="t", id=str(day), occurred_at=datetime(2026, 1, day, tzinfo=UTC), amount_minor=1, currency="EUR"))
+            acme.record(
+                "cus_1",
+                InvoicePaid(source="t", id=str(day), occurred_at=datetime(2026, 1, day, tzinfo=UTC), amount_minor=1, currency="EUR"),
+            )
         acme.ask("cus_1", "churn-outreach", "look", reason="try")
         with command(url, server().address, "--agent", "churn-outreach") as process:
             assert process.stdout is not None

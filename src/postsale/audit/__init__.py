@@ -4,6 +4,7 @@ from postsale.audit.dispositions import DispositionReport, check_dispositions
 from postsale.audit.estimate import Estimate
 from postsale.audit.explain import Explanation, explain
 from postsale.audit.replay import Replayed, replay
+from postsale.audit.streams import stream_hash
 from postsale.audit.whatif import WhatIf, what_if
 from postsale.store import VerifyReport, verify
 
@@ -17,6 +18,7 @@ __all__ = [
     "check_dispositions",
     "explain",
     "replay",
+    "stream_hash",
     "verify",
     "what_if",
 ]

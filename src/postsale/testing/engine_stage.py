@@ -28,7 +28,7 @@ from postsale.aggregates.signals import AccountProfiled, InvoicePaid, InvoicePay
 from postsale.app import PostSale
 from postsale.audit.streams import canonical_lines, stream_hash
 from postsale.errors import ToolRefused, ToolUncertain
-from postsale.events import Event, Recorded, StreamId, to_us
+from postsale.events import Event, Recorded, StreamId, from_us, to_us
 from postsale.projections.journal import Entry
 from postsale.store import Leases, Query
 from postsale.testing.tool_server import Answer, Request, ToolServer
@@ -308,7 +308,7 @@ class Stage:
         self.ps, self.site, self.server = ps, site, server
         self.tenant = ps.tenant(TENANT)
         self.attempts = True  # whether the story says how often effects were tried
-        self._drive = drive
+        self.drive = drive
         self._numbers = itertools.count(1)
 
     # ------------------------------------------------------------ what happens
@@ -317,13 +317,16 @@ class Stage:
         getattr(self.tenant.agent("engines"), mode)(reason="the story", by=ANNA)
         self.settle()
 
+    def now(self) -> datetime:
+        return from_us(self.site.clock.now_us())
+
     def says(self, customer: str, cls: type[Signal], **fields: Any) -> None:
-        fields.setdefault("occurred_at", datetime.fromtimestamp(self.site.clock.now_us() / 1e6, UTC))
+        fields.setdefault("occurred_at", self.now())
         self.tenant.record(customer, cls(source="story", id=str(next(self._numbers)), **fields))
 
     def profile(self, customer: str, segment: str, **fields: Any) -> None:
         self.says(customer, AccountProfiled, segment=segment, **fields)
-        at = datetime.fromtimestamp(self.site.clock.now_us() / 1e6, UTC)
+        at = self.now()
         self.says(customer, SubscriptionStarted, subscription_id="s", mrr_minor=4900, interval="month", currency="EUR", effective_at=at)
         self.tenant.consent(customer, "email", "service", evidence="story")
 
@@ -342,7 +345,7 @@ class Stage:
     def returned(self, customer: str) -> None:
         """The newest effect on a customer sends a failed payment back."""
         intent = self.decision(customer).recorded.intents[0].intent_id
-        at = datetime.fromtimestamp(self.site.clock.now_us() / 1e6, UTC)
+        at = self.now()
         failed = InvoicePaymentFailed(
             source="story", id=str(next(self._numbers)), occurred_at=at, amount_minor=1, currency="EUR", attempt=2
         )
@@ -369,7 +372,7 @@ class Stage:
         before = -1
         while (head := self.ps.log.store.head()) != before:
             before = head
-            self._drive(self)
+            self.drive(self)
 
     # ------------------------------------------------------------ what came of it
 
