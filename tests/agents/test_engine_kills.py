@@ -21,7 +21,7 @@ from tests.postgres import new_log
 from tests.temporal import server
 
 TORTURE = bool(os.environ.get("POSTSALE_TORTURE"))
-SEEDS = range(20 if TORTURE else 2)
+SEEDS = range(20 if TORTURE else 1)
 pytestmark = pytest.mark.torture
 
 

@@ -31,7 +31,7 @@ _EFFECT: Final = "effect/"
 def stream_hash(events: Iterable[Recorded[Event]], *, attempts: bool = True) -> str:
     """The hash, hex, of unsealed events of a customer's streams, or of any others, in the order of their positions.
 
-    `attempts=False` tells only what became of each effect, not how often it was tried and when: a process that was killed between
+    `attempts=False` tells only what became of each effect, not how often it was tried and when, so that the effect's events have neither id nor time: a process that was killed between
     a call and its record is in the log for ever, as one attempt more. Raises KeyUnavailable for an event that is masked or erased.
     """
     return hashlib.sha256(b"".join(line + b"\n" for line in canonical_lines(events, attempts=attempts))).hexdigest()
@@ -72,11 +72,12 @@ def _line(event: Recorded[Event], kept: list[Recorded[Event]], attempts: bool) -
             [e.stored.version for e in kept if e.stored.lane is Lane.DECISION and str(e.stored.stream) == ref["stream"]],
         )
     at_us: int | None = stored.occurred_at_us
+    id_: str | None = str(stored.event_id)
     if not attempts and stored.kind.startswith(_EFFECT):
         payload.pop("attempt", None)
-        at_us = None
+        at_us = id_ = None  # both tell which attempt it was
     lane = "fact" if stored.lane is Lane.FACT else "decision"
-    return canonical([stored.wire_name, str(stored.stream), lane, str(stored.event_id), at_us, told, payload])
+    return canonical([stored.wire_name, str(stored.stream), lane, id_, at_us, told, payload])
 
 
 def _count(ref: dict[str, Any], name: str, numbers: list[int]) -> None:
