@@ -36,9 +36,11 @@ HEARTBEAT_S = 1.0
 
 
 def forked(work: Callable[[], None]) -> int:
-    """The process that does the work."""
+    """The process that does the work. SIGTERM is blocked there from its first moment, so that it is never lost between two handlers."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
     child = os.fork()
     if child:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
         return child
     try:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -102,7 +104,6 @@ def relay(site: Site, address: str, die_at: int) -> None:
 
 
 def worker(site: Site, address: str, die_at: int) -> None:
-    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
     with site.open() as ps, TemporalEngine(ps.engine, address, heartbeat_s=HEARTBEAT_S) as engine:
         armed(ps, die_at)
         with engine.worker():
@@ -120,9 +121,10 @@ def minded(site: Site, address: str, die_at: list[int]) -> None:
             os.kill(pid, signal.SIGTERM)
 
     signal.signal(signal.SIGTERM, stop)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
     for step in (*die_at, 0):
         running[:] = [forked(lambda step=step: worker(site, address, step))]  # type: ignore[misc]
-        if over:
+        if over:  # it was told before this one was known
             os.kill(running[0], signal.SIGTERM)
         status = ended(running[0])
         if over or status == 0:

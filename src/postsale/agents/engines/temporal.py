@@ -11,7 +11,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from copy import copy
 from datetime import timedelta
 from typing import Any, Final, Self, TypeVar
@@ -38,6 +38,7 @@ except ImportError:
 
 _IDENTITY: Final = "postsale"  # instead of the machine's and the user's name
 _STICKY: Final = timedelta(seconds=1)  # a worker that died is not waited for: histories are short
+_TURNED_AWAY_S: Final = 0.5
 _DRAIN: Final = timedelta(minutes=2)
 T = TypeVar("T")
 
@@ -132,13 +133,31 @@ class TemporalEngine:
         `threads` steps at a time. Raises EngineUnavailable when the server does not answer at the start; later it is waited for.
         """
         with ThreadPoolExecutor(threads, thread_name_prefix="postsale-step") as pool:
-            worker = self._link.run(self._made(pool, threads))
-            running = self._link.start(worker.run())
+            first = self._link.run(self._made(pool, threads))
+            over = asyncio.Event()
+            serving = self._link.start(self._serve(first, over, lambda: self._made(pool, threads)))
             try:
                 yield
             finally:
-                self._link.run(worker.shutdown())
-                running.result()
+                self._link.run(_set(over))
+                serving.result()
+
+    async def _serve(self, worker: Worker, over: asyncio.Event, again: Callable[[], Coroutine[Any, Any, Worker]]) -> None:
+        """Run a worker until it is over. One that its server turned away, as a server does that is just starting, is followed by another."""
+        told = asyncio.ensure_future(over.wait())
+        while True:
+            running = asyncio.ensure_future(worker.run())
+            await asyncio.wait({running, told}, return_when=asyncio.FIRST_COMPLETED)
+            if not running.done():
+                await worker.shutdown()
+            await asyncio.wait({running})
+            while running.exception() is not None and not over.is_set():
+                await asyncio.wait({told}, timeout=_TURNED_AWAY_S)
+                with suppress(RPCError, RuntimeError):
+                    worker = await again()
+                    break
+            if over.is_set():
+                return
 
     async def _made(self, pool: ThreadPoolExecutor, threads: int) -> Worker:
         loop = asyncio.get_running_loop()
@@ -243,6 +262,10 @@ class _Link:
             loop.call_soon_threadsafe(loop.stop)
             thread.join()
             loop.close()
+
+
+async def _set(event: asyncio.Event) -> None:
+    event.set()
 
 
 def _stream(text: str) -> StreamId:
