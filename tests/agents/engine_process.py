@@ -15,6 +15,7 @@ Nothing outlives the process that forked it.
 from __future__ import annotations
 
 import ctypes
+import itertools
 import json
 import os
 import signal
@@ -26,7 +27,7 @@ from types import FrameType
 from typing import Any
 
 from postsale.agents.engines.temporal import TemporalEngine
-from postsale.errors import LeaseHeld
+from postsale.errors import EngineUnavailable, LeaseHeld
 from postsale.testing.engine_contract import reference
 from postsale.testing.engine_stage import Site
 from tests.agents.killed_dispatch import Steps
@@ -106,8 +107,11 @@ def relay(site: Site, address: str, die_at: int) -> None:
 def worker(site: Site, address: str, die_at: int) -> None:
     with site.open() as ps, TemporalEngine(ps.engine, address, heartbeat_s=HEARTBEAT_S) as engine:
         armed(ps, die_at)
-        with engine.worker():
-            signal.sigwait([signal.SIGTERM])
+        try:
+            with engine.worker():
+                signal.sigwait([signal.SIGTERM])
+        except EngineUnavailable:
+            os._exit(2)  # there was no server to begin with: it is started again, as whatever keeps processes alive would do
 
 
 def minded(site: Site, address: str, die_at: list[int]) -> None:
@@ -122,15 +126,16 @@ def minded(site: Site, address: str, die_at: list[int]) -> None:
 
     signal.signal(signal.SIGTERM, stop)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
-    for step in (*die_at, 0):
+    for step in itertools.chain(die_at, itertools.repeat(0)):
         running[:] = [forked(lambda step=step: worker(site, address, step))]  # type: ignore[misc]
         if over:  # it was told before this one was known
             os.kill(running[0], signal.SIGTERM)
         status = ended(running[0])
         if over or status == 0:
             return
-        with open(f"{site.folder}/deaths", "a") as deaths:
-            deaths.write(f"{step} ")
+        if status == -signal.SIGKILL:
+            with open(f"{site.folder}/deaths", "a") as deaths:
+                deaths.write(f"{step} ")
 
 
 class Orders:
