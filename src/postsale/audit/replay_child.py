@@ -31,6 +31,7 @@ from postsale.aggregates.decisions import ReadRef
 from postsale.audit.replay_again import Again, Models, Wanted, blanked
 from postsale.audit.replay_sandbox import IN, OUT, lock
 from postsale.events import Lane, StoredEvent, StreamId, encode_payload
+from postsale.projections.customer_health import CUSTOMER_HEALTH
 
 READY: Final = b"r"
 ANSWER: Final = b"a"
@@ -47,7 +48,7 @@ def main() -> None:
     sys.stdin = sys.stdout = sys.stderr = io.StringIO()  # what a decider prints goes nowhere
     given = pickle.loads(_read())  # from the parent, before anything of the log
     again, missing = _load(given)
-    _warm(again)
+    _warm()
     sandbox = lock(lambda what: _write(TRIED, what.encode()), enforce=given["enforce"])
     _write(READY, orjson.dumps({"sandbox": sandbox.name, "enforced": sandbox.enforced, "missing": missing}))
     while raw := _read():
@@ -83,7 +84,7 @@ def _load(given: dict[str, Any]) -> tuple[Again, dict[str, str]]:
     return Again(agents, models), missing
 
 
-def _warm(again: Again) -> None:
+def _warm() -> None:
     """Whatever is loaded at first use is used once: afterwards nothing can be opened any more."""
     for name in _LAZY:
         importlib.import_module(name)
@@ -110,9 +111,10 @@ def _warm(again: Again) -> None:
         model="",
     )
     recorded = decide(agent.spec, policy, case, lambda _: "").event
-    again.policies[policy.digest] = policy
+    own = Again({}, Models(CUSTOMER_HEALTH))  # of our own code alone: no other runs before the sandbox is closed
+    own.policies[policy.digest] = policy
     inputs = blanked(orjson.loads(encode_payload(recorded)))
-    list(again.customer(stream, (), [Wanted(1, inputs, policy.digest, "")]))  # by an agent of our own: no other code runs yet
+    list(own.customer(stream, (), [Wanted(1, inputs, policy.digest, "")]))
 
 
 def _customer(names: Sequence[str], events: Sequence[Sequence[Any]], wanted: Sequence[Any]) -> tuple[Any, list[StoredEvent], list[Wanted]]:

@@ -144,16 +144,16 @@ def replay_many(
     models: Models | None = None,
     bind: bool = False,
     enforce: bool = True,
-    on_progress: Callable[[int], None] | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> ReplayReport:
     """Make every decision of a scope again, in a process that reaches nothing, and compare with the log.
 
     `bind`: hash every event that was read and the tenant's whole tree, so that what is reported holds for that tree; LogDamaged names
-    the first event that does not belong to it. `enforce=False`: without the kernel, as where it has no seccomp.
+    the first event that does not belong to it. `on_progress(done, of)` counts decisions. `enforce=False`: without the kernel, as where it has no seccomp.
     Raises UnknownDecision for an id that is none, SandboxViolation, SandboxFailed.
     """
     with reach.no_effects("replay"):
-        return _Run(log, tenant, unseal, scope, agents, models, bind, enforce, on_progress or (lambda _: None)).run()
+        return _Run(log, tenant, unseal, scope, agents, models, bind, enforce, on_progress or (lambda _done, _of: None)).run()
 
 
 class _Run:
@@ -167,7 +167,7 @@ class _Run:
         models: Models | None,
         bind: bool,
         enforce: bool,
-        tell: Callable[[int], None],
+        tell: Callable[[int, int], None],
     ) -> None:
         self.log, self.tenant, self.unseal, self.scope, self.models = log, tenant, unseal, scope, models
         self.enforce, self.tell = enforce, tell
@@ -182,10 +182,12 @@ class _Run:
         self.leaves: dict[int, tuple[int, bytes]] | None = {} if bind else None  # leaf index -> position, leaf
         self.mac = self._mac()
         self.results: list[tuple[int, bytes]] = []
+        self.total = 0
 
     def run(self) -> ReplayReport:
         report = ReplayReport(self.tenant, self.log.store.log_id, self.scope, self.head, Sandbox("", False))
         chosen = self.chosen()
+        self.total = sum(map(len, chosen.values()))
         streams = list(chosen)
         start = 0
         while start < len(streams) or not start:
@@ -253,7 +255,7 @@ class _Run:
             for answers in judge.answers(batches()):
                 for (recorded, lane), answer in zip(work.pop(0), answers, strict=True):
                     self.take(recorded, lane, answer, report)
-                    self.tell(1)
+                    self.tell(report.decisions, self.total)
 
     def batches(
         self, chosen: Mapping[StreamId, frozenset[UUID]], missing: Mapping[str, str], report: ReplayReport
