@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple, cast
 
 from postsale.agents.agent import Agent
 from postsale.agents.decide import case_of, decide, spec_of
-from postsale.agents.evidence import EvidenceRecorder, HealthReading, read_set, rounded
+from postsale.agents.evidence import OFFERED, EvidenceRecorder, HealthReading, read_set, rounded
 from postsale.agents.guardrails import look
 from postsale.agents.policy import Policy
 from postsale.agents.readings import RunnerHealth
@@ -161,8 +161,8 @@ class Again:
         }
 
     def _of_health(self, agent: Agent, inputs: Mapping[str, Any]) -> frozenset[str]:
-        of_health = {*FROM_HEALTH, *agent.offers, *(self.health.features if self.health is not None else ())}
-        return frozenset(inputs) & of_health
+        features = self.health.features.keys() if self.health is not None else ()
+        return frozenset(n for n in inputs if n in FROM_HEALTH or n in agent.offers or (n in features and n not in OFFERED))
 
     def _reading(self, walk: Walk, customer: CustomerAggregate, now_us: int, upto: int, inputs: frozenset[str]) -> HealthReading:
         assert self.health is not None

@@ -29,11 +29,12 @@ from postsale.audit.replay_again import Models, Wanted
 from postsale.audit.replay_child import ANSWER, FRAME, READY, TRIED
 from postsale.audit.replay_sandbox import TRIED_STATUS, Sandbox
 from postsale.errors import SandboxFailed, SandboxViolation
-from postsale.events import StoredEvent, StreamId, registry
+from postsale.events import StoredEvent, StreamId
 from postsale.projections.health import Component, HealthModel
 
 WITHIN_S: Final = 60.0  # of one decision, and of the start
 _AHEAD: Final = 2  # batches sent before the first one's answers are taken
+_SILENT: Final = "a call with signals blocked, such as a thread"  # the kernel killed it, and it had no say
 _LARGEST: Final = 16 << 20  # an answer
 
 
@@ -56,11 +57,20 @@ class Customer(NamedTuple):
 class Judge:
     """A process in the sandbox. A context manager; for one thread. `sandbox` says how it is closed."""
 
-    def __init__(self, agents: Mapping[str, Agent], models: Models | None, *, enforce: bool = True, within_s: float = WITHIN_S) -> None:
-        """`agents` by key. What cannot be sent, or not be loaded there, is in `missing` by key ("health" for the models)."""
+    def __init__(
+        self,
+        agents: Mapping[str, Agent],
+        models: Models | None,
+        modules: Iterable[str] = (),
+        *,
+        enforce: bool = True,
+        within_s: float = WITHIN_S,
+    ) -> None:
+        """`agents` by key; `modules` declare the signals of the log. What cannot be sent, or not be loaded there, is in `missing`,
+        agents by key, the models as "health"."""
         self.missing: dict[str, str] = {}
         self._within_s = within_s
-        self._given = self._set_up(agents, models, enforce)
+        self._given = self._set_up(agents, models, sorted(set(modules)), enforce)
         self._known: set[str] = set()  # policies that were sent
         self.sandbox = Sandbox("", False)
 
@@ -137,9 +147,7 @@ class Judge:
         tried = frame[1].decode(errors="replace")[:64] if frame is not None else ""
         status = self._process.wait(self._within_s)
         if status in {TRIED_STATUS, -signal.SIGSYS} and asked is not None:
-            raise SandboxViolation(
-                decision_id=asked.decision_id, decider=asked.decider, tried=tried or "a system call", sandbox=self.sandbox.name
-            )
+            raise SandboxViolation(decision_id=asked.decision_id, decider=asked.decider, tried=tried or _SILENT, sandbox=self.sandbox.name)
         ended = f"it tried {tried}" if tried else f"it ended with status {status}"
         raise SandboxFailed(decision_id=decision_id, reason=ended)
 
@@ -152,6 +160,7 @@ class Judge:
             while len(head := reader.read(FRAME.size)) == FRAME.size:
                 size, kind = FRAME.unpack(head)
                 if size > _LARGEST or len(body := reader.read(size)) < size:
+                    self._frames.put((b"", b""))  # nothing that follows can be told apart
                     break
                 self._frames.put((bytes([kind]), body))
         self._frames.put(None)
@@ -177,12 +186,11 @@ class Judge:
 
     # ------------------------------------------------------------ the set-up
 
-    def _set_up(self, agents: Mapping[str, Agent], models: Models | None, enforce: bool) -> bytes:
+    def _set_up(self, agents: Mapping[str, Agent], models: Models | None, modules: list[str], enforce: bool) -> bytes:
         sent: dict[str, bytes] = {}
         for key, agent in agents.items():
             if (raw := self._pickled(key, agent)) is not None:
                 sent[key] = raw
-        modules = sorted({cls.__module__ for cls in registry.classes()} - {"__main__"})
         health = None if models is None else self._pickled("health", models)
         return pickle.dumps({"enforce": enforce, "modules": modules, "agents": sent, "models": health})
 

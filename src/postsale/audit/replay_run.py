@@ -181,6 +181,7 @@ class _Run:
         self.policies: dict[str, Policy | None] = {}
         self.leaves: dict[int, tuple[int, bytes]] | None = {} if bind else None  # leaf index -> position, leaf
         self.mac = self._mac()
+        self.modules = self._modules()
         self.results: list[tuple[int, bytes]] = []
         self.total = 0
 
@@ -243,7 +244,7 @@ class _Run:
     def judge(self, chosen: Mapping[StreamId, frozenset[UUID]], report: ReplayReport) -> None:
         """One sandbox for these customers."""
         work: list[list[tuple[AsRecorded, OwnLane]]] = []
-        with Judge(self.agents, self.models, enforce=self.enforce) as judge:
+        with Judge(self.agents, self.models, self.modules, enforce=self.enforce) as judge:
             report.sandbox, report.missing = judge.sandbox, {**report.missing, **judge.missing}
 
             def batches() -> Iterator[tuple[Mapping[str, str], Sequence[Customer]]]:
@@ -351,6 +352,17 @@ class _Run:
             report.unverifiable.append(outcome)
         line = f"{outcome.decision_id} {outcome.position} {outcome.verdict} {outcome.digest}\n"
         self.results.append((outcome.position, line.encode()))
+
+    def _modules(self) -> set[str]:
+        """Which modules declare the signals of somebody's own that this tenant has; those of the program itself cannot be loaded."""
+        found = set()
+        for cls in registry.classes():
+            module = cls.__module__
+            if module != "__main__" and not module.startswith("postsale.") and module not in found:
+                query = Query(tenant=self.tenant, kinds=frozenset({cls.kind}), limit=1)
+                if next(iter(self.log.store.read(query)), None) is not None:
+                    found.add(module)
+        return found
 
     def _mac(self) -> Mac | None:
         try:
