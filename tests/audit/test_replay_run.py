@@ -6,6 +6,7 @@ The log is altered as whoever can write it would: stored anew, with leaves that 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -27,11 +28,13 @@ from postsale.audit.replay_history import History
 from postsale.errors import LogDamaged, UnknownDecision
 from postsale.events import Event, Lane, ManualClock, NewEvent, StreamId, decode, derive_id, from_us, to_us
 from postsale.projections.customer_health import CUSTOMER_HEALTH
+from postsale.projections.weighing import read_weights
 from postsale.store import MemoryStore, Query, Submission
 from postsale.store.log import Cause, Draft, Log
 from tests.agents.world import DUNNING, NOON, World
 from tests.app.support import ANNA, opened
 from tests.app.support import failed as failed_signal
+from tests.audit import own
 
 Change = Callable[[Any], Event | None]
 CUSTOMERS = {"c1": "offer", "c2": "email", "c3": "task", "c4": "suppressed"}
@@ -499,3 +502,45 @@ def test_money_left_is_what_the_budgets_own_fold_says_at_every_position(steps: l
     for position, left in expected.items():
         assert history.left_minor("retention", "2026-11", 100, position, position + 1) == {left}
     assert history.left_minor("retention", "2026-11", 100, 0, world.store.head() + 1) == set(expected.values())
+
+
+# ---------------------------------------------------------------- somebody's own code
+
+
+@pytest.mark.parametrize("weighed", [False, True])
+def test_signals_features_models_and_agents_of_ones_own_are_replayed(weighed: bool, tmp_path: Path) -> None:
+    """Declared in a module: loaded by the process that decides again, before it is closed. A model may be weighed by a file."""
+    model = read_weights(own.WEIGHTS, own.OWN) if weighed else own.OWN
+    clock = ManualClock(NOON)
+    with opened(tmp_path, agents=[own.SeatWatch()], health=model, clock=clock) as ps:
+        acme = ps.tenant("acme")
+        acme.record("cus_1", _paid("p1", NOON - timedelta(days=60)))
+        for n, days in enumerate((0, 10, 50)):
+            clock.move_to(to_us(NOON + timedelta(days=days)))
+            at = from_us(clock.now_us())
+            acme.record("cus_1", own.SeatsLost(source="own", id=f"l{n}", occurred_at=at, seats=n + 1))
+            ps.run_once()
+            acme.ask("cus_1", "seats", "look", reason="often", by=ANNA)
+            ps.run_once()
+        report = acme.replay_many(bind=True)
+        assert (report.counts, report.missing) == ({"same": report.decisions}, {})
+        assert report.decisions >= 4
+        trends = {e.recorded.evidence["health_trend"] for e in acme.decisions()}
+        assert trends & {"up", "down", "steady"}
+    with opened(tmp_path, agents=[own.SeatWatch()], health=own.OWN if weighed else model, clock=clock) as ps:
+        report = ps.tenant("acme").replay_many()
+        expected = "view-retired" if weighed else None
+        assert set(report.reasons) == ({expected} if expected else set())
+        assert report.ok
+
+
+def test_a_model_that_no_module_declares_is_named_and_its_values_are_not_claimed(tmp_path: Path) -> None:
+    """It cannot be loaded by another process."""
+    nowhere = replace(own.OWN, name="nowhere")
+    with opened(tmp_path, agents=[own.SeatWatch()], health=nowhere, clock=ManualClock(NOON)) as ps:
+        acme = ps.tenant("acme")
+        acme.record("cus_1", own.SeatsLost(source="own", id="l", occurred_at=NOON, seats=1))
+        ps.run_once()
+        report = acme.replay_many()
+        assert report.missing == {"health": "PicklingError"}
+        assert (report.ok, report.counts, set(report.reasons)) == (True, {"unverifiable": 1}, {"view-retired"})

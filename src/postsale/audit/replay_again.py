@@ -161,8 +161,8 @@ class Again:
         }
 
     def _of_health(self, agent: Agent, inputs: Mapping[str, Any]) -> frozenset[str]:
-        features = self.health.features.keys() if self.health is not None else ()
-        return frozenset(n for n in inputs if n in FROM_HEALTH or n in agent.offers or (n in features and n not in OFFERED))
+        """Names whose values may come from a read model: features, some built-in ones, and whatever the agent makes of both."""
+        return frozenset(n for n in inputs if n in FROM_HEALTH or n in agent.offers or n not in OFFERED)
 
     def _reading(self, walk: Walk, customer: CustomerAggregate, now_us: int, upto: int, inputs: frozenset[str]) -> HealthReading:
         assert self.health is not None

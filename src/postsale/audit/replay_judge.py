@@ -228,7 +228,8 @@ def reweighed(module: str, name: str, weights: Sequence[int], bands: Any, rows: 
 
 def _declared(model: HealthModel) -> tuple[str, str]:
     """Where the model, or the one it is a weighing of, is declared. PicklingError when it is nowhere."""
-    for module in list(sys.modules.values()):
+    own = sys.modules.get(model.features.__module__)
+    for module in [*filter(None, [own]), *sys.modules.values()]:
         for name, base in list(getattr(module, "__dict__", {}).items()):
             if module.__name__ != "__main__" and isinstance(base, HealthModel) and _same_but_for_weights(base, model):
                 return module.__name__, name

@@ -359,7 +359,7 @@ class _Run:
         for cls in registry.classes():
             module = cls.__module__
             if module != "__main__" and not module.startswith("postsale.") and module not in found:
-                query = Query(tenant=self.tenant, kinds=frozenset({cls.kind}), limit=1)
+                query = Query(tenant=self.tenant, kinds=frozenset({cls.wire_name.partition("@")[0]}), limit=1)
                 if next(iter(self.log.store.read(query)), None) is not None:
                     found.add(module)
         return found
