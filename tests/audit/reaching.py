@@ -142,6 +142,8 @@ class Endless(Agent):
                     bytearray(1 << 33)
                 case "leaves":
                     os._exit(0)
+                case "leaves politely":
+                    raise SystemExit
                 case "talks":
                     os.write(4, b"\xff" * 64)
                 case "raises":
@@ -150,7 +152,7 @@ class Endless(Agent):
 
 
 class Tempted(Agent):
-    """It asks for a tool, as code that was misplaced into evidence would."""
+    """It asks whether a tool is in reach, as every tool does before it acts."""
 
     offers = {"extra": "integer"}  # noqa: RUF012
 

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from postsale.access import nothing
 from postsale.agents import RenewalRescue
 from postsale.app import PostSale
 from postsale.audit import Certificate, check_certificate
@@ -19,7 +20,7 @@ from postsale.errors import NoteInvalid
 from postsale.events import ManualClock
 from postsale.store import Checkpoint, VerifierKey
 from postsale.store.notes import ED25519, sign
-from tests.app.support import NOON, cancelled, failed, opened, subscribed
+from tests.app.support import ANNA, NOON, cancelled, failed, opened, subscribed
 from tests.cli.support import run
 
 
@@ -29,8 +30,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Certificate, Verifie
     folder = tmp_path_factory.mktemp("certified")
     with opened(folder, agents=[RenewalRescue()], clock=ManualClock(NOON)) as ps:
         acme = ps.tenant("acme")
+        acme.agent("renewal-rescue").propose(reason="so that there are intents", by=ANNA)
         for n in range(2):
-            acme.record(f"cus_{n}", subscribed(f"s{n}"))
+            acme.record(f"cus_{n}", subscribed(f"s{n}", mrr_minor=90_000))
             acme.record(f"cus_{n}", failed(f"f{n}", attempt=3))
         ps.run_once()
         ps.checkpoint("acme")
@@ -64,6 +66,15 @@ def test_it_is_checked_offline_with_the_logs_key_and_continues_its_checkpoint(ma
     assert checked.checkpoint is not None
     assert 0 < checked.checkpoint.size < certificate.document["tree"]["size"]
     assert checked.to_dict()["counts"] == certificate.document["counts"]
+
+
+def test_an_auditor_who_may_unseal_nothing_replays_with_the_same_result(made: tuple[Certificate, VerifierKey, Path]) -> None:
+    """Arguments are told by their keyed digests."""
+    certificate, _, folder = made
+    with opened(folder, may_see=nothing) as ps:
+        report = ps.tenant("acme").replay_many()
+    assert (report.ok, report.results_digest) == (True, certificate.report.results_digest)
+    assert report.intents > 0
 
 
 def test_another_key_no_key_and_no_signature_prove_nothing(made: tuple[Certificate, VerifierKey, Path], tmp_path: Path) -> None:

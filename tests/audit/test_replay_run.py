@@ -143,6 +143,19 @@ def _of(kind: type[Event], **fields: Any) -> Change:
     return lambda e: e.model_copy(update=fields) if isinstance(e, kind) else None
 
 
+def test_many_decisions_take_several_sandboxes_one_after_the_other_to_the_same_result(
+    world: World, untouched: ReplayReport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each has a bounded time on the processor."""
+    from postsale.audit import replay_run
+
+    monkeypatch.setattr(replay_run, "_PER_PROCESS", 3)
+    counted: list[tuple[int, int]] = []
+    report = replayed(world.log, enforce=False, on_progress=lambda *how_far: counted.append(how_far))
+    assert report.results_digest == untouched.results_digest
+    assert counted == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
 ALTERED: dict[str, tuple[str, Change, str]] = {
     "an argument": ("offer", _decision(lambda e: _arguments(e, amount_minor=90_000)), "arguments[0].amount_minor"),
     "a message": ("email", _decision(lambda e: _arguments(e, template="goodbye")), "arguments[0].template"),

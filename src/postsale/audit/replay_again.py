@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, cast
 
+from postsale.agents import reach
 from postsale.agents.agent import Agent
 from postsale.agents.decide import case_of, decide, spec_of
 from postsale.agents.evidence import OFFERED, EvidenceRecorder, HealthReading, read_set, rounded
@@ -19,7 +20,7 @@ from postsale.agents.policy import Policy
 from postsale.agents.readings import RunnerHealth
 from postsale.aggregates.customer import CustomerAggregate, fold
 from postsale.aggregates.decisions import DecisionRecorded, Scalar
-from postsale.errors import InvalidInput, PostSaleError
+from postsale.errors import InvalidInput, PostSaleError, ToolUnreachable
 from postsale.events import DAY_US, Lane, StoredEvent, StreamId, canonical, decode_payload, encode_payload, to_us
 from postsale.projections.fold import Fact, State, fact_of
 from postsale.projections.health import HealthModel
@@ -96,7 +97,7 @@ class Again:
             yield self.decision(walk, one)
 
     def decision(self, walk: Walk, one: Wanted) -> dict[str, Any]:
-        """JSON types. `again` is None where nothing can be decided, with the name of the error in `error`."""
+        """JSON types. `again` is None where nothing can be decided, with the name of the error in `error`. Raises ToolUnreachable."""
         answer: dict[str, Any] = {"again": None, "error": "", "risk": None, "evidence": None, "unread": ""}
         try:
             recorded = cast(DecisionRecorded, decode_payload(DecisionRecorded.wire_name, one.inputs))
@@ -107,7 +108,10 @@ class Again:
         answer["again"] = encode_payload(decided.event).decode()
         answer["risk"] = decided.opens_case
         try:
-            answer |= self.evidence(walk, one, recorded, policy)
+            with reach.no_effects("replay"):
+                answer |= self.evidence(walk, one, recorded, policy)
+        except ToolUnreachable:
+            raise
         except PostSaleError as error:  # an event that this code cannot read
             answer["unread"] = type(error).__name__
         return answer
@@ -138,6 +142,8 @@ class Again:
                 reading = self._reading(walk, customer, now_us, health_upto, frozenset(inputs))
             values = {n: rounded(v) for n, v in agent.values(customer, reading, now_us).items()}
             evidence = EvidenceRecorder(agent.name, inputs, values, read_set(customer, reading)).everything()
+        except ToolUnreachable:  # no evidence, whatever it is worth: whoever asked for it is told
+            raise
         except Exception as error:  # as the engine does: what an agent's own code raises is part of its decision
             evidence = dict.fromkeys(sorted(inputs))
             where = f" {error.field!r}" if isinstance(error, InvalidInput) else ""

@@ -29,13 +29,15 @@ from postsale.agents.policy import Policy
 from postsale.agents.shipped import SHIPPED
 from postsale.aggregates.decisions import ReadRef
 from postsale.audit.replay_again import Again, Models, Wanted, blanked
-from postsale.audit.replay_sandbox import IN, OUT, lock
+from postsale.audit.replay_sandbox import IN, OUT, TRIED_STATUS, lock
+from postsale.errors import ToolUnreachable
 from postsale.events import Lane, StoredEvent, StreamId, encode_payload
 from postsale.projections.customer_health import CUSTOMER_HEALTH
 
 READY: Final = b"r"
 ANSWER: Final = b"a"
 TRIED: Final = b"t"
+FAILED: Final = b"f"
 FRAME: Final = struct.Struct(">IB")
 _LAZY: Final = ("_strptime", "decimal", "fractions", "statistics", "encodings.idna", "encodings.ascii", "encodings.latin_1", "calendar")
 _zones: list[zoneinfo.ZoneInfo] = []
@@ -51,6 +53,17 @@ def main() -> None:
     _warm()
     sandbox = lock(lambda what: _write(TRIED, what.encode()), enforce=given["enforce"])
     _write(READY, orjson.dumps({"sandbox": sandbox.name, "enforced": sandbox.enforced, "missing": missing}))
+    try:
+        _answer(again)
+    except ToolUnreachable as error:
+        _write(TRIED, f"the tool {error.tool}".encode())
+        os._exit(TRIED_STATUS)
+    except BaseException as error:  # also SystemExit: an interpreter that ends by itself would be taken for one that tries something
+        _write(FAILED, type(error).__name__.encode())
+    os._exit(0)
+
+
+def _answer(again: Again) -> None:
     while raw := _read():
         policies, customers = marshal.loads(raw)
         for digest, content in policies.items():
@@ -58,7 +71,6 @@ def main() -> None:
         for names, events, wanted in customers:
             for answer in again.customer(*_customer(names, events, wanted)):
                 _write(ANSWER, orjson.dumps(answer))
-    os._exit(0)
 
 
 def _load(given: dict[str, Any]) -> tuple[Again, dict[str, str]]:

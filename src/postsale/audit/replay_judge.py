@@ -26,7 +26,7 @@ import orjson
 from postsale.agents.agent import Agent
 from postsale.agents.policy import Policy
 from postsale.audit.replay_again import Models, Wanted
-from postsale.audit.replay_child import ANSWER, FRAME, READY, TRIED
+from postsale.audit.replay_child import ANSWER, FAILED, FRAME, READY, TRIED
 from postsale.audit.replay_sandbox import TRIED_STATUS, Sandbox
 from postsale.errors import SandboxFailed, SandboxViolation
 from postsale.events import StoredEvent, StreamId
@@ -80,7 +80,13 @@ class Judge:
         command = [sys.executable, "-m", "postsale.audit.replay_child"]
         try:
             self._process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment, bufsize=0
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env=environment,
+                bufsize=0,
+                start_new_session=True,  # Ctrl-C is for the parent, which ends it
             )
         except OSError as error:
             raise SandboxFailed(decision_id=None, reason=f"it cannot be started ({error.strerror})") from None
@@ -142,10 +148,15 @@ class Judge:
             frame = self._frames.get(timeout=self._within_s)
         except queue.Empty:
             raise SandboxFailed(decision_id=decision_id, reason=f"no answer within {self._within_s:g} s") from None
+        if frame is not None and frame[0] == FAILED:
+            raise SandboxFailed(decision_id=decision_id, reason=f"it ended with {frame[1].decode(errors='replace')[:64]}")
         if frame is not None and frame[0] != TRIED:
             return frame
         tried = frame[1].decode(errors="replace")[:64] if frame is not None else ""
-        status = self._process.wait(self._within_s)
+        try:
+            status = self._process.wait(5.0)
+        except subprocess.TimeoutExpired:  # it said so and went on
+            status = TRIED_STATUS if tried else 0
         if status in {TRIED_STATUS, -signal.SIGSYS} and asked is not None:
             raise SandboxViolation(decision_id=asked.decision_id, decider=asked.decider, tried=tried or _SILENT, sandbox=self.sandbox.name)
         ended = f"it tried {tried}" if tried else f"it ended with status {status}"
