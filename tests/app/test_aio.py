@@ -26,6 +26,7 @@ from .support import ANNA, NOON, Server, Where, failed, opened, paid, place_of, 
 _ONLY_SYNC = {
     "Tenant": {
         "activate",
+        "activate_prompt",
         "agent",
         "agent_names",
         "datasets",
@@ -36,6 +37,7 @@ _ONLY_SYNC = {
         "what_if",
         "certify",
         "replay_many",
+        "prompts",
     },
     "PostSale": {
         "authenticate",

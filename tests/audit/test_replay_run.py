@@ -31,6 +31,7 @@ from postsale.projections.customer_health import CUSTOMER_HEALTH
 from postsale.projections.weighing import read_weights
 from postsale.store import MemoryStore, Query, Submission
 from postsale.store.log import Cause, Draft, Log
+from tests.agents.planned import CALL, Planned
 from tests.agents.world import DUNNING, NOON, World
 from tests.app.support import ANNA, opened
 from tests.app.support import failed as failed_signal
@@ -491,7 +492,7 @@ def _paid(id_: str, at: Any) -> Any:
 # ---------------------------------------------------------------- what surrounds decisions
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.tuples(st.sampled_from(["reserve", "commit", "release"]), st.integers(0, 4), st.integers(1, 50)), max_size=25))
 def test_money_left_is_what_the_budgets_own_fold_says_at_every_position(steps: list[tuple[str, int, int]]) -> None:
     """Reservations twice, settlements of what is not reserved, and all orders of them."""
@@ -557,3 +558,40 @@ def test_a_model_that_no_module_declares_is_named_and_its_values_are_not_claimed
         report = acme.replay_many()
         assert report.missing == {"health": "PicklingError"}
         assert (report.ok, report.counts, set(report.reasons)) == (True, {"unverifiable": 1}, {"view-retired"})
+
+
+# ---------------------------------------------------------------- planners
+
+
+def test_a_plan_is_made_again_from_the_recorded_answer_and_counted_as_from_outside() -> None:
+    """No planner goes into the sandbox. The choice, its values and arguments follow from the answer; the answer itself is nobody's proof."""
+    w = Planned(CALL)
+    w.attend(w.failed())
+    agents = tuple(w.engine.agents.values())
+    report = replayed(w.log, agents=agents)
+    (outcome,) = report.unverifiable
+    assert (report.ok, outcome.unverifiable, report.missing) == (True, {"plan.answer": "third-party"}, {})
+    assert (report.intents, len(w.said.asked)) == (1, 1)
+    for change, where in (
+        (_decision(lambda e: _arguments(e, note="Something else.")), "arguments[0].note"),
+        (_decision(lambda e: {"flags": {**e.flags, "plan.option": "wait"}}), "flags.plan.option"),
+        (_of(d.PlanReceived, answer='{"option":"wait","rationale":"x"}'), "action"),
+        (_of(d.PlanReceived, request_id=derive_id("another")), "plan.received"),
+        (_of(d.PlanRequested, planner="another"), "plan.planner"),
+        (_of(d.PlanRequested, prompt="0" * 64), "plan.prompt"),
+    ):
+        found = replayed(stored_anew(w.log, change), agents=agents, enforce=False)
+        assert where in [x.where for o in found.different for x in o.differences], where
+        assert "Something else" not in str(found.to_dict())
+    w.log.vault.destroy("acme", "c1")
+    report = replayed(w.log, agents=agents, enforce=False)
+    (outcome,) = report.unverifiable
+    assert (report.ok, outcome.unverifiable) == (True, {"plan.answer": "erased"})
+
+
+@pytest.mark.parametrize("said", ["garbage", {"option": "wait", "rationale": "x"}], ids=["no plan", "nothing"])
+def test_an_answer_that_came_to_nothing_comes_to_nothing_again(said: Any) -> None:
+    w = Planned(said)
+    w.attend(w.failed())
+    report = replayed(w.log, agents=tuple(w.engine.agents.values()), enforce=False)
+    assert (report.ok, report.reasons) == (True, {"third-party": 1})

@@ -56,6 +56,7 @@ FROM_HEALTH: Final = frozenset(
 )  # fmt: skip
 """Built-in evidence that may come from the read model: it cannot be had again once that version is gone."""
 
+_OF_PLAN: Final = ("plan.option", "plan.problem", "plan.value.")  # what a decision made of an answer, among its flags
 _RACES: Final = 64  # prefixes of a race that are tried
 
 
@@ -66,6 +67,7 @@ class Wanted(NamedTuple):
     inputs: bytes  # its canonical payload, `OUTPUTS` blanked
     policy: str  # digest
     agent: str  # key of the installed agent, "" when its code is not here
+    answer: str | None = None  # its planner's, as it was recorded; None where there was none, or it cannot be read any more
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +104,7 @@ class Again:
         try:
             recorded = cast(DecisionRecorded, decode_payload(DecisionRecorded.wire_name, one.inputs))
             policy = self.policies[one.policy]
-            decided = decide(spec_of(recorded), policy, case_of(recorded), _no_mac)
+            decided = decide(spec_of(recorded), policy, case_of(recorded, one.answer), _no_mac)
         except (PostSaleError, KeyError, ValueError) as error:
             return answer | {"error": type(error).__name__}
         answer["again"] = encode_payload(decided.event).decode()
@@ -268,9 +270,13 @@ class _Health:
     state: State
 
 
-def blanked(payload: Mapping[str, Any]) -> bytes:
-    """The inputs of a recorded decision: its canonical payload without what it came to."""
-    return canonical({**payload, **OUTPUTS})
+def blanked(payload: Mapping[str, Any], *, erased: bool = False) -> bytes:
+    """The inputs of a recorded decision: its canonical payload without what it came to.
+
+    What it made of a planner's answer is among its flags: an input only where the answer itself is `erased`.
+    """
+    flags = {n: v for n, v in payload["flags"].items() if erased or not n.startswith(_OF_PLAN)} if payload.get("flags") else {}
+    return canonical({**payload, **OUTPUTS, "flags": flags})
 
 
 def _no_mac(_: bytes) -> str:

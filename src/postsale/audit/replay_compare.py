@@ -23,7 +23,7 @@ from postsale.aggregates.artifacts import content_digest, policy_stream
 from postsale.aggregates.decisions import DecisionRecorded
 from postsale.audit.replay_history import History
 from postsale.errors import PostSaleError
-from postsale.events import StoredEvent, canonical, decode_payload, encode_payload
+from postsale.events import StoredEvent, canonical, decode_payload, encode_payload, to_us
 
 Verdict = Literal["same", "different", "unverifiable"]
 
@@ -39,8 +39,8 @@ REASONS: Final = (ERASED, OTHER_CODE, NOT_HERE, RETIRED, THIRD_PARTY, CIRCUMSTAN
 TAKEN_AS_RECORDED: Final = ("decided_at", "tools", "package_version")
 """Inputs that only the process knew: its clock, the tools it had, its package. They are taken as they were recorded, and certified to be nothing."""
 
-FROM_OUTSIDE: Final = ("draw_ppm", "prompt")
-"""Inputs that come from outside the log and are recorded to be used again; flags are told one by one. A recorded answer belongs here."""
+FROM_OUTSIDE: Final = ("draw_ppm",)
+"""Inputs that come from outside the log and are recorded to be used again. Flags are told one by one, a planner's answer as `plan.answer`."""
 
 EFFECTS: Final = frozenset({"effect/started", "effect/succeeded", "effect/failed", "effect/unknown", "effect/cancelled"})
 _LEFT: Final = frozenset({"effect/started", "effect/succeeded"})
@@ -89,6 +89,7 @@ class OwnLane:
         self.triggers: dict[str, Following] = {}
         self.cases: dict[str, list[Following]] = {}  # risk cases opened, by trigger
         self.following: dict[str, list[Following]] = {}  # approvals and effects, by decision
+        self.plans: dict[str, StoredEvent] = {}  # questions to planners, and their answers
         taken = set()
         for event in events:
             self.positions.append(event.position)
@@ -100,6 +101,8 @@ class OwnLane:
             elif kind == "risk/case-opened":
                 fields = event.fields()
                 self.cases.setdefault(str(fields.get("trigger_id")), []).append(Following(event.position, kind, fields))
+            elif kind in {"agent/plan-requested", "agent/plan-received"}:
+                self.plans[id_] = event
             elif kind in EFFECTS or kind.startswith("approval/"):
                 fields = event.fields()
                 self.following.setdefault(str(fields.get("decision_id")), []).append(Following(event.position, kind, fields))
@@ -124,6 +127,7 @@ class AsRecorded:
     payload: Mapping[str, Any]  # JSON, unsealed as far as it may be
     policy: Policy | None
     installed: str  # digest of the installed deciding code; "" when it is not here
+    erased: bool = False  # a planner's answer that cannot be read any more: what was made of it is taken as recorded
 
 
 def compare(recorded: AsRecorded, answer: Mapping[str, Any], history: History, lane: OwnLane, mac: Mac | None) -> Outcome:
@@ -142,11 +146,12 @@ def compare(recorded: AsRecorded, answer: Mapping[str, Any], history: History, l
         differences.append(Difference("(deciding)", "a decision", str(answer["error"])))
     else:
         again = orjson.loads(answer["again"])
-        found, checked = _intents(payload, again, mac)
+        found, checked = _intents(payload, again, mac, recorded.erased)
         differences += found
         if not checked:
-            unverifiable["arguments"] = ERASED
+            unverifiable["plan.answer" if recorded.erased else "arguments"] = ERASED
     differences += _surroundings(recorded, history, lane)
+    differences += _planned(recorded, lane, unverifiable)
     differences += _evidence(recorded, answer, history, lane, unverifiable)
     if again:
         differences += _consequences(stored, again, answer["risk"], history, lane)
@@ -169,11 +174,13 @@ def compare(recorded: AsRecorded, answer: Mapping[str, Any], history: History, l
 # ---------------------------------------------------------------- intents from evidence
 
 
-def _intents(payload: Mapping[str, Any], again: dict[str, Any], mac: Mac | None) -> tuple[list[Difference], bool]:
+def _intents(payload: Mapping[str, Any], again: dict[str, Any], mac: Mac | None, erased: bool) -> tuple[list[Difference], bool]:
     """The bytes that came out again, against those of the log; and whether the arguments were among what was compared."""
     recorded = dict(payload)
     intents: list[dict[str, Any]] = again["intents"]
-    if mac is not None:
+    if erased and again.get("arguments"):
+        again["arguments"] = recorded.get("arguments")
+    if mac is not None and not erased:
         clear = orjson.loads(again["arguments"]) if again.get("arguments") else []
         for intent, arguments in zip(intents, clear, strict=True):
             intent["arguments_mac"] = intent_mac(mac, UUID(intent["intent_id"]), intent["tool"], arguments)
@@ -192,7 +199,7 @@ def _intents(payload: Mapping[str, Any], again: dict[str, Any], mac: Mac | None)
         except PostSaleError:
             return [difference], True
         difference = first_difference(left, encode_payload(decode_payload(DecisionRecorded.wire_name, right)))
-    return [difference] if difference is not None else [], not intents or not masked or mac is not None
+    return [difference] if difference is not None else [], not erased and (not intents or not masked or mac is not None)
 
 
 # ---------------------------------------------------------------- evidence from the log
@@ -219,6 +226,38 @@ def _surroundings(recorded: AsRecorded, history: History, lane: OwnLane) -> Iter
             yield Difference("policy", payload["policy"], f"{active or 'none'} was active")
 
 
+def _planned(recorded: AsRecorded, lane: OwnLane, unverifiable: dict[str, str]) -> Iterator[Difference]:
+    """What the decision says of its planner, by the question and the answer in the log. No planner is asked again."""
+    payload, flags = recorded.payload, recorded.payload.get("flags") or {}
+    status = flags.get("plan.status")
+    if status is None:
+        return
+    if status == "not-asked":  # its planner or prompt was not there
+        unverifiable["plan.status"] = CIRCUMSTANCE
+        return
+    requested = lane.plans.get(str(flags.get("plan.request")))
+    question = requested.fields() if requested is not None and requested.position < recorded.stored.position else {}
+    if question.get("trigger_id") != payload["trigger_id"]:
+        yield Difference("plan.request", str(flags.get("plan.request")), "no such question in the log")
+        return
+    said: dict[str, Any] = {name: question[name] for name in ("planner", "model", "prompt")} | {"attempts": question["attempt"]}
+    said["oldest_at_us"] = to_us(datetime.fromisoformat(question["oldest_at"]))
+    if status != "silent":
+        received = lane.plans.get(str(flags.get("plan.received")))
+        answer = received.fields() if received is not None and received.position < recorded.stored.position else {}
+        if answer.get("request_id") != flags["plan.request"]:
+            yield Difference("plan.received", str(flags.get("plan.received")), "no such answer in the log")
+            return
+        said |= {name: answer.get(name) for name in ("status", "reason", "propensity_ppm")}
+        said["model"] = answer.get("model") or said["model"]
+    if status == "answered" and not recorded.erased:
+        unverifiable["plan.answer"] = THIRD_PARTY
+    for name, value in sorted(said.items()):
+        kept = payload.get("prompt") if name == "prompt" else flags.get(f"plan.{name}")
+        if (kept or None) != (value or None):
+            yield Difference(f"plan.{name}", _brief(kept), _brief(value))
+
+
 def _evidence(
     recorded: AsRecorded, answer: Mapping[str, Any], history: History, lane: OwnLane, unverifiable: dict[str, str]
 ) -> Iterator[Difference]:
@@ -228,7 +267,7 @@ def _evidence(
     for name in FROM_OUTSIDE:
         if payload.get(name) is not None:
             unverifiable[name] = THIRD_PARTY
-    flags = dict(payload.get("flags") or {})
+    flags = {name: value for name, value in (payload.get("flags") or {}).items() if not name.startswith("plan.")}
     failed = flags.pop("failed", "")
     unverifiable.update({f"flags.{name}": THIRD_PARTY for name in flags})
     if recorded.policy is None or answer["again"] is None:

@@ -5,6 +5,7 @@ May import everything below `audit`, but neither tools nor engines.
 
 from __future__ import annotations
 
+import copy
 import importlib
 import io
 import marshal
@@ -18,7 +19,7 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, Final, NamedTuple, Self
 
 import orjson
@@ -200,7 +201,9 @@ class Judge:
     def _set_up(self, agents: Mapping[str, Agent], models: Models | None, modules: list[str], enforce: bool) -> bytes:
         sent: dict[str, bytes] = {}
         for key, agent in agents.items():
-            if (raw := self._pickled(key, agent)) is not None:
+            decider = copy.copy(agent)
+            decider.planners, decider.prompts = {}, {}  # no model is asked again
+            if (raw := self._pickled(key, decider)) is not None:
                 sent[key] = raw
         health = None if models is None else self._pickled("health", models)
         return pickle.dumps({"enforce": enforce, "modules": modules, "agents": sent, "models": health})
@@ -221,6 +224,8 @@ class _Pickler(pickle.Pickler):
     def reducer_override(self, what: Any) -> Any:
         if isinstance(what, Policy):
             return Policy.from_json, (what.content,)
+        if isinstance(what, MappingProxyType):
+            return frozen, (dict(what),)
         if isinstance(what, HealthModel):
             module, name = _declared(what)
             weights = [c.weight for c in what.components]
@@ -228,6 +233,11 @@ class _Pickler(pickle.Pickler):
         if isinstance(what, type) and what.__module__ == "__main__":
             raise pickle.PicklingError("a class of the program itself")
         return NotImplemented
+
+
+def frozen(values: dict[Any, Any]) -> Mapping[Any, Any]:
+    """What it was: pickle knows no such type."""
+    return MappingProxyType(values)
 
 
 def reweighed(module: str, name: str, weights: Sequence[int], bands: Any, rows: Any, weighing: int) -> HealthModel:

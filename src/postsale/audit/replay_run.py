@@ -270,12 +270,12 @@ class _Run:
             asked = []
             for stored in own:
                 if stored.event_id in chosen[stream]:
-                    one, key = self.recorded(stored, missing)
+                    one, key, said = self.recorded(stored, lane, missing)
                     name = str(one.payload["decider"])
                     seen = report.deciders.setdefault(name, {})
                     seen[one.payload["decider_digest"]] = seen.get(one.payload["decider_digest"], 0) + 1
                     report.models[one.payload.get("model") or ""] += 1
-                    wanted = Wanted(stored.position, blanked(one.payload), one.payload["policy"], key)
+                    wanted = Wanted(stored.position, blanked(one.payload, erased=one.erased), one.payload["policy"], key, said)
                     asked.append(Asked(str(stored.event_id), name, wanted))
                     recorded.append((one, lane))
             customers.append(Customer(stream, events, asked))
@@ -310,22 +310,32 @@ class _Run:
 
     # ------------------------------------------------------------ one decision
 
-    def recorded(self, stored: StoredEvent, missing: Mapping[str, str]) -> tuple[AsRecorded, str]:
-        """The decision as it is in the log, and the key of its agent in the sandbox, "" when it is not there."""
-        header = Header.from_bytes(stored.header)
-        try:
-            data = self.unseal(stored, header) if header.sealed else stored.data
-        except SealBroken:
-            data = stored.data  # compared by its keyed digests
-        if not registry.is_current(stored.wire_name):
-            data = encode_payload(decode_payload(stored.wire_name, data, None, stored.position))
-        payload: dict[str, Any] = orjson.loads(data)
-        decider = str(payload["decider"])
+    def recorded(self, stored: StoredEvent, lane: OwnLane, missing: Mapping[str, str]) -> tuple[AsRecorded, str, str | None]:
+        """The decision as it is in the log, the key of its agent in the sandbox ("": it is not there), and its planner's answer."""
+        payload = self.payload(stored)
+        decider, flags = str(payload["decider"]), payload.get("flags") or {}
         key = next((k for k in (f"{decider}#{payload['agent']}", decider) if k in self.agents), "")
         installed = self.digests.get(key, "")
         if key in missing:
             key, installed = "", ""
-        return AsRecorded(stored, payload, self.policy(payload["policy"]), installed), key
+        answer = None
+        if flags.get("plan.status") == "answered" and (said := lane.plans.get(str(flags.get("plan.received")))) is not None:
+            answer = self.payload(said).get("answer")
+        answer = answer if isinstance(answer, str) else None
+        erased = flags.get("plan.status") == "answered" and answer is None
+        return AsRecorded(stored, payload, self.policy(payload["policy"]), installed, erased), key, answer
+
+    def payload(self, stored: StoredEvent) -> dict[str, Any]:
+        """JSON, of the current version, unsealed as far as it may be."""
+        header = Header.from_bytes(stored.header)
+        try:
+            data = self.unseal(stored, header) if header.sealed else stored.data
+        except SealBroken:
+            data = stored.data  # arguments are compared by their keyed digests
+        if not registry.is_current(stored.wire_name):
+            data = encode_payload(decode_payload(stored.wire_name, data, None, stored.position))
+        found: dict[str, Any] = orjson.loads(data)
+        return found
 
     def policy(self, digest: str) -> Policy | None:
         if digest not in self.policies:
