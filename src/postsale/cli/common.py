@@ -56,6 +56,8 @@ from postsale.errors import (
     PolicyWidens,
     PostSaleError,
     ReplayDiverged,
+    SandboxFailed,
+    SandboxViolation,
     SealBroken,
     SegmentUnreadable,
     StoreUnavailable,
@@ -78,7 +80,7 @@ EXIT_CODES = """Exit status: 0 done · 1 a check found something wrong · 2 the 
 Environment: POSTSALE_DB · POSTSALE_KEYS · POSTSALE_SCHEMA · POSTSALE_TENANT · POSTSALE_TOKEN (act as its owner) · POSTSALE_IMPORT (modules that declare your own signals) · POSTSALE_HEALTH (module:NAME of your health model) · POSTSALE_ARCHIVE (where archived chapters were moved to) · POSTSALE_HOT (redis://… that serves rows of read models)"""
 
 _STATUS: tuple[tuple[tuple[type[PostSaleError], ...], int], ...] = (
-    ((LogDamaged, ReplayDiverged, SealBroken, BreakingChange, CheckpointRefused, NoteInvalid), 1),
+    ((LogDamaged, ReplayDiverged, SealBroken, BreakingChange, CheckpointRefused, NoteInvalid, SandboxViolation), 1),
     ((InvalidInput, MappingInvalid, PolicyInvalid, IdentityConflict), 2),
     ((ApprovalRefused, NotAllowed, ExportRefused, NotLive, PolicyWidens), 3),
     ((UnknownCustomer, UnknownDecision, UnknownEvent, NotCheckpointed), 4),
@@ -95,6 +97,7 @@ _STATUS: tuple[tuple[tuple[type[PostSaleError], ...], int], ...] = (
             ArchiveBusy,
             ArchiveUnwritable,
             ExportUnwritable,
+            SandboxFailed,
         ),
         5,
     ),
