@@ -5,8 +5,8 @@ from postsale.audit.dispositions import DispositionReport, check_dispositions
 from postsale.audit.estimate import Estimate
 from postsale.audit.explain import Explanation, explain
 from postsale.audit.replay import Replayed, replay
-from postsale.audit.streams import stream_hash
 from postsale.audit.replay_run import ReplayReport, Scope, replay_many
+from postsale.audit.streams import stream_hash
 from postsale.audit.whatif import WhatIf, what_if
 from postsale.store import VerifyReport, verify
 
@@ -26,8 +26,8 @@ __all__ = [
     "check_dispositions",
     "explain",
     "replay",
-    "stream_hash",
     "replay_many",
+    "stream_hash",
     "verify",
     "what_if",
 ]
