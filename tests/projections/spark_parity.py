@@ -42,6 +42,8 @@ class Traps(Features, version=1, owner="tests"):
     either = count(Measured, where=lambda e: (e.amount > 0) | (e.label == "a"), window=days(3))
     kinds_by_2d = distinct(Measured, lambda e: e.step, by=lambda e: e.good, window=days(2))
     fading = decayed(InvoicePaid, lambda e: e.amount_minor, half_life=days(2))
+    about = distinct(Measured, lambda e: e.label, approximate=True)
+    about_flag = distinct(Measured, lambda e: e.good, by=lambda e: e.step, window=days(2), approximate=True)
     past = history(Measured, lambda e: e.label, window=days(3))
 
 

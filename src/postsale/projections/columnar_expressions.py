@@ -134,3 +134,8 @@ def weight_of(half_life: int, age: Column) -> Column:
     halved = (age.cast("float64") / float(half_life)).floor()
     first = ibis().array(list(first_weights(half_life)))[(age - (halved * half_life).cast("int64")).cast("int32")]
     return (first.cast("float64") / ibis().literal(2.0).pow(halved)).floor().cast("int64")
+
+
+def digest_of(value: Column) -> Column:
+    """The hash of `sketch`, as hex: casts write integers in decimal and booleans as `true` and `false` on every engine."""
+    return value.cast("string").hexdigest("md5")

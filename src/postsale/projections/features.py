@@ -254,6 +254,7 @@ def distinct(
     by: Callable[[S], K],
     where: Where[S] = None,
     window: Window_ = None,
+    approximate: bool = False,
     unit: str = "",
     description: str = "",
 ) -> Leaf[Mapping[K, int]]: ...
@@ -265,14 +266,29 @@ def distinct(
     by: None = None,
     where: Where[S] = None,
     window: Window_ = None,
+    approximate: bool = False,
     unit: str = "",
     description: str = "",
 ) -> Leaf[int]: ...
 def distinct(
-    kind: Any, value: Any, *, by: Any = None, where: Any = None, window: Window_ = None, unit: str = "", description: str = ""
+    kind: Any,
+    value: Any,
+    *,
+    by: Any = None,
+    where: Any = None,
+    window: Window_ = None,
+    approximate: bool = False,
+    unit: str = "",
+    description: str = "",
 ) -> Leaf[Any]:
-    """How many different values, exactly. The values are kept: memory grows with their number."""
-    return _leaf("distinct", kind, value, where, by, window, unit, description)
+    """How many different values, exactly. The values are kept: memory grows with their number.
+
+    `approximate` keeps no values but at most 4,096 small integers (some 32 kB as stored, once per key of `by=` and day of the window):
+    a HyperLogLog, with a relative standard error of 1.04/√4,096 = 1.6 %; near 10,000 values, where its two estimators meet, it is up to
+    3 % too high on top. Every engine gives the same whole number.
+    """
+    operation: Operation = "approximate_distinct" if approximate else "distinct"
+    return _leaf(operation, kind, value, where, by, window, unit, description)
 
 
 @overload

@@ -20,6 +20,7 @@ from postsale.projections import algebra
 from postsale.projections.algebra import Leaf
 from postsale.projections.derived import Derived
 from postsale.projections.features import Features
+from postsale.projections.sketch import mark
 from postsale.projections.tracing import Emitter, time_us
 
 V = TypeVar("V")
@@ -104,7 +105,7 @@ class Fold:
 
     A fact must be added once: duplicates are the log's to refuse. Order does not matter: any order, and any split into parts
     that are merged, gives a state with the same `digest`. Memory is bounded by the windows, the keys of `by=` and the values
-    of `distinct`.
+    of `distinct` (approximate: 4,096 small integers).
     """
 
     def __init__(self, features: type[Features]) -> None:
@@ -247,7 +248,7 @@ def _handler(kind: str, leaves: tuple[Leaf[Any], ...]) -> Callable[[State, Fact]
     lines = ["_, pos, at, _, f = fact", *emitter.lines, "o = s[0]", "if o is None or at > o: s[0] = at", "if pos > s[1]: s[1] = pos"]
     if any(leaf.window for _, leaf in mine):
         lines.append(f"tile = at // {DAY_US}")
-    scope: dict[str, Any] = {"time_us": time_us, "drop_old_tiles": algebra.drop_old_tiles}
+    scope: dict[str, Any] = {"time_us": time_us, "drop_old_tiles": algebra.drop_old_tiles, "mark": mark}
     body = "\n    ".join(lines + updates)
     exec(f"def add(s, fact):\n    {body}\n", scope)
     return scope["add"]  # type: ignore[no-any-return]

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from postsale.projections.algebra import Leaf
-from postsale.projections.columnar import empty_of, finished_value, value_table
+from postsale.projections.columnar import SKETCH, empty_of, finished_value, value_table
 from postsale.projections.columnar_duckdb import refusing, table
 from postsale.projections.columnar_expressions import Table, ibis
 from postsale.projections.features import Features
@@ -96,7 +96,10 @@ def _columns(connection: Any, features: type[Features], values: str, prefix: str
             inputs[leaf.name] = [finished_value(leaf, kept) for kept in column.to_pylist()]
             continue
         kind = arrow_type(leaf)
-        if leaf.by is not None:
+        if leaf.operation == SKETCH:
+            counted = [finished_value(leaf, kept) for kept in column.to_pylist()]
+            column = pa.array([list(value.items()) if leaf.by is not None else value for value in counted], kind)
+        elif leaf.by is not None:
             entries = column.values
             column = pa.MapArray.from_arrays(
                 column.offsets, entries.field("key").cast(kind.key_type), entries.field("cell").cast(kind.item_type)
@@ -110,6 +113,6 @@ def _columns(connection: Any, features: type[Features], values: str, prefix: str
 
 def _selected(leaf: Leaf[Any]) -> str:
     name = f'"{leaf.name}"'
-    if leaf.by is not None and leaf.operation != "history":
+    if leaf.by is not None and leaf.operation not in ("history", SKETCH):
         return f"coalesce(list_sort({name}), []) AS {name}"
-    return f"coalesce({name}, 0) AS {name}" if empty_of(leaf) == 0 else name
+    return f"coalesce({name}, 0) AS {name}" if empty_of(leaf) == 0 and leaf.operation != SKETCH else name
