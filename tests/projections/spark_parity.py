@@ -20,6 +20,7 @@ from postsale.projections.columnar_spark import frame_of, table
 from postsale.projections.feeding import facts_table
 from postsale.testing import assert_parity
 
+from .related import Friends
 from .support import MEASURED, Measured
 
 _OPTIONS = {
@@ -73,6 +74,7 @@ def main(folder: Path, seed: int) -> None:
         return frame_of(session, expression(table(session, "facts"))).toArrow().to_pylist()
 
     assert_parity(Traps, engines={"Spark": spark}, seed=seed)
+    assert_parity(Friends, engines={"Spark": spark}, seed=seed)
     say("parity held")
 
     facts = facts_table(Sum, [("a", Fact(MEASURED, n, DAY_US, DAY_US, {"amount": 2**62})) for n in (1, 2)])

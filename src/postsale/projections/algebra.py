@@ -40,6 +40,13 @@ class Moment(NamedTuple):
     value: Any  # None where the leaf reads no value
 
 
+class Across(NamedTuple):
+    """Whose facts a leaf reads: those of the customers whose `relation` names this one."""
+
+    relation: str  # name of a `latest` leaf over a text, the id of the one they belong to
+    source: str  # the system whose ids these are; "" for the tenant's own
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Leaf(Generic[V]):
     """One declared feature over facts. `V` is the type of its finished value; made by `count`, `total` and their kin."""
@@ -54,10 +61,13 @@ class Leaf(Generic[V]):
     unit: str = ""
     description: str = ""
     name: str = ""  # set by the class that declares it
+    across: Across | None = None  # folded as any leaf; read from the merged states of the members
+    through: Leaf[Any] | None = None  # the relation as it was given to `across`, until the class names it
 
     def definition(self) -> dict[str, Any]:
         """What determines its numbers, as JSON; unit and description do not."""
         decay = {} if self.half_life is None else {"half_life_days": self.half_life, "weights": WEIGHT_ONE}
+        across = {} if self.across is None else {"across": list(self.across)}
         return {
             "name": self.name,
             "operation": self.operation,
@@ -67,6 +77,7 @@ class Leaf(Generic[V]):
             "by": as_json(self.by),
             "window_days": self.window.days if self.window else None,
             **decay,
+            **across,
         }
 
 

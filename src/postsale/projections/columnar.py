@@ -11,6 +11,10 @@ field; what it says of kinds that the features do not read it of, does not matte
 grouped by: a customer, or a customer and a point in time of a training set, where `as_of` names the point's column.
 
 A row of either result has the keys, `newest_us` and `position` (of the facts that count), and one column per leaf, by its name.
+Features `across` customers are kept by `state_table` as what each gives, like any leaf; `value_table` reads them of the members. For that the facts
+bring one more text column per relation, `parent_columns(features)`: whom the fact's id stands for (a value of the first of the keys), null
+for nobody. With further keys members and those they belong to meet at equal ones. Who has members alone has a row too.
+
 Keys without a fact have no row; `empty_values` is what they would read. Derived features are Python: `finished_rows` adds them.
 
 Where engines differ by nature, this holds: integers are 64 bits wide, and a sum or product beyond them is an error of the engine, never
@@ -30,7 +34,7 @@ from postsale.errors import BadDeclaration
 from postsale.events import DAY_US
 from postsale.projections import algebra
 from postsale.projections.algebra import WEIGHT_ONE, Leaf, Moment
-from postsale.projections.columnar_expressions import Column, Table, day_of, digest_of, ibis, translated, weight_of
+from postsale.projections.columnar_expressions import Column, Table, day_of, digest_of, ibis, parent_column, parent_columns, translated, weight_of
 from postsale.projections.features import Features
 from postsale.projections.sketch import REGISTER_DIGITS, register_and_rank
 from postsale.projections.tracing import Expression
@@ -48,14 +52,16 @@ _KEEP_NULLS: Final = frozenset({"latest", "history", "distinct"})  # whose aggre
 class _Query:
     """The facts that count, with the value, key and condition of each leaf as columns of their own."""
 
-    def __init__(self, features: type[Features], facts: Table, keys: Sequence[str], as_of: int | str | None) -> None:
+    def __init__(
+        self, features: type[Features], leaves: Iterable[Leaf[Any]], facts: Table, keys: Sequence[str], as_of: int | str | None
+    ) -> None:
         self.keys = list(keys)
-        self.leaves = list(features.leaves.values())
+        self.leaves = list(leaves)
         for leaf in self.leaves:
             if leaf.name in (*self.keys, *_RESERVED):
                 raise BadDeclaration(what=f"{features.__name__}.{leaf.name}", reason="this name is a column of every result or of the keys")
         lib = ibis()
-        kinds = sorted({kind for leaf in self.leaves for kind in leaf.kinds})
+        kinds = sorted({kind for leaf in features.leaves.values() for kind in leaf.kinds})  # all count towards `newest_us` and `position`
         facts = facts.filter(facts.kind.isin(kinds))
         columns: dict[str, Column] = {key: facts[key] for key in self.keys}
         columns |= {
@@ -71,6 +77,7 @@ class _Query:
             facts = facts.filter(facts.occurred_at_us <= at)
             today = day_of(facts[as_of]) if isinstance(as_of, str) else lib.literal(as_of // DAY_US, "int64")
             columns["today_"] = today
+        columns |= {name: facts[name] for name in parent_columns(features).values() if name in facts.columns}
         names: dict[Expression, str] = {}
         for leaf in self.leaves:
             for part in (leaf.value, leaf.by):
@@ -145,20 +152,24 @@ class _Query:
                 return _filled(ibis().struct(moment if value is None else {**moment, "v": value}).collect(where=where))
         raise AssertionError(leaf.operation)
 
+    def parent(self, relation: Leaf[Any]) -> Table:
+        """By keys whom they belong to, where that is somebody else."""
+        t, name = self.facts, parent_column(relation.name)
+        if name not in t.columns:
+            raise BadDeclaration(what=name, reason="the facts lack this column: whom each fact's id stands for, null for nobody")
+        where = self._condition(relation, t, nulls=False)
+        last = ibis().struct({"at": t.at_, "pos": t.pos_, "parent": t[name]}).max(where=where)
+        links = t.group_by(self.keys).aggregate(parent_=last["parent"])
+        return links.filter(links.parent_.notnull() & (links.parent_ != links[self.keys[0]]))
+
     def base(self, cells: Mapping[str, Column]) -> Table:
         t = self.facts
         return t.group_by(self.keys).aggregate(newest_us=t.at_.max(), position=t.pos_.max(), **cells)
 
     def joined(self, base: Table, parts: Iterable[Table], order: Sequence[str]) -> Table:
         for part in parts:
-            base = self._with(base, part)
+            base = _with(base, part, self.keys)
         return base.select(*self.keys, "newest_us", "position", *order)
-
-    def _with(self, t: Table, other: Table) -> Table:
-        """The columns of another table too, which has at most one row for the keys."""
-        other = other.rename({f"{key}_right_": key for key in self.keys})
-        joined = t.left_join(other, [t[key] == other[f"{key}_right_"] for key in self.keys])
-        return joined.drop(*(f"{key}_right_" for key in self.keys))
 
     def grains(self, *, windows: bool) -> tuple[list[Leaf[Any]], list[tuple[dict[str, str], list[Leaf[Any]]]]]:
         """The leaves that need no more than the keys, then the others by what they are grouped by within them."""
@@ -195,7 +206,7 @@ class _Query:
         Left out before they are grouped: most of a long history is older than its windows.
         """
         newest = {_newest(leaf): t.tile_.max(where=self._condition(leaf, t, nulls=False)) for leaf in leaves}
-        t = self._with(t, t.group_by(self.keys).aggregate(**newest))
+        t = _with(t, t.group_by(self.keys).aggregate(**newest), self.keys)
         return t.filter(functools.reduce(operator.or_, [self._condition(leaf, t, nulls=False) for leaf in leaves]))
 
 
@@ -219,7 +230,7 @@ def state_table(features: type[Features], facts: Table, *, keys: Sequence[str]) 
     `by=`) and `cell`, in no order; null or empty when no fact counts. An approximate `distinct` is always such an array, with
     `register` too, and the register's least hash as `cell`.
     """
-    query = _Query(features, facts, keys, None)
+    query = _Query(features, features.leaves.values(), facts, keys, None)
     plain, nested = query.grains(windows=True)
     base = query.base({leaf.name: query.cell(leaf, query.facts, finish=False) for leaf in plain})
     return query.joined(base, [query.nested(leaves, grain, finish=False) for grain, leaves in nested], list(features.leaves))
@@ -233,14 +244,46 @@ def value_table(features: type[Features], facts: Table, *, keys: Sequence[str], 
     `cell`, in no order, null or empty without facts. An approximate `distinct` is an array of structs `register` and `cell` (its least hash), with `key`
     if it has `by=`: what it comes to, `finished_value` says.
     """
-    query = _Query(features, facts, keys, as_of)
+    own = [leaf for leaf in features.leaves.values() if leaf.across is None]
+    if not features.relations:
+        return _values(features, own, facts, keys, as_of)
+    parts = [(own, _values(features, own, facts, keys, as_of))]
+    for relation in features.relations:
+        theirs = [leaf for leaf in features.leaves.values() if leaf.across is not None and leaf.across.relation == relation]
+        read = _of_members(features, features.leaves[relation], facts, keys, as_of)
+        parts.append((theirs, _values(features, theirs, read, keys, as_of)))
+    every = functools.reduce(lambda a, b: a.union(b), [part.select(*keys, "newest_us", "position") for _, part in parts])
+    out = every.group_by(list(keys)).aggregate(newest_us=every.newest_us.max(), position=every.position.max())
+    for _, part in parts:
+        out = _with(out, part.drop("newest_us", "position"), keys)
+    filled = {leaf.name: out[leaf.name].fill_null(0) for leaf in features.leaves.values() if empty_of(leaf) == 0 and leaf.operation != SKETCH}
+    return out.mutate(**filled).select(*keys, "newest_us", "position", *features.leaves)
+
+
+def _values(features: type[Features], leaves: Sequence[Leaf[Any]], facts: Table, keys: Sequence[str], as_of: int | str) -> Table:
+    query = _Query(features, leaves, facts, keys, as_of)
     plain, nested = query.grains(windows=False)
     cells = {}
     for leaf in plain:
         cell = query.cell(leaf, query.facts, finish=True)
         cells[leaf.name] = cell.fill_null(0) if empty_of(leaf) == 0 else cell
     parts = [query.nested(leaves, grain, finish=True) for grain, leaves in nested]
-    return query.joined(query.base(cells), parts, list(features.leaves))
+    return query.joined(query.base(cells), parts, [leaf.name for leaf in leaves])
+
+
+def _of_members(features: type[Features], relation: Leaf[Any], facts: Table, keys: Sequence[str], as_of: int | str) -> Table:
+    """The facts of members as facts of those they belong to: the first of the keys is exchanged."""
+    links = _Query(features, [relation], facts, keys, as_of).parent(relation)
+    links = links.rename({f"{key}_member_": key for key in keys})
+    joined = facts.inner_join(links, [facts[key] == links[f"{key}_member_"] for key in keys])
+    return joined.mutate(**{keys[0]: joined.parent_}).drop("parent_", *(f"{key}_member_" for key in keys))
+
+
+def _with(t: Table, other: Table, keys: Sequence[str]) -> Table:
+    """The columns of another table too, which has at most one row for the keys."""
+    other = other.rename({f"{key}_right_": key for key in keys})
+    joined = t.left_join(other, [t[key] == other[f"{key}_right_"] for key in keys])
+    return joined.drop(*(f"{key}_right_" for key in keys))
 
 
 # ---------------------------------------------------------------- rows

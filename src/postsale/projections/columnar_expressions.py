@@ -47,6 +47,15 @@ def payload_columns(features: type[Features]) -> dict[str, Field]:
     return columns
 
 
+def parent_columns(features: type[Features]) -> dict[str, str]:
+    """By relation the column that says whom a fact's id stands for: a value of the first of the keys, null for nobody."""
+    return {relation: parent_column(relation) for relation in features.relations}
+
+
+def parent_column(relation: str) -> str:
+    return f"{relation}__parent"
+
+
 def column_of(field: Field) -> str:
     return f"{field.name}__{field.type}"
 

@@ -68,6 +68,14 @@ def _open(cls: type[Event], fields: dict[str, Any]) -> dict[str, Any]:
     return fields
 
 
+class Related(NamedTuple):
+    """What the members of a customer have together, for features `across` customers; made by `related`."""
+
+    newest_us: int | None  # occurred_at of the newest fact of any member
+    position: int
+    states: Mapping[str, Any]  # by name of the leaf that reads across
+
+
 class FeatureValues(Mapping[str, Any]):
     """Finished values by feature name, leaves and derived. `values.of(Billing.paid)` is typed."""
 
@@ -113,6 +121,8 @@ class Fold:
         self.name = features.__name__
         self.digest_of_features = features.digest
         self._leaves = tuple(features.leaves.values())
+        self.relations = features.relations
+        self._place = {leaf.name: i for i, leaf in enumerate(self._leaves, _HEAD)}
         self.kinds = frozenset(kind for leaf in self._leaves for kind in leaf.kinds)
         self._windows = [(i, leaf.window.days) for i, leaf in enumerate(self._leaves, _HEAD) if leaf.window]
         self._add = {kind: _handler(kind, self._leaves) for kind in self.kinds}
@@ -162,20 +172,31 @@ class Fold:
         """The greatest position in it, 0 without facts."""
         return state[_POSITION]  # type: ignore[no-any-return]
 
-    def finish(self, state: State, as_of_us: int) -> FeatureValues:
+    def finish(self, state: State, as_of_us: int, related: Related | None = None) -> FeatureValues:
         """Every feature's value at `as_of_us`; a window is the whole UTC days (day of as_of - n, day of as_of].
 
         Exact for any `as_of_us` at or after the newest fact. An earlier one is InvalidInput, never a guess: fold again with
-        the facts that occurred by then.
+        the facts that occurred by then. Features `across` customers are read from `related`; without it they are InvalidInput too.
         """
-        newest = state[_NEWEST]
+        newest, position, states = state[_NEWEST], state[_POSITION], state[_HEAD:]
+        if self.relations:
+            if related is None:
+                reason = "it reads across customers, and nothing was given about the members; see postsale.projections.related"
+                raise InvalidInput(what=self.name, field="related", reason=reason)
+            newest = max((n for n in (newest, related.newest_us) if n is not None), default=None)
+            position = max(position, related.position)
+            states = [own if leaf.across is None else related.states[leaf.name] for leaf, own in zip(self._leaves, states, strict=True)]
         if newest is not None and as_of_us < newest:
             reason = f"the state holds a fact of {iso(newest)}; fold again with the facts that occurred by then"
             raise InvalidInput(what=self.name, field="as_of", reason=reason)
-        values = {leaf.name: algebra.finish(leaf, state[i], as_of_us) for i, leaf in enumerate(self._leaves, _HEAD)}
+        values = {leaf.name: algebra.finish(leaf, part, as_of_us) for leaf, part in zip(self._leaves, states, strict=True)}
         for derived in self.features.deriveds:
             values[derived.name] = derived(*(values[name] for name in derived.needs))
-        return FeatureValues(values, as_of_us, newest, state[_POSITION])
+        return FeatureValues(values, as_of_us, newest, position)
+
+    def part(self, state: State, name: str) -> Any:
+        """What a state keeps of one leaf."""
+        return state[self._place[name]]
 
     def refreshed(self, values: FeatureValues, state: State, fact: Fact) -> tuple[FeatureValues, frozenset[str]]:
         """What `finish` gives now, where `values` was finished from `state` at the same time just before `fact` was added to it.

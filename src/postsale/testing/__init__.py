@@ -16,7 +16,7 @@ pytest.register_assert_rewrite(
 from postsale.testing.evolution import assert_schemas_kept, upcasted  # noqa: E402
 from postsale.testing.given import given  # noqa: E402
 from postsale.testing.network import no_network  # noqa: E402
-from postsale.testing.parity import assert_parity, random_facts  # noqa: E402
+from postsale.testing.parity import assert_parity, random_facts, random_ids  # noqa: E402
 from postsale.testing.scenario import Scenario, asked, consent, decision, effect  # noqa: E402
 from postsale.testing.store_building import Events  # noqa: E402
 from postsale.testing.store_contract import StoreContract  # noqa: E402
@@ -42,5 +42,6 @@ __all__ = [
     "given",
     "no_network",
     "random_facts",
+    "random_ids",
     "upcasted",
 ]
