@@ -119,13 +119,13 @@ def test_the_digest_tells_whose_facts_are_read_and_is_as_before_without():
 
     across_own = One.digest
 
-    class One(Features, version=1, owner="tests"):  # noqa: F811
+    class One(Features, version=1, owner="tests"):
         by = latest(Invited, lambda e: e.referrer)
         n = across(by, count(InvoicePaid), source="hubspot")
 
     across_other = One.digest
 
-    class One(Features, version=1, owner="tests"):  # noqa: F811
+    class One(Features, version=1, owner="tests"):
         by = latest(Invited, lambda e: e.referrer)
         n = count(InvoicePaid)
 

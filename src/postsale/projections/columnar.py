@@ -34,7 +34,17 @@ from postsale.errors import BadDeclaration
 from postsale.events import DAY_US
 from postsale.projections import algebra
 from postsale.projections.algebra import WEIGHT_ONE, Leaf, Moment
-from postsale.projections.columnar_expressions import Column, Table, day_of, digest_of, ibis, parent_column, parent_columns, translated, weight_of
+from postsale.projections.columnar_expressions import (
+    Column,
+    Table,
+    day_of,
+    digest_of,
+    ibis,
+    parent_column,
+    parent_columns,
+    translated,
+    weight_of,
+)
 from postsale.projections.features import Features
 from postsale.projections.sketch import REGISTER_DIGITS, register_and_rank
 from postsale.projections.tracing import Expression
@@ -256,7 +266,9 @@ def value_table(features: type[Features], facts: Table, *, keys: Sequence[str], 
     out = every.group_by(list(keys)).aggregate(newest_us=every.newest_us.max(), position=every.position.max())
     for _, part in parts:
         out = _with(out, part.drop("newest_us", "position"), keys)
-    filled = {leaf.name: out[leaf.name].fill_null(0) for leaf in features.leaves.values() if empty_of(leaf) == 0 and leaf.operation != SKETCH}
+    filled = {
+        leaf.name: out[leaf.name].fill_null(0) for leaf in features.leaves.values() if empty_of(leaf) == 0 and leaf.operation != SKETCH
+    }
     return out.mutate(**filled).select(*keys, "newest_us", "position", *features.leaves)
 
 

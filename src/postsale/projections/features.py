@@ -450,5 +450,7 @@ def _named(owner: str, name: str, leaf: Leaf[Any], declared: Mapping[str, object
         return replace(leaf, name=name)
     relation = next((n for n, member in declared.items() if member is leaf.through), None)
     if relation is None:
-        raise BadDeclaration(what=f"{owner}.{name}", reason=f"its relation is not a feature of {owner}; declare it here, by a name of its own")
+        raise BadDeclaration(
+            what=f"{owner}.{name}", reason=f"its relation is not a feature of {owner}; declare it here, by a name of its own"
+        )
     return replace(leaf, name=name, through=None, across=Across(relation, leaf.across.source))
