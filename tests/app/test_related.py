@@ -32,7 +32,7 @@ class Circle(Features, version=1, owner="growth"):
     """What comes in by invitations, by the tenant's ids and by the CRM's."""
 
     invited_by = latest(Invited, lambda e: e.referrer)
-    company = latest(Invited, lambda e: e.note, window=days(20))
+    company = latest(Invited, lambda e: e.note)
     payments = count(InvoicePaid)
     friends_paid = across(invited_by, total(InvoicePaid, lambda e: e.amount_minor, by=lambda e: e.currency))
     friends_lately = across(invited_by, count(InvoicePaid, window=days(7)))

@@ -50,10 +50,10 @@ class Friends(Features, version=1, owner="growth"):
 
 
 class Everyone(Features, version=1, owner="tests"):
-    """Each operation read across, by two relations, one of them with a condition and a window."""
+    """Each operation read across, by two relations, one of them with a condition."""
 
     invited_by = latest(Invited, lambda e: e.referrer)
-    lately = latest(Invited, lambda e: e.referrer, where=lambda e: e.points > 0, window=days(3))
+    lately = latest(Invited, lambda e: e.referrer, where=lambda e: e.points > 0)
     own = count(Invited)
     n = across(invited_by, count(InvoicePaid))
     n_2d = across(invited_by, count((InvoicePaid, Invited), window=days(2)))

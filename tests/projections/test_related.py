@@ -10,7 +10,7 @@ import pytest
 from postsale.aggregates.signals import InvoicePaid, TicketOpened
 from postsale.errors import BadDeclaration, InvalidInput
 from postsale.events import DAY_US
-from postsale.projections import Component, Fact, Features, Fold, HealthModel, across, count, latest, total
+from postsale.projections import Component, Fact, Features, Fold, HealthModel, across, count, days, latest, total
 from postsale.projections.related import exchanged, gathered
 from postsale.testing import assert_parity, random_facts, random_ids
 from postsale.testing.parity import duckdb_engine
@@ -65,7 +65,7 @@ def _read(facts, key, as_of, ids=None):
     for who, fact in facts:
         if fact.occurred_at_us <= as_of * DAY_US:
             fold.add(states.setdefault(who, fold.empty()), fact)
-    found = exchanged(fold, states, as_of * DAY_US, lambda _, id_: (ids or {}).get(id_, id_))
+    found = exchanged(fold, states, lambda _, id_: (ids or {}).get(id_, id_))
     return fold.finish(states.get(key) or fold.empty(), as_of * DAY_US, found.get(key) or gathered(fold, ()))
 
 
@@ -142,6 +142,7 @@ RELATION = latest(Invited, lambda e: e.referrer)
         (lambda: across("invited_by", count(InvoicePaid)), "must be a latest"),
         (lambda: across(count(InvoicePaid), count(InvoicePaid)), "must be a latest"),
         (lambda: across(latest(Invited, lambda e: e.referrer, by=lambda e: e.note), count(InvoicePaid)), "without by="),
+        (lambda: across(latest(Invited, lambda e: e.referrer, window=days(3)), count(InvoicePaid)), "has a window"),
         (lambda: across(latest(Invited, lambda e: e.points), count(InvoicePaid)), "gives int, expected the text of an id"),
         (lambda: across(RELATION, across(RELATION, count(InvoicePaid))), "one step is all there is"),
         (lambda: across(across(RELATION, latest(Invited, lambda e: e.referrer)), count(InvoicePaid)), "itself read across"),

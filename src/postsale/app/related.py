@@ -18,7 +18,7 @@ from postsale.errors import InvalidInput
 from postsale.events import Lane, StreamId, decode
 from postsale.projections.bulk import read_facts
 from postsale.projections.fold import FeatureValues, Fold, Related, State, fact_of
-from postsale.projections.related import Who, exchanged, gathered, named_ever, names_by
+from postsale.projections.related import Who, all_named, exchanged, gathered
 from postsale.projections.runner import CATEGORIES
 from postsale.store.contract import Query
 from postsale.store.log import Log
@@ -106,22 +106,18 @@ def members_of(
         if stored.stream.category in CATEGORIES:
             fold.add(states.setdefault(stored.stream, fold.empty()), fact_of(stored))
     wholes = whole_states(lineage, fold, states, known_at_us)
-    who = Ids.read(log, tenant, fold.relations, ids_named(fold, wholes.values()), lineage).who(known_at_us)
-    theirs = [ref for ref, state in wholes.items() if ref != customer.id and any(who(*one) == customer.id for one in _named(fold, state))]
-    members: dict[str, State] = {}
-    for ref in theirs:
-        streams = lineage.streams(ref, tenant, known_at_us)
-        members[ref] = fold.fold(read_facts(log.store, streams, kinds=fold.kinds, as_of_us=as_of_us, known_at_us=known_at_us))
-    at_us = as_of_us
-    if at_us is None:
-        at_us = max([log.clock.now_us(), *(n for n in (newest_us, *map(fold.newest_us, members.values())) if n is not None)])
-    belonging = []
-    for state in members.values():
-        for relation in fold.relations:
-            id_ = names_by(fold, state, relation, at_us)
-            if id_ is not None and who(relation, id_) == customer.id:
-                belonging.append((relation, state))
-    return gathered(fold, belonging), at_us
+    who = Ids.read(log, tenant, fold.relations, all_named(fold, wholes.values()), lineage).who(known_at_us)
+    members: list[tuple[str, State]] = []
+    for ref, state in wholes.items():
+        by = [relation for relation, id_ in all_named(fold, [state]) if who(relation, id_) == customer.id and ref != customer.id]
+        if by:
+            streams = lineage.streams(ref, tenant, known_at_us)
+            whole = fold.fold(read_facts(log.store, streams, kinds=fold.kinds, as_of_us=as_of_us, known_at_us=known_at_us))
+            members += [(relation, whole) for relation in by]
+    related = gathered(fold, members)
+    if as_of_us is None:
+        as_of_us = max([log.clock.now_us(), *(n for n in (newest_us, related.newest_us) if n is not None)])
+    return related, as_of_us
 
 
 def all_related(
@@ -134,19 +130,7 @@ def all_related(
     if at_us is None:
         return
     lineage = Lineage.read(log, tenant, log.store.head())
-    who = Ids.read(log, tenant, fold.relations, ids_named(fold, by_ref.values()), lineage).who(known_at_us)
-    related = exchanged(fold, by_ref, at_us, who)
+    who = Ids.read(log, tenant, fold.relations, all_named(fold, by_ref.values()), lineage).who(known_at_us)
+    related = exchanged(fold, by_ref, who)
     for ref in sorted(by_ref.keys() | related.keys()):
         yield ref, fold.finish(by_ref.get(ref) or fold.empty(), at_us, related.get(ref) or gathered(fold, ()))
-
-
-def ids_named(fold: Fold, states: Iterable[State]) -> set[tuple[str, str]]:
-    """Every (relation, id) that these states name."""
-    return {one for state in states for one in _named(fold, state)}
-
-
-def _named(fold: Fold, state: State) -> Iterator[tuple[str, str]]:
-    for relation in fold.relations:
-        id_ = named_ever(fold, state, relation)
-        if id_ is not None:
-            yield relation, id_

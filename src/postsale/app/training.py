@@ -19,7 +19,7 @@ from postsale.access import TenantKeys
 from postsale.aggregates.decisions import DecisionRecorded
 from postsale.aggregates.identity import CUSTOMERS
 from postsale.app.lineage import EVER, Lineage, Part
-from postsale.app.related import Ids, ids_named
+from postsale.app.related import Ids
 from postsale.errors import InvalidInput
 from postsale.events import Header, Lane, StoredEvent, StreamId, to_us
 from postsale.projections.algebra import Leaf
@@ -30,7 +30,7 @@ from postsale.projections.features import Features
 from postsale.projections.feeding import load_facts
 from postsale.projections.fold import Fact, Fold, fact_of
 from postsale.projections.journal import Entry, read_journal
-from postsale.projections.related import Who
+from postsale.projections.related import Who, all_named
 from postsale.projections.runner import CATEGORIES
 from postsale.projections.tracing import Field
 from postsale.projections.training import TREATMENT, Knowledge, Known, Subject, enters_us, pyarrow, training_table
@@ -212,7 +212,7 @@ class Rows:
 
     def _by_fold(self, keys: TenantKeys) -> tuple[Any, dict[str, str]]:
         facts, relations, fold = self._read_facts(), self._q.features.relations, Fold(self._q.features)
-        ids = self._ids(ids_named(fold, (fold.fold([f]) for own in facts.values() for _, f in own))) if relations else Ids()
+        ids = self._ids(all_named(fold, (fold.fold([f]) for own in facts.values() for _, f in own))) if relations else Ids()
         customers = {stream.id for stream in facts if stream.category == CUSTOMERS} | self._lineage.parts.keys() | ids.refs()
         points: dict[str, list[int]] = {}
         if (named := self._named_points) is not None:

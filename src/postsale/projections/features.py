@@ -364,6 +364,8 @@ def across(relation: Leaf[str | None], feature: Leaf[V], *, source: str = "") ->
     what = f"across({getattr(relation, 'operation', relation)!s})"
     if not isinstance(relation, Leaf) or relation.operation != "latest" or relation.by is not None:
         raise BadDeclaration(what=what, reason="the relation must be a latest(…) of this class, without by=")
+    if relation.window is not None:
+        raise BadDeclaration(what=what, reason="the relation has a window; it holds until a later fact names somebody else")
     if relation.value is None or relation.value.type != "str":
         raise BadDeclaration(what=what, reason=f"the relation gives {relation.value and relation.value.type}, expected the text of an id")
     if relation.across is not None or relation.through is not None:

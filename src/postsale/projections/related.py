@@ -19,16 +19,16 @@ Who: TypeAlias = Callable[[str, str], K | None]
 """`who(relation, id)`: the customer that an id stands for, None while nobody has it."""
 
 
-def names_by(fold: Fold, state: State, relation: str, as_of_us: int) -> str | None:
-    """The id that a member's state names at `as_of_us`, which must not be before its newest fact."""
-    value: str | None = algebra.finish(fold.features.leaves[relation], fold.part(state, relation), as_of_us)
-    return value
+def named(fold: Fold, state: State, relation: str) -> str | None:
+    """The id that a state names by a relation: of whom it is a member, until a later fact names somebody else."""
+    id_: str | None = algebra.finish(fold.features.leaves[relation], fold.part(state, relation), 0)
+    return id_
 
 
-def named_ever(fold: Fold, state: State, relation: str) -> str | None:
-    """The only id that a state can name, whenever it is finished: with a window, until it has passed."""
-    newest = fold.newest_us(state)
-    return None if newest is None else names_by(fold, state, relation, newest)
+def all_named(fold: Fold, states: Iterable[State]) -> set[tuple[str, str]]:
+    """Every (relation, id) that these states name."""
+    pairs = ((relation, named(fold, state, relation)) for state in states for relation in fold.relations)
+    return {(relation, id_) for relation, id_ in pairs if id_ is not None}
 
 
 class Gathering:
@@ -72,15 +72,15 @@ def gathered(fold: Fold, members: Iterable[tuple[str, State]]) -> Related:
     return gathering.done()
 
 
-def exchanged(fold: Fold, states: Mapping[K, State], as_of_us: int, who: Who[K]) -> dict[K, Related]:
-    """What the members among these customers have together, by whom they belong to; as_of_us must not be before any newest fact.
+def exchanged(fold: Fold, states: Mapping[K, State], who: Who[K]) -> dict[K, Related]:
+    """What the members among these customers have together, by whom they belong to.
 
     Customers without a member are not in it: theirs is `gathered(fold, ())`.
     """
     found: dict[K, Gathering] = {}
     for key, state in states.items():
         for relation in fold.relations:
-            id_ = names_by(fold, state, relation, as_of_us)
+            id_ = named(fold, state, relation)
             parent = None if id_ is None else who(relation, id_)
             if parent is not None and parent != key:
                 found.setdefault(parent, Gathering(fold)).add(relation, state)

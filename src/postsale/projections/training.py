@@ -95,7 +95,7 @@ def rows_related(fold: Fold, subjects: Sequence[Subject], who: Callable[[int], W
     for at in times:
         states = {subject.customer: next(each) for subject, _, each in known}
         apart = {s.customer: states[s.customer] for s, _, _ in known if fold.position(states[s.customer]) and not s.merged_at(at)}
-        related = exchanged(fold, apart, at, who(at))
+        related = exchanged(fold, apart, who(at))
         for subject, points, _ in known:
             if at in points:
                 name = subject.customer

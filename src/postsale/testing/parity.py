@@ -170,7 +170,7 @@ class _Check:
         belongs: dict[str, dict[str, list[Fact]]] = {}  # whom they belong to, relation, facts of all members
         for key, facts in by_key.items():
             for relation in self._features.relations:
-                parent = self._ids.get(_named(self._features.leaves[relation], facts, as_of) or "")
+                parent = self._ids.get(_named(self._features.leaves[relation], facts) or "")
                 if parent not in (None, key):
                     belongs.setdefault(str(parent), {}).setdefault(relation, []).extend(facts)
         out = {}
@@ -196,7 +196,7 @@ class _Check:
         for as_of in {times[-1], times[-1] + 3 * DAY_US, *(rng.choice(times) for _ in range(3))}:
             states = self._states(pair for pair in rng.sample(self._facts, len(self._facts)) if pair[1].occurred_at_us <= as_of)
             order = dict(rng.sample(list(states.items()), len(states)))
-            theirs = exchanged(self._fold, order, as_of, self._who)
+            theirs = exchanged(self._fold, order, self._who)
             every = self._naively(as_of)
             way = f"exchanged as of {iso(as_of)}"
             for key in every.keys() | states.keys() | theirs.keys():
@@ -207,13 +207,12 @@ class _Check:
                 self._equal(way, key, "newest_us", found.newest_us, every[key].newest_us)
 
 
-def _named(relation: Leaf[Any], facts: Iterable[Fact], as_of: int) -> str | None:
+def _named(relation: Leaf[Any], facts: Iterable[Fact]) -> str | None:
     """The text of the newest of these facts that counts for the relation."""
     found: list[tuple[int, int, str]] = []
     for fact in facts:
         counts = fact.kind in relation.kinds and (relation.where is None or evaluate(relation.where, fact.fields) is True)
-        inside = relation.window is None or as_of // DAY_US - fact.occurred_at_us // DAY_US < relation.window.days
-        value = evaluate(relation.value, fact.fields) if counts and inside and relation.value is not None else None
+        value = evaluate(relation.value, fact.fields) if counts and relation.value is not None else None
         if value is not None:
             found.append((fact.occurred_at_us, fact.position, value))
     return max(found)[2] if found else None
