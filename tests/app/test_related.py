@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from postsale import foreign
+from postsale.aggregates.signals import InvoicePaid
 from postsale.app import PostSale
 from postsale.app.tenant import Tenant
 from postsale.app.training import Question, Rows
@@ -22,8 +23,6 @@ from tests.projections.related import Invited
 
 from .support import ANNA, NOON, Where, opened, paid
 from .test_training_rows import by_name
-
-from postsale.aggregates.signals import InvoicePaid  # isort: skip
 
 DAY = timedelta(days=1)
 
@@ -47,7 +46,7 @@ def invited(id_: str, at: datetime, referrer: str | None = None, company: str | 
     return Invited(source="app", id=id_, occurred_at=at, referrer=referrer, note=company)
 
 
-def play(acme: Tenant, clock: ManualClock, story: list[tuple[str, int, int]]) -> None:
+def play(acme: Tenant, clock: ManualClock, story: list[tuple[str, int, int]], name: str = "") -> None:
     """Invitations and payments of up to twenty days ago, links, merges, splits, days that pass."""
     for n, (what, one, two) in enumerate(story):
         clock.advance(timedelta(hours=1))
@@ -55,13 +54,13 @@ def play(acme: Tenant, clock: ManualClock, story: list[tuple[str, int, int]]) ->
         try:
             match what:
                 case "pay":
-                    acme.record(f"cus_{one}", paid(f"p{n}", at))
+                    acme.record(f"cus_{one}", paid(f"p{name}{n}", at))
                 case "invite":
-                    acme.record(f"cus_{one}", invited(f"i{n}", at, referrer=f"cus_{two % 5}"))
+                    acme.record(f"cus_{one}", invited(f"i{name}{n}", at, referrer=f"cus_{two % 5}"))
                 case "company":
-                    acme.record(f"cus_{one}", invited(f"i{n}", at, company=str(two % 3)))
+                    acme.record(f"cus_{one}", invited(f"i{name}{n}", at, company=str(two % 3)))
                 case "foreign":
-                    acme.record(foreign("crm", str(one % 2)), invited(f"x{n}", at, referrer=f"cus_{two % 5}"))
+                    acme.record(foreign("crm", str(one % 2)), invited(f"x{name}{n}", at, referrer=f"cus_{two % 5}"))
                 case "link":
                     acme.link(foreign("crm", str(one % 2)), f"cus_{two % 4}")
                 case "merge":

@@ -16,7 +16,6 @@ from postsale.app.directory import Directory, as_external
 from postsale.app.lineage import EVER, Lineage
 from postsale.errors import InvalidInput
 from postsale.events import Lane, StreamId, decode
-from postsale.projections.bulk import read_facts
 from postsale.projections.fold import FeatureValues, Fold, Related, State, fact_of
 from postsale.projections.related import Who, all_named, exchanged, gathered
 from postsale.projections.runner import CATEGORIES
@@ -107,14 +106,19 @@ def members_of(
             fold.add(states.setdefault(stored.stream, fold.empty()), fact_of(stored))
     wholes = whole_states(lineage, fold, states, known_at_us)
     who = Ids.read(log, tenant, fold.relations, all_named(fold, wholes.values()), lineage).who(known_at_us)
-    members: list[tuple[str, State]] = []
+    theirs: dict[str, list[str]] = {}  # relations, by member
     for ref, state in wholes.items():
-        by = [relation for relation, id_ in all_named(fold, [state]) if who(relation, id_) == customer.id and ref != customer.id]
-        if by:
-            streams = lineage.streams(ref, tenant, known_at_us)
-            whole = fold.fold(read_facts(log.store, streams, kinds=fold.kinds, as_of_us=as_of_us, known_at_us=known_at_us))
-            members += [(relation, whole) for relation in by]
-    related = gathered(fold, members)
+        if ref != customer.id:
+            by = [relation for relation, id_ in all_named(fold, [state]) if who(relation, id_) == customer.id]
+            theirs |= {ref: by} if by else {}
+    streams = {stream: ref for ref in theirs for stream in lineage.streams(ref, tenant, known_at_us)}
+    members = {ref: fold.empty() for ref in theirs}
+    left = iter(streams)
+    while some := tuple(islice(left, _STREAMS)):
+        query = Query(streams=some, lane=Lane.FACT, kinds=fold.kinds, as_of_us=as_of_us, known_at_us=known_at_us)
+        for stored in log.store.read(query):
+            fold.add(members[streams[stored.stream]], fact_of(stored))
+    related = gathered(fold, ((relation, members[ref]) for ref, by in theirs.items() for relation in by))
     if as_of_us is None:
         as_of_us = max([log.clock.now_us(), *(n for n in (newest_us, related.newest_us) if n is not None)])
     return related, as_of_us

@@ -27,6 +27,7 @@ from postsale.projections.features import (
 )
 from postsale.projections.fold import Fact, FeatureValues, Fold, Related, State, fact_from, fact_of
 from postsale.projections.health import Applied, Component, Contribution, HealthModel, Lever, Row, Score, Stage
+from postsale.projections.kin import Kin
 from postsale.projections.lifecycle import Lifecycle, lifecycle_stage
 from postsale.projections.partition import Parked
 from postsale.projections.projector import Projector
@@ -57,6 +58,7 @@ __all__ = [
     "Fold",
     "Health",
     "HealthModel",
+    "Kin",
     "Lag",
     "Leaf",
     "Lever",

@@ -1,0 +1,245 @@
+"""The members of a customer by a live view: the same as from the log, whoever folded how much, in one share or in several."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from postsale import foreign
+from postsale.app import PostSale
+from postsale.errors import InvalidInput, UnknownWireName
+from postsale.events import ManualClock, from_us, registry
+from postsale.projections import Fold, Kin, MemoryViews, Runner, SqliteViews
+from postsale.projections.handover import duckdb_states
+from postsale.projections.views import Views
+
+from .support import ANNA, NOON, Where, opened, paid
+from .test_related import STEPS, Circle, invited, play, stories
+
+FOLD = Fold(Circle)
+
+
+def runner_on(ps: PostSale, views: Views, shares: int = 3, **more: Any) -> Runner:
+    kin = Kin(ps.log.store, views, ps.log.vault)
+    return Runner(ps.log.store, views, FOLD, partitions=shares, clock=ps.clock, kin=kin, **more)
+
+
+def entries(runner: Runner, views: Views) -> list[str]:
+    """Beside the view: who is found where."""
+    return [key for key, _ in views.scan(runner.names().aside, "belongs/")]
+
+
+def check_now(ps: PostSale, runner: Runner, *, kept: bool) -> None:
+    """Every customer, by the view, against the log; `kept` when the view is caught up."""
+    acme, now = ps.tenant("acme"), ps.clock.now_us()
+    expected = {ref: dict(values) for ref, values in acme.all_features(Circle)}
+    for name in acme.names().values():
+        customer = acme.customer(name)
+        ways = [runner.read_state(customer.fact_streams), *([runner.kept(customer.fact_streams)] if kept else [])]
+        for state, _, related in ways:
+            values = FOLD.finish(state, now, related)
+            if values.newest_us is None:
+                assert customer.ref not in expected
+            else:
+                assert dict(values) == expected[customer.ref]
+
+
+@settings(max_examples=40)
+@given(stories, st.lists(st.integers(0, 2), max_size=8), st.randoms(use_true_random=False))
+def test_a_view_in_shares_reads_what_the_log_says_however_far_each_share_is(
+    story: list[tuple[str, int, int]], shares: list[int], rng: random.Random
+) -> None:
+    """Through moves, late links, merges and splits, with some shares caught up and others not."""
+    clock = ManualClock(NOON)
+    with opened(None, clock=clock) as ps:
+        views = MemoryViews()
+        runner = runner_on(ps, views)
+        parts = [story[i::3] for i in range(3)]
+        for n, part in enumerate(parts):
+            play(ps.tenant(f"other{n}"), clock, part[:3])
+            play(ps.tenant("acme"), clock, [(what, one, two + n) for what, one, two in part], f"{n}/")
+            for share in shares[n::3]:
+                runner.advance({share: None}, ps.log.store.head())
+            check_now(ps, runner, kept=False)
+        runner.catch_up()
+        check_now(ps, runner, kept=True)
+        again = runner_on(ps, MemoryViews())
+        again.catch_up()
+        assert runner.digest() == again.digest()
+        assert entries(runner, views) == entries(again, again._views)
+
+
+@settings(max_examples=25)
+@given(stories, st.integers(-20 * 1440, 60 * 1440), st.booleans())
+def test_a_view_reads_the_past_as_the_log_does(story: list[tuple[str, int, int]], minutes: int, known: bool) -> None:
+    """By either clock."""
+    clock = ManualClock(NOON)
+    with opened(None, clock=clock) as ps:
+        acme = ps.tenant("acme")
+        play(acme, clock, story)
+        runner = runner_on(ps, MemoryViews())
+        runner.catch_up()
+        at = clock.now_us() + minutes * 60_000_000 if minutes < 0 else clock.now_us()
+        known_at = from_us(at) if known else None
+        for name in acme.names().values():
+            try:
+                streams = acme.customer(name, known_at=known_at).fact_streams
+            except InvalidInput:
+                continue
+            state, _, related = runner.read_state(streams, as_of_us=at, known_at_us=at if known else None)
+            found = FOLD.finish(state, at, related)
+            assert dict(found) == dict(acme.features(Circle, name, as_of=from_us(at), known_at=known_at))
+
+
+def _story(ps: PostSale, rng: random.Random, steps: int) -> None:
+    clock = ps.clock
+    assert isinstance(clock, ManualClock)
+    play(ps.tenant("acme"), clock, [(rng.choice(STEPS), rng.randrange(4), rng.randrange(21)) for _ in range(steps)])
+
+
+def test_a_batch_hands_over_to_the_live_view_rows_and_entries_alike() -> None:
+    """Computed by DuckDB up to a position, folded from the next one on: the digest and the entries of a view that folded it all."""
+    seed = random.getrandbits(32)
+    rng, clock = random.Random(seed), ManualClock(NOON)
+    with opened(None, clock=clock) as ps:
+        views = MemoryViews()
+        live, batch = runner_on(ps, MemoryViews()), runner_on(ps, views)
+        _story(ps, rng, 80)
+        batch.rebuild(states=duckdb_states)
+        check_now(ps, batch, kept=True)
+        ps.tenant("acme").record("cus_0", invited("last", from_us(clock.now_us()), referrer="cus_3"))
+        for runner in (live, batch):
+            runner.catch_up()
+        assert batch.digest() == live.digest(), seed
+        assert entries(batch, views) == entries(live, live._views) != [], seed
+
+
+def test_entries_and_rows_are_one_transaction_and_survive_another_process(where: Where) -> None:
+    """The public way: a projector's runner in one handle, reads in another."""
+    clock = ManualClock(NOON)
+    with opened(where, clock=clock) as ps:
+        acme = ps.tenant("acme")
+        acme.record("cus_1", paid("o", NOON))
+        acme.record("cus_2", invited("i", NOON, referrer="cus_1"))
+        acme.record("cus_2", paid("p", NOON))
+        runner = ps.runner_of(Circle)
+        runner.catch_up()
+        streams = acme.customer("cus_1").fact_streams
+        state, position, related = ps.runner_of(Circle).kept(streams, at_least=position_of_head(ps))
+        assert FOLD.finish(state, clock.now_us(), related)["friends_paid"] == {"EUR": 4900}
+        assert position == ps.log.store.head()
+
+
+def position_of_head(ps: PostSale) -> int:
+    return ps.log.store.head()
+
+
+def test_a_killed_commit_leaves_neither_row_nor_entry() -> None:
+    """A write that is refused changes nothing."""
+
+    class Refusing(MemoryViews):
+        refuse = False
+
+        def write(self, *args: Any, **more: Any) -> None:
+            if self.refuse:
+                raise OSError("the disk is full")
+            super().write(*args, **more)
+
+    with opened(None, clock=ManualClock(NOON)) as ps:
+        acme, views = ps.tenant("acme"), Refusing()
+        runner = runner_on(ps, views, 1)
+        acme.record("cus_2", invited("i", NOON, referrer="cus_1"))
+        views.refuse = True
+        with pytest.raises(OSError, match="full"):
+            runner.catch_up()
+        assert entries(runner, views) == []
+        views.refuse = False
+        runner.catch_up()
+        assert len(entries(runner, views)) == 1
+
+
+def test_a_view_holds_no_name_that_a_row_did_not_hold(tmp_path: Any) -> None:
+    """Beside the rows stand blind indexes and references only; a name that a fact gives is where `latest` keeps it, and nowhere else."""
+    with opened(None, clock=ManualClock(NOON)) as ps:
+        acme = ps.tenant("acme")
+        views = SqliteViews(tmp_path / "views.db", ps.log.store.log_id)
+        runner = runner_on(ps, views)
+        acme.record("cus_canary", paid("o", NOON))
+        acme.record("cus_2", invited("i", NOON, referrer="cus_canary"))
+        runner.catch_up()
+        read = runner.read_state(acme.customer("cus_canary").fact_streams)
+        assert read.related is not None
+        assert read.related.position > 0
+        for info in views.views():
+            for key, value in views.scan(info.view):
+                assert "canary" not in key
+                assert info.view == runner.view or b"canary" not in value, info.view
+        views.close()
+
+
+def test_a_stream_that_waits_may_be_anybodys_member_and_is_not_left_out_silently() -> None:
+    """A relation behind an event that cannot be read: reading now says so, and the kept state is as old as that event."""
+    with opened(None, clock=ManualClock(NOON)) as ps:
+        acme, runner = ps.tenant("acme"), runner_on(ps, MemoryViews())
+        acme.record("cus_1", paid("o", NOON))
+        acme.record("cus_2", paid("p", NOON))
+        acme.record("cus_3", invited("i", NOON, referrer="cus_1"))
+        runner.catch_up()
+        at = acme.record("cus_2", invited("j", NOON, referrer="cus_1")).position
+        with (
+            pytest.MonkeyPatch.context() as patch
+        ):  # as a process that has not imported the module: at one position, so that one stream waits
+            real = registry.get
+            patch.setattr(registry, "get", lambda name, position=None: _unknown(name) if position == at else real(name, position))
+            runner.catch_up()
+            assert [parked.position for parked in runner.parked()] == [at]
+            streams = acme.customer("cus_1").fact_streams
+            with pytest.raises(UnknownWireName):
+                runner.read_state(streams)
+            assert runner.kept(streams).position == at - 1
+        runner.retry()
+        state, _, related = runner.kept(streams)
+        assert FOLD.finish(state, ps.clock.now_us(), related)["friends_paid"] == {"EUR": 4900}
+
+
+def _unknown(name: str) -> Any:
+    raise UnknownWireName(wire_name=name)
+
+
+def test_ids_by_customer_follow_a_log_that_was_restored_from_an_older_copy() -> None:
+    """What was linked in the lost part is forgotten; what came instead is found."""
+    with opened(None, clock=ManualClock(NOON)) as ps, opened(None, clock=ManualClock(NOON)) as other:
+        views = MemoryViews()
+        for log, name in ((ps, "lost"), (other, "found")):
+            acme = log.tenant("acme")
+            acme.record("cus_1", paid("o", NOON))
+            acme.link(foreign("crm", name), "cus_1")
+            ref = acme.customer("cus_1").ref
+            kin = Kin(log.log.store, views, log.log.vault)
+            assert kin.aliases("acme", [ref]) == {kin.alias("acme", "", "cus_1"), kin.alias("acme", "crm", name)}
+
+
+def test_a_runner_that_is_not_told_who_is_who_is_refused_where_it_is_made() -> None:
+    with opened(None, clock=ManualClock(NOON)) as ps, pytest.raises(InvalidInput, match="who is who"):
+        Runner(ps.log.store, MemoryViews(), FOLD)
+
+
+def test_a_merge_moves_members_at_once_without_a_new_fact() -> None:
+    """Of the one they belong to, and of the member."""
+    with opened(None, clock=ManualClock(NOON)) as ps:
+        acme, runner = ps.tenant("acme"), runner_on(ps, MemoryViews())
+        for name in ("cus_1", "cus_2", "cus_3", "cus_4"):
+            acme.record(name, paid(f"p-{name}", NOON))
+        acme.record("cus_3", invited("i", NOON, referrer="cus_1"))
+        runner.catch_up()
+        acme.merge("cus_1", into="cus_2", reason="the same company", by=ANNA)
+        acme.merge("cus_3", into="cus_4", reason="the same company", by=ANNA)
+        check_now(ps, runner, kept=True)
+        state, _, related = runner.kept(acme.customer("cus_1").fact_streams)
+        assert FOLD.finish(state, ps.clock.now_us(), related)["friends_paid"] == {"EUR": 9800}
+        acme.split("cus_3", reason="not the same", by=ANNA)
+        check_now(ps, runner, kept=True)
