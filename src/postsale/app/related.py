@@ -8,8 +8,6 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import islice
-from typing import Final
 
 from postsale.aggregates.identity import AliasLinked, ExternalId
 from postsale.app.directory import Directory, as_external
@@ -17,12 +15,11 @@ from postsale.app.lineage import EVER, Lineage
 from postsale.errors import InvalidInput
 from postsale.events import Lane, StreamId, decode
 from postsale.projections.fold import FeatureValues, Fold, Related, State, fact_of
+from postsale.projections.kin import chunked
 from postsale.projections.related import Who, all_named, exchanged, gathered
 from postsale.projections.runner import CATEGORIES
 from postsale.store.contract import Query
 from postsale.store.log import Log
-
-_STREAMS: Final = 500  # in one query
 
 
 @dataclass(slots=True)
@@ -43,8 +40,7 @@ class Ids:
                 wanted.setdefault(as_external(ExternalId("customer", sources[relation], id_)), []).append((relation, id_))
             except InvalidInput:
                 continue  # no customer can have such an id
-        left = iter(wanted)
-        while externals := list(islice(left, _STREAMS)):
+        for externals in chunked(wanted):
             newest = log.store.latest([directory.alias(tenant, external) for external in externals])
             for external, stored in zip(externals, newest, strict=True):
                 linked = decode(stored).data if stored is not None else None
@@ -113,8 +109,7 @@ def members_of(
             theirs |= {ref: by} if by else {}
     streams = {stream: ref for ref in theirs for stream in lineage.streams(ref, tenant, known_at_us)}
     members = {ref: fold.empty() for ref in theirs}
-    left = iter(streams)
-    while some := tuple(islice(left, _STREAMS)):
+    for some in chunked(streams):
         query = Query(streams=some, lane=Lane.FACT, kinds=fold.kinds, as_of_us=as_of_us, known_at_us=known_at_us)
         for stored in log.store.read(query):
             fold.add(members[streams[stored.stream]], fact_of(stored))

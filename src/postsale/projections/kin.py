@@ -35,7 +35,7 @@ _ASIDE: Final = f"{VIEW}!aside"
 _LINKED: Final = frozenset({"identity/alias-linked"})
 _WHOLE: Final = frozenset(cls.wire_name.partition("@")[0] for cls in (MergedInto, SplitFrom, StreamJoined, StreamParted))
 _PAGE: Final = 2_000
-_TOGETHER: Final = 500  # streams in one query
+_TOGETHER: Final = 128  # streams in one query; far more, and SQLite scans instead of looking each up
 
 
 def chunked(items: Iterable[T]) -> Iterator[tuple[T, ...]]:
