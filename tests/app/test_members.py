@@ -10,12 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from postsale import foreign
+from postsale.aggregates.signals import InvoicePaid
 from postsale.app import PostSale
 from postsale.errors import InvalidInput, UnknownWireName
 from postsale.events import ManualClock, from_us, registry
-from postsale.projections import Fold, Kin, MemoryViews, Runner, SqliteViews
+from postsale.projections import Features, Fold, Kin, MemoryViews, Runner, SqliteViews, across, latest, total
+from postsale.projections.comparing import compare
 from postsale.projections.handover import duckdb_states
 from postsale.projections.views import Views
+from tests.projections.related import Invited
 
 from .support import ANNA, NOON, Where, opened, paid
 from .test_related import STEPS, Circle, invited, play, stories
@@ -226,6 +229,29 @@ def test_ids_by_customer_follow_a_log_that_was_restored_from_an_older_copy() -> 
 def test_a_runner_that_is_not_told_who_is_who_is_refused_where_it_is_made() -> None:
     with opened(None, clock=ManualClock(NOON)) as ps, pytest.raises(InvalidInput, match="who is who"):
         Runner(ps.log.store, MemoryViews(), FOLD)
+
+
+def test_two_versions_are_compared_by_what_each_customer_gives() -> None:
+    """A row is a member's, so the one that pays otherwise differs, and not the one it belongs to."""
+
+    class Changed(Features, version=2, owner="growth"):
+        invited_by = latest(Invited, lambda e: e.referrer)
+        friends_paid = across(invited_by, total(InvoicePaid, lambda e: 2 * e.amount_minor, by=lambda e: e.currency))
+
+    Changed.__name__ = "Circle"
+    with opened(None, clock=ManualClock(NOON)) as ps:
+        acme, views = ps.tenant("acme"), MemoryViews()
+        acme.record("cus_1", invited("o", NOON))
+        acme.record("cus_2", invited("i", NOON, referrer="cus_1"))
+        acme.record("cus_2", paid("p", NOON))
+        new = Runner(ps.log.store, views, Fold(Changed), clock=ps.clock, kin=Kin(ps.log.store, views, ps.log.vault))
+        old = runner_on(ps, views)
+        for runner in (old, new):
+            runner.catch_up()
+        diff = compare(old, new, ps.clock.now_us())
+        (sample,) = diff.features["friends_paid"].samples
+        assert (sample.key, sample.old, sample.new) == (str(acme.customer("cus_2").stream), {"EUR": 4900}, {"EUR": 9800})
+        assert diff.features.keys() == {"friends_paid"}
 
 
 def test_a_merge_moves_members_at_once_without_a_new_fact() -> None:

@@ -106,7 +106,7 @@ class Partition:
 
     def __init__(self, views: Views, fold: Fold, names: Names, number: int, cached: int, index: Index | None = None) -> None:
         self._views, self._fold, self._names, self._cached = views, fold, names, cached
-        self._index: Index = index or (lambda _key, _state: frozenset())
+        self._index = index
         self._checkpoint = names.checkpoints[number]
         self._anchor = names.anchors[number]
         self._states: dict[str, State] = {}  # as the view holds them at `_states_at`; least recently touched first
@@ -149,7 +149,7 @@ class Partition:
     def _fold_and_commit(self, batch: Batch, on_fact: OnFact | None, token: int | None) -> tuple[int, dict[str, bytes]]:
         events, parked = batch.events, dict(batch.parked)
         states = self._load(batch)
-        indexed = {key: self._index(key, state) for key, state in states.items()}
+        indexed = self._entries(states)
         changed: set[str] = set()
         aside: dict[str, bytes | None] = {}
         folded = 0
@@ -174,8 +174,8 @@ class Partition:
             if on_fact is not None:
                 on_fact(event, before, state)
         rows = {key: self._fold.dump(states[key]) for key in changed}
-        for key in changed:
-            aside |= _moved(indexed[key], self._index(key, states[key]))
+        for key, entries in self._entries({key: states[key] for key in changed}).items():
+            aside |= _moved(indexed[key], entries)
         aside[self._anchor] = batch.anchor
         self._write(rows, aside, batch.at, batch.to, token)
         self._states_at = batch.to
@@ -188,14 +188,16 @@ class Partition:
         self._states.pop(key, None)
         self._at = None
         aside: dict[str, bytes | None] = {PARKED + key: None if parked is None else dump_parked(parked)}
-        before = self._views.get(self._names.view, key)
-        aside |= _moved(frozenset() if before is None else self._index(key, self._fold.load(before)), self._index(key, state))
+        if self._index is not None:
+            before = self._views.get(self._names.view, key)
+            old: frozenset[str] = frozenset() if before is None else self._index(key, self._fold.load(before))
+            aside |= _moved(old, self._index(key, state))
         self._write({key: self._fold.dump(state)}, aside, at, at, token)
 
     def fill(self, rows: dict[str, bytes], to: int, anchor: bytes) -> None:
         """Write the rows of a share that was not folded at all. Raises ViewMoved when it was meanwhile."""
         aside: dict[str, bytes | None] = {self._anchor: anchor}
-        if self._fold.relations:
+        if self._index is not None:
             for key, row in rows.items():
                 aside |= _moved(frozenset(), self._index(key, self._fold.load(row)))
         self._write(rows, aside, 0, to, None)
@@ -206,6 +208,9 @@ class Partition:
         if self._checkpoint != self._names.view:
             also[self._names.view], own = own, {}
         self._views.write(self._checkpoint, own, checkpoint=to, expected=at, also=also, token=token)
+
+    def _entries(self, states: Mapping[str, State]) -> dict[str, frozenset[str]]:
+        return {} if self._index is None else {key: self._index(key, state) for key, state in states.items()}
 
     def _load(self, batch: Batch) -> dict[str, State]:
         """The states of this batch's streams, which become the most recently touched."""
