@@ -21,7 +21,7 @@ from postsale.projections import Features, across, count, days, latest, total
 from postsale.projections.training import feature_rows
 from tests.projections.related import Invited
 
-from .support import ANNA, NOON, Where, opened, paid
+from .support import ANNA, NOON, Where, failed, opened, paid
 from .test_training_rows import by_name
 
 DAY = timedelta(days=1)
@@ -166,10 +166,13 @@ def test_a_customer_that_only_is_named_has_a_row_as_soon_as_it_is_known(where: W
         assert len(dict(acme.all_features(Circle))) == 1
         with pytest.raises(UnknownCustomer):
             acme.features(Circle, "cus_2")
-        acme.record("cus_2", Invited(source="app", id="x", occurred_at=NOON))
+        acme.record("cus_2", failed("x", NOON))
         values = acme.features(Circle, "cus_2")
         assert (values.of(Circle.friends_paid), values["payments"]) == ({"EUR": 700}, 0)
         assert dict(acme.all_features(Circle)).keys() == acme.names().keys()
+        at, ends = NOON + DAY, tuple(asked(ps, by_query, at_us=(to_us(NOON + DAY),)) for by_query in (False, True))
+        assert ends[0].equals(ends[1])
+        assert by_name(ps, acme.training_rows(Circle, name="circle", at=[at]), "payments") == {("cus_1", at): 1, ("cus_2", at): 0}
 
 
 def test_a_merged_member_is_one_member_and_nobody_is_its_own(where: Where) -> None:

@@ -119,7 +119,8 @@ class Reader:
         """One state over these streams, with every fact the log holds now: the view's rows plus what is newer in the log.
 
         Needs no runner to have run, and moves no checkpoint. `as_of_us` and `known_at_us` (inclusive) restrict to facts that had
-        occurred and were recorded by then. Raises what an unreadable event raises; nothing is left out silently. StaleRead when
+        occurred and were recorded by then. With features across customers either of them means reading the tenant's relations from the log;
+        without them `related` is as of every fact: finish at now. Raises what an unreadable event raises; nothing is left out silently. StaleRead when
         the log cannot be read up to `at_least` within `within_s` seconds.
         """
         names = self.names()
@@ -128,11 +129,12 @@ class Reader:
             await_log(self._store, at_least, within_s)
         if not streams:  # to a store, no streams would mean all of them
             return Read(self.fold.empty(), self._store.head(), None if self._members is None else gathered(self.fold, ()))
-        if known_at_us is None:
+        # Who belonged to the customer at `as_of` and moved on since, is in no state of now.
+        if known_at_us is None and (as_of_us is None or self._members is None):
             (state,), head = self._read_now(names, [streams])
-            related = None if self._members is None else self._members.now(names, streams, partial(self._read_now, names))
-            newest = max((n for n in (self.fold.newest_us(state), related and related.newest_us) if n is not None), default=None)
+            newest = self.fold.newest_us(state)
             if as_of_us is None or newest is None or newest <= as_of_us:
+                related = None if self._members is None else self._members.now(names, streams, partial(self._read_now, names))
                 return Read(state, head, related)
         head = self._store.head()
         query = self._query(tuple(streams), upto=head, as_of_us=as_of_us, known_at_us=known_at_us)
