@@ -53,7 +53,8 @@ def test_it_is_as_near_to_the_truth_as_it_says(size):
 
 def test_parts_merged_in_any_way_are_the_sketch_of_the_whole_and_bounded():
     seed = random.getrandbits(32)
-    values = [random.Random(seed).randrange(60_000) for _ in range(50_000)]
+    rng = random.Random(seed)
+    values = [rng.randrange(60_000) for _ in range(50_000)]
     whole: dict[int, int] = {}
     parts: list[dict[int, int]] = [{}, {}, {}]
     for n, value in enumerate(values):
