@@ -1,16 +1,10 @@
 """What the friends that a customer brought in have paid: a feature over the facts of related customers."""
 
 from datetime import UTC, datetime
-from typing import ClassVar
 
 from postsale import PostSale
-from postsale.aggregates.signals import InvoicePaid, Signal
+from postsale.aggregates.signals import InvoicePaid, ReferralAccepted
 from postsale.projections import Features, across, count, days, latest, total
-
-
-class ReferralAccepted(Signal):
-    wire_name: ClassVar[str] = "acme.growth/referral-accepted@1"
-    referrer: str
 
 
 class Advocacy(Features, version=1, owner="growth"):
@@ -22,7 +16,7 @@ class Advocacy(Features, version=1, owner="growth"):
 with PostSale.open("memory:") as ps:
     acme, now = ps.tenant("acme"), datetime.now(UTC)
     for n, (friend, referrer) in enumerate([("ann", "nobody"), ("bob", "ann"), ("cid", "ann")]):
-        acme.record(friend, ReferralAccepted(source="app", id=f"r{n}", occurred_at=now, referrer=referrer))
+        acme.record(friend, ReferralAccepted(source="app", id=f"r{n}", occurred_at=now, referral_id=f"r{n}", referrer=referrer))
         acme.record(friend, InvoicePaid(source="billing", id=f"i{n}", occurred_at=now, amount_minor=900, currency="EUR"))
     for name in ("ann", "bob"):
         values = acme.features(Advocacy, name)
