@@ -42,6 +42,7 @@ MODULES = (
     "postsale.aggregates.artifacts",
     "postsale.aggregates.customer",
     "postsale.projections",
+    "postsale.projections.related",
     "postsale.projections.training",
     "postsale.projections.datasets",
     "postsale.projections.scoring",

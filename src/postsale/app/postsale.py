@@ -42,6 +42,7 @@ from postsale.projections.deployments import Deployments
 from postsale.projections.hot_rows import HotRows
 from postsale.projections.journal import Entry as Decision
 from postsale.projections.journal import read_journal
+from postsale.projections.kin import Kin
 from postsale.projections.projector import Projector
 from postsale.projections.runner import Runner
 from postsale.projections.scoring import Scorer
@@ -376,6 +377,7 @@ class PostSale:
             partitions=self._partitions,
             build=self.deployments.build_of(features.__name__),
             hot=self._hot,
+            kin=Kin(self.log.store, self.views, self.log.vault),
         )
 
     def projector(self, features: Iterable[type[Features]] | None = None) -> Projector:
