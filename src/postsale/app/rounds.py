@@ -31,6 +31,9 @@ _ALL = "all"  # when everybody was looked at: what rises with time is compared w
 _ENGINE = "engine"  # by name: the one that was told
 _ANCHOR = "anchor"  # the leaf of the last event the rounds have seen
 _LOOKED_AT = 50  # of one customer's new facts, when looking for the one that made the difference
+_TOLD_AGAIN_US = (
+    7 * DAY_US
+)  # facts that an engine was told, and may have lost before it looked: a condition is raised by the fact that moved it
 _MANY = 500  # from so many visits on, one pass over everybody is cheaper than looking at each
 News = dict[StreamId, list[StoredEvent]]
 _WAKING = frozenset(
@@ -96,14 +99,14 @@ class Rounds:
         view, now_us, head = f"{_VIEW}/{tenant}", self._log.clock.now_us(), self._log.store.head()
         done = self._done(view)
         all_us = _number(self._views.get(view, _ALL)) or now_us - DAY_US
-        visits = self._news(tenant, done, head)
+        rows: dict[str, bytes | None] = {_ENGINE: self._engine.name.encode()}
+        anew = everybody or (self._views.get(view, _ENGINE) or b"embedded") != rows[_ENGINE]
+        visits = self._news(tenant, min(done, self._position(now_us - _TOLD_AGAIN_US)) if anew else done, head)
         for key, raw in self._views.scan(view, "due/"):
             if (_number(raw) or 0) <= now_us:
                 _, category, id_ = key.split("/", 2)
                 visits.setdefault(StreamId(tenant, category, id_), [])
-        rows: dict[str, bytes | None] = {_ENGINE: self._engine.name.encode()}
-        told = self._views.get(view, _ENGINE) or b"embedded"
-        if everybody or done == 0 or told != rows[_ENGINE] or now_us // DAY_US != all_us // DAY_US or len(visits) >= _MANY:
+        if anew or done == 0 or now_us // DAY_US != all_us // DAY_US or len(visits) >= _MANY:
             visits, rows[_ALL] = self._worth(tenant, visits, now_us), orjson.dumps(now_us)
         for stream, facts in visits.items():
             self._lease.keep()
@@ -139,6 +142,11 @@ class Rounds:
             raise
         except PostSaleError as error:
             report.problems.append((str(stream), f"{type(error).__name__}: {error}"))
+
+    def _position(self, known_at_us: int) -> int:
+        """How far the log was at a time."""
+        newest = next(iter(self._log.store.read(Query(known_at_us=known_at_us, backward=True, limit=1))), None)
+        return newest.position if newest is not None else 0
 
     def _done(self, view: str) -> int:
         """Where the rounds have come to; 0 after dropping a view of events this log does not have, as when an older copy was put back."""
