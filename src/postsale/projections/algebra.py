@@ -182,17 +182,22 @@ def emit(leaf: Leaf[Any], slot: str, kind: str, value: str, where: str, by: str)
             inside.append(cell.more.format(c=slot, o=slot, **texts))
     else:
         inside.append(f"c = {slot}")
-        key = by
+        key, fresh_tile = by, []
         if leaf.window:
             days = leaf.window.days
-            key = "tile"
-            inside += [f"if tile not in c and len(c) >= {2 * days}: drop_old_tiles(c, {days})"]
+            key, fresh_tile = "tile", [f"    if len(c) >= {2 * days}: drop_old_tiles(c, {days})"]
             if by:
-                inside += ["o = c.get(tile)", "if o is None: o = c[tile] = {}", "c = o"]
-                key = by
+                inside += ["o = c.get(tile)", "if o is None:", *fresh_tile, "    o = c[tile] = {}", "c = o"]
+                key, fresh_tile = by, []
         more = cell.more.format(c=f"c[{key}]", o="o", **texts)
-        inside += [f"o = c.get({key})", f"if o is None: c[{key}] = " + cell.fresh.format(**texts)]
-        inside += ["el" + more] if more.startswith("if ") else ["else: " + more]
+        inside += [
+            f"if {key} in c:",
+            f"    o = c[{key}]",
+            f"    {more}",
+            "else:",
+            *fresh_tile,
+            f"    c[{key}] = " + cell.fresh.format(**texts),
+        ]
     return [f"if {' and '.join(conditions)}:", *("    " + line for line in inside)] if conditions else inside
 
 
