@@ -201,6 +201,23 @@ def emit(leaf: Leaf[Any], slot: str, kind: str, value: str, where: str, by: str)
     return [f"if {' and '.join(conditions)}:", *("    " + line for line in inside)] if conditions else inside
 
 
+def refinish(leaf: Leaf[Any], state: Any, as_of_us: int, value: Any, tile: int, before: Any) -> Any:
+    """What `finish` gives now, where `value` was finished at the same time before one fact of `tile` was added.
+
+    The fact occurred by then, and within the window. `before` is what `state` held at `tile`, for a leaf with a window and without `by`.
+    """
+    cell = _CELLS[leaf.operation]
+    if leaf.by is not None or cell.finish is not _same:
+        return finish(leaf, state, as_of_us)
+    if leaf.window is None:
+        return state
+    now = state.get(tile)  # a tile within the window of `as_of` is never dropped
+    if leaf.operation in _SUMS:
+        return value if now is None else value + now - (before or 0)
+    return cell.merge(value, now)
+
+
+_SUMS: Final = frozenset({"count", "total"})
 _WITHOUT_VALUE: Final = {"decayed": "1", "history": "None"}
 
 

@@ -126,8 +126,9 @@ class Fold:
         self._add = _adder(self.name, sorted(self.kinds), self._leaves)
         self.add = self._add  # type: ignore[method-assign]  # one call less for every fact
         placed = tuple(enumerate(self._leaves, _HEAD))
-        self._reading = {kind: tuple((i, leaf) for i, leaf in placed if kind in leaf.kinds) for kind in self.kinds}
-        self._derived_from = {kind: _derived_from(features, {leaf.name for _, leaf in mine}) for kind, mine in self._reading.items()}
+        places = [(i, leaf.window and leaf.window.days, bool(leaf.window) and leaf.by is None, leaf) for i, leaf in placed]
+        self._reading = {kind: tuple(place for place in places if kind in place[3].kinds) for kind in self.kinds}
+        self._derived_from = {kind: _derived_from(features, {place[3].name for place in mine}) for kind, mine in self._reading.items()}
 
     def empty(self) -> State:
         """The state of no facts: the neutral element of `merge`."""
@@ -180,25 +181,33 @@ class Fold:
             values[derived.name] = derived(*(values[name] for name in derived.needs))
         return FeatureValues(values, as_of_us, newest, state[_POSITION])
 
-    def refreshed(self, values: FeatureValues, state: State, fact: Fact) -> tuple[FeatureValues, frozenset[str]]:
-        """What `finish` gives now, where `values` was finished from `state` at the same time just before `fact` was added to it.
+    def follow(self, values: FeatureValues, state: State, fact: Fact) -> set[str]:
+        """Add `fact` to `state`, and bring `values`, which was finished from it, up to date in place, at the time it was finished for.
 
-        Only what the fact can change is computed again; also the names of the features whose value is another one now.
+        The fact must have occurred by then. Only what it can change is computed again. Returns the names of the features whose value
+        is another one now.
         """
-        day = values.as_of_us // DAY_US - fact.occurred_at_us // DAY_US
-        fresh: dict[str, Any] = {}
-        for index, leaf in self._reading.get(fact.kind, ()):
-            if leaf.window is None or day < leaf.window.days:
-                value = algebra.finish(leaf, state[index], values.as_of_us)
-                if value != values[leaf.name]:
-                    fresh[leaf.name] = value
-        now = values._values | fresh if fresh else values._values
-        for derived in self._derived_from[fact.kind] if fresh else ():
-            if not fresh.keys().isdisjoint(derived.needs):
-                value = derived(*(now[name] for name in derived.needs))
-                if value != values[derived.name]:
-                    fresh[derived.name] = now[derived.name] = value
-        return FeatureValues(now, values.as_of_us, state[_NEWEST], state[_POSITION]), frozenset(fresh)
+        as_of_us, held, changed = values.as_of_us, values._values, set[str]()
+        tile = fact.occurred_at_us // DAY_US
+        day = as_of_us // DAY_US - tile
+        reading = [r for r in self._reading.get(fact.kind, ()) if r[1] is None or day < r[1]]
+        before = [state[index].get(tile) if tiled else None for index, _, tiled, _ in reading]
+        self._add(state, fact)
+        for (index, _, _, leaf), cell in zip(reading, before, strict=True):
+            name = leaf.name
+            value = algebra.refinish(leaf, state[index], as_of_us, held[name], tile, cell)
+            if value != held[name]:
+                held[name] = value
+                changed.add(name)
+        if changed:
+            for derived in self._derived_from[fact.kind]:
+                if not changed.isdisjoint(derived.needs):
+                    value = derived(*[held[name] for name in derived.needs])
+                    if value != held[derived.name]:
+                        held[derived.name] = value
+                        changed.add(derived.name)
+        values.newest_us, values.position = state[_NEWEST], state[_POSITION]
+        return changed
 
     def dump(self, state: State) -> bytes:
         """Canonical JSON: the same facts give the same bytes. Brings `state` into normal form."""
