@@ -242,7 +242,7 @@ def _merge(cells: Callable[[Any, Any], Any], a: Any, b: Any, depth: int) -> Any:
 def copy(state: Any) -> Any:
     """A state that shares nothing with the given one."""
     if isinstance(state, dict):
-        return {key: copy(value) for key, value in state.items()}
+        return {key: value if type(value) is int else copy(value) for key, value in state.items()}  # most are integers
     return [copy(value) for value in state] if isinstance(state, list) else state
 
 

@@ -181,7 +181,5 @@ def _verified(
     if then != expected:
         reason = "gave two scores for the same facts; its components must be pure"
         raise InvalidInput(what=f"health model {model.name!r}", field="components", reason=reason)
-    moves = tuple(
-        Move(option.lever.name, _kind(option.lever), option.action, option.facts[:n]) for option, n in change
-    )
+    moves = tuple(Move(option.lever.name, _kind(option.lever), option.action, option.facts[:n]) for option, n in change)
     return Crossing(direction, band, moves, then.band, then.value_micro, tried)

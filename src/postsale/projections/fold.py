@@ -124,7 +124,7 @@ class Fold:
         self.kinds = frozenset(kind for leaf in self._leaves for kind in leaf.kinds)
         self._windows = [(i, leaf.window.days) for i, leaf in enumerate(self._leaves, _HEAD) if leaf.window]
         self._add = _adder(self.name, sorted(self.kinds), self._leaves)
-        self.add = self._add  # type: ignore[method-assign]  # one call less for every fact
+        self.add = self._add  # type: ignore[method-assign,assignment]  # one call less for every fact
         placed = tuple(enumerate(self._leaves, _HEAD))
         places = [(i, leaf.window and leaf.window.days, bool(leaf.window) and leaf.by is None, leaf) for i, leaf in placed]
         self._reading = {kind: tuple(place for place in places if kind in place[3].kinds) for kind in self.kinds}

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, Final, NamedTuple, NoReturn
 
 from postsale.errors import BadDeclaration, InvalidInput
@@ -301,7 +301,7 @@ class HealthModel:
                 return None, component.absent
             age = values.as_of_us - seen
             if age > STALE_AFTER_DAYS * DAY_US:
-                return None, f"stale: last seen {iso(seen)[:10]}, {age // DAY_US} days before"
+                return None, _stale(seen // DAY_US, age // DAY_US)
         score = component.score(values)
         if score is None:
             return None, component.absent
@@ -309,6 +309,11 @@ class HealthModel:
             reason = f"expected an integer from 0 to {FULL_MICRO} or None"
             raise InvalidInput(what=f"health model {self.name!r}", field=component.name, reason=reason)
         return score, None
+
+
+@lru_cache(4_096)
+def _stale(day: int, days_before: int) -> str:
+    return f"stale: last seen {iso(day * DAY_US)[:10]}, {days_before} days before"
 
 
 def points(micro: int) -> float:
