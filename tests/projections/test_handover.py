@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
-from contextlib import closing
+from contextlib import closing, contextmanager
 
 import pytest
 
@@ -61,12 +61,13 @@ def test_what_is_written_while_it_is_computed_is_folded_after_it(tmp_path):
     with closing(SQLiteStore(tmp_path / "log.db", clock=ManualClock(START), durable=False)) as store:
         record(store, seed, 100)
 
+        @contextmanager
         def while_writing(log, fold, upto):
             writer = threading.Thread(target=record, args=(store, seed + 1, 60))
             writer.start()
-            built = duckdb_states(log, fold, upto)
-            writer.join()
-            return built
+            with duckdb_states(log, fold, upto) as built:
+                writer.join()
+                yield built
 
         runner = Runner(store, MemoryViews(), Fold(CustomerHealth))
         assert runner.rebuild(states=while_writing) == (0, 160, 160, 160), seed

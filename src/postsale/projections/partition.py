@@ -18,7 +18,7 @@ import orjson
 from postsale.errors import InvalidInput, UnknownWireName, UpcastFailed
 from postsale.events import StoredEvent, canonical
 from postsale.projections.fold import Fold, State, fact_of
-from postsale.projections.views import Views
+from postsale.projections.views import Move, Views
 
 POISON: Final = (UnknownWireName, UpcastFailed, InvalidInput)
 PARKED: Final = "parked/"
@@ -37,6 +37,11 @@ class Names(NamedTuple):
     checkpoints: tuple[str, ...]
     anchors: tuple[str, ...]
 
+    @property
+    def filling(self) -> str:
+        """Whose checkpoint is not 0 while the view's rows are written before its shares move from 0: until then they count for nothing."""
+        return f"{self.view}!filling"
+
     @classmethod
     def of(cls, base: str, partitions: int, build: int = 0) -> Names:
         """Another number of shares, or another build, is another view: no row of one is ever read as one of the other."""
@@ -49,7 +54,7 @@ class Names(NamedTuple):
     @property
     def all(self) -> tuple[str, ...]:
         """Everything that belongs to the view."""
-        return tuple(dict.fromkeys((self.view, self.aside, *self.checkpoints)))
+        return tuple(dict.fromkeys((self.view, self.aside, self.filling, *self.checkpoints)))
 
     def share_of(self, key: str) -> int:
         """Which share a stream's key is in. Stored for ever, so a checksum that every language has."""
@@ -91,6 +96,23 @@ def load_parked(raw: bytes) -> Parked:
     return Parked(*orjson.loads(raw))
 
 
+class Folded(NamedTuple):
+    """What a share has folded and not committed yet."""
+
+    move: Move
+    rows: dict[str, bytes]
+    aside: dict[str, bytes | None]
+    events: int
+    fresh: dict[str, bytes]  # the rows of streams that do not wait
+
+
+def commit(views: Views, names: Names, moves: Sequence[Move], rows: Mapping[str, bytes], aside: Mapping[str, bytes | None]) -> None:
+    """Write rows of the view and what is beside it, and move checkpoints, in one transaction. Raises ViewMoved, LeaseLost."""
+    also: dict[str, Mapping[str, bytes | None]] = {names.view: rows, names.aside: aside}
+    (view, to, at, token), *others = moves
+    views.write(view, also.pop(view, {}), checkpoint=to, expected=at, also=also, token=token, moves=others)
+
+
 class Partition:
     """Share `number` of a view. For one thread. Holds at most `cached` states between batches."""
 
@@ -121,21 +143,12 @@ class Partition:
         at = self.position()
         self._views.write(self._checkpoint, {}, checkpoint=at, expected=at, token=token)
 
-    def fold(self, batch: Batch, on_fact: OnFact | None, token: int | None) -> tuple[int, dict[str, bytes]]:
-        """Fold the events of this share and commit. Returns how many were folded, and the rows written.
+    def fold(self, batch: Batch, on_fact: OnFact | None, token: int | None) -> Folded:
+        """Fold the events of this share; `commit` what it returns, then say `moved`, or `failed` when anything was raised.
 
-        An event that cannot be read parks its stream. Raises ViewMoved, LeaseLost; then nothing was written.
+        An event that cannot be read parks its stream.
         """
         self._at = None
-        try:
-            done = self._fold_and_commit(batch, on_fact, token)
-        except BaseException:
-            self._states.clear()  # they hold facts that were not committed
-            raise
-        self._at = batch.to
-        return done
-
-    def _fold_and_commit(self, batch: Batch, on_fact: OnFact | None, token: int | None) -> tuple[int, dict[str, bytes]]:
         events, parked = batch.events, dict(batch.parked)
         states = self._load(batch)
         changed: set[str] = set()
@@ -163,28 +176,26 @@ class Partition:
                 on_fact(event, before, state)
         rows = {key: self._fold.dump(states[key]) for key in changed}
         aside[self._anchor] = batch.anchor
-        self._write(rows, aside, batch.at, batch.to, token)
-        self._states_at = batch.to
+        fresh = {key: row for key, row in rows.items() if key not in parked}
+        return Folded(Move(self._checkpoint, batch.to, batch.at, token), rows, aside, folded, fresh)
+
+    def moved(self, to: int) -> None:
+        """What was folded is committed."""
+        self._at = self._states_at = to
         while len(self._states) > self._cached:
             del self._states[next(iter(self._states))]
-        return folded, {key: row for key, row in rows.items() if key not in parked}
+
+    def failed(self) -> None:
+        """What was folded is not committed, or nobody knows."""
+        self._at = None
+        self._states.clear()
 
     def rewrite(self, key: str, state: State, parked: Parked | None, at: int, token: int | None) -> None:
         """Replace one row where the share stands, and say whether its stream still waits."""
         self._states.pop(key, None)
         self._at = None
-        self._write({key: self._fold.dump(state)}, {PARKED + key: None if parked is None else dump_parked(parked)}, at, at, token)
-
-    def fill(self, rows: dict[str, bytes], to: int, anchor: bytes) -> None:
-        """Write the rows of a share that was not folded at all. Raises ViewMoved when it was meanwhile."""
-        self._write(rows, {self._anchor: anchor}, 0, to, None)
-
-    def _write(self, rows: dict[str, bytes], aside: dict[str, bytes | None], at: int, to: int, token: int | None) -> None:
-        also: dict[str, dict[str, bytes | None]] = {self._names.aside: aside}
-        own: dict[str, bytes | None] = dict(rows)
-        if self._checkpoint != self._names.view:
-            also[self._names.view], own = own, {}
-        self._views.write(self._checkpoint, own, checkpoint=to, expected=at, also=also, token=token)
+        aside: dict[str, bytes | None] = {PARKED + key: None if parked is None else dump_parked(parked)}
+        commit(self._views, self._names, [Move(self._checkpoint, at, at, token)], {key: self._fold.dump(state)}, aside)
 
     def _load(self, batch: Batch) -> dict[str, State]:
         """The states of this batch's streams, which become the most recently touched."""

@@ -156,7 +156,7 @@ class Reader:
             # Parked first: a stream that `retry` frees in between is then folded from the log, never read from its old row.
             found = self._views.get_many(names.aside, [PARKED + key for key in keys])
             parked = {key.removeprefix(PARKED): load_parked(raw) for key, raw in found.items()}
-            rows = self._views.get_many(names.view, keys)
+            rows = self._views.get_many(names.view, [key for key in keys if at[shares[key]]])  # those of a share at 0 are not whole yet
             if at == {name: self._views.checkpoint(name) for name in checkpoints}:
                 return {key: at[shares[key]] for key in keys}, rows, parked
         return dict.fromkeys(keys, 0), {}, {}
@@ -201,7 +201,9 @@ class Reader:
 
     def rows(self) -> Iterator[tuple[str, bytes]]:
         """Every row of the view by key, as `Fold.dump` wrote it. Bounded memory; rows written meanwhile may show."""
-        return self._views.scan(self.view)
+        names = self.names()
+        there = [self._views.checkpoint(checkpoint) > 0 for checkpoint in names.checkpoints]
+        return ((key, row) for key, row in self._views.scan(names.view) if there[names.share_of(key)])
 
     def folded(self, stream: StreamId, upto: int) -> State:
         """The state of one stream up to a position, from the log alone. Raises what an unreadable event raises."""
