@@ -98,8 +98,9 @@ def rows_upto(store: MemoryStore, position: int) -> Iterator[tuple[str, bytes]]:
 
 
 @pytest.mark.parametrize("partitions", [1, 3])
+@pytest.mark.parametrize("after", [0, 5])
 @pytest.mark.parametrize("other_fills", [False, True])
-def test_a_fill_that_another_got_ahead_of_is_told_and_changes_nothing_more(views, partitions: int, other_fills: bool) -> None:
+def test_a_fill_that_another_got_ahead_of_is_told_and_changes_nothing_more(views, partitions: int, other_fills: bool, after: int) -> None:
     store = log_of(60)
     runner, other = (Runner(store, views, FOLD, partitions=partitions, batch=7) for _ in range(2))
 
@@ -110,7 +111,7 @@ def test_a_fill_that_another_got_ahead_of_is_told_and_changes_nothing_more(views
             other.catch_up(upto=20)
 
     with pytest.raises(ViewMoved):
-        runner.compute(computing(overtake))
+        runner.compute(computing(overtake, after))
     assert dict(other.rows()) == dict(rows_upto(store, other.position()))
     other.catch_up()
     assert other.digest() == whole(store, FOLD)
