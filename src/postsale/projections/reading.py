@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from postsale.errors import InvalidInput
@@ -106,7 +106,8 @@ class Reader:
         at_least: AtLeast | None = None,
         within_s: float = WITHIN_S,
     ) -> Read:
-        """One state over these streams, with every fact the log holds now: the view's rows plus what is newer in the log.
+        """One state over these streams, with every fact the log holds now: the view's rows, hot ones where they are, plus what is newer
+        in the log.
 
         Needs no runner to have run, and moves no checkpoint. `as_of_us` and `known_at_us` (inclusive) restrict to facts that had
         occurred and were recorded by then. Raises what an unreadable event raises; nothing is left out silently. StaleRead when
@@ -130,8 +131,16 @@ class Reader:
     def _read_now(self, names: Names, streams: Sequence[StreamId]) -> tuple[State, int]:
         fold = self.fold
         keys = [str(stream) for stream in streams]
-        positions, rows, parked = self._rows(names, keys)
-        head = self._store.head()
+        parked: dict[str, Parked] = {}
+        hot, head = self._hot_rows(names, keys), self._store.head()
+        if hot is not None and max(at for at, _ in hot.values()) <= head:  # beyond it they are of a log that was put back since
+            positions = {key: at for key, (at, _) in hot.items()}
+            rows = {key: row for key, (_, row) in hot.items() if row is not None}
+        else:
+            positions, rows, parked = self._rows(names, keys)
+            head = self._store.head()
+            if not parked:
+                self._warm(names, rows, positions)
         state = fold.empty()
         after: dict[int, list[StreamId]] = defaultdict(list)
         for stream, key in zip(streams, keys, strict=True):
@@ -146,6 +155,20 @@ class Reader:
                 for event in self._store.read(self._query(tuple(its), after=at, upto=head)):
                     fold.add(state, fact_of(event))
         return state, head
+
+    def _hot_rows(self, names: Names, keys: Sequence[str]) -> dict[str, tuple[int, bytes | None]] | None:
+        """Of every key its hot row and position; None unless there are all."""
+        if self._hot is None or not keys:
+            return None
+        found = self._hot.get_many(names.view, self._secret(names), keys)
+        return found if len(found) == len(set(keys)) else None
+
+    def _warm(self, names: Names, rows: Mapping[str, bytes], positions: Mapping[str, int]) -> None:
+        """Make hot what the table said, of streams that do not wait."""
+        if self._hot is not None:
+            for key, position in positions.items():
+                if position:
+                    self._hot.put_many(names.view, self._secret(names), {key: rows.get(key)}, position)
 
     def _rows(self, names: Names, keys: Sequence[str]) -> tuple[dict[str, int], dict[str, bytes], dict[str, Parked]]:
         """Of each key the position of its share, its row, and where it waits, as of one moment of the view."""
@@ -169,19 +192,16 @@ class Reader:
         """
         keys, names = [str(stream) for stream in streams], self.names()
         wanted = 0 if at_least is None else position_of(at_least)
-        if self._hot is not None and keys:
-            hot = self._hot.get_many(names.view, self._secret(names), keys)
-            if len(hot) == len(set(keys)) and (oldest := min(position for position, _ in hot.values())) >= wanted:
-                return Read(self._merged(row for _, row in hot.values() if row is not None), oldest)
+        hot = self._hot_rows(names, keys)
+        if hot is not None and (oldest := min(position for position, _ in hot.values())) >= wanted:
+            return Read(self._merged(row for _, row in hot.values() if row is not None), oldest)
         found: list[Read] = []
 
         def look() -> int:
             positions, rows, parked = self._rows(names, keys)
             true = {key: parked[key].position - 1 if key in parked else positions[key] for key in keys}
             found[:] = [Read(self._merged(rows.values()), min(true.values(), default=wanted))]
-            if self._hot is not None and positions and any(positions.values()):
-                for key in keys:
-                    self._hot.put_many(names.view, self._secret(names), {key: rows.get(key)}, true[key])
+            self._warm(names, rows, true)
             return found[0].position
 
         await_position(f"view {names.view}", look, wanted, within_s, self._pace)
