@@ -16,16 +16,24 @@ from .support import Where, opened, paid
 
 
 @pytest.fixture(scope="module")
-def cache() -> Iterator[Cache]:
+def server() -> Iterator[Cache]:
     server = Cache()
     server.start()
     yield server
     server.remove()
 
 
+@pytest.fixture
+def cache(server: Cache) -> Cache:
+    """Running, and empty."""
+    server.start()
+    with server.client() as client:
+        client.flushdb()
+    return server
+
+
 def test_stopping_the_cache_changes_no_answer(where: Where, cache: Cache) -> None:
     """Of the view, of health, of what agents would read; what was hot is hot again when it is back."""
-    cache.start()
     with opened(where, hot=cache.url) as ps:
         acme = ps.tenant("acme")
         receipts = [acme.record(f"cus_{n % 4}", paid(f"in_{n}")) for n in range(12)]
@@ -55,7 +63,6 @@ def test_stopping_the_cache_changes_no_answer(where: Where, cache: Cache) -> Non
 
 def test_a_tenant_reads_features_by_way_of_the_cache_and_gets_the_logs_answer(where: Where, cache: Cache) -> None:
     """With a cache that lags, that gives garbage, that is stopped and empty; a receipt is honoured, and so is a time in the past."""
-    cache.start()
     with opened(where, hot=cache.url) as ps:
         acme = ps.tenant("acme")
         for n in range(12):
@@ -100,7 +107,6 @@ def test_a_tenant_reads_features_by_way_of_the_cache_and_gets_the_logs_answer(wh
 
 
 def test_what_hot_rows_say_of_events_that_the_log_does_not_have_is_not_believed(cache: Cache) -> None:
-    cache.start()
     with opened(None, hot=cache.url) as ps:
         acme = ps.tenant("acme")
         acme.record("cus_0", paid("in_1"))
