@@ -16,7 +16,7 @@ from .support import Where, opened, paid
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[Cache]:
+def valkey() -> Iterator[Cache]:
     server = Cache()
     server.start()
     yield server
@@ -24,12 +24,12 @@ def server() -> Iterator[Cache]:
 
 
 @pytest.fixture
-def cache(server: Cache) -> Cache:
+def cache(valkey: Cache) -> Cache:
     """Running, and empty."""
-    server.start()
-    with server.client() as client:
+    valkey.start()
+    with valkey.client() as client:
         client.flushdb()
-    return server
+    return valkey
 
 
 def test_stopping_the_cache_changes_no_answer(where: Where, cache: Cache) -> None:

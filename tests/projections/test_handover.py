@@ -37,8 +37,10 @@ def record(store: Store, seed: int, size: int) -> None:
     store.append(each(*made))
 
 
+@pytest.mark.parametrize("at_once", [2_000_000, 30])  # all events, or by parts from disk
 @pytest.mark.parametrize("kind", ["sqlite", "postgres"])
-def test_a_view_computed_at_once_and_folded_on_equals_a_fold_over_everything(kind, tmp_path):
+def test_a_view_computed_at_once_and_folded_on_equals_a_fold_over_everything(kind, at_once, tmp_path, monkeypatch):
+    monkeypatch.setattr("postsale.projections.handover._EVENTS_AT_ONCE", at_once)
     seed = random.getrandbits(32)
     with closing(STORES[kind](tmp_path, ManualClock(START))) as store:
         record(store, seed, 200)

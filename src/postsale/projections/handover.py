@@ -20,23 +20,29 @@ from postsale.projections.runner import Built
 from postsale.store.contract import Query, Store
 
 _BATCH_ROWS: Final = 2_048
+_EVENTS_AT_ONCE: Final = 2_000_000
 
 
 @contextmanager
 def duckdb_states(store: Store, fold: Fold, upto: int, *, memory_mb: int | None = None) -> Iterator[Built]:
     """The rows of the view of `fold` at position `upto`, of all tenants. Memory: DuckDB's, at most `memory_mb`, and a batch of rows.
 
-    Beyond that DuckDB uses the directory of temporary files. Raises what an unreadable event raises, and InvalidInput for a sum
-    beyond 64 bits: the runner then folds one by one instead.
+    Beyond that DuckDB uses the directory of temporary files: some 20 bytes an event. Raises what an unreadable event raises, and
+    InvalidInput for a sum beyond 64 bits: the runner then folds one by one instead.
     """
     features = fold.features
-    with duckdb_connection(memory_mb=memory_mb) as connection:
+    # What spills is not compressed, and a query over everything at once spills: many events go to disk at once, and are taken by customers.
+    with duckdb_connection(memory_mb=memory_mb, on_disk=upto > _EVENTS_AT_ONCE) as connection:
         events = load_facts(connection, features, store, Query(upto=upto))
-        expression = state_table(features, table(connection, "facts"), keys=["key"])
+        parts = max(1, -(-events // _EVENTS_AT_ONCE))
 
         def rows() -> Iterator[tuple[str, bytes]]:
-            for batch in read(connection, expression, batch_rows=_BATCH_ROWS):
-                for row in batch.to_pylist():
-                    yield row["key"], fold.dump(fold_state(features, row))
+            for part in range(parts):
+                of_part = f"SELECT * FROM facts WHERE hash(key) % {parts} = {part}" if parts > 1 else "FROM facts"
+                connection.execute(f"CREATE OR REPLACE TEMP VIEW of_part AS {of_part}")
+                expression = state_table(features, table(connection, "of_part"), keys=["key"])
+                for batch in read(connection, expression, batch_rows=_BATCH_ROWS):
+                    for row in batch.to_pylist():
+                        yield row["key"], fold.dump(fold_state(features, row))
 
         yield Built(rows(), events)
