@@ -106,6 +106,20 @@ def test_a_tenant_reads_features_by_way_of_the_cache_and_gets_the_logs_answer(wh
         check()
 
 
+def test_rows_of_a_view_that_another_process_dropped_are_none_at_once(cache: Cache) -> None:
+    with opened(None, hot=cache.url) as ps:
+        acme = ps.tenant("acme")
+        acme.record("cus_0", paid("in_1"))
+        ps.run_once()
+        answer = acme.features(CustomerHealth, "cus_0")
+        stream, runner = acme.customer("cus_0").stream, ps.runner
+        other = runner.fold.dump(runner.fold.empty())  # as of another course of the log
+        runner._hot.put_many(runner.view, runner._secret(runner.names()), {str(stream): other}, ps.log.store.head())
+        assert acme.features(CustomerHealth, "cus_0") != answer
+        ps.views.drop(*runner.names().all)
+        assert acme.features(CustomerHealth, "cus_0") == answer
+
+
 def test_what_hot_rows_say_of_events_that_the_log_does_not_have_is_not_believed(cache: Cache) -> None:
     with opened(None, hot=cache.url) as ps:
         acme = ps.tenant("acme")

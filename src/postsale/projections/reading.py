@@ -132,7 +132,7 @@ class Reader:
         fold = self.fold
         keys = [str(stream) for stream in streams]
         parked: dict[str, Parked] = {}
-        hot, head = self._hot_rows(names, keys), self._store.head()
+        hot, head = self._hot_rows(names, keys, now=True), self._store.head()
         if hot is not None and max(at for at, _ in hot.values()) <= head:  # beyond it they are of a log that was put back since
             positions = {key: at for key, (at, _) in hot.items()}
             rows = {key: row for key, (_, row) in hot.items() if row is not None}
@@ -156,11 +156,11 @@ class Reader:
                     fold.add(state, fact_of(event))
         return state, head
 
-    def _hot_rows(self, names: Names, keys: Sequence[str]) -> dict[str, tuple[int, bytes | None]] | None:
-        """Of every key its hot row and position; None unless there are all."""
+    def _hot_rows(self, names: Names, keys: Sequence[str], *, now: bool = False) -> dict[str, tuple[int, bytes | None]] | None:
+        """Of every key its hot row and position; None unless there are all. `now`: none of a view that another process has dropped."""
         if self._hot is None or not keys:
             return None
-        found = self._hot.get_many(names.view, self._secret(names), keys)
+        found = self._hot.get_many(names.view, self._secret(names, now=now), keys)
         return found if len(found) == len(set(keys)) else None
 
     def _warm(self, names: Names, rows: Mapping[str, bytes], positions: Mapping[str, int]) -> None:
@@ -207,10 +207,10 @@ class Reader:
         await_position(f"view {names.view}", look, wanted, within_s, self._pace)
         return found[0]
 
-    def _secret(self, names: Names) -> bytes:
+    def _secret(self, names: Names, *, now: bool = False) -> bytes:
         """Under which this view's hot rows are sealed: another one each time it begins anew."""
         secret, until = self._secrets.get(names.view, (b"", 0.0))
-        if not secret or self._pace.now() >= until:
+        if now or not secret or self._pace.now() >= until:
             kept = self._views.get(names.aside, _SECRET)
             if kept is None:
                 self._views.write(names.aside, {_SECRET: secrets.token_bytes(32)}, checkpoint=0, expected=0)
