@@ -41,7 +41,7 @@ def sane(fact: Fact) -> Fact:
     for name in ("count", "active_users", "seats", "amount_minor", "mrr_minor"):
         if name in fields:
             fields[name] = abs(fields[name])
-    if fact.kind == "survey/answered":
+    if fact.kind in ("survey/answered", "survey/revised"):
         low, high = sorted((abs(fields.get("scale_min", 0)) % 50, abs(fields.get("scale_max", 10)) % 50))
         fields |= {"scale_min": low, "scale_max": high, "score": low + abs(fields["score"]) % (high - low + 1)}
     return fact._replace(fields=fields)
