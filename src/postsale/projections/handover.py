@@ -38,9 +38,12 @@ def duckdb_states(store: Store, fold: Fold, upto: int, *, memory_mb: int | None 
 
         def rows() -> Iterator[tuple[str, bytes]]:
             for part in range(parts):
-                of_part = f"SELECT * FROM facts WHERE hash(key) % {parts} = {part}" if parts > 1 else "FROM facts"
-                connection.execute(f"CREATE OR REPLACE TEMP VIEW of_part AS {of_part}")
-                expression = state_table(features, table(connection, "of_part"), keys=["key"])
+                name = "facts"
+                if parts > 1:  # a table of its own, because the query reads it once for each grain
+                    name = "facts_of_part"
+                    of_part = f"SELECT * FROM facts WHERE hash(key) % {parts} = {part}"
+                    connection.execute(f"CREATE OR REPLACE TEMP TABLE {name} AS {of_part}")
+                expression = state_table(features, table(connection, name), keys=["key"])
                 for batch in read(connection, expression, batch_rows=_BATCH_ROWS):
                     for row in batch.to_pylist():
                         yield row["key"], fold.dump(fold_state(features, row))
