@@ -44,6 +44,7 @@ _ONLY_SYNC = {
         "decision_stream",
         "engine_for",
         "engine_of",
+        "hot_state",
         "installed_digest",
         "issue_token",
         "person",

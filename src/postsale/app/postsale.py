@@ -34,11 +34,12 @@ from postsale.app.rounds import Rounds, RunReport
 from postsale.app.simulation import Simulated
 from postsale.app.tenant import Tenant
 from postsale.audit.replay import policy_of
-from postsale.errors import BadDeclaration, InvalidInput, UnknownDecision, Unsupported, ViewMoved
+from postsale.errors import BadDeclaration, InvalidInput, StoreUnavailable, UnknownDecision, Unsupported, ViewMoved
 from postsale.events import DAY_US, SYSTEM_TENANT, Clock, ManualClock, Origin, StreamId, SystemClock, check_tenant, to_us
 from postsale.projections import Features, Fold, HealthModel
 from postsale.projections.customer_health import CUSTOMER_HEALTH
 from postsale.projections.deployments import Deployments
+from postsale.projections.fold import State
 from postsale.projections.hot_rows import HotRows
 from postsale.projections.journal import Entry as Decision
 from postsale.projections.journal import read_journal
@@ -379,6 +380,15 @@ class PostSale:
             hot=self._hot,
             kin=Kin(self.log.store, self.views, self.log.vault),
         )
+
+    def hot_state(self, fold: Fold, streams: Sequence[StreamId]) -> State | None:
+        """What these streams' facts give now, by way of the cache; None without one, for another fold, or where views cannot be used."""
+        if self._hot is None or fold.features is not self.model.features:
+            return None
+        try:
+            return self.runner.read_state(streams).state
+        except StoreUnavailable:  # a login that may read the log and no views
+            return None
 
     def projector(self, features: Iterable[type[Features]] | None = None) -> Projector:
         """Keeps views up to date until it is stopped: of these declarations, by default of the health model's.

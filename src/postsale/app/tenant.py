@@ -223,8 +223,12 @@ class Tenant(TenantData, TenantAgents, TenantTools):
 
         Features `across` customers read the facts of its members too: time grows with the tenant's facts of the relation's kinds, and with
         the members' facts.
+        Of the health model's declaration, as it is now, and where this was opened with `hot`: from the row in the cache and what the
+        log holds after it.
         """
         fold, aggregate = Fold(features), self.customer(customer, known_at=known_at, at_least=at_least, within_s=within_s)
+        if as_of is None and known_at is None and (state := self._ps.hot_state(fold, aggregate.fact_streams)) is not None:
+            return fold.finish(state, max(self._ps.clock.now_us(), fold.newest_us(state) or 0))
         facts = read_facts(self._ps.log.store, aggregate.fact_streams, kinds=fold.kinds, as_of_us=_us(as_of), known_at_us=_us(known_at))
         at_us = max([self._ps.clock.now_us(), *(f.occurred_at_us for f in facts)]) if as_of is None else to_us(as_of)
         state = fold.fold(facts)

@@ -49,6 +49,11 @@ class TrainingRows:
     table: Any  # pyarrow.Table
     manifest: Manifest
 
+    def __repr__(self) -> str:
+        """What it is, not what is in it."""
+        m = self.manifest
+        return f"TrainingRows({m.name!r}, {m.rows:,} rows of {m.customers:,} customers, {len(m.columns)} columns, data set {m.id[:12]})"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:

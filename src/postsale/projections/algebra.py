@@ -197,20 +197,42 @@ def emit(leaf: Leaf[Any], slot: str, kind: str, value: str, where: str, by: str)
             inside.append(cell.more.format(c=slot, o=slot, **texts))
     else:
         inside.append(f"c = {slot}")
-        key = by
+        key, fresh_tile = by, []
         if leaf.window:
             days = leaf.window.days
-            key = "tile"
-            inside += [f"if tile not in c and len(c) >= {2 * days}: drop_old_tiles(c, {days})"]
+            key, fresh_tile = "tile", [f"    if len(c) >= {2 * days}: drop_old_tiles(c, {days})"]
             if by:
-                inside += ["o = c.get(tile)", "if o is None: o = c[tile] = {}", "c = o"]
-                key = by
+                inside += ["o = c.get(tile)", "if o is None:", *fresh_tile, "    o = c[tile] = {}", "c = o"]
+                key, fresh_tile = by, []
         more = cell.more.format(c=f"c[{key}]", o="o", **texts)
-        inside += [f"o = c.get({key})", f"if o is None: c[{key}] = " + cell.fresh.format(**texts)]
-        inside += ["el" + more] if more.startswith("if ") else ["else: " + more]
+        inside += [
+            f"if {key} in c:",
+            f"    o = c[{key}]",
+            f"    {more}",
+            "else:",
+            *fresh_tile,
+            f"    c[{key}] = " + cell.fresh.format(**texts),
+        ]
     return [f"if {' and '.join(conditions)}:", *("    " + line for line in inside)] if conditions else inside
 
 
+def refinish(leaf: Leaf[Any], state: Any, as_of_us: int, value: Any, tile: int, before: Any) -> Any:
+    """What `finish` gives now, where `value` was finished at the same time before one fact of `tile` was added.
+
+    The fact occurred by then, and within the window. `before` is what `state` held at `tile`, for a leaf with a window and without `by`.
+    """
+    cell = _CELLS[leaf.operation]
+    if leaf.by is not None or cell.finish is not _same:
+        return finish(leaf, state, as_of_us)
+    if leaf.window is None:
+        return state
+    now = state.get(tile)  # a tile within the window of `as_of` is never dropped
+    if leaf.operation in _SUMS:
+        return value if now is None else value + now - (before or 0)
+    return cell.merge(value, now)
+
+
+_SUMS: Final = frozenset({"count", "total"})
 _WITHOUT_VALUE: Final = {"decayed": "1", "history": "None"}
 
 
@@ -235,7 +257,7 @@ def _merge(cells: Callable[[Any, Any], Any], a: Any, b: Any, depth: int) -> Any:
 def copy(state: Any) -> Any:
     """A state that shares nothing with the given one."""
     if isinstance(state, dict):
-        return {key: copy(value) for key, value in state.items()}
+        return {key: value if type(value) is int else copy(value) for key, value in state.items()}  # most are integers
     return [copy(value) for value in state] if isinstance(state, list) else state
 
 

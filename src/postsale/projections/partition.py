@@ -19,7 +19,7 @@ import orjson
 from postsale.errors import InvalidInput, UnknownWireName, UpcastFailed
 from postsale.events import StoredEvent, canonical
 from postsale.projections.fold import Fold, State, fact_of
-from postsale.projections.views import Views
+from postsale.projections.views import Move, Views
 
 POISON: Final = (UnknownWireName, UpcastFailed, InvalidInput)
 PARKED: Final = "parked/"
@@ -42,6 +42,11 @@ class Names(NamedTuple):
     checkpoints: tuple[str, ...]
     anchors: tuple[str, ...]
 
+    @property
+    def filling(self) -> str:
+        """Whose checkpoint is not 0 while the view's rows are written before its shares move from 0: until then they count for nothing."""
+        return f"{self.view}!filling"
+
     @classmethod
     def of(cls, base: str, partitions: int, build: int = 0) -> Names:
         """Another number of shares, or another build, is another view: no row of one is ever read as one of the other."""
@@ -54,7 +59,7 @@ class Names(NamedTuple):
     @property
     def all(self) -> tuple[str, ...]:
         """Everything that belongs to the view."""
-        return tuple(dict.fromkeys((self.view, self.aside, *self.checkpoints)))
+        return tuple(dict.fromkeys((self.view, self.aside, self.filling, *self.checkpoints)))
 
     def share_of(self, key: str) -> int:
         """Which share a stream's key is in. Stored for ever, so a checksum that every language has."""
@@ -96,9 +101,26 @@ def load_parked(raw: bytes) -> Parked:
     return Parked(*orjson.loads(raw))
 
 
-def _moved(before: frozenset[str], now: frozenset[str]) -> dict[str, bytes | None]:
+def moved_entries(before: frozenset[str], now: frozenset[str]) -> dict[str, bytes | None]:
     """The entries that go, and those that come."""
     return dict.fromkeys(before - now) | dict.fromkeys(now - before, b"1")
+
+
+class Folded(NamedTuple):
+    """What a share has folded and not committed yet."""
+
+    move: Move
+    rows: dict[str, bytes]
+    aside: dict[str, bytes | None]
+    events: int
+    fresh: dict[str, bytes]  # the rows of streams that do not wait
+
+
+def commit(views: Views, names: Names, moves: Sequence[Move], rows: Mapping[str, bytes], aside: Mapping[str, bytes | None]) -> None:
+    """Write rows of the view and what is beside it, and move checkpoints, in one transaction. Raises ViewMoved, LeaseLost."""
+    also: dict[str, Mapping[str, bytes | None]] = {names.view: rows, names.aside: aside}
+    (view, to, at, token), *others = moves
+    views.write(view, also.pop(view, {}), checkpoint=to, expected=at, also=also, token=token, moves=others)
 
 
 class Partition:
@@ -132,21 +154,12 @@ class Partition:
         at = self.position()
         self._views.write(self._checkpoint, {}, checkpoint=at, expected=at, token=token)
 
-    def fold(self, batch: Batch, on_fact: OnFact | None, token: int | None) -> tuple[int, dict[str, bytes]]:
-        """Fold the events of this share and commit. Returns how many were folded, and the rows written.
+    def fold(self, batch: Batch, on_fact: OnFact | None, token: int | None) -> Folded:
+        """Fold the events of this share; `commit` what it returns, then say `moved`, or `failed` when anything was raised.
 
-        An event that cannot be read parks its stream. Raises ViewMoved, LeaseLost; then nothing was written.
+        An event that cannot be read parks its stream.
         """
         self._at = None
-        try:
-            done = self._fold_and_commit(batch, on_fact, token)
-        except BaseException:
-            self._states.clear()  # they hold facts that were not committed
-            raise
-        self._at = batch.to
-        return done
-
-    def _fold_and_commit(self, batch: Batch, on_fact: OnFact | None, token: int | None) -> tuple[int, dict[str, bytes]]:
         events, parked = batch.events, dict(batch.parked)
         states = self._load(batch)
         indexed = self._entries(states)
@@ -175,13 +188,21 @@ class Partition:
                 on_fact(event, before, state)
         rows = {key: self._fold.dump(states[key]) for key in changed}
         for key, entries in self._entries({key: states[key] for key in changed}).items():
-            aside |= _moved(indexed[key], entries)
+            aside |= moved_entries(indexed[key], entries)
         aside[self._anchor] = batch.anchor
-        self._write(rows, aside, batch.at, batch.to, token)
-        self._states_at = batch.to
+        fresh = {key: row for key, row in rows.items() if key not in parked}
+        return Folded(Move(self._checkpoint, batch.to, batch.at, token), rows, aside, folded, fresh)
+
+    def moved(self, to: int) -> None:
+        """What was folded is committed."""
+        self._at = self._states_at = to
         while len(self._states) > self._cached:
             del self._states[next(iter(self._states))]
-        return folded, {key: row for key, row in rows.items() if key not in parked}
+
+    def failed(self) -> None:
+        """What was folded is not committed, or nobody knows."""
+        self._at = None
+        self._states.clear()
 
     def rewrite(self, key: str, state: State, parked: Parked | None, at: int, token: int | None) -> None:
         """Replace one row where the share stands, and say whether its stream still waits."""
@@ -191,23 +212,8 @@ class Partition:
         if self._index is not None:
             before = self._views.get(self._names.view, key)
             old: frozenset[str] = frozenset() if before is None else self._index(key, self._fold.load(before))
-            aside |= _moved(old, self._index(key, state))
-        self._write({key: self._fold.dump(state)}, aside, at, at, token)
-
-    def fill(self, rows: dict[str, bytes], to: int, anchor: bytes) -> None:
-        """Write the rows of a share that was not folded at all. Raises ViewMoved when it was meanwhile."""
-        aside: dict[str, bytes | None] = {self._anchor: anchor}
-        if self._index is not None:
-            for key, row in rows.items():
-                aside |= _moved(frozenset(), self._index(key, self._fold.load(row)))
-        self._write(rows, aside, 0, to, None)
-
-    def _write(self, rows: dict[str, bytes], aside: dict[str, bytes | None], at: int, to: int, token: int | None) -> None:
-        also: dict[str, dict[str, bytes | None]] = {self._names.aside: aside}
-        own: dict[str, bytes | None] = dict(rows)
-        if self._checkpoint != self._names.view:
-            also[self._names.view], own = own, {}
-        self._views.write(self._checkpoint, own, checkpoint=to, expected=at, also=also, token=token)
+            aside |= moved_entries(old, self._index(key, state))
+        commit(self._views, self._names, [Move(self._checkpoint, at, at, token)], {key: self._fold.dump(state)}, aside)
 
     def _entries(self, states: Mapping[str, State]) -> dict[str, frozenset[str]]:
         return {} if self._index is None else {key: self._index(key, state) for key, state in states.items()}

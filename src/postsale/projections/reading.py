@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Final, NamedTuple
 
@@ -116,7 +116,8 @@ class Reader:
         at_least: AtLeast | None = None,
         within_s: float = WITHIN_S,
     ) -> Read:
-        """One state over these streams, with every fact the log holds now: the view's rows plus what is newer in the log.
+        """One state over these streams, with every fact the log holds now: the view's rows, hot ones where they are, plus what is newer
+        in the log.
 
         Needs no runner to have run, and moves no checkpoint. `as_of_us` and `known_at_us` (inclusive) restrict to facts that had
         occurred and were recorded by then. With features across customers either of them means reading the tenant's relations from the log;
@@ -146,8 +147,16 @@ class Reader:
         """The state over the streams of each, and where the log was read to."""
         fold = self.fold
         keys = [str(stream) for streams in customers for stream in streams]
-        positions, rows, parked = self._rows(names, keys)
-        head = self._store.head()
+        parked: dict[str, Parked] = {}
+        hot, head = self._hot_rows(names, keys, now=True), self._store.head()
+        if hot is not None and max(at for at, _ in hot.values()) <= head:  # beyond it they are of a log that was put back since
+            positions = {key: at for key, (at, _) in hot.items()}
+            rows = {key: row for key, (_, row) in hot.items() if row is not None}
+        else:
+            positions, rows, parked = self._rows(names, keys)
+            head = self._store.head()
+            if not parked:
+                self._warm(names, rows, positions)
         states: list[State] = []
         whose: dict[StreamId, State] = {}
         after: dict[int, list[StreamId]] = defaultdict(list)
@@ -169,6 +178,20 @@ class Reader:
                     fold.add(whose[event.stream], fact_of(event))
         return states, head
 
+    def _hot_rows(self, names: Names, keys: Sequence[str], *, now: bool = False) -> dict[str, tuple[int, bytes | None]] | None:
+        """Of every key its hot row and position; None unless there are all. `now`: none of a view that another process has dropped."""
+        if self._hot is None or not keys:
+            return None
+        found = self._hot.get_many(names.view, self._secret(names, now=now), keys)
+        return found if len(found) == len(set(keys)) else None
+
+    def _warm(self, names: Names, rows: Mapping[str, bytes], positions: Mapping[str, int]) -> None:
+        """Make hot what the table said, of streams that do not wait."""
+        if self._hot is not None:
+            for key, position in positions.items():
+                if position:
+                    self._hot.put_many(names.view, self._secret(names), {key: rows.get(key)}, position)
+
     def _rows(self, names: Names, keys: Sequence[str]) -> tuple[dict[str, int], dict[str, bytes], dict[str, Parked]]:
         """Of each key the position of its share, its row, and where it waits, as of one moment of the view."""
         shares = {key: names.checkpoints[names.share_of(key)] for key in keys}
@@ -178,7 +201,7 @@ class Reader:
             # Parked first: a stream that `retry` frees in between is then folded from the log, never read from its old row.
             found = self._views.get_many(names.aside, [PARKED + key for key in keys])
             parked = {key.removeprefix(PARKED): load_parked(raw) for key, raw in found.items()}
-            rows = self._views.get_many(names.view, keys)
+            rows = self._views.get_many(names.view, [key for key in keys if at[shares[key]]])  # those of a share at 0 are not whole yet
             if at == {name: self._views.checkpoint(name) for name in checkpoints}:
                 return {key: at[shares[key]] for key in keys}, rows, parked
         return dict.fromkeys(keys, 0), {}, {}
@@ -191,10 +214,9 @@ class Reader:
         """
         keys, names = [str(stream) for stream in streams], self.names()
         wanted = 0 if at_least is None else position_of(at_least)
-        if self._hot is not None and keys and self._members is None:
-            hot = self._hot.get_many(names.view, self._secret(names), keys)
-            if len(hot) == len(set(keys)) and (oldest := min(position for position, _ in hot.values())) >= wanted:
-                return Read(self._merged(row for _, row in hot.values() if row is not None), oldest)
+        hot = self._hot_rows(names, keys) if self._members is None else None
+        if hot is not None and (oldest := min(position for position, _ in hot.values())) >= wanted:
+            return Read(self._merged(row for _, row in hot.values() if row is not None), oldest)
         found: list[Read] = []
 
         def look() -> int:
@@ -207,22 +229,20 @@ class Reader:
                 waiting = (record.position - 1 for record in self.parked() if record.key.startswith(f"{streams[0].tenant}/"))
                 oldest = min(oldest, everywhere, *waiting)  # whose members those are, nobody knows
             found[:] = [Read(self._merged(rows.values()), oldest, related)]
-            if self._hot is not None and positions and any(positions.values()):
-                for key in keys:
-                    self._hot.put_many(names.view, self._secret(names), {key: rows.get(key)}, true[key])
+            self._warm(names, rows, true)
             return found[0].position
 
         await_position(f"view {names.view}", look, wanted, within_s, self._pace)
         return found[0]
 
     def _kept_states(self, names: Names, customers: Sequence[Sequence[StreamId]]) -> list[State]:
-        rows = self._views.get_many(names.view, [str(stream) for streams in customers for stream in streams])
+        _, rows, _ = self._rows(names, [str(stream) for streams in customers for stream in streams])
         return [self._merged(rows[key] for key in map(str, streams) if key in rows) for streams in customers]
 
-    def _secret(self, names: Names) -> bytes:
+    def _secret(self, names: Names, *, now: bool = False) -> bytes:
         """Under which this view's hot rows are sealed: another one each time it begins anew."""
         secret, until = self._secrets.get(names.view, (b"", 0.0))
-        if not secret or self._pace.now() >= until:
+        if now or not secret or self._pace.now() >= until:
             kept = self._views.get(names.aside, _SECRET)
             if kept is None:
                 self._views.write(names.aside, {_SECRET: secrets.token_bytes(32)}, checkpoint=0, expected=0)
@@ -233,7 +253,9 @@ class Reader:
 
     def rows(self) -> Iterator[tuple[str, bytes]]:
         """Every row of the view by key, as `Fold.dump` wrote it. Bounded memory; rows written meanwhile may show."""
-        return self._views.scan(self.view)
+        names = self.names()
+        there = [self._views.checkpoint(checkpoint) > 0 for checkpoint in names.checkpoints]
+        return ((key, row) for key, row in self._views.scan(names.view) if there[names.share_of(key)])
 
     def folded(self, stream: StreamId, upto: int) -> State:
         """The state of one stream up to a position, from the log alone. Raises what an unreadable event raises."""
