@@ -88,6 +88,14 @@ class RenewalDue(Signal):
     auto_renews: bool = False
 
 
+class CustomerReferred(Signal):
+    """The CRM credits a new lead or account to this customer's word. What comes of the referral is not said here."""
+
+    wire_name: ClassVar[str] = "crm/customer-referred@1"
+    referred: Id | None = None  # the source's id of the lead or account, never a person's name
+    programme: Id | None = None
+
+
 # ---------------------------------------------------------------- billing
 
 Interval = Literal["day", "week", "month", "quarter", "year"]
