@@ -6,7 +6,7 @@ Lives here: the history of a model's stream, changes to it, the cards that are a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
@@ -16,7 +16,8 @@ from postsale.agents.desk import TRIES, Desk
 from postsale.aggregates.artifacts import MODELS, ArtifactActivated, ArtifactPublished, ArtifactRetired, content_digest, model_stream
 from postsale.errors import ContentConflict, UnknownModel, VersionConflict
 from postsale.events import Event, Lane, Recorded, StreamId, derive_id
-from postsale.projections.model_card import CardScorer, ModelCard
+from postsale.projections.model_card import OTHER_SCORES, CardScorer, ModelCard
+from postsale.projections.targets import Target
 from postsale.store.contract import Query
 from postsale.store.log import Cause
 
@@ -84,10 +85,11 @@ NO_MODELS: Final = ActiveModels()
 class Models:
     """The models of one log. Safe to share between threads: caches only ever hold what the log said."""
 
-    def __init__(self, desk: Desk, names: Iterable[str]) -> None:
-        """`names` are those that are on offer as evidence: of targets."""
+    def __init__(self, desk: Desk, targets: Mapping[str, Target]) -> None:
+        """Names of `targets`, and of models of purchases, are on offer as evidence."""
         self._desk = desk
-        self.names = tuple(sorted(set(names)))
+        self._targets = targets
+        self.names = tuple(sorted({*targets, *OTHER_SCORES}))
         self._known: dict[StreamId, ModelHistory] = {}
         self._cards: dict[str, ModelCard] = {}
 
@@ -98,7 +100,7 @@ class Models:
             return NO_MODELS
         versions = self._desk.log.store.versions(streams)
         histories = [self._at(s, v, known_at_us) for s, v in zip(streams, versions, strict=True)]
-        scorers = tuple(CardScorer(h.active.card, h.active.digest) for h in histories if h.active is not None)
+        scorers = tuple(self._scorer(h.active.card, h.active.digest) for h in histories if h.active is not None)
         return ActiveModels(scorers, tuple(Held(h.name, s, v) for h, s, v in zip(histories, streams, versions, strict=True)))
 
     def history(self, tenant: str, name: str) -> ModelHistory:
@@ -118,10 +120,14 @@ class Models:
             raise UnknownModel(tenant=tenant, model=f"{name[:64]!r} with the digest {digest[:64]!r} (6 digits of one version at least)")
         return found[0]
 
-    def by_digest(self, tenant: str, name: str, digest: str) -> ModelCard | None:
-        """The card of exactly this digest, which a decision names; None when the log has none or holds other content."""
+    def scorer(self, tenant: str, name: str, digest: str) -> CardScorer | None:
+        """The model of exactly this digest, which a decision names, whatever is active; None when the log has none, or its target is another by now."""
         found = self.history(tenant, name).find(digest)
-        return None if found is None else found.card
+        scorer = None if found is None else self._scorer(found.card, digest)
+        return scorer if scorer is not None and scorer.of_this_target else None
+
+    def _scorer(self, card: ModelCard, digest: str) -> CardScorer:
+        return CardScorer(card, digest, self._targets.get(card.name))
 
     # ------------------------------------------------------------ changes
 

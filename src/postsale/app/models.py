@@ -19,7 +19,8 @@ from postsale.app.training import Question, Rows, TrainingRows
 from postsale.errors import InvalidInput, ModelRefused, NotLive, UnknownModel
 from postsale.events import DAY_US, Lane, iso, to_us
 from postsale.projections.drift import Checked, checked
-from postsale.projections.model_card import OTHER_SCORES, VALID_DAYS, ModelCard
+from postsale.projections.fold import FeatureValues
+from postsale.projections.model_card import OTHER_SCORES, VALID_DAYS, CardScorer, ModelCard
 from postsale.projections.modelling import Labelled, labelled, make_card, prior_card
 from postsale.projections.scoring import Part, Scored
 from postsale.projections.targets import Target
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from postsale.app.tenant import Tenant
 
 BACK_DAYS: Final = 730
-Status = Literal["active", "stale", "features changed"]
+Status = Literal["active", "not asked about", "stale", "target changed", "features changed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +195,9 @@ class TenantModels:
         if card.stale_at(self._ps.clock.now_us()):
             old = iso(card.made_at_us)[:10]
             refuse(f"it was made on {old} and says that it is good for {card.valid_days} days", "Train it anew.")
+        target = self._ps.targets.get(card.name)
+        if target is not None and not CardScorer(card, published.digest, target).of_this_target:
+            refuse(f"it was trained for another version of its target than {target.version}", "Train it anew for the target as it is.")
         asking = self._policies_that_ask(card.name)
         if asking and card.gives != "probability":
             refuse(
@@ -226,14 +230,11 @@ class TenantModels:
             values = tenant.features(features, customer, as_of=as_of or known_at, known_at=known_at)
         found = []
         for scorer in active:
-            card = scorer.card
-            if card.features.digest != features.digest:
-                found.append(ModelScore(card.name, card.outcome, scorer.digest, None, "features changed", (), 0))
-                continue
-            parts = card.parts(values)
-            status: Status = "stale" if card.stale_at(values.as_of_us) else "active"
+            card, status = scorer.card, _status(scorer, values, features.digest)
+            parts = () if status in ("features changed", "not asked about") else card.parts(values)
+            scored = None if status == "features changed" else scorer.score(values)
             total = sum(part.log_odds_micro for part in parts)
-            found.append(ModelScore(card.name, card.outcome, scorer.digest, card.score(values), status, parts, total))
+            found.append(ModelScore(card.name, card.outcome, scorer.digest, scored, status, parts, total))
         return found
 
     # ------------------------------------------------------------ watching
@@ -275,3 +276,13 @@ class TenantModels:
         made = Rows(self._ps.log, self._tenant.name, question).made(self._ps.log.vault.tenant(self._tenant.name))
         self._tenant._datasets.remember(made.manifest, made.table.column("customer").to_pylist())
         return list(feature_rows(made.table, target.features)), made
+
+
+def _status(scorer: CardScorer, values: FeatureValues, live: str) -> Status:
+    if scorer.features != live:
+        return "features changed"
+    if not scorer.asks(values):
+        return "not asked about"
+    if not scorer.of_this_target:
+        return "target changed"
+    return "stale" if scorer.card.stale_at(values.as_of_us) else "active"

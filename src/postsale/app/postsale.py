@@ -44,7 +44,6 @@ from postsale.projections.deployments import Deployments
 from postsale.projections.hot_rows import HotRows
 from postsale.projections.journal import Entry as Decision
 from postsale.projections.journal import read_journal
-from postsale.projections.model_card import OTHER_SCORES, CardScorer
 from postsale.projections.projector import Projector
 from postsale.projections.runner import Runner
 from postsale.projections.scoring import Scorer
@@ -125,7 +124,7 @@ class PostSale:
         self.deployments = Deployments(store.kv, clock)
         self._partitions, self._hot = partitions, hot
         self.runner = self.runner_of(health.features)
-        self.models = Models(Desk(self.log, origin=world), [*self.targets, *OTHER_SCORES])
+        self.models = Models(Desk(self.log, origin=world), self.targets)
         self._health = RunnerHealth(self.runner, health, self.deployments, scorers, self.models)
         self.readings = Readings(self.log, health, self._health)
         self.engine = self.engine_of(self.agents)
@@ -373,8 +372,7 @@ class PostSale:
 
     def scorer_of(self, tenant: str, name: str, digest: str) -> Scorer | None:
         """The model of exactly this digest, which a decision names: from the log, else among those the log was opened with."""
-        card = self.models.by_digest(tenant, name, digest)
-        return CardScorer(card, digest) if card is not None else next((s for s in self.scorers if s.digest == digest), None)
+        return self.models.scorer(tenant, name, digest) or next((s for s in self.scorers if s.digest == digest), None)
 
     def projections(self) -> list[dict[str, Any]]:
         """How far each read model is, which version of it is live and which build serves, and who folds it, for operators."""

@@ -1,7 +1,7 @@
 """Model cards: what is published of a model, as one document. Its coefficients, what it was trained on, how good it was on later rows.
 
 Here live the document and the scorer that reads it; it is data, named by the digest of its content. Who published and activated it,
-and why, are events of the log and not here. How a card is made is `modelling`. Imports scoring, purchases, spending, events.
+and why, are events of the log and not here. How a card is made is `modelling`. Imports scoring, purchases, spending, targets.
 """
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ from postsale.projections.fold import FeatureValues
 from postsale.projections.purchases import PurchaseModel
 from postsale.projections.scoring import Data, Document, Expected, LogisticModel, Part, Probability, Rank, Scored
 from postsale.projections.spending import ValueModel
+from postsale.projections.targets import Target
 
 Gives = Literal["probability", "rank", "expected"]
 Ppm = Annotated[int, Field(ge=0, le=1_000_000)]
 VALID_DAYS: Final = 180
+PRIOR_DAYS: Final = 90
 OTHER_SCORES: Final = ("purchases", "value")
 """Names of models that answer no yes-or-no question: how many purchases, and how much they bring."""
 
@@ -36,7 +38,7 @@ class Trained(Data):
     """The rows that the model was fitted on. Times are UTC microseconds."""
 
     data_set: Text  # id of the manifest, which is its digest
-    outcome: Text  # digest of the declaration of what happened afterwards
+    outcome: Text  # digest of the target: what was asked, and what counted as the outcome
     knowledge: Literal["recorded", "claimed"]
     rows: int
     customers: int
@@ -154,10 +156,14 @@ class ModelCard(Document):
 
 @dataclass(frozen=True, slots=True)
 class CardScorer:
-    """A card as a `Scorer`: named by the card's digest, which is what decisions record."""
+    """A card as a `Scorer`, named by the card's digest, which is what decisions record.
+
+    With its `target` it says nothing of customers that the target does not ask about; a card of another version of the target gives ranks only.
+    """
 
     card: ModelCard
     digest: str  # of the card
+    target: Target | None = None
 
     @property
     def name(self) -> str:
@@ -171,8 +177,22 @@ class CardScorer:
     def features(self) -> str:
         return self.card.features.digest
 
+    @property
+    def of_this_target(self) -> bool:
+        """Whether the target is as it was when the card was made; a prior and a model of purchases have no such tie."""
+        trained = self.card.trained
+        return trained is None or self.target is None or trained.outcome == self.target.digest
+
+    def asks(self, values: FeatureValues) -> bool:
+        """Whether the target asks about this customer."""
+        horizon_days = self.card.trained.horizon_days if self.card.trained is not None else PRIOR_DAYS
+        return self.target is None or self.target.eligible(values, horizon_days * DAY_US)
+
     def score(self, values: FeatureValues) -> Scored | None:
-        return self.card.score(values)
+        if not self.asks(values):
+            return None
+        scored = self.card.score(values)
+        return Rank(scored.probability_ppm) if isinstance(scored, Probability) and not self.of_this_target else scored
 
 
 def figure(scored: Scored | None) -> str:

@@ -7,12 +7,10 @@ imports signals, features, priors, scoring, fold.
 
 from __future__ import annotations
 
-import functools
 import hashlib
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from postsale.aggregates.signals import (
     AccountChurned,
@@ -23,7 +21,7 @@ from postsale.aggregates.signals import (
     SubscriptionStarted,
 )
 from postsale.errors import BadDeclaration
-from postsale.events import DAY_US
+from postsale.events import DAY_US, canonical
 from postsale.projections.customer_health import CustomerHealth
 from postsale.projections.features import Features, count, last_seen, latest
 from postsale.projections.fold import FeatureValues
@@ -65,18 +63,9 @@ class Target:
 
     @property
     def digest(self) -> str:
-        """64 hex digits over both declarations, the inputs and the source of the two functions."""
-        parts = [self.name, str(self.version), self.outcome, self.features.digest, self.after.digest, *self.inputs]
-        parts += [_source(self.label), _source(self.eligible)]
-        return hashlib.sha256("\0".join(parts).encode()).hexdigest()
-
-
-@functools.cache
-def _source(function: Callable[..., Any]) -> str:
-    try:
-        return inspect.getsource(function)
-    except (OSError, TypeError):
-        return f"{function.__module__}:{function.__qualname__}"
+        """64 hex digits over name, version, outcome, both declarations and the inputs. The two functions count by the version."""
+        parts = [self.name, self.version, self.outcome, self.features.digest, self.after.digest, list(self.inputs)]
+        return hashlib.sha256(canonical(parts)).hexdigest()
 
 
 # ---------------------------------------------------------------- what happened afterwards
