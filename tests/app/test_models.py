@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -14,21 +13,22 @@ import pytest
 from postsale import PostSale, Tenant
 from postsale.access import Person
 from postsale.agents import Agent, Policy
-from postsale.aggregates.artifacts import ArtifactActivated, ArtifactPublished, ArtifactRetired, content_digest, model_stream
-from postsale.aggregates.signals import AccountChurned, InvoicePaid
-from postsale.errors import InvalidInput, ModelRefused, NotAllowed, NotLive, ReplayDiverged, TooFewOutcomes, UnknownModel
+from postsale.aggregates.artifacts import ArtifactActivated, ArtifactPublished, ArtifactRetired, model_stream
+from postsale.aggregates.signals import InvoicePaid
+from postsale.errors import InvalidInput, ModelRefused, NotAllowed, NotLive, ReplayDiverged, UnknownModel
 from postsale.events import Lane, ManualClock, from_us
-from postsale.projections import Component, Features, HealthModel, count
+from postsale.projections import Component, Features, Fold, HealthModel, Runner, count
 from postsale.projections.customer_health import CustomerHealth
 from postsale.projections.journal import Entry
-from postsale.projections.model_card import CardScorer, Measures, ModelCard
+from postsale.projections.model_card import CardScorer, Measures, ModelCard, expected_card
 from postsale.projections.modelling import prior_card
 from postsale.projections.priors import CHURN_PRIOR
-from postsale.projections.scoring import LogisticModel, Number, Platt, Probability, Rank, sigmoid
+from postsale.projections.purchases import PurchaseModel
+from postsale.projections.scoring import Expected, Platt, Probability, Rank, sigmoid
 from postsale.projections.targets import CHURN, TARGETS
+from postsale.projections.views import MemoryViews
 from postsale.store.contract import Query
 
-from .modelled import HORIZON, NOW, SPLIT, signals
 from .support import ANNA, NOON, Where, failed, opened, paid, subscribed
 from .test_scores import RESCUE
 
@@ -50,88 +50,6 @@ def card(offset: float = 2.0, *, made: Any = NOON, gives: str = "probability", v
 def activated(tenant: Tenant, its: ModelCard) -> None:
     tenant.models.publish(its, reason="trained", by=ANNA)
     assert tenant.models.activate(its.name, its.digest[:12], reason="reads well", by=ANNA)
-
-
-# ---------------------------------------------------------------- training
-
-
-@pytest.fixture(scope="module")
-def learnt() -> Iterator[tuple[PostSale, ModelCard]]:
-    """A tenant with a past, and a model of churn that was trained on it."""
-    with opened(None, clock=ManualClock(NOW)) as ps:
-        ps.tenant("acme").record_many(signals())
-        yield ps, ps.tenant("acme").models.train("churn", horizon=HORIZON, split_at=SPLIT, knowledge="claimed")
-
-
-def test_a_model_is_fitted_before_the_split_and_measured_after_it(learnt: tuple[PostSale, ModelCard]) -> None:
-    """It finds what drives leaving, in measures that beat the base rate, and says so on its card; the same log gives the same card."""
-    ps, its = learnt
-    assert its.trained is not None
-    assert its.measures is not None
-    m = its.measures
-    assert (its.gives, its.name, its.outcome) == ("probability", "churn", "the customer leaves within 60 days")
-    assert its.trained.outcome == CHURN.digest
-    assert its.trained.positives >= 30
-    assert m.rows > m.customers > m.positives > 10
-    assert m.auc_low_ppm > 500_000 < m.auc_ppm < m.auc_high_ppm <= 1_000_000
-    assert m.brier_skill_ppm > 0
-    assert m.lift_ppm > 2_000_000
-    assert sum(row.rows for row in m.calibration) == sum(p.rows for p in m.periods) == m.rows
-    assert min(p.as_of_us for p in m.periods) == int(SPLIT.timestamp()) * 1_000_000
-    assert its == ps.tenant("acme").models.train("churn", horizon=HORIZON, split_at=SPLIT, knowledge="claimed")
-    assert ModelCard.from_json(its.content).digest == its.digest == content_digest(its.content)
-
-
-def coefficients(its: ModelCard) -> dict[str, float]:
-    assert isinstance(its.model, LogisticModel)
-    return {"": its.model.intercept} | {t.feature: t.coefficient for t in its.model.terms if isinstance(t, Number)}
-
-
-def test_what_happened_after_the_split_changes_no_coefficient(learnt: tuple[PostSale, ModelCard]) -> None:
-    """Another log, in which everybody may die after the split, gives the same coefficients, and other measures."""
-    _, its = learnt
-    with opened(None, clock=ManualClock(NOW)) as ps:
-        early = [(c, s) for c, s in signals() if s.occurred_at <= SPLIT]
-        acme = ps.tenant("acme")
-        acme.record_many(early)
-        with pytest.raises(TooFewOutcomes) as refused:  # nobody uses anything any more, so everybody who is left is alike
-            acme.models.train("churn", horizon=HORIZON, split_at=SPLIT, knowledge="claimed")
-        assert refused.value.part == "measuring"
-        later = [(c, s) for c, s in signals(seed=5) if s.occurred_at > SPLIT and not s.wire_name.startswith("billing/subscription-ended")]
-        ends = [(c, s) for c, s in signals(seed=5) if s.occurred_at > SPLIT and s.wire_name.startswith("billing/subscription-ended")]
-        acme.record_many([*later, *ends[::2]])
-        other = acme.models.train("churn", horizon=HORIZON, split_at=SPLIT, knowledge="claimed")
-    ours, theirs = its.model.model_dump(), other.model.model_dump()
-    assert {k: v for k, v in ours.items() if k in ("intercept", "terms")} == {
-        k: v for k, v in theirs.items() if k in ("intercept", "terms")
-    }
-    assert other.measures != its.measures
-
-
-@pytest.mark.parametrize("target", ["renewal", "expansion", "referral"])
-def test_every_shipped_target_trains_on_shipped_signals(learnt: tuple[PostSale, ModelCard], target: str) -> None:
-    """Each has rows of both outcomes here; what a coin decides gives a rank only, and the card says why."""
-    ps, _ = learnt
-    its = ps.tenant("acme").models.train(target, horizon=HORIZON, split_at=SPLIT, knowledge="claimed", every=60 * DAY)
-    assert its.measures is not None
-    assert 0 < its.measures.positives < its.measures.rows
-    if its.gives == "rank":
-        assert its.measures.auc_low_ppm <= 500_000 or its.measures.brier_skill_ppm <= 0 or "quarter" in its.use
-        assert "order" in its.use or "reading" in its.use
-
-
-def test_too_few_outcomes_are_refused_with_what_to_do(learnt: tuple[PostSale, ModelCard]) -> None:
-    ps, _ = learnt
-    models = ps.tenant("acme").models
-    with pytest.raises(TooFewOutcomes, match=r"at least 30 of each.*later split") as early:
-        models.train("churn", horizon=HORIZON, split_at=SPLIT - 380 * DAY, knowledge="claimed")
-    assert early.value.part == "training"
-    with pytest.raises(InvalidInput, match="no horizon of 60 days"):
-        models.train("churn", horizon=HORIZON, split_at=NOW - 30 * DAY, knowledge="claimed")
-    with pytest.raises(TooFewOutcomes):  # recorded today: nothing was known then
-        models.train("churn", horizon=HORIZON, split_at=SPLIT)
-    with pytest.raises(InvalidInput, match=r"no such target.*churn, renewal, expansion, referral"):
-        models.train("upgrade", horizon=HORIZON, split_at=SPLIT)
 
 
 # ---------------------------------------------------------------- publishing and activating
@@ -230,7 +148,7 @@ def test_no_model_is_activated_while_the_features_that_it_takes_are_not_live() -
         name = CustomerHealth.__name__
 
         Other = type(name, (Features,), {"paid": count(InvoicePaid)}, version=2, owner="tests")
-        ps.deployments.switch(Other, by="anna", reason="tests")
+        ps.deployments.switch(ps.log.store, Runner(ps.log.store, MemoryViews(), Fold(Other)), by="anna", reason="tests")
         with pytest.raises(NotLive):
             acme.models.activate("churn", its.digest, reason="r", by=ANNA)
 
@@ -430,55 +348,29 @@ def test_a_card_that_gives_ranks_never_gives_a_probability() -> None:
         ModelCard.from_json(prior_card(CHURN, made_at_us=0).content.replace('"gives":"rank"', '"gives":"probability"'))
 
 
-# ---------------------------------------------------------------- watching
-
-
-def watched(seed: int, **how: Any) -> Any:
-    """A model of churn trained half-way, then time goes on with customers that `how` describes; what a check says at the end."""
-    clock = ManualClock(SPLIT + 90 * DAY)
-    with opened(None, clock=clock) as ps:
+def test_a_model_of_purchases_is_a_card_and_evidence_as_well() -> None:
+    """What is expected is no probability and no rank; the card of it cannot say otherwise."""
+    purchases = PurchaseModel(
+        name="purchases", version=1, owner="tests", features=CustomerHealth.digest, purchases="purchases", first="first_purchase",
+        last="last_purchase", horizon_days=90, r=0.243, alpha=30.9, a=0.793, b=2.426,
+    )  # fmt: skip
+    its = expected_card(purchases, CustomerHealth, made_at_us=int(NOON.timestamp() * 1_000_000))
+    with opened(None) as ps:
         acme = ps.tenant("acme")
-        acme.record_many((c, s) for c, s in signals(400) if s.occurred_at <= from_us(clock.now_us()))
-        its = acme.models.train("churn", horizon=30 * DAY, split_at=SPLIT, knowledge="claimed", valid_days=how.pop("valid_days", 180))
-        assert its.gives == "probability", its.use
         activated(acme, its)
-        assert acme.models.check("churn", knowledge="claimed").says == "too early"
-        then = from_us(clock.now_us())
-        clock.move_to(int((SPLIT + 210 * DAY).timestamp() * 1_000_000))
-        acme.record_many((c, s) for c, s in how["later"](400) if then < s.occurred_at <= SPLIT + 210 * DAY)
-        return acme.models.check("churn", knowledge="claimed")
-
-
-def test_a_model_whose_world_stays_as_it_was_is_ok() -> None:
-    found = watched(5, later=lambda n: signals(n))
-    assert (found.says, found.ok) == ("ok", True), found.why
-    assert found.later is not None
-    assert found.later.positives >= 10
-
-
-def test_a_model_whose_probabilities_come_wrong_is_to_be_recalibrated() -> None:
-    """Customers look as before, and more of them leave."""
-
-    def more_leave(n: int) -> Any:
-        for i, (customer, signal) in enumerate(signals(n)):
-            yield customer, signal
-            if i % 12 == 0 and signal.wire_name.startswith("billing/invoice-paid") and signal.occurred_at > SPLIT + 90 * DAY:
-                at = signal.occurred_at
-                yield customer, AccountChurned(source="crm", id=f"{customer}-{i}", occurred_at=at, available_at=at)
-
-    found = watched(5, later=more_leave)
-    assert found.says == "recalibrate", found.to_dict()
-    assert "happened" in found.why[-1]
-
-
-def test_a_model_whose_customers_are_others_now_is_to_be_trained_anew() -> None:
-    """Use falls to nothing for everybody: the score's spread is another one."""
-    found = watched(5, later=lambda n: ((c, s) for c, s in signals(n) if not s.wire_name.startswith("product/")))
-    assert found.says == "train anew"
-    assert {d.of for d in found.drift if d.shifted} >= {"", "usage_30d", "last_usage"}
-
-
-def test_a_model_that_is_too_old_is_stale() -> None:
-    found = watched(5, later=lambda n: signals(n), valid_days=100)
-    assert (found.says, found.ok) == ("stale", False)
-    assert "good for 100 days" in found.why[0]
+        for n in range(3):
+            acme.record("cus_1", paid(f"p{n}", NOON - (30 * n + 5) * DAY))
+        acme.record("cus_2", subscribed("s"))
+        ps.run_once()
+        stream = ps.directory.customer("acme", "cus_1")
+        reading = ps.readings.subject(stream, int(NOON.timestamp() * 1_000_000), frozenset()).reading
+        (score,) = acme.models.scores("cus_1")
+        assert isinstance(score.scored, Expected)
+        assert reading.features["purchases_expected_micro"] == score.scored.expected_micro > 500_000
+        assert reading.features["purchases_probability_ppm"] is None
+        assert (score.parts, score.log_odds_micro) == ((), 0)
+        assert acme.models.scores("cus_2")[0].scored is None  # who has bought nothing has no rate
+        with pytest.raises(InvalidInput, match="yes-or-no"):
+            acme.models.check("purchases")
+    with pytest.raises(InvalidInput, match="what is expected"):
+        ModelCard.from_json(its.content.replace('"gives":"expected"', '"gives":"rank"'))

@@ -12,6 +12,7 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import Field, model_validator
 
 from postsale.events import DAY_US, Text
+from postsale.projections.features import Features
 from postsale.projections.fold import FeatureValues
 from postsale.projections.purchases import PurchaseModel
 from postsale.projections.scoring import Data, Document, Expected, LogisticModel, Part, Probability, Rank, Scored
@@ -152,6 +153,20 @@ class ModelCard(Document):
     def parts(self, values: FeatureValues) -> tuple[Part, ...]:
         """What each feature puts into the log-odds, which they sum to exactly; () for a model of purchases, where nothing adds up."""
         return self.model.parts(values) if isinstance(self.model, LogisticModel) else ()
+
+
+def expected_card(
+    model: PurchaseModel | ValueModel, features: type[Features], *, made_at_us: int, valid_days: int = VALID_DAYS
+) -> ModelCard:
+    """The card of a model of purchases or of value. Its name must be one of OTHER_SCORES for agents to read it."""
+    return ModelCard(
+        model=model,
+        features=FeatureSet(name=features.__name__, version=features.version, digest=features.digest),
+        gives="expected",
+        use="For the mean of many customers alike; of one customer it says little. No probability.",
+        made_at_us=made_at_us,
+        valid_days=valid_days,
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ targets, fitting, model_card, metrics, training.
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
@@ -62,7 +63,7 @@ def make_card(
     """Fit on rows whose outcome was over at the split, calibrate on customers left out of that fit, measure on rows from the split on.
 
     It gives probabilities only when, on the later rows, they tell customers apart (AUC's interval lies above 0.5), beat the base rate
-    (Brier skill above 0) and are right on average to a quarter; else ranks. Raises TooFewOutcomes, MissingExtra.
+    (Brier skill above 0) and are right on average, to a quarter or to what chance explains; else ranks. Raises TooFewOutcomes, MissingExtra.
     """
     horizon_us = manifest.horizon_us
     early = rows.part([i for i, at in enumerate(rows.times_us) if at + horizon_us <= split_us])
@@ -181,9 +182,20 @@ def _judged(m: Measures) -> tuple[Gives, str]:
         return "rank", "For reading only: on later rows it does not tell customers apart (the interval of AUC reaches 0.5)."
     if m.brier_skill_ppm <= 0:
         return "rank", "To order customers: on later rows its probabilities are no better than saying the base rate to all."
-    if not 4 * m.base_rate_ppm <= 5 * m.said_ppm or not 4 * m.said_ppm <= 5 * m.base_rate_ppm:
-        return "rank", "To order customers: on later rows its probabilities are off by more than a quarter on average."
+    if _far_off(m):
+        return (
+            "rank",
+            "To order customers: on later rows its probabilities are off by more than a quarter on average, and chance is not why.",
+        )
     return "probability", "To order customers, and as a probability of this outcome within this horizon, also for a policy's floor."
+
+
+def _far_off(m: Measures) -> bool:
+    """Whether what was said and what happened differ by more than a quarter, and by more than two standard errors of so many rows."""
+    share, came = m.said_ppm / PPM, m.base_rate_ppm / PPM
+    near = 4 * came <= 5 * share and 4 * share <= 5 * came
+    error = math.sqrt(max(share * (1 - share), came * (1 - came)) / m.rows)
+    return not near and abs(share - came) > 2 * error
 
 
 def histograms(model: LogisticModel, values: Sequence[FeatureValues]) -> tuple[Histogram, ...]:
