@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 from postsale.aggregates.signals import (
-    CustomerReferred,
     InvoicePaid,
     InvoicePaymentFailed,
+    ReferralInvited,
     RenewalDue,
     Signal,
     SubscriptionChanged,
@@ -60,7 +59,7 @@ def past(n: int, rng: random.Random, *, months: int = 24, sick: float = 0.03, fa
                 SurveyAnswered, f"nps-{month}", at + 3 * DAY, survey="nps", score=rng.randrange(0, 7) if ill else rng.randrange(5, 11)
             )
         if not ill and rng.random() < 0.05:
-            yield said(CustomerReferred, f"refers-{month}", at + 5 * DAY)
+            yield said(ReferralInvited, f"refers-{month}", at + 5 * DAY, referral_id=f"r-{n}-{month}")
         if not ill and rng.random() < 0.06:
             mrr += 2_000
             yield said(SubscriptionChanged, f"more-{month}", at + 6 * DAY, **terms(at, mrr))
@@ -76,7 +75,3 @@ def signals(customers: int = 220, seed: int = 5, **how: float) -> Iterator[tuple
         for signal in past(n, rng, **how):  # type: ignore[arg-type]
             if signal.occurred_at <= NOW:
                 yield f"cus_{n}", signal
-
-
-def coin(p: float, z: float) -> bool:
-    return z < math.log(p / (1 - p))

@@ -15,7 +15,8 @@ from typing import Final
 from postsale.aggregates.signals import (
     AccountChurned,
     CancellationScheduled,
-    CustomerReferred,
+    ReferralInvited,
+    RenewalCalledFinally,
     SubscriptionChanged,
     SubscriptionEnded,
     SubscriptionStarted,
@@ -84,7 +85,11 @@ class CustomerOutcome(Features, version=1, owner="postsale"):
     currency_by = latest(_TERMS, lambda e: e.currency, by=lambda e: e.subscription_id)
     cancelled_at = last_seen(CancellationScheduled, by=lambda e: e.subscription_id)
     ended_at = last_seen(SubscriptionEnded, by=lambda e: e.subscription_id)
-    referred = count(CustomerReferred)
+    called = latest(RenewalCalledFinally, lambda e: e.call)
+    called_for = latest(
+        RenewalCalledFinally, lambda e: e.renews_at, unit="us", description="the end of the contract that `called` is about"
+    )
+    invited = count(ReferralInvited)
 
 
 def _running_after(before: FeatureValues, after: FeatureValues) -> set[str]:
@@ -100,7 +105,9 @@ def _churned(before: FeatureValues, after: FeatureValues) -> bool:
 
 
 def _renewed(before: FeatureValues, after: FeatureValues) -> bool:
-    """Not lost, and a subscription runs that is not cancelled since its terms were last set."""
+    """As the CRM settled this very renewal; where it did not: not lost, and a subscription runs that is not cancelled since its terms were last set."""
+    if after["called_for"] == before["renews_at"] and after["called"] in ("renew", "expand", "contract", "churn"):
+        return bool(after["called"] != "churn")
     terms: Times = after["terms_at"]
     cancelled: Times = after["cancelled_at"]
 
@@ -121,8 +128,8 @@ def _expanded(before: FeatureValues, after: FeatureValues) -> bool:
 
 
 def _referred(before: FeatureValues, after: FeatureValues) -> bool:  # noqa: ARG001
-    """The CRM credits a new lead or account to the customer's word."""
-    return bool(after["referred"])
+    """The customer invited somebody."""
+    return bool(after["invited"])
 
 
 # ---------------------------------------------------------------- who is asked about
@@ -216,7 +223,7 @@ REFERRAL: Final = Target(
     eligible=_is_customer,
     prior=REFERRAL_PRIOR,
 )
-"""Whether the CRM credits a new lead or account to the customer's word."""
+"""Whether the customer invites somebody."""
 
 TARGETS: Final = (CHURN, RENEWAL, EXPANSION, REFERRAL)
 
