@@ -36,6 +36,8 @@ _ONLY_SYNC = {
         "projections",
         "projector",
         "runner_of",
+        "scorer_of",
+        "scoring",
         "simulate",
         "tenants",
     },
