@@ -134,6 +134,26 @@ def test_the_interval_holds_the_true_auc_about_as_often_as_it_says() -> None:
     assert auc_interval([True, False], [1, 0], ["a", "b"]) == (1.0, 0.0, 1.0)  # nothing can be said
 
 
+def test_the_interval_holds_the_true_auc_where_customers_have_rows_of_both_kinds() -> None:
+    """Each customer has a level of its own, in all its rows, and rows with and without the outcome: apart, they would not say enough."""
+    rng, true = random.Random(11), statistics.NormalDist().cdf(1 / math.sqrt(2 * (1 + 1.5**2)))
+    held, apart = 0, 0
+    for _ in range(200):
+        labels, scores, customers = [], [], []
+        for c in range(25):
+            level, kind = rng.gauss(0, 1.5), rng.random() < 0.5
+            for _ in range(8):
+                y = rng.random() < (0.9 if kind else 0.1)
+                labels.append(y)
+                scores.append(level + rng.gauss(1.0 if y else 0.0, 1.0))
+                customers.append(str(c))
+        together, alone = auc_interval(labels, scores, customers), auc_interval(labels, scores, list(map(str, range(200))))
+        held += together.low <= true <= together.high
+        apart += alone.low <= true <= alone.high
+    assert held / 200 >= 0.88
+    assert apart / 200 < 0.75
+
+
 @given(rows=pairs, seed=st.integers(0, 99))
 def test_lift_is_between_nothing_and_all_outcomes_and_ties_have_no_order(rows: list[tuple[bool, float]], seed: int) -> None:
     labels, scores = [y for y, _ in rows], [s for _, s in rows]
