@@ -134,24 +134,27 @@ def test_the_interval_holds_the_true_auc_about_as_often_as_it_says() -> None:
     assert auc_interval([True, False], [1, 0], ["a", "b"]) == (1.0, 0.0, 1.0)  # nothing can be said
 
 
-def test_the_interval_holds_the_true_auc_where_customers_have_rows_of_both_kinds() -> None:
-    """Each customer has a level of its own, in all its rows, and rows with and without the outcome: apart, they would not say enough."""
+@pytest.mark.parametrize("often", [0.9, 0.5])
+def test_the_interval_holds_the_true_auc_where_customers_have_rows_of_both_kinds(often: float) -> None:
+    """Each customer has a level of its own in all its rows. `often` is how alike its outcomes are: alike, rows taken apart say too much;
+    not alike, a level cancels out, and who takes rows apart says too little.
+    """
     rng, true = random.Random(11), statistics.NormalDist().cdf(1 / math.sqrt(2 * (1 + 1.5**2)))
     held, apart = 0, 0
-    for _ in range(200):
+    for _ in range(120):
         labels, scores, customers = [], [], []
         for c in range(25):
             level, kind = rng.gauss(0, 1.5), rng.random() < 0.5
             for _ in range(8):
-                y = rng.random() < (0.9 if kind else 0.1)
+                y = rng.random() < (often if kind else 1 - often)
                 labels.append(y)
                 scores.append(level + rng.gauss(1.0 if y else 0.0, 1.0))
                 customers.append(str(c))
         together, alone = auc_interval(labels, scores, customers), auc_interval(labels, scores, list(map(str, range(200))))
         held += together.low <= true <= together.high
         apart += alone.low <= true <= alone.high
-    assert held / 200 >= 0.88
-    assert apart / 200 < 0.75
+    assert 0.88 <= held / 120 <= 0.985
+    assert apart / 120 < 0.75 if often > 0.5 else apart > held - 2
 
 
 @given(rows=pairs, seed=st.integers(0, 99))

@@ -33,7 +33,7 @@ _TERMS: Final = (SubscriptionStarted, SubscriptionChanged)
 _AFTER_DUE_DAYS: Final = 7
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Target:
     """One question about customers. `label` and `eligible` are pure: values in, a truth out.
 
@@ -61,6 +61,9 @@ class Target:
             raise BadDeclaration(what=f"target {self.name!r}", reason=f"{self.features.__name__} declares no {', '.join(missing)}")
         if self.prior is not None and (self.prior.name != self.name or self.prior.calibration is not None):
             raise BadDeclaration(what=f"target {self.name!r}", reason="its prior has another name, or is calibrated and so no prior")
+
+    def __repr__(self) -> str:
+        return f"<Target {self.name} version {self.version}>"
 
     @property
     def digest(self) -> str:
