@@ -20,6 +20,7 @@ Mode = Literal["observe", "propose", "act"]
 MODES: tuple[Mode, ...] = ("observe", "propose", "act")
 POLICIES = "policies"
 MODELS = "models"
+PROMPTS = "prompts"
 EVERY_AGENT = "all"  # the agent name that stands for all of them
 
 
@@ -127,3 +128,7 @@ def policy_stream(tenant: str, name: str) -> StreamId:
 
 def model_stream(tenant: str, name: str) -> StreamId:
     return StreamId(tenant, MODELS, name)
+
+
+def prompt_stream(tenant: str, name: str) -> StreamId:
+    return StreamId(tenant, PROMPTS, name)
