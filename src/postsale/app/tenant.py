@@ -26,7 +26,9 @@ from postsale.app.health import CustomerRow, customer_rows, states_of
 from postsale.app.importing import Importer, ImportReport, Refused
 from postsale.app.readings import health_of, lifecycle_of
 from postsale.app.recorder import Entry, Receipt, RecordReport
+from postsale.app.related import all_related, members_of
 from postsale.app.tenant_agents import TenantAgents
+from postsale.app.tenant_agents import decision_uuid as _uuid
 from postsale.app.tenant_data import Customer, TenantData
 from postsale.app.tools import TenantTools
 from postsale.audit import Explanation, Replayed, explain, replay
@@ -219,11 +221,21 @@ class Tenant(TenantData, TenantAgents, TenantTools):
         at_least: AtLeast | None = None,
         within_s: float = WITHIN_S,
     ) -> FeatureValues:
-        """A customer's values of a declaration of your own, over all its streams; it has seen every write acknowledged before."""
+        """A customer's values of a declaration of your own, over all its streams; it has seen every write acknowledged before.
+
+        Features `across` customers read the facts of its members too: time grows with the tenant's facts of the relation's kinds, and with
+        the members' facts.
+        """
         fold, aggregate = Fold(features), self.customer(customer, known_at=known_at, at_least=at_least, within_s=within_s)
         facts = read_facts(self._ps.log.store, aggregate.fact_streams, kinds=fold.kinds, as_of_us=_us(as_of), known_at_us=_us(known_at))
         at_us = max([self._ps.clock.now_us(), *(f.occurred_at_us for f in facts)]) if as_of is None else to_us(as_of)
-        return fold.finish(fold.fold(facts), at_us)
+        state = fold.fold(facts)
+        if not fold.relations:
+            return fold.finish(state, at_us)
+        related, at_us = members_of(
+            self._ps.log, fold, aggregate.stream, as_of_us=_us(as_of), known_at_us=_us(known_at), newest_us=fold.newest_us(state)
+        )
+        return fold.finish(state, at_us, related)
 
     def all_features(
         self,
@@ -237,7 +249,11 @@ class Tenant(TenantData, TenantAgents, TenantTools):
         """As `features`, of every customer that has such a fact, by reference, in one pass. `names` says who a reference is."""
         self._seen(at_least, within_s)
         fold = Fold(features)
-        for stream, state, at_us in states_of(self._ps.log, fold, self.name, _us(as_of), _us(known_at)):
+        states = states_of(self._ps.log, fold, self.name, _us(as_of), _us(known_at))
+        if fold.relations:
+            yield from all_related(self._ps.log, fold, self.name, states, _us(known_at))
+            return
+        for stream, state, at_us in states:
             yield stream.id, fold.finish(state, at_us)
 
     # ------------------------------------------------------------ lists and histories
@@ -368,12 +384,3 @@ class Tenant(TenantData, TenantAgents, TenantTools):
 
 def _us(at: datetime | None) -> int | None:
     return None if at is None else to_us(at)
-
-
-def _uuid(value: UUID | str) -> UUID:
-    if isinstance(value, UUID):
-        return value
-    try:
-        return UUID(value)
-    except ValueError:
-        raise InvalidInput(what="decision", field="id", reason="expected a UUID") from None

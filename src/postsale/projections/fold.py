@@ -20,6 +20,7 @@ from postsale.projections import algebra
 from postsale.projections.algebra import Leaf
 from postsale.projections.derived import Derived
 from postsale.projections.features import Features
+from postsale.projections.sketch import mark
 from postsale.projections.tracing import Emitter, time_us
 
 V = TypeVar("V")
@@ -67,6 +68,14 @@ def _open(cls: type[Event], fields: dict[str, Any]) -> dict[str, Any]:
     return fields
 
 
+class Related(NamedTuple):
+    """What the members of a customer have together, for features `across` customers; made by `related`."""
+
+    newest_us: int | None  # occurred_at of the newest fact of any member
+    position: int
+    states: Mapping[str, Any]  # by name of the leaf that reads across
+
+
 class FeatureValues(Mapping[str, Any]):
     """Finished values by feature name, leaves and derived. `values.of(Billing.paid)` is typed."""
 
@@ -104,7 +113,7 @@ class Fold:
 
     A fact must be added once: duplicates are the log's to refuse. Order does not matter: any order, and any split into parts
     that are merged, gives a state with the same `digest`. Memory is bounded by the windows, the keys of `by=` and the values
-    of `distinct`.
+    of `distinct` (approximate: 4,096 small integers).
     """
 
     def __init__(self, features: type[Features]) -> None:
@@ -112,6 +121,8 @@ class Fold:
         self.name = features.__name__
         self.digest_of_features = features.digest
         self._leaves = tuple(features.leaves.values())
+        self.relations = features.relations
+        self._place = {leaf.name: i for i, leaf in enumerate(self._leaves, _HEAD)}
         self.kinds = frozenset(kind for leaf in self._leaves for kind in leaf.kinds)
         self._windows = [(i, leaf.window.days) for i, leaf in enumerate(self._leaves, _HEAD) if leaf.window]
         self._add = {kind: _handler(kind, self._leaves) for kind in self.kinds}
@@ -161,20 +172,31 @@ class Fold:
         """The greatest position in it, 0 without facts."""
         return state[_POSITION]  # type: ignore[no-any-return]
 
-    def finish(self, state: State, as_of_us: int) -> FeatureValues:
+    def finish(self, state: State, as_of_us: int, related: Related | None = None) -> FeatureValues:
         """Every feature's value at `as_of_us`; a window is the whole UTC days (day of as_of - n, day of as_of].
 
         Exact for any `as_of_us` at or after the newest fact. An earlier one is InvalidInput, never a guess: fold again with
-        the facts that occurred by then.
+        the facts that occurred by then. Features `across` customers are read from `related`; without it they are InvalidInput too.
         """
-        newest = state[_NEWEST]
+        newest, position, states = state[_NEWEST], state[_POSITION], state[_HEAD:]
+        if self.relations:
+            if related is None:
+                reason = "it reads across customers, and nothing was given about the members; see postsale.projections.related"
+                raise InvalidInput(what=self.name, field="related", reason=reason)
+            newest = max((n for n in (newest, related.newest_us) if n is not None), default=None)
+            position = max(position, related.position)
+            states = [own if leaf.across is None else related.states[leaf.name] for leaf, own in zip(self._leaves, states, strict=True)]
         if newest is not None and as_of_us < newest:
             reason = f"the state holds a fact of {iso(newest)}; fold again with the facts that occurred by then"
             raise InvalidInput(what=self.name, field="as_of", reason=reason)
-        values = {leaf.name: algebra.finish(leaf, state[i], as_of_us) for i, leaf in enumerate(self._leaves, _HEAD)}
+        values = {leaf.name: algebra.finish(leaf, part, as_of_us) for leaf, part in zip(self._leaves, states, strict=True)}
         for derived in self.features.deriveds:
             values[derived.name] = derived(*(values[name] for name in derived.needs))
-        return FeatureValues(values, as_of_us, newest, state[_POSITION])
+        return FeatureValues(values, as_of_us, newest, position)
+
+    def part(self, state: State, name: str) -> Any:
+        """What a state keeps of one leaf."""
+        return state[self._place[name]]
 
     def refreshed(self, values: FeatureValues, state: State, fact: Fact) -> tuple[FeatureValues, frozenset[str]]:
         """What `finish` gives now, where `values` was finished from `state` at the same time just before `fact` was added to it.
@@ -247,7 +269,7 @@ def _handler(kind: str, leaves: tuple[Leaf[Any], ...]) -> Callable[[State, Fact]
     lines = ["_, pos, at, _, f = fact", *emitter.lines, "o = s[0]", "if o is None or at > o: s[0] = at", "if pos > s[1]: s[1] = pos"]
     if any(leaf.window for _, leaf in mine):
         lines.append(f"tile = at // {DAY_US}")
-    scope: dict[str, Any] = {"time_us": time_us, "drop_old_tiles": algebra.drop_old_tiles}
+    scope: dict[str, Any] = {"time_us": time_us, "drop_old_tiles": algebra.drop_old_tiles, "mark": mark}
     body = "\n    ".join(lines + updates)
     exec(f"def add(s, fact):\n    {body}\n", scope)
     return scope["add"]  # type: ignore[no-any-return]

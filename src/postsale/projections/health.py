@@ -164,6 +164,9 @@ class HealthModel:
         names = [c.name for c in self.components]
         if not names or len(set(names)) != len(names):
             self._refuse("expected at least one component, each name once")
+        if self.features.relations:
+            reason = "reads across customers: what a customer's score is, is attributed to its own facts one by one, and a member's facts move with it"
+            self._refuse(f"{self.features.__name__} {reason}; keep features of related customers in a declaration of their own")
         features = {*self.features.leaves, *(d.name for d in self.features.deriveds)}
         for c in self.components:
             self._check_weight(f"the weight of {c.name!r}", c.weight, 1)

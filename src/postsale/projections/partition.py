@@ -4,7 +4,8 @@ Which events are read, and by whom, is the runner's matter. Imports the store's 
 
 The streams of a view are shared out by a hash of their key. All shares write rows of the same view; each has a checkpoint, and so a
 transaction, of its own. Beside the view, in `VIEW!aside`: `parked/KEY` for each stream that waits behind an event that cannot be read,
-and per share `anchor`, the leaf of the last event looked at, by which a log that was restored from an older copy is noticed.
+and per share `anchor`, the leaf of the last event looked at, by which a log that was restored from an older copy is noticed;
+and of features across customers the entries of `members`, which change with the rows.
 """
 
 from __future__ import annotations
@@ -27,6 +28,10 @@ OnFact = Callable[[StoredEvent, State, State], None]
 """`on_fact(event, before, after)`: the stream's state without and with this fact. `after` goes on being folded: do not keep or
 change it. Called in the order of positions within a stream, before the commit of the fact's batch, so after a crash it is called
 again for the same facts: at least once; derive ids from the event. When it raises, nothing of its batch is committed."""
+
+
+Index = Callable[[str, State], frozenset[str]]
+"""`index(key, state)`: under which keys beside the view a stream with this state is to be found; see `members`."""
 
 
 class Names(NamedTuple):
@@ -91,11 +96,17 @@ def load_parked(raw: bytes) -> Parked:
     return Parked(*orjson.loads(raw))
 
 
+def _moved(before: frozenset[str], now: frozenset[str]) -> dict[str, bytes | None]:
+    """The entries that go, and those that come."""
+    return dict.fromkeys(before - now) | dict.fromkeys(now - before, b"1")
+
+
 class Partition:
     """Share `number` of a view. For one thread. Holds at most `cached` states between batches."""
 
-    def __init__(self, views: Views, fold: Fold, names: Names, number: int, cached: int) -> None:
+    def __init__(self, views: Views, fold: Fold, names: Names, number: int, cached: int, index: Index | None = None) -> None:
         self._views, self._fold, self._names, self._cached = views, fold, names, cached
+        self._index = index
         self._checkpoint = names.checkpoints[number]
         self._anchor = names.anchors[number]
         self._states: dict[str, State] = {}  # as the view holds them at `_states_at`; least recently touched first
@@ -138,6 +149,7 @@ class Partition:
     def _fold_and_commit(self, batch: Batch, on_fact: OnFact | None, token: int | None) -> tuple[int, dict[str, bytes]]:
         events, parked = batch.events, dict(batch.parked)
         states = self._load(batch)
+        indexed = self._entries(states)
         changed: set[str] = set()
         aside: dict[str, bytes | None] = {}
         folded = 0
@@ -162,6 +174,8 @@ class Partition:
             if on_fact is not None:
                 on_fact(event, before, state)
         rows = {key: self._fold.dump(states[key]) for key in changed}
+        for key, entries in self._entries({key: states[key] for key in changed}).items():
+            aside |= _moved(indexed[key], entries)
         aside[self._anchor] = batch.anchor
         self._write(rows, aside, batch.at, batch.to, token)
         self._states_at = batch.to
@@ -173,11 +187,20 @@ class Partition:
         """Replace one row where the share stands, and say whether its stream still waits."""
         self._states.pop(key, None)
         self._at = None
-        self._write({key: self._fold.dump(state)}, {PARKED + key: None if parked is None else dump_parked(parked)}, at, at, token)
+        aside: dict[str, bytes | None] = {PARKED + key: None if parked is None else dump_parked(parked)}
+        if self._index is not None:
+            before = self._views.get(self._names.view, key)
+            old: frozenset[str] = frozenset() if before is None else self._index(key, self._fold.load(before))
+            aside |= _moved(old, self._index(key, state))
+        self._write({key: self._fold.dump(state)}, aside, at, at, token)
 
     def fill(self, rows: dict[str, bytes], to: int, anchor: bytes) -> None:
         """Write the rows of a share that was not folded at all. Raises ViewMoved when it was meanwhile."""
-        self._write(rows, {self._anchor: anchor}, 0, to, None)
+        aside: dict[str, bytes | None] = {self._anchor: anchor}
+        if self._index is not None:
+            for key, row in rows.items():
+                aside |= _moved(frozenset(), self._index(key, self._fold.load(row)))
+        self._write(rows, aside, 0, to, None)
 
     def _write(self, rows: dict[str, bytes], aside: dict[str, bytes | None], at: int, to: int, token: int | None) -> None:
         also: dict[str, dict[str, bytes | None]] = {self._names.aside: aside}
@@ -185,6 +208,9 @@ class Partition:
         if self._checkpoint != self._names.view:
             also[self._names.view], own = own, {}
         self._views.write(self._checkpoint, own, checkpoint=to, expected=at, also=also, token=token)
+
+    def _entries(self, states: Mapping[str, State]) -> dict[str, frozenset[str]]:
+        return {} if self._index is None else {key: self._index(key, state) for key, state in states.items()}
 
     def _load(self, batch: Batch) -> dict[str, State]:
         """The states of this batch's streams, which become the most recently touched."""

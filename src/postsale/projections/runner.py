@@ -15,6 +15,7 @@ from postsale.events import Clock, Lane, StoredEvent, StreamId
 from postsale.projections.fold import Fold, State, fact_of
 from postsale.projections.freshness import Pace
 from postsale.projections.hot_rows import HotRows
+from postsale.projections.kin import Kin
 from postsale.projections.partition import PARKED, POISON, Batch, Names, OnFact, Parked, Partition, load_parked, parked_at
 from postsale.projections.reading import Reader, anchor_of
 from postsale.projections.views import Views
@@ -70,9 +71,13 @@ class Runner(Reader):
         build: Callable[[str], int] | None = None,
         hot: HotRows | None = None,
         pace: Pace | None = None,
+        kin: Kin | None = None,
     ) -> None:
-        """`build` says which build of the view of this name is meant, 0 unless given; it is asked again at every call."""
-        super().__init__(store, views, fold, clock=clock, partitions=partitions, build=build, hot=hot, pace=pace)
+        """`build` says which build of the view of this name is meant, 0 unless given; it is asked again at every call.
+
+        `kin` says who is who; a declaration with features across customers is refused without it.
+        """
+        super().__init__(store, views, fold, clock=clock, partitions=partitions, build=build, hot=hot, pace=pace, kin=kin)
         self._batch_size, self._cached = max(1, batch), max(0, cached) // partitions
         self._shares: tuple[Names, tuple[Partition, ...]] | None = None
 
@@ -88,12 +93,14 @@ class Runner(Reader):
             partitions=self.partitions,
             build=lambda _: build,
             pace=self._pace,
+            kin=self._kin,
         )
 
     def _parts(self, names: Names | None = None) -> tuple[Names, tuple[Partition, ...]]:
         names = names or self.names()
         if self._shares is None or self._shares[0] is not names:
-            parts = (Partition(self._views, self.fold, names, n, self._cached) for n in range(self.partitions))
+            index = self._members.index if self._members is not None else None
+            parts = (Partition(self._views, self.fold, names, n, self._cached, index) for n in range(self.partitions))
             self._shares = names, tuple(parts)
         return self._shares
 
