@@ -51,6 +51,8 @@ _ONLY_SYNC = {
         "projections",
         "projector",
         "runner_of",
+        "scorer_of",
+        "scoring",
         "simulate",
         "tenants",
     },

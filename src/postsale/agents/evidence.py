@@ -16,7 +16,7 @@ from postsale.agents.expressions import InputType
 from postsale.aggregates.customer import CustomerAggregate, KindSummary
 from postsale.aggregates.decisions import ReadRef, Scalar
 from postsale.errors import InvalidInput, NotAllowed
-from postsale.events import DAY_US, MAX_INT, to_us
+from postsale.events import DAY_US, MAX_INT, StreamId, to_us
 
 PAID = "billing/invoice-paid"
 FAILED = "billing/invoice-payment-failed"
@@ -53,6 +53,7 @@ class HealthReading:
     projection_version: int = 0
     position: int = 0
     state_hash: str = ""
+    models: tuple[tuple[str, StreamId, int], ...] = ()  # names whose models were asked for, their streams and the versions of these
 
 
 class HealthSource(Protocol):

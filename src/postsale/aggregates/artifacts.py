@@ -19,6 +19,7 @@ Content = Annotated[str, Field(max_length=200_000)]
 Mode = Literal["observe", "propose", "act"]
 MODES: tuple[Mode, ...] = ("observe", "propose", "act")
 POLICIES = "policies"
+MODELS = "models"
 PROMPTS = "prompts"
 EVERY_AGENT = "all"  # the agent name that stands for all of them
 
@@ -46,6 +47,17 @@ class ArtifactActivated(Event):
     name: Id
     digest: Digest
     owner: Id
+    approver: Id
+    reason: Text
+
+
+class ArtifactRetired(Event):
+    """The active version decides no longer, and no other one does in its place."""
+
+    wire_name: ClassVar[str] = "artifact/retired@1"
+    of: Literal["policy", "model", "prompt"]
+    name: Id
+    digest: Digest
     approver: Id
     reason: Text
 
@@ -112,6 +124,10 @@ def switch_streams(tenant: str, agent: str) -> tuple[StreamId, ...]:
 
 def policy_stream(tenant: str, name: str) -> StreamId:
     return StreamId(tenant, POLICIES, name)
+
+
+def model_stream(tenant: str, name: str) -> StreamId:
+    return StreamId(tenant, MODELS, name)
 
 
 def prompt_stream(tenant: str, name: str) -> StreamId:

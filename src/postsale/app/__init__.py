@@ -3,6 +3,7 @@
 from postsale.app.exporting import Exports
 from postsale.app.health import CustomerRow
 from postsale.app.importing import ImportReport, Refused
+from postsale.app.models import ModelScore, TenantModels
 from postsale.app.postsale import PostSale
 from postsale.app.recorder import Receipt, RecordReport, Reject
 from postsale.app.tenant import Tenant
@@ -14,11 +15,13 @@ __all__ = [
     "ExportReport",
     "Exports",
     "ImportReport",
+    "ModelScore",
     "PostSale",
     "Receipt",
     "RecordReport",
     "Refused",
     "Reject",
     "Tenant",
+    "TenantModels",
     "ToolStatus",
 ]

@@ -19,7 +19,9 @@ from postsale.access import FileVault, KeyVault, Person, Unsealer, authenticate,
 from postsale.access.sealing import MaySee
 from postsale.agents import SHIPPED, Agent
 from postsale.agents.agent import decider_digest
+from postsale.agents.desk import Desk
 from postsale.agents.engines import EmbeddedEngine, Engine
+from postsale.agents.models import Models
 from postsale.agents.reach import simulated_only
 from postsale.agents.readings import RunnerHealth
 from postsale.agents.tools import Tool, Toolbox
@@ -47,6 +49,7 @@ from postsale.projections.kin import Kin
 from postsale.projections.projector import Projector
 from postsale.projections.runner import Runner
 from postsale.projections.scoring import Scorer
+from postsale.projections.targets import TARGETS, Target, by_name
 from postsale.projections.views import Views
 from postsale.store import (
     Anchor,
@@ -91,6 +94,7 @@ class PostSale:
         toolbox: Toolbox | None = None,
         health: HealthModel = CUSTOMER_HEALTH,
         scorers: Sequence[Scorer] = (),
+        targets: Sequence[Target] = TARGETS,
         new_ref: Callable[[], str] = random_ref,
         may_see: MaySee = everything,
         world: Origin = Origin.LIVE,
@@ -104,6 +108,7 @@ class PostSale:
         self.clock = clock
         self.model = health
         self.scorers = tuple(scorers)
+        self.targets = by_name(targets)
         if isinstance(agents, Agent):
             raise BadDeclaration(what="agents", reason="expected a list of agents: agents=[…]")
         self.agents = tuple(agents)
@@ -121,7 +126,8 @@ class PostSale:
         self.deployments = Deployments(store.kv, clock)
         self._partitions, self._hot = partitions, hot
         self.runner = self.runner_of(health.features)
-        self._health = RunnerHealth(self.runner, health, self.deployments, scorers)
+        self.models = Models(Desk(self.log, origin=world), self.targets)
+        self._health = RunnerHealth(self.runner, health, self.deployments, scorers, self.models)
         self.readings = Readings(self.log, health, self._health)
         self.engine = self.engine_of(self.agents)
 
@@ -139,6 +145,7 @@ class PostSale:
         sandbox: bool = True,
         health: HealthModel = CUSTOMER_HEALTH,
         scorers: Sequence[Scorer] = (),
+        targets: Sequence[Target] = TARGETS,
         clock: Clock | None = None,
         may_see: MaySee = everything,
         new_ref: Callable[[], str] = random_ref,
@@ -158,6 +165,7 @@ class PostSale:
         gets none within 10 seconds raises StoreUnavailable.
         `hot` is a Redis at `redis://…` that serves rows of views (extra `redis`). On PostgreSQL four processes can fold one view.
         `scorers` are models over the features of `health`; what they say is evidence for agents (`churn_probability_ppm`, `churn_rank_ppm`).
+        `targets` are what models can be trained for and activated in the log (`Tenant.models`); an active one takes its scorer's place.
         `agents` are those that may run; a new one only observes. `tools` leave the building only with `sandbox=False`.
         `archive` is the directory of archived chapters, if they were moved from where they were archived to.
         Raises InvalidInput, Unsupported, StoreUnavailable, KeyUnavailable, BadDeclaration, PolicyInvalid.
@@ -185,6 +193,7 @@ class PostSale:
                 toolbox=toolbox,
                 health=health,
                 scorers=scorers,
+                targets=targets,
                 new_ref=new_ref,
                 may_see=may_see,
                 world=world,
@@ -355,7 +364,11 @@ class PostSale:
         simulation.prepare(source, self._keys, target)
         clock = ManualClock(as_of_us)
         url = f"sqlite:///{target}"
-        with PostSale.open(url, agents=agents, health=self.model, scorers=self.scorers, clock=clock, world=Origin.SIMULATION) as there:
+        scorers = self.scoring(tenant)
+        targets = tuple(self.targets.values())
+        with PostSale.open(
+            url, agents=agents, health=self.model, scorers=scorers, targets=targets, clock=clock, world=Origin.SIMULATION
+        ) as there:
             copied = simulation.copy(self.log.store, tenant, there.log.store, clock, as_of_us, tell)
             for agent in agents:
                 there.engine.install(tenant, agent.name)
@@ -363,6 +376,16 @@ class PostSale:
             with simulated_only():
                 report = there.run_once(on_progress=tell)
         return Simulated(url, copied, report)
+
+    def scoring(self, tenant: str) -> tuple[Scorer, ...]:
+        """What scores for agents of a tenant now: the models that are active in its log, then those the log was opened with."""
+        active = self.models.active(tenant).scorers
+        names = {scorer.name for scorer in active}
+        return (*active, *(scorer for scorer in self.scorers if scorer.name not in names))
+
+    def scorer_of(self, tenant: str, name: str, digest: str) -> Scorer | None:
+        """The model of exactly this digest, which a decision names: from the log, else among those the log was opened with."""
+        return self.models.scorer(tenant, name, digest) or next((s for s in self.scorers if s.digest == digest), None)
 
     def projections(self) -> list[dict[str, Any]]:
         """How far each read model is, which version of it is live and which build serves, and who folds it, for operators."""

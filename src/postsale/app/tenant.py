@@ -7,6 +7,7 @@ write that they must have seen: they wait for it at most `within_s` seconds, the
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -31,6 +32,7 @@ from postsale.app.tenant_agents import decision_uuid as _uuid
 from postsale.app.tenant_data import Customer, TenantData
 from postsale.app.tools import TenantTools
 from postsale.audit import Explanation, Replayed, explain, replay
+from postsale.audit.rescoring import rescored
 from postsale.errors import InvalidInput, Unsupported
 from postsale.events import Actor, Event, Origin, Recorded, StreamId, to_us
 from postsale.ingest import Item
@@ -310,9 +312,13 @@ class Tenant(TenantData, TenantAgents, TenantTools):
         return awaiting(self.decisions(as_of=as_of, known_at=known_at))
 
     def replay(self, decision_id: UUID | str) -> Replayed:
-        """Decide again from the record alone and compare byte by byte; reaches no tool. Raises ReplayDiverged."""
-        id_ = _uuid(decision_id)
-        return replay(self._ps.log, self.name, id_, self._ps.unsealer, installed_digest=self._ps.installed_digest(self.name, id_))
+        """Decide again from the record alone and compare byte by byte; reaches no tool. Raises ReplayDiverged.
+
+        Scores are made again, too, by the models that the decision names, whichever is active now.
+        """
+        id_, ps = _uuid(decision_id), self._ps
+        again = replay(ps.log, self.name, id_, ps.unsealer, installed_digest=ps.installed_digest(self.name, id_))
+        return dataclasses.replace(again, models=rescored(ps.log, self.name, id_, ps.model.fold, ps.scorer_of))
 
     def explain(self, decision_id: UUID | str) -> Explanation:
         """What was known, which policy, who approved, what left, what came of it. Raises UnknownDecision."""

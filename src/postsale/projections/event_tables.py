@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
-from postsale.aggregates.artifacts import AgentPaused, AgentResumed, ArtifactActivated, AutonomyChanged
+from postsale.aggregates.artifacts import AgentPaused, AgentResumed, ArtifactActivated, ArtifactRetired, AutonomyChanged
 from postsale.aggregates.decisions import ApprovalGranted, ApprovalRejected, DecisionOverridden
 from postsale.aggregates.identity import AliasLinked, MergedInto, SplitFrom, StreamJoined, StreamParted
 from postsale.errors import BadDeclaration
@@ -68,6 +68,7 @@ _KEYS: Final[dict[type[Event], tuple[str, ...]]] = {
     AgentPaused: ("owner",),
     AgentResumed: ("owner",),
     ArtifactActivated: ("owner", "approver"),
+    ArtifactRetired: ("approver",),
 }
 """Fields that name a customer or a person at work, which leave as pseudonyms. Names of streams within JSON are found by their form."""
 

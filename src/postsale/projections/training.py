@@ -255,12 +255,24 @@ def arrow_type(declared: Leaf[Any] | Derived[Any]) -> Any:
 
 def feature_rows(table: Any, features: type[Features]) -> Iterator[FeatureValues]:
     """The rows of a training table as the values that scorers take: the inverse of how the table was made, less histories."""
+    times = table.column("as_of").cast(pyarrow().int64()).to_pylist()
+    for at, values in zip(times, _values(table, features, ""), strict=True):
+        yield FeatureValues(values, at, None, 0)
+
+
+def outcome_rows(table: Any, outcome: type[Features], horizon_us: int) -> Iterator[FeatureValues | None]:
+    """What happened within the horizon of each row, as values of the outcome's declaration; None for a censored row."""
+    times = table.column("as_of").cast(pyarrow().int64()).to_pylist()
+    for at, censored, values in zip(times, table.column("censored").to_pylist(), _values(table, outcome, LABEL), strict=True):
+        yield None if censored else FeatureValues(values, at + horizon_us, None, 0)
+
+
+def _values(table: Any, features: type[Features], prefix: str) -> Iterator[dict[str, Any]]:
     columns: dict[str, list[Any]] = {}
     for name in (*(leaf.name for leaf in columns_of(features)), *(d.name for d in features.deriveds)):
-        values = values_of(table.column(name))
-        if table.schema.field(name).metadata == _JSON:
+        values = values_of(table.column(prefix + name))
+        if table.schema.field(prefix + name).metadata == _JSON:
             values = [None if value is None else json.loads(value) for value in values]
         columns[name] = values
-    times = table.column("as_of").cast(pyarrow().int64()).to_pylist()
-    for at, *row in zip(times, *columns.values(), strict=True):
-        yield FeatureValues(dict(zip(columns, row, strict=True)), at, None, 0)
+    for row in zip(*columns.values(), strict=True):
+        yield dict(zip(columns, row, strict=True))

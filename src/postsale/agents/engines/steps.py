@@ -33,6 +33,7 @@ from postsale.aggregates.customer import CustomerAggregate, PendingTrigger
 from postsale.aggregates.identity import ALIASES, AliasLinked, customer_stream
 from postsale.errors import BadDeclaration, ConditionFailed, ContentConflict, InvalidInput, NotLive, StoreUnavailable, VersionConflict
 from postsale.events import DAY_US, Actor, Event, Header, Origin, StoredEvent, StreamId, decode, derive_id
+from postsale.projections.scoring import as_evidence
 from postsale.store.contract import Condition, NoneSince, StreamAt
 from postsale.store.leases import Lease
 from postsale.store.log import Cause, Log
@@ -296,7 +297,7 @@ class Steps:
         tenant = c.stream.tenant
         switches = self.desk.switches(tenant, agent.name)
         policy, policy_version = self._policy(tenant, agent)
-        decided, position, budget_version = self._decide(c, pending, agent, policy, switches, problem)
+        decided, position, budget_version, health = self._decide(c, pending, agent, policy, switches, problem)
         event, id_ = decided.event, decided.decision_id
         how = Cause(
             actor=Actor("agent", agent.name),
@@ -310,6 +311,8 @@ class Steps:
             opened = commands.open_case(c, decided.opens_case, pending.trigger_id)
             drafts += [self.desk.draft(e, derive_id(id_, "risk-case"), how) for e in opened]
         conditions: list[Condition] = [*switches.conditions, StreamAt(policy_stream(tenant, policy.name), policy_version)]
+        read = event.evidence.keys()
+        conditions += [StreamAt(stream, at) for name, stream, at in health.models if as_evidence(name, None).keys() & read]
         if event.must_not_have_changed:
             conditions.append(NoneSince(c.fact_streams, frozenset(event.must_not_have_changed), position))
         reserve = None
@@ -321,7 +324,7 @@ class Steps:
 
     def _decide(
         self, c: CustomerAggregate, pending: PendingTrigger, agent: Agent, policy: Policy, switches: Switches, problem: str
-    ) -> tuple[Decided, int, int]:
+    ) -> tuple[Decided, int, int, HealthReading]:
         now_us, tenant, budget = self.desk.now_us(), c.stream.tenant, policy.guardrails.budget
         left, version = None, 0
         if budget is not None:
@@ -352,7 +355,7 @@ class Steps:
             flags={"failed": problem} if problem else None,
         )
         case = self.planning.prepare(c, pending, agent, policy, case)
-        return decide(agent.spec, policy, case, self.desk.mac(tenant)), reads[0].fact_position, version
+        return decide(agent.spec, policy, case, self.desk.mac(tenant)), reads[0].fact_position, version, health
 
     # ------------------------------------------------------------ what time brings
 
