@@ -20,8 +20,10 @@ from postsale.agents.decide import AgentSpec
 from postsale.agents.evidence import OFFERED, HealthReading, customer_evidence
 from postsale.agents.expressions import InputType
 from postsale.agents.policy import Name, Policy
+from postsale.aggregates.artifacts import EVERY_AGENT
 from postsale.aggregates.customer import CustomerAggregate
 from postsale.aggregates.decisions import Scalar
+from postsale.aggregates.undos import UNDO_AGENT
 from postsale.errors import BadDeclaration, PolicyInvalid
 
 _DECIDING = tuple(
@@ -49,8 +51,8 @@ class Agent:
             self.name = _NAME.validate_python(name or policy.name)
         except ValidationError:
             raise BadDeclaration(what=type(self).__name__, reason="the name must be 1 to 64 of a-z, 0-9, '.', '_', '-'") from None
-        if self.name == "all":
-            raise BadDeclaration(what=type(self).__name__, reason='the name "all" stands for every agent')
+        if self.name in {EVERY_AGENT, UNDO_AGENT}:
+            raise BadDeclaration(what=type(self).__name__, reason=f'the name "{self.name}" is taken: it stands for a switch of its own')
 
     @classmethod
     def default_policy(cls) -> Policy | None:

@@ -1,6 +1,7 @@
 """Budgets: reserved, committed and released money per period, folded from `tenant/budgets/<name>`. Pure.
 
-Sums hold: what is left = limit − reserved − committed, and each decision is counted once, in exactly one of the three.
+Sums hold: what is left = limit − reserved − committed + compensated, and each decision is counted once: reserved, committed or
+released. Nothing entered is ever changed: money that comes back after it was spent is an entry of its own.
 May import aggregates and events.
 """
 
@@ -14,7 +15,7 @@ from uuid import UUID
 
 from postsale.aggregates import decisions as d
 from postsale.aggregates.customer import CustomerAggregate
-from postsale.aggregates.decisions import BudgetCommitted, BudgetEvent, BudgetReleased, BudgetReserved
+from postsale.aggregates.decisions import BudgetCommitted, BudgetCompensated, BudgetEvent, BudgetReleased, BudgetReserved
 from postsale.events import Event, StreamId
 
 _EMPTY: Mapping[Any, Any] = MappingProxyType({})
@@ -27,6 +28,7 @@ class Sums:
     reserved_minor: int = 0
     committed_minor: int = 0
     released_minor: int = 0  # given back; free again
+    compensated_minor: int = 0  # spent, and come back with the effect; free again
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +43,7 @@ class BudgetState:
     def left_minor(self, limit_minor: int, period: str) -> int:
         """What may still be promised in a period; never below 0."""
         sums = self.periods.get(period, Sums())
-        return max(0, limit_minor - sums.reserved_minor - sums.committed_minor)
+        return max(0, limit_minor - sums.reserved_minor - sums.committed_minor + sums.compensated_minor)
 
 
 def budget_stream(tenant: str, name: str) -> StreamId:
@@ -70,10 +72,13 @@ def evolve_budget(state: BudgetState, event: BudgetEvent, position: int = 0) -> 
                 sums = replace(sums, released_minor=sums.released_minor + minor)
             still = {k: v for k, v in state.open.items() if k != id_}
             return replace(state, periods={**state.periods, period: sums}, open=still)
+        case BudgetCompensated(period=period, amount_minor=minor):
+            sums = state.periods.get(period, Sums())
+            return replace(state, periods={**state.periods, period: replace(sums, compensated_minor=sums.compensated_minor + minor)})
     assert_never(event)
 
 
-def settlement(customer: CustomerAggregate, event: Event) -> tuple[str, BudgetCommitted | BudgetReleased] | None:
+def settlement(customer: CustomerAggregate, event: Event) -> tuple[str, BudgetCommitted | BudgetReleased | BudgetCompensated] | None:
     """What `event`, about to be appended to this customer, does to the money its decision reserved: (budget, event), or None.
 
     Spent with the first effect that happened; given back when the last one has certainly not happened.
@@ -83,6 +88,14 @@ def settlement(customer: CustomerAggregate, event: Event) -> tuple[str, BudgetCo
     if known is None or known.reservation is None:
         return None
     name = known.reservation.budget
+    if known.undoes is not None:
+        if not isinstance(event, d.EffectSucceeded):
+            return None
+        r = known.reservation
+        back = BudgetCompensated(
+            decision_id=known.decision_id, spent_by=known.undoes[0], period=r.period, amount_minor=r.amount_minor, currency=r.currency
+        )
+        return name, back
     effects = known.effects
     spent = any(e.status == "succeeded" for e in effects.values())
     match event:

@@ -28,7 +28,7 @@ from postsale.aggregates.artifacts import (
     switch_streams,
 )
 from postsale.aggregates.customer import CustomerAggregate
-from postsale.aggregates.decisions import BudgetCommitted, BudgetEvent, BudgetReleased, BudgetReserved, DecisionRecorded
+from postsale.aggregates.decisions import BudgetEvent, BudgetReserved, DecisionRecorded, Ordered, UndoOrdered
 from postsale.errors import ConditionFailed, ContentConflict, UnknownDecision, VersionConflict
 from postsale.events import Event, Lane, NewEvent, Origin, Recorded, StreamId, decode, derive_id
 from postsale.store.contract import Appended, Condition, Query, StreamAt
@@ -121,7 +121,7 @@ class Desk:
         if self.log.store.versions([stream])[0] != state.version:
             for recorded in self.log.events(Query(tenant=tenant, streams=(stream,), lane=Lane.DECISION, after=state.position)):
                 event = recorded.data
-                assert isinstance(event, BudgetReserved | BudgetCommitted | BudgetReleased)
+                assert isinstance(event, BudgetEvent)
                 state = evolve_budget(state, event, recorded.position)
             self._budgets[stream] = state
         return state
@@ -153,6 +153,16 @@ class Desk:
             raise UnknownDecision(tenant=tenant, decision_id=str(decision_id))
         recorded = decode(stored, self._unseal)
         assert isinstance(recorded.data, DecisionRecorded)
+        return Recorded(recorded.stored, recorded.header, recorded.data)
+
+    def ordered(self, tenant: str, id_: UUID) -> Recorded[Ordered]:
+        """What the outbox is to carry out: a decision, or an order to take an effect back. As `decision`."""
+        stored = self.log.store.find(tenant, id_)
+        if stored is None or stored.wire_name != UndoOrdered.wire_name:
+            decision = self.decision(tenant, id_)
+            return Recorded(decision.stored, decision.header, decision.data)
+        recorded = decode(stored, self._unseal)
+        assert isinstance(recorded.data, UndoOrdered)
         return Recorded(recorded.stored, recorded.header, recorded.data)
 
     def _lane(self, stream: StreamId) -> list[Event]:

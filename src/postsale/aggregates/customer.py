@@ -68,6 +68,7 @@ class OpenDecision:
     success: UUID | None = None  # the first fact that counts as success, in time
     reservation: d.Reservation | None = None
     trigger_id: UUID | None = None
+    undoes: tuple[UUID, UUID] | None = None  # it is no decision but an order to take back: (decision, effect)
 
     @property
     def done(self) -> bool:
@@ -302,6 +303,22 @@ def _evolve(c: CustomerAggregate, event: d.CustomerEvent, stored: StoredEvent) -
             return replace(c, merged_into=survivor)
         case SplitFrom():
             return replace(c, merged_into=None)
+        case d.UndoOrdered():
+            order = OpenDecision(
+                decision_id=stored.event_id,
+                agent=event.agent,
+                disposition="acted",
+                decided_at_us=at,
+                effects={i.intent_id: Effect(i, "ready", ready_at_us=at) for i in event.intents},
+                expires_at_us=None,
+                bound_to=(),
+                outcome_kinds=(),
+                outcome_by_us=None,
+                reservation=event.compensates,
+                trigger_id=event.trigger_id,
+                undoes=(event.decision_id, event.undoes),
+            )
+            return _put(c, order)
         case d.CommandIssued():
             return c
     assert_never(event)

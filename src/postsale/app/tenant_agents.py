@@ -11,6 +11,7 @@ from postsale.agents import SHIPPED, Agent, Policy, control
 from postsale.agents.autonomy import Review, review
 from postsale.aggregates.artifacts import EVERY_AGENT, AgentControl, Mode
 from postsale.aggregates.customer import CustomerAggregate
+from postsale.app.undoing import TenantUndos
 from postsale.audit import WhatIf, what_if
 from postsale.errors import InvalidInput
 from postsale.events import Lane, to_us
@@ -26,6 +27,11 @@ class TenantAgents:
 
     _ps: PostSale
     name: str
+
+    @property
+    def undos(self) -> TenantUndos:
+        """Takes back what agents did, and everything that came of it."""
+        return TenantUndos(self._ps, self.name)
 
     def agent(self, agent: Agent | str) -> AgentHandle:
         """One agent of this tenant, itself or by name: its autonomy and its kill switch; "all" is every agent's switch.

@@ -24,7 +24,7 @@ from postsale.agents.policy import NO_ACTION, Policy, Rule
 from postsale.agents.widening import Wider, widenings
 from postsale.aggregates.artifacts import POLICIES, ArtifactActivated, ArtifactPublished, Mode, policy_stream
 from postsale.aggregates.customer import CustomerAggregate, Touch
-from postsale.aggregates.decisions import BudgetCommitted, BudgetEvent, BudgetReleased, BudgetReserved, DecisionRecorded, Scalar
+from postsale.aggregates.decisions import BudgetEvent, BudgetReleased, BudgetReserved, DecisionRecorded, Scalar
 from postsale.audit.estimate import Estimate, Sample, estimate
 from postsale.errors import InvalidInput, NotAllowed
 from postsale.events import Lane, StreamId, iso, to_us
@@ -276,9 +276,7 @@ class _Money:
         self._news: Iterator[tuple[int, BudgetEvent]] = iter(())
         if self.budget is not None:
             events = log.events(Query(tenant=tenant, streams=(budget_stream(tenant, self.budget.name),), lane=Lane.DECISION))
-            self._news = iter(
-                [(e.position, e.data) for e in events if isinstance(e.data, BudgetReserved | BudgetCommitted | BudgetReleased)]
-            )
+            self._news = iter([(e.position, e.data) for e in events if isinstance(e.data, BudgetEvent)])
         self._next = next(self._news, None)
 
     def advance(self, position: int) -> None:

@@ -41,6 +41,7 @@ from postsale.cli.projections import projection_app
 from postsale.cli.run import run
 from postsale.cli.schemas import schemas_app
 from postsale.cli.tools import tool_app
+from postsale.cli.undo import undo_app
 from postsale.cli.whatif import decision_whatif
 from postsale.events import Masked
 
@@ -75,6 +76,7 @@ app.add_typer(decision_app, name="decision")
 app.add_typer(approval_app, name="approval")
 app.add_typer(agent_app, name="agent")
 app.add_typer(tool_app, name="tool")
+app.add_typer(undo_app, name="undo")
 app.add_typer(policy_app, name="policy")
 app.add_typer(projection_app, name="projection")
 app.add_typer(snapshots_app, name="snapshots")
