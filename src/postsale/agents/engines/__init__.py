@@ -1,5 +1,6 @@
 """Engines: what drives agents. `embedded` is the log itself. Deciders never import this room."""
 
 from postsale.agents.engines.embedded import Attended, EmbeddedEngine
+from postsale.agents.engines.steps import Steps, Visited
 
-__all__ = ["Attended", "EmbeddedEngine"]
+__all__ = ["Attended", "EmbeddedEngine", "Steps", "Visited"]

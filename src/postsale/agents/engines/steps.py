@@ -1,0 +1,398 @@
+"""The steps of agents, which every engine drives: edges become triggers, triggers get decisions, decisions get effects.
+
+Everything is in the log: a process may die between or within steps, and another one goes on. Ids derive from causes, so that
+nothing is done twice. Not here: who is visited when. May import this room, store, access, aggregates, events. It is one of the
+two places that load tools.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from copy import copy
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal, Self
+from uuid import UUID
+
+from postsale.access import Person
+from postsale.agents import asking, control
+from postsale.agents.agent import Agent
+from postsale.agents.approvals import Approvals
+from postsale.agents.decide import Case, Decided, decide, decision_id
+from postsale.agents.desk import NOTHING, TRIES, Change, Desk, Switches
+from postsale.agents.evidence import EvidenceRecorder, HealthReading, HealthSource, NoHealth, read_set, rounded
+from postsale.agents.guardrails import look, period
+from postsale.agents.outbox import Outbox
+from postsale.agents.policy import Policy
+from postsale.agents.tools.toolbox import Toolbox
+from postsale.aggregates import commands
+from postsale.aggregates import decisions as d
+from postsale.aggregates.artifacts import EVERY_AGENT, AgentControl, Mode, policy_stream
+from postsale.aggregates.customer import CustomerAggregate, PendingTrigger
+from postsale.aggregates.identity import ALIASES, AliasLinked, customer_stream
+from postsale.errors import BadDeclaration, ConditionFailed, ContentConflict, InvalidInput, NotLive, StoreUnavailable, VersionConflict
+from postsale.events import DAY_US, Actor, Event, Header, Origin, StoredEvent, StreamId, decode, derive_id
+from postsale.store.contract import Condition, NoneSince, StreamAt
+from postsale.store.leases import Lease
+from postsale.store.log import Cause, Log
+
+_MAX_MERGES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Visited:
+    """What the steps before any effect did for one customer, and the customer after them."""
+
+    raised: int = 0
+    decided: tuple[UUID, ...] = ()
+    lapsed: int = 0
+    outcomes: int = 0
+    customers: tuple[CustomerAggregate, ...] = ()  # those that were merged into another one first, the survivor last
+
+
+class Steps:
+    """Agents over one log. Thread-safe as far as its store is; several over one log, in any processes, do each thing once."""
+
+    def __init__(
+        self,
+        log: Log,
+        agents: Iterable[Agent] = (),
+        toolbox: Toolbox | None = None,
+        health: HealthSource | None = None,
+        *,
+        origin: Origin = Origin.LIVE,
+        outbox: Mapping[str, float] | None = None,
+    ) -> None:
+        """`origin` SIMULATION lets imported facts raise triggers; a live engine ignores all but live facts.
+
+        `outbox` may set `abandoned_after_s` and `too_late_after_s`. Raises BadDeclaration for two agents of one name,
+        PolicyInvalid for a policy that asks for evidence or tools that are not there.
+        """
+        self.log = log
+        self.toolbox = toolbox if toolbox is not None else Toolbox()
+        self.health = health if health is not None else NoHealth()
+        self.desk = Desk(log, origin=origin)
+        self.agents: dict[str, Agent] = {}
+        for agent in agents:
+            if not isinstance(agent, Agent):
+                raise BadDeclaration(what="agents", reason=f"expected agents such as RenewalRescue(), got {type(agent).__name__}")
+            if agent.name in self.agents:
+                raise BadDeclaration(what=f"agent {agent.name!r}", reason="two agents with one name")
+            agent.check(agent.policy, self.health.features)
+            self.toolbox.check(agent.policy)
+            self.agents[agent.name] = agent
+        self.outbox = Outbox(self.desk, self.toolbox, **(outbox or {}))
+        self.approvals = Approvals(self.desk, self._reread, frozenset(self.agents))
+        self._origin = origin
+        self._raising = {Origin.LIVE} if origin is Origin.LIVE else set(Origin)
+
+    def under(self, lease: Lease) -> Self:
+        """This engine as long as it holds a lease: afterwards its visits raise LeaseLost. Results of tools are recorded all the same."""
+        engine = copy(self)
+        engine.desk = self.desk.under(lease)
+        engine.outbox = self.outbox.at(engine.desk)
+        return engine
+
+    # ------------------------------------------------------------ control by people
+
+    def install(self, tenant: str, agent: str, *, person: Person | None = None, reason: str = "installed with the agent") -> bool:
+        """Publish and activate the agent's policy where another one, or none, is active; False when nothing changed."""
+        return control.activate_policy(self.desk, tenant, self._agent(agent).policy, person=person, reason=reason)
+
+    def control(self, tenant: str, agent: str) -> AgentControl:
+        """The agent's own autonomy, and whether any of its three switches is thrown."""
+        switches = self.desk.switches(tenant, agent)
+        own = switches.states[0]
+        return AgentControl(own.mode, switches.paused, own.version)
+
+    def set_mode(self, tenant: str, agent: str, mode: Mode, *, person: Person, reason: str) -> AgentControl:
+        """How far the agent may go from now on."""
+        return control.set_mode(self.desk, tenant, self._agent(agent).name, mode, person=person, reason=reason)
+
+    def pause(self, tenant: str, agent: str = EVERY_AGENT, *, person: Person, reason: str) -> AgentControl:
+        """Throw the kill switch of one agent, or of all agents of the tenant."""
+        return control.pause(self.desk, tenant, agent, person=person, reason=reason)
+
+    def resume(self, tenant: str, agent: str = EVERY_AGENT, *, person: Person, reason: str) -> AgentControl:
+        """Release it."""
+        return control.resume(self.desk, tenant, agent, person=person, reason=reason)
+
+    # ------------------------------------------------------------ one visit
+
+    def visit(self, stream: StreamId, cause: StoredEvent | None = None, *, since_us: int | None = None) -> Visited:
+        """Do for one customer now all that touches only the log: edges, decisions, lapses, outcomes. Effects are left.
+
+        `cause`: the fact that brings us here, None for the passing of time since `since_us` (default: a day). `stream` may be
+        an alias or a merged customer: the visit is to the customer it belongs to; an alias that is not linked yet has none.
+        """
+        chain = self._chain(stream)
+        if not chain:
+            return Visited()
+        *merged, customer = chain
+        done = [self._settle(part) for part in merged]  # what they had open still needs its end
+        raised, moved = self._watch(customer, cause, since_us)
+        done.append(self._settle(self.log.customer(customer.stream) if moved else customer))
+        return Visited(
+            raised,
+            tuple(x for part in done for x in part.decided),
+            sum(part.lapsed for part in done),
+            sum(part.outcomes for part in done),
+            tuple(c for part in done for c in part.customers),
+        )
+
+    def _settle(self, customer: CustomerAggregate) -> Visited:
+        """Decide what is pending and record what time brought; no new trigger."""
+        home = customer.stream
+        waiting = sorted(customer.pending.values(), key=lambda t: t.position)
+        decided = tuple(x for x in (self.handle(home, t.trigger_id) for t in waiting) if x is not None)
+        customer = self.log.customer(home) if decided else customer
+        lapsed, outcomes = self._sweep(customer)
+        customer = self.log.customer(home) if lapsed or outcomes else customer
+        return Visited(0, decided, lapsed, outcomes, (customer,))
+
+    def customer_of(self, stream: StreamId) -> CustomerAggregate | None:
+        """The customer that facts on this stream belong to now: aliases and merges followed; None for an alias nobody linked."""
+        chain = self._chain(stream)
+        return chain[-1] if chain else None
+
+    def _chain(self, stream: StreamId) -> list[CustomerAggregate]:
+        """The customer of a stream, then those it was merged into, the survivor last; empty for an alias nobody linked."""
+        if stream.category == ALIASES:
+            (newest,) = self.log.store.latest([stream])
+            event = decode(newest).data if newest is not None else None
+            if not isinstance(event, AliasLinked):
+                return []
+            stream = customer_stream(stream.tenant, event.account)
+        chain: list[CustomerAggregate] = []
+        for _ in range(_MAX_MERGES):
+            customer = self.log.customer(stream)
+            chain.append(customer)
+            if customer.merged_into is None:
+                break
+            stream = customer_stream(stream.tenant, customer.merged_into)
+        return chain
+
+    def next_due_us(self, c: CustomerAggregate) -> int | None:
+        """When this customer needs a visit although nothing happens: retries, expiries, outcomes; None: never."""
+        times = [self.outbox.next_due_us(c)]
+        times += [o.expires_at_us for o in c.decisions.values() if o.disposition == "awaiting" and o.expires_at_us is not None]
+        times += [o.outcome_by_us + 1 for o in c.decisions.values() if o.disposition == "acted" and o.outcome_by_us is not None]
+        first = min(times)
+        return None if first == float("inf") else int(first)
+
+    # ------------------------------------------------------------ triggers
+
+    def watch(self, stream: StreamId, cause: StoredEvent | None = None, *, since_us: int | None = None) -> int:
+        """Compare every agent's conditions with how they stood, and record what rose and what is over. Returns triggers raised.
+
+        A live condition rises with time only when it was false at `since_us`: an imported history of troubles is no news.
+        """
+        return self._watch(self.log.customer(stream), cause, since_us)[0]
+
+    def raises(self, fact: StoredEvent) -> bool:
+        """Whether a fact of this origin can raise a trigger in this engine's world."""
+        return Header.from_bytes(fact.header).origin in self._raising
+
+    def _watch(self, customer: CustomerAggregate, cause: StoredEvent | None, since_us: int | None) -> tuple[int, bool]:
+        header = Header.from_bytes(cause.header) if cause is not None else None
+        if header is not None and header.origin not in self._raising:
+            return 0, False
+        now_us, stream = self.desk.now_us(), customer.stream
+        causing = cause.event_id if cause is not None else derive_id("time", stream, now_us // DAY_US)
+        before_us = None
+        if cause is None and self._origin is Origin.LIVE:
+            before_us = since_us if since_us is not None else now_us - DAY_US
+        raised, moved = 0, False
+        for agent in self.agents.values():
+            policy, _ = self._policy(stream.tenant, agent)
+            depth = header.depth if header is not None else 0
+            how = Cause(actor=Actor("agent", agent.name), causation_id=causing, depth=depth, origin=self._origin)
+
+            def rule(c: CustomerAggregate, agent: Agent = agent, policy: Policy = policy, how: Cause = how) -> Change:
+                return self._edges(c, agent, policy, "fact" if cause is not None else "time", causing, how, before_us)
+
+            change, stored = self.desk.change(stream, rule, None if moved else customer)
+            if stored is not None:
+                moved = True
+                raised += sum(isinstance(x.event, d.TriggerRaised) for x in change.drafts) if stored.stored else 0
+        return raised, moved
+
+    def _edges(
+        self,
+        c: CustomerAggregate,
+        agent: Agent,
+        policy: Policy,
+        kind: Literal["fact", "time"],
+        causing: UUID,
+        how: Cause,
+        before_us: int | None,
+    ) -> Change:
+        if c.merged_into is not None:
+            return NOTHING
+        values = self._values(c, agent, self.desk.now_us())[0]
+        before: dict[str, d.Scalar] | None = None
+        drafts = []
+        for condition in policy.conditions:
+            was = (agent.name, condition.id) in c.up
+            up = condition.up(values, was)
+            if up and not was:
+                if before_us is not None:
+                    before = before if before is not None else self._values(c, agent, before_us)[0]
+                    if condition.up(before, False):
+                        continue
+                id_ = derive_id(agent.name, condition.id, causing)
+                raised = d.TriggerRaised(agent=agent.name, condition=condition.id, cause=kind, causing_event=causing, depth=how.depth)
+                drafts += [self.desk.draft(e, id_, how) for e in commands.raise_trigger(c, id_, raised)]
+            elif was and not up:
+                cleared = d.TriggerCleared(agent=agent.name, condition=condition.id, causing_event=causing)
+                id_ = derive_id(agent.name, condition.id, causing, "cleared")
+                drafts += [self.desk.draft(e, id_, how) for e in commands.clear_trigger(c, cleared)]
+        return Change(tuple(drafts))
+
+    def ask(self, stream: StreamId, agent: str, command: str, *, person: Person, reason: str, at: datetime | None = None) -> UUID:
+        """A person asks an agent to decide, now or at an instant to come: the trigger's id. See `asking.ask`."""
+        return asking.ask(self.desk, stream, self._agent(agent).name, command, person=person, reason=reason, at=at)
+
+    # ------------------------------------------------------------ decisions
+
+    def handle(self, stream: StreamId, trigger_id: UUID) -> UUID | None:
+        """Decide about one pending trigger: the decision's id, None when it has a disposition already or its agent is not here.
+
+        What the decision read must still hold when it is stored; else it is read and decided anew, and after too many
+        rounds recorded as failed.
+        """
+        for attempt in range(1, TRIES + 2):
+            customer = self.log.customer(stream)
+            pending = customer.pending.get(trigger_id)
+            agent = self.agents.get(pending.raised.agent) if pending else None
+            if pending is None or agent is None:
+                return None
+            last = attempt > TRIES
+            try:
+                self._decide_once(customer, pending, agent, "what it depends on kept changing while it was being decided" if last else "")
+            except ContentConflict:
+                return None  # another worker decided this trigger
+            except (VersionConflict, ConditionFailed):
+                if last:
+                    raise
+                continue
+            return decision_id(trigger_id)
+        raise AssertionError("unreachable")
+
+    def _decide_once(self, c: CustomerAggregate, pending: PendingTrigger, agent: Agent, problem: str) -> None:
+        tenant = c.stream.tenant
+        switches = self.desk.switches(tenant, agent.name)
+        policy, policy_version = self._policy(tenant, agent)
+        decided, position, budget_version = self._decide(c, pending, agent, policy, switches, problem)
+        event, id_ = decided.event, decided.decision_id
+        how = Cause(
+            actor=Actor("agent", agent.name),
+            causation_id=pending.trigger_id,
+            correlation_id=pending.trigger_id,
+            depth=event.depth,
+            origin=self._origin,
+        )
+        drafts = [self.desk.draft(event, id_, how, c.ref)]
+        if decided.opens_case is not None:
+            opened = commands.open_case(c, decided.opens_case, pending.trigger_id)
+            drafts += [self.desk.draft(e, derive_id(id_, "risk-case"), how) for e in opened]
+        conditions: list[Condition] = [*switches.conditions, StreamAt(policy_stream(tenant, policy.name), policy_version)]
+        if event.must_not_have_changed:
+            conditions.append(NoneSince(c.fact_streams, frozenset(event.must_not_have_changed), position))
+        reserve = None
+        if event.reservation is not None:
+            r = event.reservation
+            reserve = d.BudgetReserved(decision_id=id_, period=r.period, amount_minor=r.amount_minor, currency=r.currency)
+        budget = event.reservation.budget if event.reservation else ""
+        self.desk.append(c, Change(tuple(drafts), tuple(conditions), reserve=reserve, budget=budget, budget_version=budget_version))
+
+    def _decide(
+        self, c: CustomerAggregate, pending: PendingTrigger, agent: Agent, policy: Policy, switches: Switches, problem: str
+    ) -> tuple[Decided, int, int]:
+        now_us, tenant, budget = self.desk.now_us(), c.stream.tenant, policy.guardrails.budget
+        left, version = None, 0
+        if budget is not None:
+            money = self.desk.budget(tenant, budget.name)
+            left, version = money.left_minor(budget.amount_minor, period(budget, now_us)), money.version
+        health = HealthReading(position=c.position)
+        try:
+            values, health = self._values(c, agent, now_us)
+            evidence = EvidenceRecorder(agent.name, policy.inputs, values, read_set(c, health)).everything()
+        except (StoreUnavailable, NotLive):
+            raise
+        except Exception as error:  # the agent's own code: its trigger must not stay without a disposition
+            evidence = dict.fromkeys(sorted(policy.inputs))
+            where = f" {error.field!r}" if isinstance(error, InvalidInput) else ""
+            problem = f"its evidence{where} could not be read: {type(error).__name__}"
+        reads = read_set(c, health)
+        case = Case(
+            trigger_id=pending.trigger_id,
+            condition=pending.raised.condition,
+            depth=pending.raised.depth,
+            mode=switches.states[0].mode,
+            decided_at_us=now_us,
+            read_set=reads,
+            evidence=evidence,
+            context=look(policy, c, evidence, now_us=now_us, switches=switches.states, budget_left_minor=left),
+            tools=self.toolbox.refs,
+            model=health.model,
+            flags={"failed": problem} if problem else None,
+        )
+        return decide(agent.spec, policy, case, self.desk.mac(tenant)), reads[0].fact_position, version
+
+    # ------------------------------------------------------------ what time brings
+
+    def _sweep(self, customer: CustomerAggregate) -> tuple[int, int]:
+        def rule(c: CustomerAggregate) -> Change:
+            now_us = self.desk.now_us()
+            events: list[d.CustomerEvent] = [*commands.lapse_expired(c, now_us), *commands.observe_outcomes(c, now_us)]
+            drafts = [self._swept(c, e) for e in events]
+            for case in c.cases.values():
+                won = [e for e in events if isinstance(e, d.OutcomeObserved) and e.outcome == "success"]
+                won = [e for e in won if case.opened_at_us <= c.decisions[e.decision_id].decided_at_us]
+                for e in won[:1]:
+                    how = Cause(causation_id=e.fact_event, correlation_id=e.decision_id, origin=self._origin)
+                    closing = commands.close_case(c, case.case_id, "recovered", f"decision {e.decision_id} succeeded")
+                    drafts += [self.desk.draft(x, derive_id(case.case_id, "closed"), how) for x in closing]
+            return Change(tuple(drafts))
+
+        change, _ = self.desk.change(customer.stream, rule, customer)
+        lapsed = sum(isinstance(x.event, d.ApprovalLapsed) for x in change.drafts)
+        return lapsed, sum(isinstance(x.event, d.OutcomeObserved) for x in change.drafts)
+
+    def _swept(self, c: CustomerAggregate, event: Event) -> Any:
+        id_: UUID = event.decision_id  # type: ignore[attr-defined]
+        step = "approval" if isinstance(event, d.ApprovalLapsed) else "outcome"
+        how = Cause(causation_id=id_, correlation_id=c.decisions[id_].trigger_id, origin=self._origin)
+        return self.desk.draft(event, derive_id(id_, step, event.wire_name), how)
+
+    # ------------------------------------------------------------ reading
+
+    def _agent(self, name: str) -> Agent:
+        try:
+            return self.agents[name]
+        except KeyError:
+            raise InvalidInput(
+                what="agent", field="name", reason=f"no agent named {name[:64]!r}; there are: {', '.join(self.agents) or 'none'}"
+            ) from None
+
+    def _policy(self, tenant: str, agent: Agent) -> tuple[Policy, int]:
+        """The policy that is active for this agent; its own is installed where none is."""
+        policy, version = self.desk.active_policy(tenant, agent.policy.name)
+        if policy is None:
+            self.install(tenant, agent.name)
+            policy, version = self.desk.active_policy(tenant, agent.policy.name)
+        if policy is None:
+            raise AssertionError("an installed policy is active")
+        if policy.digest != agent.policy.digest:
+            agent.check(policy, self.health.features)
+        return policy, version
+
+    def _values(self, c: CustomerAggregate, agent: Agent, at_us: int) -> tuple[dict[str, d.Scalar], HealthReading]:
+        """Everything on offer at a time, rounded, and the reading it came from."""
+        health = self.health.read(c, at_us, agent.wanted)
+        return {n: rounded(v) for n, v in agent.values(c, health, at_us).items()}, health
+
+    def _reread(self, c: CustomerAggregate, agent: str) -> tuple[Mapping[str, d.Scalar], int]:
+        values, health = self._values(c, self._agent(agent), self.desk.now_us())
+        return values, read_set(c, health)[0].fact_position
