@@ -15,8 +15,18 @@ from uuid import UUID
 
 from postsale.aggregates import decisions as d
 from postsale.aggregates.customer import CustomerAggregate
-from postsale.aggregates.decisions import BudgetCommitted, BudgetCompensated, BudgetEvent, BudgetReleased, BudgetReserved
-from postsale.events import Event, StreamId
+from postsale.aggregates.decisions import (
+    BudgetCommitted,
+    BudgetCompensated,
+    BudgetEvent,
+    BudgetReleased,
+    BudgetReserved,
+    BudgetSliceClosed,
+    BudgetSliceGranted,
+    BudgetSliceReturned,
+    Reservation,
+)
+from postsale.events import Event, StreamId, to_us
 
 _EMPTY: Mapping[Any, Any] = MappingProxyType({})
 
@@ -29,25 +39,47 @@ class Sums:
     committed_minor: int = 0
     released_minor: int = 0  # given back; free again
     compensated_minor: int = 0  # spent, and come back with the effect; free again
+    sliced_minor: int = 0  # with workers, or spent by them: granted less returned
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """A slice that was not closed yet."""
+
+    worker: str
+    period: str
+    amount_minor: int
+    expires_at_us: int
 
 
 @dataclass(frozen=True, slots=True)
 class BudgetState:
-    """What a budget's stream says now. Bounded by periods and open reservations."""
+    """What the stream of a budget, or of a slice of one, says now. Bounded by periods, open reservations and open slices."""
 
     version: int = 0
     position: int = 0  # of the newest event folded
     periods: Mapping[str, Sums] = field(default_factory=lambda: _EMPTY)
     open: Mapping[UUID, tuple[str, int]] = field(default_factory=lambda: _EMPTY)  # decision -> (period, amount)
+    slices: Mapping[str, Granted] = field(default_factory=lambda: _EMPTY)  # open ones
+    closed: bool = False  # of a slice: nothing more is reserved from it
 
     def left_minor(self, limit_minor: int, period: str) -> int:
         """What may still be promised in a period; never below 0."""
         sums = self.periods.get(period, Sums())
-        return max(0, limit_minor - sums.reserved_minor - sums.committed_minor + sums.compensated_minor)
+        return max(0, limit_minor - sums.reserved_minor - sums.committed_minor - sums.sliced_minor + sums.compensated_minor)
 
 
 def budget_stream(tenant: str, name: str) -> StreamId:
     return StreamId(tenant, "budgets", name)
+
+
+def slice_stream(tenant: str, slice_: str) -> StreamId:
+    return StreamId(tenant, "slices", slice_)
+
+
+def money_stream(tenant: str, r: Reservation) -> StreamId:
+    """Where a reservation is, and is settled."""
+    return budget_stream(tenant, r.budget) if r.slice is None else slice_stream(tenant, r.slice)
 
 
 def evolve_budget(state: BudgetState, event: BudgetEvent, position: int = 0) -> BudgetState:
@@ -75,11 +107,25 @@ def evolve_budget(state: BudgetState, event: BudgetEvent, position: int = 0) -> 
         case BudgetCompensated(period=period, amount_minor=minor):
             sums = state.periods.get(period, Sums())
             return replace(state, periods={**state.periods, period: replace(sums, compensated_minor=sums.compensated_minor + minor)})
+        case BudgetSliceGranted(slice=slice_, period=period, amount_minor=minor):
+            sums = state.periods.get(period, Sums())
+            sums = replace(sums, sliced_minor=sums.sliced_minor + minor)
+            granted = Granted(event.worker, period, minor, to_us(event.expires_at))
+            return replace(state, periods={**state.periods, period: sums}, slices={**state.slices, slice_: granted})
+        case BudgetSliceReturned(slice=slice_, period=period, amount_minor=minor):
+            sums = state.periods.get(period, Sums())
+            sums = replace(sums, sliced_minor=sums.sliced_minor - minor)
+            left = {k: v for k, v in state.slices.items() if k != slice_}
+            return replace(state, periods={**state.periods, period: sums}, slices=left)
+        case BudgetSliceClosed():
+            return replace(state, closed=True)
     assert_never(event)
 
 
-def settlement(customer: CustomerAggregate, event: Event) -> tuple[str, BudgetCommitted | BudgetReleased | BudgetCompensated] | None:
-    """What `event`, about to be appended to this customer, does to the money its decision reserved: (budget, event), or None.
+def settlement(
+    customer: CustomerAggregate, event: Event
+) -> tuple[Reservation, BudgetCommitted | BudgetReleased | BudgetCompensated] | None:
+    """What `event`, about to be appended to this customer, does to the money its decision reserved; None: nothing.
 
     Spent with the first effect that happened; given back when the last one has certainly not happened.
     """
@@ -87,27 +133,30 @@ def settlement(customer: CustomerAggregate, event: Event) -> tuple[str, BudgetCo
     known = customer.decisions.get(decision_id) if decision_id is not None else None
     if known is None or known.reservation is None:
         return None
-    name = known.reservation.budget
+    held = known.reservation
     if known.undoes is not None:
         if not isinstance(event, d.EffectSucceeded):
             return None
-        r = known.reservation
         back = BudgetCompensated(
-            decision_id=known.decision_id, spent_by=known.undoes[0], period=r.period, amount_minor=r.amount_minor, currency=r.currency
+            decision_id=known.decision_id,
+            spent_by=known.undoes[0],
+            period=held.period,
+            amount_minor=held.amount_minor,
+            currency=held.currency,
         )
-        return name, back
+        return held, back
     effects = known.effects
     spent = any(e.status == "succeeded" for e in effects.values())
     match event:
         case d.EffectSucceeded():
-            return None if spent else (name, BudgetCommitted(decision_id=known.decision_id))
+            return None if spent else (held, BudgetCommitted(decision_id=known.decision_id))
         case d.EffectFailed(final=True, intent_id=intent) | d.EffectCancelled(intent_id=intent):
             others = [e for k, e in effects.items() if k != intent]
             if not spent and all(e.settled for e in others):
-                return name, BudgetReleased(decision_id=known.decision_id, reason="its effect did not happen")
+                return held, BudgetReleased(decision_id=known.decision_id, reason="its effect did not happen")
         case d.ApprovalRejected() | d.ApprovalLapsed():
-            return name, BudgetReleased(decision_id=known.decision_id, reason="it was not approved")
+            return held, BudgetReleased(decision_id=known.decision_id, reason="it was not approved")
         case d.DecisionOverridden():
             if not any(e.status in {"started", "succeeded", "unknown"} or e.ambiguous for e in effects.values()):
-                return name, BudgetReleased(decision_id=known.decision_id, reason="a person set it aside")
+                return held, BudgetReleased(decision_id=known.decision_id, reason="a person set it aside")
     return None

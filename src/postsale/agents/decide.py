@@ -142,8 +142,13 @@ def decide(spec: AgentSpec, policy: Policy, case: Case, mac: Mac) -> Decided:
         clear.append(clear_arguments)
     reservation = None
     if acts and offer is not None and g.budget is not None:
-        period = case.context.budget_period
-        reservation = Reservation(budget=g.budget.name, period=period, amount_minor=offer.amount_minor, currency=offer.currency)
+        reservation = Reservation(
+            budget=g.budget.name,
+            period=case.context.budget_period,
+            amount_minor=offer.amount_minor,
+            currency=offer.currency,
+            slice=case.context.budget_slice or None,
+        )
     until_us = case.decided_at_us + g.approval_expires_h * 3_600 * SECOND_US
     event = DecisionRecorded(
         trigger_id=case.trigger_id,
@@ -201,6 +206,15 @@ def _disposition(
         return "suppressed"
     asks = asks or any(r.approval == "required" or (r.approval == "when-over-authority" and over_authority(r, offer)) for r in chosen)
     return "awaiting" if mode == "propose" or asks else "acted"
+
+
+def wanted_minor(policy: Policy, evidence: Mapping[str, Value]) -> int:
+    """What a decision on this evidence would reserve of the policy's budget; 0 where it offers nothing or cannot say."""
+    try:
+        offers = [_offer(rule, evidence) for rule in _choose(policy, evidence)[0]]
+    except _NoValue:
+        return 0
+    return sum(offer.amount_minor for offer in offers if offer is not None)
 
 
 def _offer(rule: Rule, evidence: Mapping[str, Value]) -> Offer | None:

@@ -52,6 +52,7 @@ class Context:
     touches: Mapping[int, int]  # window in days -> contacts in it, made or promised
     budget_left_minor: int | None = None  # of the period, after reservations
     budget_period: str = ""
+    budget_slice: str = ""  # of the budget, that the money would come from
     paused_by: str = ""  # "", or which switch: agent, tenant, everything
     merged: bool = False  # the customer is part of another one
     past: Mapping[str, Past] = field(default_factory=dict)  # by sequence rule
@@ -73,6 +74,8 @@ class Context:
         out |= {f"lifted.{id_}": past.lifted for id_, past in self.past.items()}
         if self.probability_ppm is not None:
             out["probability_ppm"] = self.probability_ppm
+        if self.budget_slice:
+            out["budget_slice"] = self.budget_slice
         return out
 
     @classmethod
@@ -86,6 +89,7 @@ class Context:
             touches={int(k[8:-1]): v for k, v in values.items() if k.startswith("touches.") and isinstance(v, int)},
             budget_left_minor=left if isinstance(left, int) else None,
             budget_period=str(values.get("budget_period") or ""),
+            budget_slice=str(values.get("budget_slice") or ""),
             paused_by=str(values.get("paused_by") or ""),
             merged=values.get("merged") is True,
             past={
@@ -105,6 +109,7 @@ def look(
     now_us: int,
     switches: tuple[AgentControl, ...] = (),
     budget_left_minor: int | None = None,
+    budget_slice: str | None = None,
 ) -> Context:
     """The context of one decision. `switches` are the states of `artifacts.switch_streams`, in that order."""
     g = policy.guardrails
@@ -118,6 +123,7 @@ def look(
         touches={d: contacts(customer, now_us, d) for d in sorted({f.days for f in g.frequency})},
         budget_left_minor=budget_left_minor,
         budget_period=period(g.budget, now_us) if g.budget else "",
+        budget_slice=budget_slice or "",
         paused_by=paused[0] if paused else "",
         merged=customer.merged_into is not None,
         past={rule.id: look_back(rule, customer, now_us) for rule in g.sequence or ()},

@@ -108,6 +108,7 @@ class Reservation(Part):
     period: Id  # such as 2026-11
     amount_minor: AmountMinor
     currency: Currency
+    slice: Id | None = None  # of the budget, when a worker's slice gave it
 
 
 class EffectIntent(Part):
@@ -387,7 +388,37 @@ class BudgetCompensated(Event):
     currency: Currency
 
 
-BudgetEvent = BudgetReserved | BudgetCommitted | BudgetReleased | BudgetCompensated
+class BudgetSliceGranted(Event):
+    """Part of a period's money is a worker's to reserve from, without asking here, until its lease ends. On the budget's stream."""
+
+    wire_name: ClassVar[str] = "budget/slice-granted@1"
+    slice: Id
+    worker: Id
+    period: Id
+    amount_minor: AmountMinor
+    currency: Currency
+    expires_at: UtcDatetime
+
+
+class BudgetSliceClosed(Event):
+    """Nothing more is reserved from this slice. On `tenant/slices/<slice>`, where its reservations are; they are settled there later."""
+
+    wire_name: ClassVar[str] = "budget/slice-closed@1"
+    why: Literal["exchanged", "expired", "given-back"]
+
+
+class BudgetSliceReturned(Event):
+    """Money of a slice that nothing holds is the budget's again: as it was closed, or what was released afterwards. On the budget's stream."""
+
+    wire_name: ClassVar[str] = "budget/slice-returned@1"
+    slice: Id
+    period: Id
+    amount_minor: AmountMinor
+
+
+BudgetEvent = (
+    BudgetReserved | BudgetCommitted | BudgetReleased | BudgetCompensated | BudgetSliceGranted | BudgetSliceClosed | BudgetSliceReturned
+)
 
 Ordered = DecisionRecorded | UndoOrdered
 """What the outbox carries out."""

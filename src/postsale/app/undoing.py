@@ -83,11 +83,8 @@ class TenantUndos:
 
 def scope_of(decision: UUID | str | None, policy: str | None, model: str | None, prompt: str | None, tool: str | None) -> Scope:
     """The one that was given. InvalidInput for none or several."""
-    given: list[tuple[ScopeKind, str]] = [
-        (by, str(name))
-        for by, name in (("decision", decision), ("policy", policy), ("model", model), ("prompt", prompt), ("tool", tool))
-        if name is not None
-    ]
+    every: dict[ScopeKind, UUID | str | None] = {"decision": decision, "policy": policy, "model": model, "prompt": prompt, "tool": tool}
+    given = [Scope(by, str(name)) for by, name in every.items() if name is not None]
     if len(given) != 1:
         raise InvalidInput(what="undo", field="scope", reason="expected exactly one of decision, policy, model, prompt, tool")
-    return Scope(*given[0])
+    return given[0]

@@ -18,8 +18,10 @@ from postsale.access import Person
 from postsale.agents import asking, control
 from postsale.agents.agent import Agent
 from postsale.agents.approvals import Approvals
-from postsale.agents.decide import Case, Decided, decide, decision_id
+from postsale.agents.budget import money_stream
+from postsale.agents.decide import Case, Decided, decide, decision_id, wanted_minor
 from postsale.agents.desk import NOTHING, TRIES, Change, Desk, Switches
+from postsale.agents.escrow import Purse
 from postsale.agents.evidence import EvidenceRecorder, HealthReading, HealthSource, NoHealth, read_set, rounded
 from postsale.agents.guardrails import look, period
 from postsale.agents.outbox import Outbox
@@ -283,7 +285,7 @@ class Steps:
         tenant = c.stream.tenant
         switches = self.desk.switches(tenant, agent.name)
         policy, policy_version = self._policy(tenant, agent)
-        decided, position, budget_version = self._decide(c, pending, agent, policy, switches, problem)
+        decided, position, purse_version = self._decide(c, pending, agent, policy, switches, problem)
         event, id_ = decided.event, decided.decision_id
         how = Cause(
             actor=Actor("agent", agent.name),
@@ -299,21 +301,17 @@ class Steps:
         conditions: list[Condition] = [*switches.conditions, StreamAt(policy_stream(tenant, policy.name), policy_version)]
         if event.must_not_have_changed:
             conditions.append(NoneSince(c.fact_streams, frozenset(event.must_not_have_changed), position))
-        reserve = None
+        reserve = purse = None
         if event.reservation is not None:
             r = event.reservation
             reserve = d.BudgetReserved(decision_id=id_, period=r.period, amount_minor=r.amount_minor, currency=r.currency)
-        budget = event.reservation.budget if event.reservation else ""
-        self.desk.append(c, Change(tuple(drafts), tuple(conditions), reserve=reserve, budget=budget, budget_version=budget_version))
+            purse = money_stream(tenant, r)
+        self.desk.append(c, Change(tuple(drafts), tuple(conditions), reserve=reserve, purse=purse, purse_version=purse_version))
 
     def _decide(
         self, c: CustomerAggregate, pending: PendingTrigger, agent: Agent, policy: Policy, switches: Switches, problem: str
     ) -> tuple[Decided, int, int]:
         now_us, tenant, budget = self.desk.now_us(), c.stream.tenant, policy.guardrails.budget
-        left, version = None, 0
-        if budget is not None:
-            money = self.desk.budget(tenant, budget.name)
-            left, version = money.left_minor(budget.amount_minor, period(budget, now_us)), money.version
         health = HealthReading(position=c.position)
         try:
             values, health = self._values(c, agent, now_us)
@@ -324,6 +322,10 @@ class Steps:
             evidence = dict.fromkeys(sorted(policy.inputs))
             where = f" {error.field!r}" if isinstance(error, InvalidInput) else ""
             problem = f"its evidence{where} could not be read: {type(error).__name__}"
+        purse = Purse(0, None, 0)
+        if budget is not None:
+            purse = self.desk.purse(tenant, budget, period(budget, now_us), wanted_minor(policy, evidence))
+        left = purse.left_minor if budget is not None else None
         reads = read_set(c, health)
         case = Case(
             trigger_id=pending.trigger_id,
@@ -333,12 +335,12 @@ class Steps:
             decided_at_us=now_us,
             read_set=reads,
             evidence=evidence,
-            context=look(policy, c, evidence, now_us=now_us, switches=switches.states, budget_left_minor=left),
+            context=look(policy, c, evidence, now_us=now_us, switches=switches.states, budget_left_minor=left, budget_slice=purse.slice),
             tools=self.toolbox.refs,
             model=health.model,
             flags={"failed": problem} if problem else None,
         )
-        return decide(agent.spec, policy, case, self.desk.mac(tenant)), reads[0].fact_position, version
+        return decide(agent.spec, policy, case, self.desk.mac(tenant)), reads[0].fact_position, purse.version
 
     # ------------------------------------------------------------ what time brings
 
