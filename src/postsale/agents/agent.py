@@ -73,6 +73,8 @@ class Agent:
         """Return when every input of `policy` is on offer with its declared type; else PolicyInvalid names the input."""
         on_offer: dict[str, InputType | None] = dict(features) | {n: o.type for n, o in OFFERED.items()} | dict(self.offers)
         for name, kind in policy.inputs.items():
+            if name in (policy.flags or {}):
+                continue
             if name not in on_offer:
                 raise PolicyInvalid(policy=policy.name, where=f"inputs.{name}", reason=f"agent {self.name!r} has no such evidence")
             if on_offer[name] not in {kind, None}:

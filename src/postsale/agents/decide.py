@@ -14,7 +14,7 @@ from uuid import UUID
 import orjson
 
 from postsale.agents.expressions import Value
-from postsale.agents.guardrails import Context, ToolRef, first_failed, forbidding, judge, mode_for, over_authority, too_risky
+from postsale.agents.guardrails import Context, ToolRef, beyond, first_failed, forbidding, judge, mode_for, over_authority, too_risky
 from postsale.agents.policy import OfferRow, Policy, Rule, fill
 from postsale.aggregates.artifacts import Mode, content_digest
 from postsale.aggregates.decisions import DecisionRecorded, Disposition, EffectIntent, Eligible, Offer, ReadRef, Reservation, Scalar
@@ -112,11 +112,14 @@ def decide(spec: AgentSpec, policy: Policy, case: Case, mac: Mac) -> Decided:
     if case.flags and "failed" in case.flags:  # what surrounds the decision broke; recorded, so that it is made again alike
         problem = str(case.flags["failed"])
     mode, segment = mode_for(policy, case.mode, case.evidence)
-    verdicts = judge(policy, chosen, no_row, offer, case.context, mode=mode, depth=case.depth, tools=case.tools, segment=segment)
+    verdicts = judge(
+        policy, chosen, no_row, offer, case.context, mode=mode, depth=case.depth, tools=case.tools, segment=segment, evidence=case.evidence
+    )
     suppressed_by = first_failed(verdicts)
     asks = any(rule.then == "ask" for rule in forbidding(policy.guardrails.sequence or (), chosen, case.context)) or too_risky(
         policy, chosen
     )
+    asks = asks or any(asked.person for asked in beyond(policy, chosen, offer, case.context, case.evidence))
     disposition = _disposition(chosen, offer, mode, suppressed_by, problem, asks=asks)
     acts = bool(chosen) and disposition in {"acted", "awaiting"}
     if problem:

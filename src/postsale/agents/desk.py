@@ -16,14 +16,13 @@ from postsale.access import Unsealer, content_mac
 from postsale.agents.budget import BudgetState, budget_stream, money_stream, settlement
 from postsale.agents.decide import Mac
 from postsale.agents.escrow import Escrow, Purse, read
+from postsale.agents.limits import MAX_REACH
 from postsale.agents.policy import Budget, Policy
 from postsale.aggregates.artifacts import (
     AgentControl,
-    AgentPaused,
-    AgentResumed,
+    AgentEvent,
     ArtifactActivated,
     ArtifactPublished,
-    AutonomyChanged,
     evolve_agent,
     policy_stream,
     switch_streams,
@@ -48,6 +47,11 @@ from postsale.store.leases import Lease
 from postsale.store.log import Cause, Draft, Log
 
 TRIES = 8
+
+
+def reach_stream(tenant: str, agent: str) -> StreamId:
+    """Where decisions of an agent whose blast radius is limited are counted."""
+    return StreamId(tenant, "reach", agent)
 
 
 class Switches(NamedTuple):
@@ -80,14 +84,15 @@ NOTHING = Change()
 class Desk:
     """One process's view of the log for agents. Safe to share between threads: caches only ever hold what the log said."""
 
-    def __init__(self, log: Log, *, unseal: Unsealer | None = None, origin: Origin = Origin.LIVE) -> None:
+    def __init__(self, log: Log, *, unseal: Unsealer | None = None, origin: Origin = Origin.LIVE, escrow: Escrow | None = None) -> None:
         self.log = log
         self.origin = origin
         self.lease: Lease | None = None
         self._unseal = unseal if unseal is not None else Unsealer(log.vault)
         self._controls: dict[StreamId, AgentControl] = {}
         self._budgets: dict[StreamId, BudgetState] = {}
-        self.escrow: Escrow | None = None  # set it to reserve from slices
+        self._reached: dict[StreamId, tuple[int, int, tuple[int, ...]]] = {}  # version, position, times
+        self.escrow = escrow
         self._policies: dict[str, Policy] = {}  # by digest
         self._active: dict[StreamId, tuple[int, str]] = {}  # stream -> (version, digest)
 
@@ -123,7 +128,7 @@ class Desk:
         if known is None or known.version != version:
             known = AgentControl()
             for event in self._lane(stream):
-                assert isinstance(event, AutonomyChanged | AgentPaused | AgentResumed)
+                assert isinstance(event, AgentEvent)
                 known = evolve_agent(known, event)
             self._controls[stream] = known
         return known
@@ -145,6 +150,16 @@ class Desk:
             state = read(self.log, stream, state)
             self._budgets[stream] = state
         return state
+
+    def reached(self, tenant: str, agent: str, since_us: int) -> tuple[int, int]:
+        """Decisions of an agent that acted or asked after an instant, of the newest MAX_REACH; and the version that says so."""
+        stream = reach_stream(tenant, agent)
+        version, position, times = self._reached.get(stream, (0, 0, ()))
+        if self.log.store.versions([stream])[0] != version:
+            for stored in self.log.store.read(Query(tenant=tenant, streams=(stream,), lane=Lane.DECISION, after=position)):
+                version, position, times = stored.version, stored.position, (*times, stored.occurred_at_us)[-MAX_REACH:]
+            self._reached[stream] = version, position, times
+        return sum(at_us > since_us for at_us in times), version
 
     def active_policy(self, tenant: str, name: str) -> tuple[Policy | None, int]:
         """The policy of this name that decides now, and the version of its stream; None when none was activated."""

@@ -17,6 +17,8 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from postsale.agents.expressions import Cell, InputType, Value, all_of, parse_cell
+from postsale.agents.flags import FlagInput
+from postsale.agents.limits import TIERS, Authority, BlastRadius, Tier, ToolRisk
 from postsale.agents.regions import Box, box_of
 from postsale.aggregates.artifacts import content_digest
 from postsale.aggregates.customer import MAX_RECENT, MAX_TOUCHES
@@ -24,7 +26,6 @@ from postsale.errors import PolicyInvalid
 from postsale.events import MAX_INT, Currency, Id, Text, canonical
 
 NO_ACTION = "none"
-TIERS: tuple[Tier, ...] = ("low", "medium", "high")
 _STORED = "stored"  # the validation context of a policy that the log holds
 MAX_FREQUENCY = 50  # below MAX_TOUCHES, the contacts that a customer's state remembers
 assert MAX_FREQUENCY < MAX_TOUCHES
@@ -33,7 +34,6 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 Kind = Annotated[str, Field(pattern=r"^[a-z0-9-]+(\.[a-z0-9-]+)*/[a-z0-9-]+$")]  # a wire name without its version
 ToolName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*@[1-9][0-9]*$")]
 Minor = Annotated[int, Field(ge=0, le=MAX_INT)]
-Tier = Literal["low", "medium", "high"]
 Percent = Annotated[int, Field(ge=0, le=100)]
 Days = Annotated[int, Field(ge=1, le=3_650)]
 Approval = Literal["required", "when-over-authority", "none"]
@@ -199,6 +199,9 @@ class Guardrails(_Model):
     bound_to: tuple[Id, ...] = ()
     approval_expires_h: Annotated[int, Field(ge=1, le=24 * 365)] = 72
     appetite: Appetite | None = None
+    tool_risk: ToolRisk | None = None
+    blast_radius: BlastRadius | None = None
+    authority: Authority | None = None
     sequence: Annotated[tuple[SequenceRule, ...], Field(min_length=1, max_length=50)] | None = None
 
 
@@ -217,6 +220,7 @@ class Policy(_Model):
     owner: Id
     description: Text
     inputs: dict[Id, InputType]
+    flags: dict[Id, FlagInput] | None = None  # inputs whose value is a flag's
     hit: Hit = "first"
     widens: bool | None = None  # declares that this version lets the agent do more than the one before it
     priorities: tuple[Name, ...] | None = None  # actions, the most important first; for `priority` and `output-order`

@@ -56,6 +56,16 @@ def table(policy: Policy) -> str:
         lines.append("  decided again when one of these arrives meanwhile: " + ", ".join(g.must_not_have_changed))
     if g.appetite:
         lines.append(f"  on its own up to {g.appetite.act} risk, as a proposal up to {g.appetite.propose}")
+    if g.tool_risk:
+        by = ", ".join(f"{name} {tier}" for name, tier in sorted(g.tool_risk.segments.items()))
+        lines.append(f"  without a person only tools of {g.tool_risk.act} risk at most" + (f"; by {g.tool_risk.by}: {by}" if by else ""))
+    if g.blast_radius:
+        lines.append(f"  at most {g.blast_radius.decisions} decisions that act or ask within {g.blast_radius.hours} h, about all customers")
+    if g.authority:
+        a = g.authority
+        lines.append(f"  above {a.amount_minor} {a.currency} minor units to one customer within {a.days} days a person decides")
+    for name, flag in sorted((policy.flags or {}).items()):
+        lines.append(f"  {name} is flag {flag.key}, {flag.default} where nobody can say")
     if (autonomy := policy.autonomy) is not None and autonomy.by is not None:
         most = ", ".join(f"{name} {mode}" for name, mode in sorted(autonomy.segments.items()))
         lines.append(f"  at most, by {autonomy.by}: {most}{'; ' if most else ''}else {autonomy.otherwise}")

@@ -167,6 +167,13 @@ class DecisionRecorded(Event):
     reservation: Reservation | None = None  # made in the same append, on the budget's stream
 
 
+class AgentReached(Event):
+    """A decision that acts or asks counts against its agent's blast radius. On `tenant/reach/<agent>`, in the decision's append."""
+
+    wire_name: ClassVar[str] = "agent/reached@1"
+    decision_id: UUID
+
+
 # ---------------------------------------------------------------- people
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from postsale.access import Person
 from postsale.agents import SHIPPED, Agent, Policy, control
 from postsale.agents.autonomy import Review, review
+from postsale.agents.retiring import settle_retired
 from postsale.aggregates.artifacts import EVERY_AGENT, AgentControl, Mode
 from postsale.aggregates.customer import CustomerAggregate
 from postsale.app.undoing import TenantUndos
@@ -94,7 +95,8 @@ class AgentHandle:
     def control(self) -> AgentControl:
         """Its mode, and whether it is paused by any of its switches."""
         switches = self._ps.engine.desk.switches(self._tenant, self.name)
-        return AgentControl(switches.states[0].mode, switches.paused, switches.states[0].version)
+        own = switches.states[0]
+        return AgentControl(own.mode, switches.paused, own.version, own.retired)
 
     def observe(self, *, reason: str, by: Person | None = None) -> AgentControl:
         """It decides, and nothing leaves."""
@@ -115,6 +117,16 @@ class AgentHandle:
     def resume(self, *, reason: str, by: Person | None = None) -> AgentControl:
         """Release the kill switch."""
         return control.resume(self._ps.engine.desk, self._tenant, self.name, person=self._ps.person(by), reason=reason)
+
+    def retire(self, *, reason: str, by: Person | None = None) -> AgentControl:
+        """The last step, for good: it decides nothing more, what waits for a person or has not left is set aside, with this reason.
+
+        Triggers that are pending are decided once more, as suppressed. Safe to repeat: what was stopped in the middle is finished.
+        """
+        ps, who = self._ps, self._ps.person(by)
+        state = control.retire(ps.engine.desk, self._tenant, self.name, person=who, reason=reason)
+        settle_retired(ps.engine_for(self.name), self._tenant, self.name, person=who, reason=reason)
+        return state
 
     def review(self) -> list[Review]:
         """What its policy's criteria say of its past: all customers together, then by segment. Changes nothing; promotes nobody."""

@@ -19,6 +19,7 @@ from postsale.agents import reach
 from postsale.agents.budget import BudgetState, budget_stream, evolve_budget
 from postsale.agents.decide import CERTAIN_PPM, case_of, decide, spec_of
 from postsale.agents.evidence import EvidenceRecorder
+from postsale.agents.flags import values_of
 from postsale.agents.guardrails import Context, ToolRef, look, period
 from postsale.agents.policy import NO_ACTION, Policy, Rule
 from postsale.agents.widening import Wider, widenings
@@ -217,7 +218,7 @@ class _Replay:
         inputs = self.candidate.inputs
         if all(own.inputs.get(name) == kind and name in recorded.evidence for name, kind in inputs.items()):
             return {name: recorded.evidence[name] for name in sorted(inputs)}
-        values = self.values(customer, to_us(recorded.decided_at), known_us)
+        values = {**self.values(customer, to_us(recorded.decided_at), known_us), **values_of(self.candidate.flags or {}, {})}
         return EvidenceRecorder(recorded.agent, inputs, {**values, **_shared(recorded.evidence, own, inputs)}, ()).everything()
 
     def _asks(self, own: Policy, condition: str, evidence: Mapping[str, Scalar]) -> bool:
@@ -234,7 +235,7 @@ class _Replay:
         mine = [t for t in self.contacts.get(customer.stream, ()) if t.decision_id in still or t.decision_id not in self.alike]
         customer = replace(customer, touches=(*others, *mine))
         context: Context = look(candidate, customer, evidence, now_us=now_us, budget_left_minor=self.money.left_minor(now_us))
-        context = replace(context, paused_by=case.context.paused_by)
+        context = replace(context, paused_by=case.context.paused_by, tiers=case.context.tiers, reached=case.context.reached or 0)
         tools = {name: case.tools.get(name, ToolRef(name, "idempotent", "")) for name in candidate.tools}
         mode = self.mode if self.mode is not None else case.mode
         case = replace(case, mode=mode, evidence=evidence, context=context, tools=tools)

@@ -114,7 +114,7 @@ class Tool(ABC):
     @cached_property
     def ref(self) -> ToolRef:
         """The contract by name, kind and digest; computed once, because schemas take long to make."""
-        return ToolRef(f"{self.name}@{self.version}", self.kind, contract_digest(self))
+        return ToolRef(f"{self.name}@{self.version}", self.kind, contract_digest(self), self.risk_tier)
 
 
 def contract_digest(tool: Tool) -> str:
