@@ -125,7 +125,12 @@ class AgentHandle:
         """
         ps, who = self._ps, self._ps.person(by)
         state = control.retire(ps.engine.desk, self._tenant, self.name, person=who, reason=reason)
-        settle_retired(ps.engine_for(self.name), self._tenant, self.name, person=who, reason=reason)
+        policy = self._policy or ps.engine.desk.active_policy(self._tenant, self.name)[0]
+        known = self.name in ps.engine.agents or self.name in SHIPPED or policy is None
+        engine = (
+            ps.engine_of([Agent(policy, name=self.name)]) if not known else ps.engine_of([]) if policy is None else ps.engine_for(self.name)
+        )
+        settle_retired(engine, self._tenant, self.name, person=who, reason=reason)
         return state
 
     def review(self) -> list[Review]:
