@@ -27,7 +27,8 @@ from postsale.aggregates.undos import UNDO_AGENT
 from postsale.errors import BadDeclaration, PolicyInvalid
 
 _DECIDING = tuple(
-    f"postsale.agents.{name}" for name in ("expressions", "policy", "policy_check", "guardrails", "evidence", "decide", "agent")
+    f"postsale.agents.{name}"
+    for name in ("expressions", "limits", "flags", "policy", "policy_check", "tree", "guardrails", "evidence", "decide", "agent")
 )
 _NAME: TypeAdapter[str] = TypeAdapter(Name)
 

@@ -224,6 +224,7 @@ class Policy(_Model):
     hit: Hit = "first"
     widens: bool | None = None  # declares that this version lets the agent do more than the one before it
     priorities: tuple[Name, ...] | None = None  # actions, the most important first; for `priority` and `output-order`
+    tree: dict[str, JsonValue] | None = None  # the table as a tree, from which `rules` follow; see `tree`
     triggers: Annotated[tuple[Trigger, ...], Field(alias="trigger", min_length=1, max_length=100)]
     rules: Annotated[tuple[Rule, ...], Field(alias="rule", min_length=1, max_length=500)]
     guardrails: Guardrails
@@ -272,6 +273,10 @@ class Policy(_Model):
         plain: Any = data
         if isinstance(data, Mapping):
             name = str(data.get("name", name))[:100]
+            if "tree" in data:
+                from postsale.agents.tree import grow
+
+                data = grow(data, name)
             try:
                 data = canonical(data).decode()
             except TypeError:

@@ -6,6 +6,7 @@ import re
 from typing import NoReturn
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from postsale.agents import tree
 from postsale.agents.expressions import InputType
 from postsale.agents.flags import FAILED, fits
 from postsale.agents.limits import TIERS
@@ -30,6 +31,7 @@ def check(policy: Policy, *, stored: bool = False) -> None:
         c.rule(rule, index)
     c.reachable()
     if not stored:
+        tree.check(policy)
         c.priorities()
         c.overlaps()
     c.guardrails()

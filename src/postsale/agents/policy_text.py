@@ -5,6 +5,7 @@ from __future__ import annotations
 from textwrap import wrap
 from typing import Any
 
+from postsale.agents import tree
 from postsale.agents.policy import NO_ACTION, Cells, Change, Hit, Policy, Rule
 
 _WIDTH = 36
@@ -27,8 +28,11 @@ def table(policy: Policy) -> str:
         until = f", until {_words(policy, t.until, t.id)}" if t.until else ""
         lines.append(f"  {t.id}: {_words(policy, t.when, t.id)}{until}")
     order = f" ({', '.join(policy.priorities)})" if policy.priorities else ""
-    lines += ["", _HITS[policy.hit] + order]
-    lines += _grid([["row", "when", "then", "because"], *(_row(policy, rule) for rule in policy.rules)])
+    if (its := tree.tree_of(policy)) is not None:
+        lines += ["", *tree.lines(policy, its, lambda rule: _row(policy, rule)[2])]
+    else:
+        lines += ["", _HITS[policy.hit] + order]
+        lines += _grid([["row", "when", "then", "because"], *(_row(policy, rule) for rule in policy.rules)])
     lines += ["", "Limits"]
     for f in g.frequency:
         lines.append(f"  at most {f.count} contacts in {f.days} days, with consent for {g.purpose}")
@@ -80,8 +84,15 @@ def changes(old: Policy, new: Policy) -> tuple[Change, ...]:
         return ()
     a, b = old.model_dump(mode="json", exclude_none=True), new.model_dump(mode="json", exclude_none=True)
     out: list[Change] = []
-    for name in (n for n in [*a, *(n for n in b if n not in a)] if n not in {"rules", "triggers"}):
+    for name in (n for n in [*a, *(n for n in b if n not in a)] if n not in {"rules", "triggers", "tree"}):
         out += _changes(name, "", a.get(name), b.get(name))
+    was, now = tree.levels_by_path(old), tree.levels_by_path(new)
+    for path in [*was, *(p for p in now if p not in was)]:
+        where = f"tree {path!r}" if path else "tree"
+        if path in was and path in now:
+            out += _changes(where, "", was[path], now[path])
+        else:
+            out.append(Change(where, "removed" if path in was else "added", before=was.get(path), after=now.get(path)))
     for what, key in (("trigger", "triggers"), ("rule", "rules")):
         before, after = {r["id"]: r for r in a[key]}, {r["id"]: r for r in b[key]}
         out += [Change(f"{what} {i!r}", "removed", before=before[i]) for i in before if i not in after]
