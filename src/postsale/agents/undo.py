@@ -251,13 +251,12 @@ def _take(found: _Found, stored: StoredEvent, scope: Scope, decoded: Callable[[S
         assert stored.kind == _DECISION
         found.nodes[stored.event_id] = _Node(recorded, every if parent is not None else named or every, parent)
         found.journal.add(stored, event)
-        if parent is not None or scope.by != "tool":  # of a tool's decision only what its own effects cause descends
-            found.owner[stored.event_id] = stored.event_id
+        found.owner[stored.event_id] = stored.event_id
         return
     found.journal.add(stored, event)  # what belongs to no decision of the plan is passed over there
     decision_id: UUID | None = getattr(event, "decision_id", None)
     node = found.nodes.get(decision_id) if decision_id is not None else None
-    if node is None or isinstance(event, d.UndoOrdered):
+    if node is None:  # also where an order to take back stands for the decision: what undoing causes does not descend from it
         return
     intent: UUID | None = getattr(event, "intent_id", None)
     if intent is not None and intent not in node.effects:
