@@ -108,6 +108,18 @@ def test_a_worker_that_stood_still_cannot_reserve_from_a_slice_that_was_closed_b
         log.append([log.decision(slice_stream("acme", purse.slice), purse.version, Draft(taken, UUID(int=2), 0, Cause()))])
 
 
+def test_a_living_workers_slice_is_left_to_it_while_its_lease_runs_and_taken_when_it_is_over() -> None:
+    clock = ManualClock(NOON)
+    log = Log(MemoryStore(clock=clock), FileVault.in_memory(), clock)
+    assert reserve(log, Escrow(lease_s=60, share=1), UUID(int=4), 100)
+    other = Escrow(lease_s=60, share=1)
+    clock.advance(timedelta(seconds=59))
+    assert not reserve(log, other, UUID(int=8), 100)
+    clock.advance(timedelta(seconds=1))
+    assert reserve(log, other, UUID(int=8), 19_900)
+    assert held(log) == 20_000
+
+
 def test_workers_that_reserve_do_not_write_to_the_budgets_own_stream() -> None:
     clock = ManualClock(NOON)
     log = Log(MemoryStore(clock=clock), FileVault.in_memory(), clock)
