@@ -139,9 +139,7 @@ def acting() -> World:
 def test_a_decision_names_its_slice_is_settled_there_and_is_made_again_from_its_record() -> None:
     w = acting()
     event = w.decision(w.one_decision()).data
-    assert event.reservation is not None
-    assert event.reservation.slice == event.context["budget_slice"]
-    state = read(w.log, slice_stream("acme", str(event.reservation.slice)))
+    state = read(w.log, slice_stream("acme", str(event.context["budget_slice"])))
     assert state.periods["2026-11"] == Sums(committed_minor=4900)
     policy = w.engine.desk.active_policy("acme", "dunning")[0]
     assert policy is not None

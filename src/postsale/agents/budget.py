@@ -14,7 +14,7 @@ from typing import Any, assert_never
 from uuid import UUID
 
 from postsale.aggregates import decisions as d
-from postsale.aggregates.customer import CustomerAggregate
+from postsale.aggregates.customer import CustomerAggregate, OpenDecision
 from postsale.aggregates.decisions import (
     BudgetCommitted,
     BudgetCompensated,
@@ -24,7 +24,6 @@ from postsale.aggregates.decisions import (
     BudgetSliceClosed,
     BudgetSliceGranted,
     BudgetSliceReturned,
-    Reservation,
 )
 from postsale.events import Event, StreamId, to_us
 
@@ -77,9 +76,9 @@ def slice_stream(tenant: str, slice_: str) -> StreamId:
     return StreamId(tenant, "slices", slice_)
 
 
-def money_stream(tenant: str, r: Reservation) -> StreamId:
+def money_stream(tenant: str, budget: str, slice_: str) -> StreamId:
     """Where a reservation is, and is settled."""
-    return budget_stream(tenant, r.budget) if r.slice is None else slice_stream(tenant, r.slice)
+    return slice_stream(tenant, slice_) if slice_ else budget_stream(tenant, budget)
 
 
 def evolve_budget(state: BudgetState, event: BudgetEvent, position: int = 0) -> BudgetState:
@@ -124,7 +123,7 @@ def evolve_budget(state: BudgetState, event: BudgetEvent, position: int = 0) -> 
 
 def settlement(
     customer: CustomerAggregate, event: Event
-) -> tuple[Reservation, BudgetCommitted | BudgetReleased | BudgetCompensated] | None:
+) -> tuple[OpenDecision, BudgetCommitted | BudgetReleased | BudgetCompensated] | None:
     """What `event`, about to be appended to this customer, does to the money its decision reserved; None: nothing.
 
     Spent with the first effect that happened; given back when the last one has certainly not happened.
@@ -144,19 +143,19 @@ def settlement(
             amount_minor=held.amount_minor,
             currency=held.currency,
         )
-        return held, back
+        return known, back
     effects = known.effects
     spent = any(e.status == "succeeded" for e in effects.values())
     match event:
         case d.EffectSucceeded():
-            return None if spent else (held, BudgetCommitted(decision_id=known.decision_id))
+            return None if spent else (known, BudgetCommitted(decision_id=known.decision_id))
         case d.EffectFailed(final=True, intent_id=intent) | d.EffectCancelled(intent_id=intent):
             others = [e for k, e in effects.items() if k != intent]
             if not spent and all(e.settled for e in others):
-                return held, BudgetReleased(decision_id=known.decision_id, reason="its effect did not happen")
+                return known, BudgetReleased(decision_id=known.decision_id, reason="its effect did not happen")
         case d.ApprovalRejected() | d.ApprovalLapsed():
-            return held, BudgetReleased(decision_id=known.decision_id, reason="it was not approved")
+            return known, BudgetReleased(decision_id=known.decision_id, reason="it was not approved")
         case d.DecisionOverridden():
             if not any(e.status in {"started", "succeeded", "unknown"} or e.ambiguous for e in effects.values()):
-                return held, BudgetReleased(decision_id=known.decision_id, reason="a person set it aside")
+                return known, BudgetReleased(decision_id=known.decision_id, reason="a person set it aside")
     return None

@@ -150,7 +150,6 @@ def decide(spec: AgentSpec, policy: Policy, case: Case, mac: Mac) -> Decided:
             period=case.context.budget_period,
             amount_minor=offer.amount_minor,
             currency=offer.currency,
-            slice=case.context.budget_slice or None,
         )
     until_us = case.decided_at_us + g.approval_expires_h * 3_600 * SECOND_US
     event = DecisionRecorded(

@@ -27,7 +27,7 @@ from postsale.aggregates.artifacts import (
     policy_stream,
     switch_streams,
 )
-from postsale.aggregates.customer import CustomerAggregate
+from postsale.aggregates.customer import CustomerAggregate, OpenDecision
 from postsale.aggregates.decisions import (
     BudgetCommitted,
     BudgetCompensated,
@@ -37,7 +37,6 @@ from postsale.aggregates.decisions import (
     BudgetSliceReturned,
     DecisionRecorded,
     Ordered,
-    Reservation,
     UndoOrdered,
 )
 from postsale.errors import ConditionFailed, ContentConflict, UnknownDecision, VersionConflict
@@ -250,17 +249,19 @@ class Desk:
     def _settled(
         self,
         tenant: str,
-        held: Reservation,
+        known: OpenDecision,
         event: BudgetCommitted | BudgetReleased | BudgetCompensated,
         cause: Cause,
         versions: dict[StreamId, int],
     ) -> list[NewEvent]:
         """The entry that settles a reservation where it is. Money of a slice that was closed meanwhile goes back to the budget."""
+        held = known.reservation
+        assert held is not None
         whole = budget_stream(tenant, held.budget)
-        where = whole if isinstance(event, BudgetCompensated) else money_stream(tenant, held)
+        where = whole if isinstance(event, BudgetCompensated) else money_stream(tenant, held.budget, known.slice)
         out = [self._money_event(where, event, "settled", cause, versions)]
-        if held.slice is not None and isinstance(event, BudgetReleased) and self._money(where).closed:
-            back = BudgetSliceReturned(slice=held.slice, period=held.period, amount_minor=held.amount_minor)
+        if where != whole and isinstance(event, BudgetReleased) and self._money(where).closed:
+            back = BudgetSliceReturned(slice=known.slice, period=held.period, amount_minor=held.amount_minor)
             out.append(self._money_event(whole, back, f"returned:{event.decision_id}", cause, versions))
         return out
 

@@ -68,6 +68,7 @@ class OpenDecision:
     outcome_by_us: int | None
     success: UUID | None = None  # the first fact that counts as success, in time
     reservation: d.Reservation | None = None
+    slice: str = ""  # of the budget, that the reservation is in; "" is the budget itself
     trigger_id: UUID | None = None
     undoes: tuple[UUID, UUID] | None = None  # it is no decision but an order to take back: (decision, effect)
 
@@ -351,6 +352,7 @@ def _decided(c: CustomerAggregate, event: d.DecisionRecorded, stored: StoredEven
         outcome_kinds=event.outcome_kinds,
         outcome_by_us=to_us(event.outcome_by) if event.outcome_by and event.disposition in {"acted", "awaiting"} else None,
         reservation=event.reservation,
+        slice=str(event.context.get("budget_slice") or ""),
         trigger_id=event.trigger_id,
     )
     touches = c.touches

@@ -108,7 +108,6 @@ class Reservation(Part):
     period: Id  # such as 2026-11
     amount_minor: AmountMinor
     currency: Currency
-    slice: Id | None = None  # of the budget, when a worker's slice gave it
 
 
 class EffectIntent(Part):

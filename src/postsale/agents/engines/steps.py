@@ -325,7 +325,7 @@ class Steps:
         if event.reservation is not None:
             r = event.reservation
             reserve = d.BudgetReserved(decision_id=id_, period=r.period, amount_minor=r.amount_minor, currency=r.currency)
-            purse = money_stream(tenant, r)
+            purse = money_stream(tenant, r.budget, str(event.context.get("budget_slice") or ""))
         self.desk.append(
             c,
             Change(
