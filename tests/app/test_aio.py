@@ -24,7 +24,19 @@ from postsale.store.postgres_link import Patience
 from .support import ANNA, NOON, Server, Where, failed, opened, paid, place_of, subscribed
 
 _ONLY_SYNC = {
-    "Tenant": {"activate", "agent", "agent_names", "datasets", "datasets_of", "policy", "pseudonyms", "training_rows", "what_if"},
+    "Tenant": {
+        "activate",
+        "activate_prompt",
+        "agent",
+        "agent_names",
+        "datasets",
+        "datasets_of",
+        "policy",
+        "prompts",
+        "pseudonyms",
+        "training_rows",
+        "what_if",
+    },
     "PostSale": {
         "authenticate",
         "decision_stream",

@@ -10,16 +10,19 @@ import hashlib
 import importlib
 import inspect
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
-from typing import ClassVar
+from types import MappingProxyType
+from typing import ClassVar, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
 from postsale.agents.decide import AgentSpec
 from postsale.agents.evidence import OFFERED, HealthReading, customer_evidence
 from postsale.agents.expressions import InputType
+from postsale.agents.planner import Planner
 from postsale.agents.policy import Name, Policy
+from postsale.agents.prompts import Prompt
 from postsale.aggregates.artifacts import EVERY_AGENT
 from postsale.aggregates.customer import CustomerAggregate
 from postsale.aggregates.decisions import Scalar
@@ -28,8 +31,22 @@ from postsale.errors import BadDeclaration, PolicyInvalid
 
 _DECIDING = tuple(
     f"postsale.agents.{name}"
-    for name in ("expressions", "limits", "flags", "policy", "policy_check", "tree", "guardrails", "evidence", "decide", "agent")
+    for name in (
+        "expressions",
+        "limits",
+        "flags",
+        "planner_policy",
+        "policy",
+        "policy_check",
+        "tree",
+        "guardrails",
+        "evidence",
+        "planner_answer",
+        "decide",
+        "agent",
+    )
 )
+T = TypeVar("T")
 _NAME: TypeAdapter[str] = TypeAdapter(Name)
 
 
@@ -42,8 +59,17 @@ class Agent:
 
     offers: ClassVar[Mapping[str, InputType]] = {}
 
-    def __init__(self, policy: Policy | None = None, *, name: str | None = None) -> None:
-        """`name` defaults to the policy's. Raises BadDeclaration without a policy or with a name that is not one."""
+    def __init__(
+        self,
+        policy: Policy | None = None,
+        *,
+        name: str | None = None,
+        planners: Iterable[Planner] = (),
+        prompts: Iterable[Prompt] = (),
+    ) -> None:
+        """`name` defaults to the policy's. `planners` are what rows with `action = "plan"` may hand over to; `prompts` are installed
+        with the agent where the log knows none of their name. Raises BadDeclaration without a policy, with a name that is not one, for
+        two planners or prompts of one name, and for what is no planner."""
         policy = policy or self.default_policy()
         if policy is None:
             raise BadDeclaration(what=type(self).__name__, reason="an agent needs a policy: pass policy=Policy.load(…)")
@@ -54,6 +80,19 @@ class Agent:
             raise BadDeclaration(what=type(self).__name__, reason="the name must be 1 to 64 of a-z, 0-9, '.', '_', '-'") from None
         if self.name in {EVERY_AGENT, UNDO_AGENT}:
             raise BadDeclaration(what=type(self).__name__, reason=f'the name "{self.name}" is taken: it stands for a switch of its own')
+        self.planners = self._by_name("planners", planners, Planner, "name")  # type: ignore[type-abstract]
+        self.prompts = self._by_name("prompts", prompts, Prompt, "id")
+
+    def _by_name(self, what: str, given: Iterable[T], kind: type[T], attribute: str) -> Mapping[str, T]:
+        found: dict[str, T] = {}
+        for one in given:
+            if not isinstance(one, kind):
+                raise BadDeclaration(what=type(self).__name__, reason=f"{what}: a {type(one).__name__} is no {kind.__name__}")
+            name = getattr(one, attribute)
+            if name in found:
+                raise BadDeclaration(what=type(self).__name__, reason=f"{what}: two named {name!r}")
+            found[name] = one
+        return MappingProxyType(found)
 
     @classmethod
     def default_policy(cls) -> Policy | None:

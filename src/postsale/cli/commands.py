@@ -38,6 +38,7 @@ from postsale.cli.ingest import ingest_app, quarantine_app
 from postsale.cli.log import log_app
 from postsale.cli.policies import policy_app
 from postsale.cli.projections import projection_app
+from postsale.cli.prompts import prompt_app
 from postsale.cli.run import run
 from postsale.cli.schemas import schemas_app
 from postsale.cli.tools import tool_app
@@ -78,6 +79,7 @@ app.add_typer(agent_app, name="agent")
 app.add_typer(tool_app, name="tool")
 app.add_typer(undo_app, name="undo")
 app.add_typer(policy_app, name="policy")
+app.add_typer(prompt_app, name="prompt")
 app.add_typer(projection_app, name="projection")
 app.add_typer(snapshots_app, name="snapshots")
 app.add_typer(quarantine_app, name="quarantine")

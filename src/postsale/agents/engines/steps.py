@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Literal, NamedTuple, Self
 from uuid import UUID
@@ -19,13 +19,14 @@ from postsale.agents import asking, control
 from postsale.agents.agent import Agent
 from postsale.agents.approvals import Approvals
 from postsale.agents.budget import money_stream
-from postsale.agents.decide import Case, Decided, decide, decision_id, wanted_minor
+from postsale.agents.decide import Case, Decided, decide, decision_id
 from postsale.agents.desk import NOTHING, TRIES, Change, Desk, Switches, reach_stream
 from postsale.agents.escrow import Escrow, Purse
 from postsale.agents.evidence import EvidenceRecorder, HealthReading, HealthSource, NoHealth, read_set, rounded
 from postsale.agents.flags import FAILED, FlagSource, read_flags
 from postsale.agents.guardrails import look, period
 from postsale.agents.outbox import Outbox
+from postsale.agents.planner_asking import NotYet, Planning
 from postsale.agents.policy import Policy
 from postsale.agents.tools.toolbox import Toolbox
 from postsale.aggregates import commands
@@ -88,6 +89,7 @@ class Steps:
         self.health = health if health is not None else NoHealth()
         self.desk = Desk(log, origin=origin, escrow=escrow)
         self.flags = flags
+        self.planning = Planning(self.desk, self.toolbox)
         self.agents: dict[str, Agent] = {}
         for agent in agents:
             if not isinstance(agent, Agent):
@@ -96,6 +98,7 @@ class Steps:
                 raise BadDeclaration(what=f"agent {agent.name!r}", reason="two agents with one name")
             agent.check(agent.policy, self.health.features)
             self.toolbox.check(agent.policy)
+            self.planning.check(agent, agent.policy)
             self.agents[agent.name] = agent
         self.outbox = Outbox(self.desk, self.toolbox, **(outbox or {}))
         self.approvals = Approvals(self.desk, self._reread, frozenset(self.agents))
@@ -107,6 +110,7 @@ class Steps:
         engine = copy(self)
         engine.desk = self.desk.under(lease)
         engine.outbox = self.outbox.at(engine.desk)
+        engine.planning = self.planning.at(engine.desk)
         return engine
 
     # ------------------------------------------------------------ control by people
@@ -136,7 +140,7 @@ class Steps:
     # ------------------------------------------------------------ one visit
 
     def visit(self, stream: StreamId, cause: StoredEvent | None = None, *, since_us: int | None = None) -> Visited:
-        """Do for one customer now all that touches only the log: edges, decisions, lapses, outcomes. Effects are left.
+        """Do for one customer now all that has no effect: edges, decisions (planners are asked), lapses, outcomes. Effects are left.
 
         `cause`: the fact that brings us here, None for the passing of time since `since_us` (default: a day). `stream` may be
         an alias or a merged customer: the visit is to the customer it belongs to; an alias that is not linked yet has none.
@@ -161,7 +165,7 @@ class Steps:
         home = customer.stream
         waiting = sorted(customer.pending.values(), key=lambda t: t.position)
         decided = tuple(x for x in (self.handle(home, t.trigger_id) for t in waiting) if x is not None)
-        customer = self.log.customer(home) if decided else customer
+        customer = self.log.customer(home) if waiting else customer
         lapsed, outcomes = self._sweep(customer)
         customer = self.log.customer(home) if lapsed or outcomes else customer
         return Visited(0, decided, lapsed, outcomes, (customer,))
@@ -189,8 +193,8 @@ class Steps:
         return chain
 
     def next_due_us(self, c: CustomerAggregate) -> int | None:
-        """When this customer needs a visit although nothing happens: retries, expiries, outcomes; None: never."""
-        times = [self.outbox.next_due_us(c)]
+        """When this customer needs a visit although nothing happens: retries, planners, expiries, outcomes; None: never."""
+        times = [self.outbox.next_due_us(c), self.planning.next_due_us(c, self.agents)]
         times += [o.expires_at_us for o in c.decisions.values() if o.disposition == "awaiting" and o.expires_at_us is not None]
         times += [o.outcome_by_us + 1 for o in c.decisions.values() if o.disposition == "acted" and o.outcome_by_us is not None]
         first = min(times)
@@ -274,7 +278,8 @@ class Steps:
     # ------------------------------------------------------------ decisions
 
     def handle(self, stream: StreamId, trigger_id: UUID) -> UUID | None:
-        """Decide about one pending trigger: the decision's id, None when it has a disposition already or its agent is not here.
+        """Decide about one pending trigger: the decision's id, None when it has a disposition already, waits for its planner, or its
+        agent is not here.
 
         What the decision read must still hold when it is stored; else it is read and decided anew, and after too many
         rounds recorded as failed.
@@ -288,6 +293,10 @@ class Steps:
             last = attempt > TRIES
             try:
                 self._decide_once(customer, pending, agent, "what it depends on kept changing while it was being decided" if last else "")
+            except NotYet as waits:
+                if waits.again:
+                    continue
+                return None
             except ContentConflict:
                 return None  # another worker decided this trigger
             except (VersionConflict, ConditionFailed):
@@ -351,7 +360,7 @@ class Steps:
             problem = f"its evidence{where} could not be read: {type(error).__name__}"
         purse = Purse(0, None, 0)
         if budget is not None:
-            purse = self.desk.purse(tenant, budget, period(budget, now_us), wanted_minor(policy, evidence))
+            purse = self.desk.purse(tenant, budget, period(budget, now_us), 0)
         reached, reach_version, radius = None, 0, policy.guardrails.blast_radius
         if radius is not None:
             reached, reach_version = self.desk.reached(tenant, agent.name, now_us - radius.hours * 3_600 * SECOND_US)
@@ -380,7 +389,16 @@ class Steps:
             model=health.model,
             flags={**flags, **({FAILED: problem} if problem else {})} or None,
         )
-        return _Looked(decide(agent.spec, policy, case, self.desk.mac(tenant)), reads[0].fact_position, purse.version, reach_version)
+        case = self.planning.prepare(c, pending, agent, policy, case)
+        mac = self.desk.mac(tenant)
+        decided = decide(agent.spec, policy, case, mac)
+        if (
+            budget is not None and self.desk.escrow is not None and (offer := decided.event.offer) is not None
+        ):  # its money comes from a slice
+            purse = self.desk.purse(tenant, budget, period(budget, now_us), offer.amount_minor)
+            context = replace(case.context, budget_left_minor=purse.left_minor, budget_slice=purse.slice or "")
+            decided = decide(agent.spec, policy, replace(case, context=context), mac)
+        return _Looked(decided, reads[0].fact_position, purse.version, reach_version)
 
     # ------------------------------------------------------------ what time brings
 
