@@ -169,6 +169,13 @@ def test_what_is_released_after_its_slice_was_closed_is_the_budgets_again() -> N
     assert held(w.log) == 0
 
 
+def test_what_an_agent_only_observes_takes_no_slice() -> None:
+    w = acting()
+    w.mode("observe")
+    w.one_decision()
+    assert read(w.log, MAIN).version == 0
+
+
 def test_an_escrow_that_cannot_work_is_refused() -> None:
     for wrong in ({"lease_s": 0}, {"share": 0}):
         with pytest.raises(BadDeclaration):

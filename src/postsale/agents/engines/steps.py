@@ -392,9 +392,8 @@ class Steps:
         case = self.planning.prepare(c, pending, agent, policy, case)
         mac = self.desk.mac(tenant)
         decided = decide(agent.spec, policy, case, mac)
-        if (
-            budget is not None and self.desk.escrow is not None and (offer := decided.event.offer) is not None
-        ):  # its money comes from a slice
+        offer, short = decided.event.offer, (decided.event.suppressed_by or "").startswith("budget:")
+        if budget is not None and offer is not None and self.desk.escrow is not None and (short or decided.event.reservation is not None):
             purse = self.desk.purse(tenant, budget, period(budget, now_us), offer.amount_minor)
             context = replace(case.context, budget_left_minor=purse.left_minor, budget_slice=purse.slice or "")
             decided = decide(agent.spec, policy, replace(case, context=context), mac)
