@@ -25,7 +25,8 @@ from postsale.errors import BadDeclaration, InvalidInput, NotAllowed, UndoRefuse
 from postsale.events import Actor, derive_id
 from postsale.projections.journal import read_journal
 from postsale.store.log import Cause
-from tests.agents.world import ANNA, BEN, DUNNING, World, calls
+from tests.agents.planned import Planned
+from tests.agents.world import ANNA, BEN, DUNNING, FixedHealth, World, calls
 
 GENEROUS = DUNNING.replace("authority_limit_minor = 1000", "authority_limit_minor = 90000")
 TASKS = "crm.create_task@1"
@@ -449,3 +450,26 @@ def test_a_decision_or_a_digest_that_is_not_there_is_said_so() -> None:
         u.plan(w.tenant, Scope("prompt", "zz"))
     digest = w.decision(id_).data.policy
     assert u.plan(w.tenant, Scope("policy", digest[:10])).scope == Scope("policy", digest)
+
+
+def test_by_prompt_and_by_model_the_decisions_that_a_planner_made_are_named() -> None:
+    w = Planned()
+    made = w.decided()
+    assert made.prompt is not None
+    u = Undos(w.engine.desk, w.toolbox, w.engine.outbox)
+    model = str(made.flags["plan.model"])
+    for scope in (Scope("prompt", made.prompt), Scope("prompt", made.prompt[:12]), Scope("model", model)):
+        plan = u.plan(w.tenant, scope)
+        assert [(i.what, i.tool) for i in plan.items] == [("undo", TASKS)], scope
+    undo = u.approve(w.tenant, u.propose(w.tenant, Scope("prompt", made.prompt), ANNA)[0].id, BEN, reason="a bad prompt")
+    assert [e.status for e in u.run(w.tenant, undo.id).items] == ["undone"]
+
+
+def test_by_model_the_decisions_that_its_reading_was_evidence_for_are_named() -> None:
+    w = World([Agent(Policy.from_toml(GENEROUS))], health=FixedHealth(model="a" * 64 + " churn:" + "b" * 64))
+    w.mode("act")
+    id_ = task(w)
+    for name in ("a" * 64, "b" * 64, "churn:", "bbbb"):
+        assert [i.decision for i in undos(w).plan(w.tenant, Scope("model", name)).items] == [id_]
+    with pytest.raises(InvalidInput, match="begins so"):
+        undos(w).plan(w.tenant, Scope("model", "cccc"))

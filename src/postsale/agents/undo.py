@@ -52,12 +52,17 @@ class Scope:
             case "policy":
                 return every if decision.policy == self.name else None
             case "model":
-                said = (decision.model or "").split()
-                return every if any(self.name in {part, part.rpartition(":")[2]} for part in said) else None
+                return every if self.name in models_of(decision) else None
             case "prompt":
                 return every if decision.prompt == self.name else None
             case "tool":
                 return frozenset(i.intent_id for i in decision.intents if i.tool == self.name) or None
+
+
+def models_of(decision: d.DecisionRecorded) -> frozenset[str]:
+    """Every name under which a decision says by which models it was made: of the reading, and of the planner that was asked."""
+    parts = (decision.model or "").split()
+    return frozenset({*parts, *(part.rpartition(":")[2] for part in parts), str(decision.flags.get("plan.model") or "")} - {""})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,7 +18,7 @@ from postsale.agents.desk import NOTHING, Change, Desk
 from postsale.agents.outbox import Outbox
 from postsale.agents.policy import Policy
 from postsale.agents.tools.toolbox import Toolbox
-from postsale.agents.undo import Item, Plan, Scope, items_of, plan, undo_arguments
+from postsale.agents.undo import Item, Plan, Scope, items_of, models_of, plan, undo_arguments
 from postsale.aggregates import commands
 from postsale.aggregates import decisions as d
 from postsale.aggregates.artifacts import POLICIES, ArtifactPublished
@@ -152,8 +152,13 @@ class Undos:
                 raise InvalidInput(what="undo", field="tool", reason="no decision here was to use a tool of this name and version")
             return scope
         every = [e.recorded for e in entries]
-        texts = {"policy": [r.policy for r in every], "prompt": [r.prompt or "" for r in every], "model": [r.model or "" for r in every]}
-        parts = {p for text in texts[scope.by] for part in text.split() for p in (part, part.rpartition(":")[2])}
+        match scope.by:
+            case "policy":
+                parts = {r.policy for r in every}
+            case "prompt":
+                parts = {r.prompt for r in every if r.prompt is not None}
+            case _:
+                parts = {name for r in every for name in models_of(r)}
         found = {p for p in parts if p == scope.name} or {p for p in parts if p.startswith(scope.name)}
         if len(found) != 1:
             reason = "no decision here was made with one whose digest begins so" if not found else f"{len(found)} digests begin so"
