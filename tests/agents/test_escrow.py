@@ -16,6 +16,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from postsale import PostSale
 from postsale.access import FileVault
 from postsale.agents import Agent, Policy
 from postsale.agents.budget import Sums, budget_stream, slice_stream
@@ -213,3 +214,14 @@ def test_workers_killed_for_real_never_pass_the_limit_and_what_they_held_returns
     assert left == 0 or reserve(log, Escrow(), UUID(int=2**100), left), f"seed {seed}"
     assert held(log) == BUDGET.amount_minor, f"seed {seed}"
     log.store.close()
+
+
+def test_a_log_that_is_closed_gives_its_slices_back(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/log.db"
+    with PostSale.open(url, escrow=Escrow()) as ps:
+        assert ps.engine.desk.escrow is ps.engine_of([]).desk.escrow is not None
+        assert reserve(ps.log, ps.engine.desk.escrow, UUID(int=4), 100)
+        assert len(read(ps.log, MAIN).slices) == 1
+    with PostSale.open(url) as ps:
+        assert read(ps.log, MAIN).slices == {}
+        assert read(ps.log, MAIN).left_minor(BUDGET.amount_minor, PERIOD) == BUDGET.amount_minor - 100

@@ -21,6 +21,7 @@ from postsale.agents.adapters.openfeature import OpenFeatureFlags
 from postsale.agents.decide import rederive
 from postsale.agents.flags import FlagInput, FlagReading, read_flags
 from postsale.aggregates.decisions import DecisionRecorded
+from postsale.audit import what_if
 from postsale.errors import MissingExtra, PolicyInvalid
 from tests.agents.world import DUNNING, World
 
@@ -186,3 +187,19 @@ def test_a_log_is_opened_with_its_flags() -> None:
     with PostSale.open("memory:", flags=source) as ps:
         assert ps.engine.flags is source
         assert ps.engine_of([]).flags is source
+
+
+@pytest.mark.parametrize(("recorded", "acts"), [(True, True), (None, False)])
+def test_what_if_takes_the_recorded_flag_and_the_default_where_none_was_recorded(recorded: bool | None, acts: bool) -> None:
+    w = world(Source()) if recorded else World()
+    w.mode("act")
+    decided(w)
+    candidate = Policy.from_toml(GATED.replace("version = 1", "version = 2").replace('segment = "vip", credits', "credits"))
+    agent = Agent(candidate)
+
+    def values(customer: Any, at_us: int, known_at_us: int) -> Any:
+        return agent.values(customer, w.engine.health.read(customer, at_us, agent.wanted), at_us)
+
+    found = what_if(w.log, "acme", candidate, values, begin_us=0, end_us=w.clock.now_us())
+    assert found.decisions == 1
+    assert (found.unreadable, bool(found.after["offers EUR"])) == (0, acts)
