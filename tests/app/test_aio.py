@@ -32,10 +32,12 @@ _ONLY_SYNC = {
         "datasets",
         "datasets_of",
         "policy",
-        "prompts",
         "pseudonyms",
         "training_rows",
         "what_if",
+        "certify",
+        "replay_many",
+        "prompts",
     },
     "PostSale": {
         "authenticate",
