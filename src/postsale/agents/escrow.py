@@ -85,9 +85,9 @@ class Escrow:
             expired = [n for n, g in state.slices.items() if g.expires_at_us <= now_us and (mine is None or n != mine[0])]
             for n in expired:
                 close(log, main, n, "expired")
-            return None if expired else Purse(free + left, None, state.version)
+            return None if expired else Purse(free, None, state.version)
         if not wanted_minor:
-            return Purse(free + left, None, state.version)
+            return Purse(free, None, state.version)
         size = min(free + left, max(wanted_minor, budget.amount_minor // self.share))
         name = f"{budget.name[:40]}-{derive_id(main, state.version, self.worker).hex[:16]}"
         expires_us = now_us + int(self.lease_s * SECOND_US)
