@@ -488,6 +488,17 @@ class ApprovalRefused(PostSaleError):
 
 
 @dataclass(eq=False, kw_only=True)
+class UndoRefused(PostSaleError):
+    """An undo cannot be proposed, approved or carried out: nothing to do, not approved, expired, or the log moved under its plan."""
+
+    undo: str  # the beginning of its plan's digest
+    reason: str
+    found = "undo {undo}: {reason}"
+    expected = "an approved plan that still fits the log"
+    todo = "Run: postsale undo plan"
+
+
+@dataclass(eq=False, kw_only=True)
 class ToolUnreachable(PostSaleError):
     """Something tried to reach a tool in replay, rebuild, import or audit. Loud on purpose: this is a defect in the caller."""
 

@@ -14,7 +14,7 @@ from uuid import UUID
 import orjson
 
 from postsale.agents.expressions import Value
-from postsale.agents.guardrails import Context, ToolRef, first_failed, forbidding, judge, mode_for, over_authority, too_risky
+from postsale.agents.guardrails import Context, ToolRef, beyond, first_failed, forbidding, judge, mode_for, over_authority, too_risky
 from postsale.agents.planner_answer import Asked, Filled, Planned, options_of, read_answer
 from postsale.agents.planner_policy import FROM_PLAN
 from postsale.agents.policy import OfferRow, Policy, Rule, fill
@@ -119,7 +119,9 @@ def decide(spec: AgentSpec, policy: Policy, case: Case, mac: Mac) -> Decided:
     if case.flags and "failed" in case.flags:  # what surrounds the decision broke; recorded, so that it is made again alike
         problem = str(case.flags["failed"])
     mode, segment = mode_for(policy, case.mode, case.evidence)
-    verdicts = judge(policy, chosen, no_row, offer, case.context, mode=mode, depth=case.depth, tools=case.tools, segment=segment)
+    verdicts = judge(
+        policy, chosen, no_row, offer, case.context, mode=mode, depth=case.depth, tools=case.tools, segment=segment, evidence=case.evidence
+    )
     suppressed_by = first_failed(verdicts)
     unplanned = plan is not None and plan.option is None
     if plan is not None and unplanned and not problem and _nothing_left(chosen[0], case.asked, suppressed_by):
@@ -129,6 +131,7 @@ def decide(spec: AgentSpec, policy: Policy, case: Case, mac: Mac) -> Decided:
         or any(rule.then == "ask" for rule in forbidding(policy.guardrails.sequence or (), chosen, case.context))
         or too_risky(policy, chosen)
     )
+    asks = asks or any(asked.person for asked in beyond(policy, chosen, offer, case.context, case.evidence))
     disposition = _disposition(chosen, offer, mode, suppressed_by, problem, asks=asks)
     acts = bool(chosen) and disposition in {"acted", "awaiting"}
     if problem:
@@ -154,8 +157,12 @@ def decide(spec: AgentSpec, policy: Policy, case: Case, mac: Mac) -> Decided:
         clear.append(clear_arguments)
     reservation = None
     if acts and offer is not None and g.budget is not None:
-        period = case.context.budget_period
-        reservation = Reservation(budget=g.budget.name, period=period, amount_minor=offer.amount_minor, currency=offer.currency)
+        reservation = Reservation(
+            budget=g.budget.name,
+            period=case.context.budget_period,
+            amount_minor=offer.amount_minor,
+            currency=offer.currency,
+        )
     until_us = case.decided_at_us + g.approval_expires_h * 3_600 * SECOND_US
     event = DecisionRecorded(
         trigger_id=case.trigger_id,

@@ -17,6 +17,8 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from postsale.agents.expressions import Cell, InputType, Value, all_of, parse_cell
+from postsale.agents.flags import FlagInput
+from postsale.agents.limits import TIERS, Authority, BlastRadius, Tier, ToolRisk
 from postsale.agents.planner_policy import PlanRow
 from postsale.agents.regions import Box, box_of
 from postsale.aggregates.artifacts import content_digest
@@ -25,7 +27,6 @@ from postsale.errors import PolicyInvalid
 from postsale.events import MAX_INT, Currency, Id, Text, canonical
 
 NO_ACTION = "none"
-TIERS: tuple[Tier, ...] = ("low", "medium", "high")
 _STORED = "stored"  # the validation context of a policy that the log holds
 MAX_FREQUENCY = 50  # below MAX_TOUCHES, the contacts that a customer's state remembers
 assert MAX_FREQUENCY < MAX_TOUCHES
@@ -34,7 +35,6 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 Kind = Annotated[str, Field(pattern=r"^[a-z0-9-]+(\.[a-z0-9-]+)*/[a-z0-9-]+$")]  # a wire name without its version
 ToolName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*@[1-9][0-9]*$")]
 Minor = Annotated[int, Field(ge=0, le=MAX_INT)]
-Tier = Literal["low", "medium", "high"]
 Percent = Annotated[int, Field(ge=0, le=100)]
 Days = Annotated[int, Field(ge=1, le=3_650)]
 Approval = Literal["required", "when-over-authority", "none"]
@@ -201,6 +201,9 @@ class Guardrails(_Model):
     bound_to: tuple[Id, ...] = ()
     approval_expires_h: Annotated[int, Field(ge=1, le=24 * 365)] = 72
     appetite: Appetite | None = None
+    tool_risk: ToolRisk | None = None
+    blast_radius: BlastRadius | None = None
+    authority: Authority | None = None
     sequence: Annotated[tuple[SequenceRule, ...], Field(min_length=1, max_length=50)] | None = None
 
 
@@ -219,9 +222,11 @@ class Policy(_Model):
     owner: Id
     description: Text
     inputs: dict[Id, InputType]
+    flags: dict[Id, FlagInput] | None = None  # inputs whose value is a flag's
     hit: Hit = "first"
     widens: bool | None = None  # declares that this version lets the agent do more than the one before it
     priorities: tuple[Name, ...] | None = None  # actions, the most important first; for `priority` and `output-order`
+    tree: dict[str, JsonValue] | None = None  # the table as a tree, from which `rules` follow; see `tree`
     triggers: Annotated[tuple[Trigger, ...], Field(alias="trigger", min_length=1, max_length=100)]
     rules: Annotated[tuple[Rule, ...], Field(alias="rule", min_length=1, max_length=500)]
     options: Annotated[Annotated[tuple[Rule, ...], Field(min_length=1, max_length=200)] | None, Field(alias="option")] = (
@@ -273,6 +278,10 @@ class Policy(_Model):
         plain: Any = data
         if isinstance(data, Mapping):
             name = str(data.get("name", name))[:100]
+            if "tree" in data:
+                from postsale.agents.tree import grow
+
+                data = grow(data, name)
             try:
                 data = canonical(data).decode()
             except TypeError:

@@ -90,7 +90,16 @@ class AgentResumed(Event):
     reason: Text
 
 
-AgentEvent = AutonomyChanged | AgentPaused | AgentResumed
+class AgentRetired(Event):
+    """The last step: the agent decides nothing more, under this name, for ever."""
+
+    wire_name: ClassVar[str] = "agent/retired@1"
+    agent: Id
+    owner: Id
+    reason: Text
+
+
+AgentEvent = AutonomyChanged | AgentPaused | AgentResumed | AgentRetired
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +109,7 @@ class AgentControl:
     mode: Mode = "observe"
     paused: bool = False
     version: int = 0
+    retired: bool = False  # then it is paused too, for good
 
 
 def evolve_agent(state: AgentControl, event: AgentEvent) -> AgentControl:
@@ -109,7 +119,9 @@ def evolve_agent(state: AgentControl, event: AgentEvent) -> AgentControl:
         case AgentPaused():
             return replace(state, paused=True, version=state.version + 1)
         case AgentResumed():
-            return replace(state, paused=False, version=state.version + 1)
+            return replace(state, paused=state.retired, version=state.version + 1)
+        case AgentRetired():
+            return replace(state, paused=True, retired=True, version=state.version + 1)
     assert_never(event)
 
 

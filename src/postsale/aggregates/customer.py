@@ -17,6 +17,7 @@ from postsale.aggregates.identity import MergedInto, SplitFrom, StreamJoined, St
 from postsale.events import SEALED, Lane, StoredEvent, StreamId, decode, iso, to_us
 
 MAX_TOUCHES = 64  # a frequency cap cannot ask for more
+MAX_OFFERS = 64
 MAX_RECENT = 16  # a sequence rule cannot count more
 _TOGETHER = 256
 _EMPTY: Mapping[Any, Any] = MappingProxyType({})
@@ -67,7 +68,9 @@ class OpenDecision:
     outcome_by_us: int | None
     success: UUID | None = None  # the first fact that counts as success, in time
     reservation: d.Reservation | None = None
+    slice: str = ""  # of the budget, that the reservation is in; "" is the budget itself
     trigger_id: UUID | None = None
+    undoes: tuple[UUID, UUID] | None = None  # it is no decision but an order to take back: (decision, effect)
 
     @property
     def done(self) -> bool:
@@ -81,6 +84,16 @@ class Touch:
 
     at_us: int
     channel: str
+    decision_id: UUID
+
+
+@dataclass(frozen=True, slots=True)
+class Offered:
+    """One offer to the customer, made or proposed. Minor units."""
+
+    at_us: int
+    amount_minor: int
+    currency: str
     decision_id: UUID
 
 
@@ -137,6 +150,8 @@ class CustomerAggregate:
     pending: Mapping[UUID, PendingTrigger] = field(default_factory=lambda: _EMPTY)
     decisions: Mapping[UUID, OpenDecision] = field(default_factory=lambda: _EMPTY)  # open ones
     touches: tuple[Touch, ...] = ()
+    offered: tuple[Offered, ...] = ()  # the newest MAX_OFFERS
+    offers_forgotten_us: int = -1  # when the newest offer was made that is not among them any more
     cases: Mapping[UUID, RiskCase] = field(default_factory=lambda: _EMPTY)  # open ones
     recent: Mapping[str, tuple[int, ...]] = field(default_factory=lambda: _EMPTY)  # kind, of either lane -> its newest times, ascending
 
@@ -326,6 +341,22 @@ def _evolve(c: CustomerAggregate, event: d.CustomerEvent, stored: StoredEvent) -
             return replace(c, merged_into=survivor)
         case SplitFrom():
             return replace(c, merged_into=None)
+        case d.UndoOrdered():
+            order = OpenDecision(
+                decision_id=stored.event_id,
+                agent=event.agent,
+                disposition="acted",
+                decided_at_us=at,
+                effects={i.intent_id: Effect(i, "ready", ready_at_us=at) for i in event.intents},
+                expires_at_us=None,
+                bound_to=(),
+                outcome_kinds=(),
+                outcome_by_us=None,
+                reservation=event.compensates,
+                trigger_id=event.trigger_id,
+                undoes=(event.decision_id, event.undoes),
+            )
+            return _put(c, order)
         case d.CommandIssued():
             return c
     assert_never(event)
@@ -350,16 +381,22 @@ def _decided(c: CustomerAggregate, event: d.DecisionRecorded, stored: StoredEven
         outcome_kinds=event.outcome_kinds,
         outcome_by_us=to_us(event.outcome_by) if event.outcome_by and event.disposition in {"acted", "awaiting"} else None,
         reservation=event.reservation,
+        slice=str(event.context.get("budget_slice") or ""),
         trigger_id=event.trigger_id,
     )
     touches = c.touches
     if event.disposition in {"acted", "awaiting"}:
         touches = (*touches, *(Touch(at, i.channel, stored.event_id) for i in event.intents if i.channel))[-MAX_TOUCHES:]
-    return _put(replace(c, pending=_without(c.pending, event.trigger_id), touches=touches), decision)
+    c = replace(c, pending=_without(c.pending, event.trigger_id), touches=touches)
+    if event.offer is not None and event.disposition in {"acted", "awaiting"}:
+        offered = (*c.offered, Offered(at, event.offer.amount_minor, event.offer.currency, stored.event_id))
+        forgotten = max((o.at_us for o in offered[:-MAX_OFFERS]), default=-1)
+        c = replace(c, offered=offered[-MAX_OFFERS:], offers_forgotten_us=max(c.offers_forgotten_us, forgotten))
+    return _put(c, decision)
 
 
 def _put(c: CustomerAggregate, decision: OpenDecision) -> CustomerAggregate:
-    c = replace(c, touches=_touches(c, decision))
+    c = replace(c, touches=_touches(c, decision), offered=_offered(c, decision))
     if decision.done:
         return replace(c, decisions=_without(c.decisions, decision.decision_id))
     return replace(c, decisions={**c.decisions, decision.decision_id: decision})
@@ -408,6 +445,16 @@ def _touches(c: CustomerAggregate, decision: OpenDecision) -> tuple[Touch, ...]:
                 continue
         kept.append(touch)
     return tuple(kept)
+
+
+def _offered(c: CustomerAggregate, decision: OpenDecision) -> tuple[Offered, ...]:
+    """The offers that count: not those of which no effect happened, nor those that were taken back."""
+    ends = [e.status for e in decision.effects.values()]
+    if decision.undoes is not None:
+        gone = decision.undoes[0] if decision.reservation is not None and "succeeded" in ends else None
+    else:
+        gone = decision.decision_id if ends and all(s in {"failed", "cancelled"} for s in ends) else None
+    return c.offered if gone is None else tuple(o for o in c.offered if o.decision_id != gone)
 
 
 def _without(mapping: Mapping[K, V], key: K) -> Mapping[K, V]:

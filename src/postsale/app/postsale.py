@@ -21,6 +21,8 @@ from postsale.agents import SHIPPED, Agent
 from postsale.agents.agent import decider_digest
 from postsale.agents.desk import Desk
 from postsale.agents.engines import EmbeddedEngine, Engine
+from postsale.agents.escrow import Escrow
+from postsale.agents.flags import FlagSource
 from postsale.agents.models import Models
 from postsale.agents.reach import simulated_only
 from postsale.agents.readings import RunnerHealth
@@ -102,6 +104,8 @@ class PostSale:
         keys: Path | None = None,
         partitions: int = 1,
         hot: HotRows | None = None,
+        flags: FlagSource | None = None,
+        escrow: Escrow | None = None,
     ) -> None:
         self.url = shown(url)
         self._keys = keys
@@ -125,6 +129,7 @@ class PostSale:
         self.identity = Identity(self.log, self.directory)
         self.deployments = Deployments(store.kv, clock)
         self._partitions, self._hot = partitions, hot
+        self._flags, self._escrow = flags, escrow
         self.runner = self.runner_of(health.features)
         self.models = Models(Desk(self.log, origin=world), self.targets)
         self._health = RunnerHealth(self.runner, health, self.deployments, scorers, self.models)
@@ -133,7 +138,7 @@ class PostSale:
 
     def engine_of(self, agents: Sequence[Agent]) -> EmbeddedEngine:
         """An engine over this log for these agents. Raises BadDeclaration, PolicyInvalid."""
-        return EmbeddedEngine(self.log, agents, self._toolbox, self._health, origin=self.world)
+        return EmbeddedEngine(self.log, agents, self._toolbox, self._health, origin=self.world, flags=self._flags, escrow=self._escrow)
 
     @classmethod
     def open(
@@ -156,6 +161,8 @@ class PostSale:
         hot: str | None = None,
         max_connections: int = 16,
         archive: str | os.PathLike[str] | None = None,
+        flags: FlagSource | None = None,
+        escrow: Escrow | None = None,
     ) -> Self:
         """Open the log a URL names: `sqlite:///relative.db`, `sqlite:////absolute.db` (made when not there), `memory:`, `postgresql://…`.
 
@@ -167,6 +174,8 @@ class PostSale:
         `scorers` are models over the features of `health`; what they say is evidence for agents (`churn_probability_ppm`, `churn_rank_ppm`).
         `targets` are what models can be trained for and activated in the log (`Tenant.models`); an active one takes its scorer's place.
         `agents` are those that may run; a new one only observes. `tools` leave the building only with `sandbox=False`.
+        `flags` is where policies' flags are read, such as `OpenFeatureFlags()`; without it they have their defaults. With `escrow`
+        this process reserves money from slices of budgets, and gives them back when it is closed.
         `archive` is the directory of archived chapters, if they were moved from where they were archived to.
         Raises InvalidInput, Unsupported, StoreUnavailable, KeyUnavailable, BadDeclaration, PolicyInvalid.
         """
@@ -201,12 +210,16 @@ class PostSale:
                 keys=key_file,
                 partitions=SHARES if on_server(views or url) else 1,
                 hot=open_hot(hot, store.log_id),
+                flags=flags,
+                escrow=escrow,
             )
             opened.pop_all()
             return ps
 
     def close(self) -> None:
         """Close files. Everything acknowledged is durable already."""
+        if self._escrow is not None:
+            self._escrow.give_back(self.log)
         if self._hot is not None:
             self._hot.close()
         self.views.close()

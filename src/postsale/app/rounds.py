@@ -37,7 +37,7 @@ _TOLD_AGAIN_US = (
 _MANY = 500  # from so many visits on, one pass over everybody is cheaper than looking at each
 News = dict[StreamId, list[StoredEvent]]
 _WAKING = frozenset(
-    {"approval/granted", "customer/command-issued", "identity/stream-joined", "identity/merged-into", "identity/split-from"}
+    {"approval/granted", "customer/command-issued", "undo/ordered", "identity/stream-joined", "identity/merged-into", "identity/split-from"}
 )
 
 

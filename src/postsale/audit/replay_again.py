@@ -15,7 +15,8 @@ from postsale.agents import reach
 from postsale.agents.agent import Agent
 from postsale.agents.decide import case_of, decide, spec_of
 from postsale.agents.evidence import OFFERED, EvidenceRecorder, HealthReading, read_set, rounded
-from postsale.agents.guardrails import look
+from postsale.agents.flags import values_of
+from postsale.agents.guardrails import Context, ToolRef, look
 from postsale.agents.policy import Policy
 from postsale.agents.readings import RunnerHealth
 from postsale.aggregates.customer import CustomerAggregate, fold
@@ -143,6 +144,7 @@ class Again:
             if self.health is not None and recorded.model is not None:
                 reading = self._reading(walk, customer, now_us, health_upto, frozenset(inputs))
             values = {n: rounded(v) for n, v in agent.values(customer, reading, now_us).items()}
+            values |= values_of(policy.flags or {}, recorded.flags)  # nobody is asked again: what was recorded is what was said
             evidence = EvidenceRecorder(agent.name, inputs, values, read_set(customer, reading)).everything()
         except ToolUnreachable:  # no evidence, whatever it is worth: whoever asked for it is told
             raise
@@ -155,7 +157,17 @@ class Again:
         gone = sorted(inputs if not one.agent else self._of_health(agent, inputs) if retired else ())
         seen: dict[str, Scalar] = {**evidence, **{name: recorded.evidence.get(name) for name in gone}}
         left = recorded.context.get("budget_left_minor")
-        context = look(policy, customer, seen, now_us=now_us, budget_left_minor=left if type(left) is int else None)
+        said = Context.from_scalars(recorded.context)  # of a worker's slice, of contracts and of others' decisions: as recorded
+        context = look(
+            policy,
+            customer,
+            seen,
+            now_us=now_us,
+            budget_left_minor=left if type(left) is int else None,
+            budget_slice=said.budget_slice,
+            tools={name: ToolRef(name, "", "", tier) for name, tier in said.tiers.items()},
+            reached=said.reached,
+        )
         return {
             "evidence": evidence,
             "problem": problem,

@@ -44,6 +44,7 @@ from postsale.cli.replay import decision_replay, log_check_certificate
 from postsale.cli.run import run
 from postsale.cli.schemas import schemas_app
 from postsale.cli.tools import tool_app
+from postsale.cli.undo import undo_app
 from postsale.cli.whatif import decision_whatif
 from postsale.events import Masked
 from postsale.projections.model_card import figure
@@ -82,6 +83,7 @@ app.add_typer(approval_app, name="approval")
 app.add_typer(agent_app, name="agent")
 app.add_typer(tool_app, name="tool")
 app.add_typer(model_app, name="model")
+app.add_typer(undo_app, name="undo")
 app.add_typer(policy_app, name="policy")
 app.add_typer(prompt_app, name="prompt")
 app.add_typer(projection_app, name="projection")

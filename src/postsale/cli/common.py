@@ -28,6 +28,7 @@ from rich.table import Table
 
 from postsale.access import Person
 from postsale.agents import Agent
+from postsale.agents.tools import Tool
 from postsale.app import PostSale, Tenant
 from postsale.app.files import KEYS_VARIABLE, shown
 from postsale.cli.cells import Cell
@@ -63,6 +64,7 @@ from postsale.errors import (
     SegmentUnreadable,
     StoreUnavailable,
     TooFewOutcomes,
+    UndoRefused,
     UnknownCustomer,
     UnknownDecision,
     UnknownEvent,
@@ -86,7 +88,7 @@ Environment: POSTSALE_DB · POSTSALE_KEYS · POSTSALE_SCHEMA · POSTSALE_TENANT 
 _STATUS: tuple[tuple[tuple[type[PostSaleError], ...], int], ...] = (
     ((LogDamaged, ReplayDiverged, SealBroken, BreakingChange, CheckpointRefused, NoteInvalid, SandboxViolation), 1),
     ((InvalidInput, MappingInvalid, PolicyInvalid, IdentityConflict, TooFewOutcomes), 2),
-    ((ApprovalRefused, NotAllowed, ExportRefused, NotLive, PolicyWidens, ModelRefused), 3),
+    ((ApprovalRefused, NotAllowed, ExportRefused, NotLive, PolicyWidens, ModelRefused, UndoRefused), 3),
     ((UnknownCustomer, UnknownDecision, UnknownEvent, UnknownModel, NotCheckpointed), 4),
     (
         (
@@ -200,7 +202,7 @@ def parse_time(text: str | None) -> datetime | None:
 
 
 @contextmanager
-def opened(db: str, agents: Sequence[Agent] = (), *, create: bool = False) -> Iterator[PostSale]:
+def opened(db: str, agents: Sequence[Agent] = (), *, create: bool = False, tools: Sequence[Tool] = ()) -> Iterator[PostSale]:
     """An open database; without `create` a missing one is an error that says how to make one."""
     _remember(db)
     path = db.removeprefix("sqlite:///")
@@ -209,6 +211,8 @@ def opened(db: str, agents: Sequence[Agent] = (), *, create: bool = False) -> It
     with PostSale.open(
         db,
         agents=agents,
+        tools=tools,
+        sandbox=not tools,
         health=health_model(),
         targets=targets(),
         keys=_place.keys,

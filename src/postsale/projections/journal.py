@@ -28,6 +28,7 @@ KINDS = frozenset(
         d.EffectFailed,
         d.EffectUnknown,
         d.EffectCancelled,
+        d.UndoOrdered,
         d.OutcomeObserved,
     )
 )
@@ -49,6 +50,7 @@ class Entry:
     approver: str | None = None
     outcome: str | None = None  # success, none; None while it is open or where none was declared
     history: tuple[tuple[datetime, str], ...] = field(default=())  # what happened to it, in order
+    undone: Mapping[UUID, str] = field(default_factory=dict)  # effect -> how its taking back stands, in the words of `effects`
 
     @property
     def agent(self) -> str:
@@ -74,6 +76,7 @@ class Entry:
             "effects": {str(k): v for k, v in self.effects.items()},
             "approver": self.approver,
             "outcome": self.outcome,
+            "undone": {str(k): v for k, v in self.undone.items()},
         }
 
 
@@ -82,6 +85,7 @@ class Journal:
 
     def __init__(self) -> None:
         self.entries: dict[UUID, Entry] = {}
+        self._orders: dict[UUID, tuple[UUID, UUID]] = {}  # to take back: order -> (decision, effect)
 
     def add(self, stored: StoredEvent, event: Event) -> None:
         """Take one event of `KINDS` into account; any other is ignored."""
@@ -103,6 +107,11 @@ class Journal:
             )
             return
         decision_id = getattr(event, "decision_id", None)
+        if isinstance(event, d.UndoOrdered):
+            self._orders[stored.event_id] = (event.decision_id, event.undoes)
+        elif decision_id in self._orders:
+            self._take_back(*self._orders[decision_id], event, at)
+            return
         entry = self.entries.get(decision_id) if decision_id is not None else None
         if entry is not None:
             self.entries[entry.id] = self._change(entry, event, at)
@@ -130,9 +139,32 @@ class Journal:
                 return self._effect(entry, at, intent, "unknown", reason)
             case d.EffectCancelled(intent_id=intent, reason=reason):
                 return self._effect(entry, at, intent, "cancelled", reason)
+            case d.UndoOrdered(undoes=intent, approver=by, intents=intents):
+                told = f"to be taken back with {', '.join(i.tool for i in intents)}, approved by {by}"
+                return self._move(entry, at, told, undone={**entry.undone, intent: "ready"})
             case d.OutcomeObserved(outcome=outcome):
                 return self._move(entry, at, f"outcome: {outcome}", outcome=outcome)
         return entry
+
+    def _take_back(self, decision_id: UUID, intent: UUID, event: Event, at: datetime) -> None:
+        entry = self.entries.get(decision_id)
+        if entry is None:
+            return
+        match event:
+            case d.EffectStarted(attempt=attempt):
+                status, detail = "started", f"attempt {attempt}"
+            case d.EffectSucceeded(sandbox=sandbox):
+                status, detail = "succeeded", "in the sandbox" if sandbox else "confirmed"
+            case d.EffectFailed(final=final, reason=reason):
+                status, detail = "failed" if final else "retry", reason
+            case d.EffectUnknown(reason=reason):
+                status, detail = "unknown", reason
+            case d.EffectCancelled(reason=reason):
+                status, detail = "cancelled", reason
+            case _:
+                return
+        told = f"taking back {status}: {detail}"
+        self.entries[entry.id] = self._move(entry, at, told, undone={**entry.undone, intent: status})
 
     @staticmethod
     def _move(entry: Entry, at: datetime, told: str, **changes: Any) -> Entry:

@@ -9,18 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self
 from uuid import UUID
 
 from postsale.access import Person
 from postsale.agents import asking, control
 from postsale.agents.agent import Agent
 from postsale.agents.approvals import Approvals
+from postsale.agents.budget import money_stream
 from postsale.agents.decide import Case, Decided, decide, decision_id
-from postsale.agents.desk import NOTHING, TRIES, Change, Desk, Switches
+from postsale.agents.desk import NOTHING, TRIES, Change, Desk, Switches, reach_stream
+from postsale.agents.escrow import Escrow, Purse
 from postsale.agents.evidence import EvidenceRecorder, HealthReading, HealthSource, NoHealth, read_set, rounded
+from postsale.agents.flags import FAILED, FlagSource, read_flags
 from postsale.agents.guardrails import look, period
 from postsale.agents.outbox import Outbox
 from postsale.agents.planner_asking import NotYet, Planning
@@ -28,11 +31,11 @@ from postsale.agents.policy import Policy
 from postsale.agents.tools.toolbox import Toolbox
 from postsale.aggregates import commands
 from postsale.aggregates import decisions as d
-from postsale.aggregates.artifacts import EVERY_AGENT, AgentControl, Mode, policy_stream
+from postsale.aggregates.artifacts import EVERY_AGENT, AgentControl, Mode, agent_stream, policy_stream
 from postsale.aggregates.customer import CustomerAggregate, PendingTrigger
 from postsale.aggregates.identity import ALIASES, AliasLinked, customer_stream
 from postsale.errors import BadDeclaration, ConditionFailed, ContentConflict, InvalidInput, NotLive, StoreUnavailable, VersionConflict
-from postsale.events import DAY_US, Actor, Event, Header, Origin, StoredEvent, StreamId, decode, derive_id
+from postsale.events import DAY_US, SECOND_US, Actor, Event, Header, Origin, StoredEvent, StreamId, decode, derive_id
 from postsale.projections.scoring import as_evidence
 from postsale.store.contract import Condition, NoneSince, StreamAt
 from postsale.store.leases import Lease
@@ -52,6 +55,16 @@ class Visited:
     customers: tuple[CustomerAggregate, ...] = ()  # those that were merged into another one first, the survivor last
 
 
+class _Looked(NamedTuple):
+    """A decision, and what must still be so when it is stored."""
+
+    decided: Decided
+    position: int  # facts up to here were read
+    purse_version: int
+    reach_version: int
+    health: HealthReading
+
+
 class Steps:
     """Agents over one log. Thread-safe as far as its store is; several over one log, in any processes, do each thing once."""
 
@@ -64,16 +77,20 @@ class Steps:
         *,
         origin: Origin = Origin.LIVE,
         outbox: Mapping[str, float] | None = None,
+        flags: FlagSource | None = None,
+        escrow: Escrow | None = None,
     ) -> None:
         """`origin` SIMULATION lets imported facts raise triggers; a live engine ignores all but live facts.
 
-        `outbox` may set `abandoned_after_s` and `too_late_after_s`. Raises BadDeclaration for two agents of one name,
+        `outbox` may set `abandoned_after_s` and `too_late_after_s`. Flags that policies declare are read from `flags`; without it
+        they have their defaults. With `escrow` money is reserved from slices of budgets. Raises BadDeclaration for two agents of one name,
         PolicyInvalid for a policy that asks for evidence or tools that are not there.
         """
         self.log = log
         self.toolbox = toolbox if toolbox is not None else Toolbox()
         self.health = health if health is not None else NoHealth()
-        self.desk = Desk(log, origin=origin)
+        self.desk = Desk(log, origin=origin, escrow=escrow)
+        self.flags = flags
         self.planning = Planning(self.desk, self.toolbox)
         self.agents: dict[str, Agent] = {}
         for agent in agents:
@@ -108,7 +125,7 @@ class Steps:
         """The agent's own autonomy, and whether any of its three switches is thrown."""
         switches = self.desk.switches(tenant, agent)
         own = switches.states[0]
-        return AgentControl(own.mode, switches.paused, own.version)
+        return AgentControl(own.mode, switches.paused, own.version, own.retired)
 
     def set_mode(self, tenant: str, agent: str, mode: Mode, *, person: Person, reason: str) -> AgentControl:
         """How far the agent may go from now on."""
@@ -256,6 +273,8 @@ class Steps:
                 cleared = d.TriggerCleared(agent=agent.name, condition=condition.id, causing_event=causing)
                 id_ = derive_id(agent.name, condition.id, causing, "cleared")
                 drafts += [self.desk.draft(e, id_, how) for e in commands.clear_trigger(c, cleared)]
+        if drafts and self.desk.control(agent_stream(c.stream.tenant, agent.name)).retired:
+            return NOTHING
         return Change(tuple(drafts))
 
     def ask(self, stream: StreamId, agent: str, command: str, *, person: Person, reason: str, at: datetime | None = None) -> UUID:
@@ -297,8 +316,8 @@ class Steps:
         tenant = c.stream.tenant
         switches = self.desk.switches(tenant, agent.name)
         policy, policy_version = self._policy(tenant, agent)
-        decided, position, budget_version, health = self._decide(c, pending, agent, policy, switches, problem)
-        event, id_ = decided.event, decided.decision_id
+        looked = self._decide(c, pending, agent, policy, switches, problem)
+        decided, event, id_ = looked.decided, looked.decided.event, looked.decided.decision_id
         how = Cause(
             actor=Actor("agent", agent.name),
             causation_id=pending.trigger_id,
@@ -312,34 +331,48 @@ class Steps:
             drafts += [self.desk.draft(e, derive_id(id_, "risk-case"), how) for e in opened]
         conditions: list[Condition] = [*switches.conditions, StreamAt(policy_stream(tenant, policy.name), policy_version)]
         read = event.evidence.keys()
-        conditions += [StreamAt(stream, at) for name, stream, at in health.models if as_evidence(name, None).keys() & read]
+        conditions += [StreamAt(stream, at) for name, stream, at in looked.health.models if as_evidence(name, None).keys() & read]
         if event.must_not_have_changed:
-            conditions.append(NoneSince(c.fact_streams, frozenset(event.must_not_have_changed), position))
-        reserve = None
+            conditions.append(NoneSince(c.fact_streams, frozenset(event.must_not_have_changed), looked.position))
+        beside = []
+        if policy.guardrails.blast_radius is not None and event.disposition in {"acted", "awaiting"}:
+            counted = self.desk.draft(d.AgentReached(decision_id=id_), derive_id(id_, "reached"), how)
+            beside.append((reach_stream(tenant, agent.name), looked.reach_version, counted))
+        reserve = purse = None
         if event.reservation is not None:
             r = event.reservation
             reserve = d.BudgetReserved(decision_id=id_, period=r.period, amount_minor=r.amount_minor, currency=r.currency)
-        budget = event.reservation.budget if event.reservation else ""
-        self.desk.append(c, Change(tuple(drafts), tuple(conditions), reserve=reserve, budget=budget, budget_version=budget_version))
+            purse = money_stream(tenant, r.budget, str(event.context.get("budget_slice") or ""))
+        self.desk.append(
+            c,
+            Change(
+                tuple(drafts), tuple(conditions), reserve=reserve, purse=purse, purse_version=looked.purse_version, beside=tuple(beside)
+            ),
+        )
 
     def _decide(
         self, c: CustomerAggregate, pending: PendingTrigger, agent: Agent, policy: Policy, switches: Switches, problem: str
-    ) -> tuple[Decided, int, int, HealthReading]:
+    ) -> _Looked:
         now_us, tenant, budget = self.desk.now_us(), c.stream.tenant, policy.guardrails.budget
-        left, version = None, 0
-        if budget is not None:
-            money = self.desk.budget(tenant, budget.name)
-            left, version = money.left_minor(budget.amount_minor, period(budget, now_us)), money.version
+        flags = read_flags(policy.flags or {}, policy.inputs, self.flags, tenant=tenant, customer=c.ref)
         health = HealthReading(position=c.position)
         try:
             values, health = self._values(c, agent, now_us)
+            values |= {name: flags[name] for name in policy.flags or {}}
             evidence = EvidenceRecorder(agent.name, policy.inputs, values, read_set(c, health)).everything()
         except (StoreUnavailable, NotLive):
             raise
         except Exception as error:  # the agent's own code: its trigger must not stay without a disposition
-            evidence = dict.fromkeys(sorted(policy.inputs))
+            evidence = dict.fromkeys(sorted(policy.inputs)) | {name: flags[name] for name in sorted(policy.flags or {})}
             where = f" {error.field!r}" if isinstance(error, InvalidInput) else ""
             problem = f"its evidence{where} could not be read: {type(error).__name__}"
+        purse = Purse(0, None, 0)
+        if budget is not None:
+            purse = self.desk.purse(tenant, budget, period(budget, now_us), 0)
+        reached, reach_version, radius = None, 0, policy.guardrails.blast_radius
+        if radius is not None:
+            reached, reach_version = self.desk.reached(tenant, agent.name, now_us - radius.hours * 3_600 * SECOND_US)
+        left = purse.left_minor if budget is not None else None
         reads = read_set(c, health)
         case = Case(
             trigger_id=pending.trigger_id,
@@ -349,13 +382,30 @@ class Steps:
             decided_at_us=now_us,
             read_set=reads,
             evidence=evidence,
-            context=look(policy, c, evidence, now_us=now_us, switches=switches.states, budget_left_minor=left),
+            context=look(
+                policy,
+                c,
+                evidence,
+                now_us=now_us,
+                switches=switches.states,
+                budget_left_minor=left,
+                budget_slice=purse.slice,
+                tools=self.toolbox.refs,
+                reached=reached,
+            ),
             tools=self.toolbox.refs,
             model=health.model,
-            flags={"failed": problem} if problem else None,
+            flags={**flags, **({FAILED: problem} if problem else {})} or None,
         )
         case = self.planning.prepare(c, pending, agent, policy, case)
-        return decide(agent.spec, policy, case, self.desk.mac(tenant)), reads[0].fact_position, version, health
+        mac = self.desk.mac(tenant)
+        decided = decide(agent.spec, policy, case, mac)
+        offer, short = decided.event.offer, (decided.event.suppressed_by or "").startswith("budget:")
+        if budget is not None and offer is not None and self.desk.escrow is not None and (short or decided.event.reservation is not None):
+            purse = self.desk.purse(tenant, budget, period(budget, now_us), offer.amount_minor)
+            context = replace(case.context, budget_left_minor=purse.left_minor, budget_slice=purse.slice or "")
+            decided = decide(agent.spec, policy, replace(case, context=context), mac)
+        return _Looked(decided, reads[0].fact_position, purse.version, reach_version, health)
 
     # ------------------------------------------------------------ what time brings
 
