@@ -19,13 +19,26 @@ from pydantic import TypeAdapter, ValidationError
 from postsale.agents.decide import AgentSpec
 from postsale.agents.evidence import OFFERED, HealthReading, customer_evidence
 from postsale.agents.expressions import InputType
-from postsale.agents.policy import Name, Policy
+from postsale.agents.policy import Policy
+from postsale.agents.tables import Name
 from postsale.aggregates.customer import CustomerAggregate
 from postsale.aggregates.decisions import Scalar
 from postsale.errors import BadDeclaration, PolicyInvalid
 
 _DECIDING = tuple(
-    f"postsale.agents.{name}" for name in ("expressions", "policy", "policy_check", "guardrails", "evidence", "decide", "agent")
+    f"postsale.agents.{name}"
+    for name in (
+        "expressions",
+        "policy",
+        "policy_check",
+        "guardrails",
+        "evidence",
+        "calendar",
+        "approval_rules",
+        "editing",
+        "decide",
+        "agent",
+    )
 )
 _NAME: TypeAdapter[str] = TypeAdapter(Name)
 

@@ -6,7 +6,7 @@ May import store, access, aggregates, events and the pure modules of this room.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from copy import copy
 from dataclasses import dataclass
 from typing import NamedTuple, Self
@@ -16,7 +16,9 @@ from postsale.access import Unsealer, content_mac
 from postsale.agents.budget import BudgetState, budget_stream, evolve_budget, settlement
 from postsale.agents.decide import Mac
 from postsale.agents.policy import Policy
+from postsale.agents.waits import begun
 from postsale.aggregates.artifacts import (
+    POLICIES,
     AgentControl,
     AgentPaused,
     AgentResumed,
@@ -27,8 +29,17 @@ from postsale.aggregates.artifacts import (
     policy_stream,
     switch_streams,
 )
+from postsale.aggregates.authority import (
+    Authority,
+    AuthorityDelegated,
+    DelegationRevoked,
+    RoleGranted,
+    RoleRevoked,
+    authority_stream,
+    evolve_authority,
+)
 from postsale.aggregates.customer import CustomerAggregate
-from postsale.aggregates.decisions import BudgetCommitted, BudgetEvent, BudgetReleased, BudgetReserved, DecisionRecorded
+from postsale.aggregates.decisions import BudgetCommitted, BudgetEvent, BudgetReleased, BudgetReserved, DecisionRecorded, EffectSucceeded
 from postsale.errors import ConditionFailed, ContentConflict, UnknownDecision, VersionConflict
 from postsale.events import Event, Lane, NewEvent, Origin, Recorded, StreamId, decode, derive_id
 from postsale.store.contract import Appended, Condition, Query, StreamAt
@@ -75,6 +86,8 @@ class Desk:
         self._controls: dict[StreamId, AgentControl] = {}
         self._budgets: dict[StreamId, BudgetState] = {}
         self._policies: dict[str, Policy] = {}  # by digest
+        self._authorities: dict[str, Authority] = {}  # by tenant
+        self._since: dict[StreamId, int] = {}  # when the active policy became active
         self._active: dict[StreamId, tuple[int, str]] = {}  # stream -> (version, digest)
 
     def under(self, lease: Lease) -> Self:
@@ -139,12 +152,41 @@ class Desk:
                 contents[recorded.data.digest] = recorded.data.content
             elif isinstance(recorded.data, ArtifactActivated):
                 active = recorded.data.digest
+                self._since[stream] = recorded.stored.occurred_at_us
         if not active:
             return None, version
         if active not in self._policies:
             self._policies[active] = Policy.from_json(contents[active])
         self._active[stream] = (version, active)
         return self._policies[active], version
+
+    def active_since_us(self, tenant: str, name: str) -> int:
+        """When the active policy of this name became active; now for none."""
+        self.active_policy(tenant, name)
+        return self._since.get(policy_stream(tenant, name), self.now_us())
+
+    def policy(self, tenant: str, digest: str) -> Policy | None:
+        """Any published version by its digest; None when there is none."""
+        if digest not in self._policies:
+            published = Query(tenant=tenant, category=POLICIES, lane=Lane.DECISION, kinds=frozenset({"artifact/published"}))
+            for recorded in self.log.events(published):
+                if isinstance(recorded.data, ArtifactPublished) and recorded.data.digest == digest:
+                    self._policies[digest] = Policy.from_json(recorded.data.content)
+        return self._policies.get(digest)
+
+    def authority(self, tenant: str) -> Authority:
+        """Who may approve what now. Its stream at this version is a condition that makes "now" exact."""
+        stream = authority_stream(tenant)
+        version = self.log.store.versions([stream])[0]
+        known = self._authorities.get(tenant)
+        if known is None or known.version != version:
+            known = Authority()
+            for recorded in self.log.events(Query(tenant=tenant, streams=(stream,), lane=Lane.DECISION)):
+                event = recorded.data
+                assert isinstance(event, RoleGranted | RoleRevoked | AuthorityDelegated | DelegationRevoked)
+                known = evolve_authority(known, event, recorded.event_id)
+            self._authorities[tenant] = known
+        return known
 
     def decision(self, tenant: str, decision_id: UUID) -> Recorded[DecisionRecorded]:
         """A decision, unsealed where this desk may; UnknownDecision when there is none."""
@@ -190,7 +232,8 @@ class Desk:
         if self.lease is not None and not change.happened:
             self.lease.keep()
             conditions = (*conditions, self.lease.condition)
-        events = list(self.log.decisions(customer.stream, customer.version, change.drafts))
+        drafts = (*change.drafts, *(x for draft in change.drafts for x in self._waits(customer, draft)))
+        events = list(self.log.decisions(customer.stream, customer.version, drafts))
         versions: dict[str, int] = {}  # of budgets; several settlements may follow one another
         if change.reserve is not None:
             versions[change.budget] = change.budget_version
@@ -200,6 +243,16 @@ class Desk:
             if settled is not None:
                 events.append(self._budget_event(tenant, *settled, draft.cause, versions))
         return self.log.append(events, conditions)
+
+    def _waits(self, customer: CustomerAggregate, draft: Draft) -> Iterable[Draft]:
+        """What is waited for from an effect on, in the append that says that it happened."""
+        event = draft.event
+        open_ = customer.decisions.get(event.decision_id) if isinstance(event, EffectSucceeded) else None
+        if open_ is None or not open_.action:
+            return
+        policy = self.policy(customer.stream.tenant, open_.policy)
+        for wait_id, began in begun(policy, open_, draft.at_us) if policy is not None and policy.waits else ():
+            yield Draft(began, wait_id, draft.at_us, draft.cause)
 
     def _budget_event(self, tenant: str, name: str, event: BudgetEvent, cause: Cause, versions: dict[str, int]) -> NewEvent:
         version = versions[name] if name in versions else self.budget(tenant, name).version

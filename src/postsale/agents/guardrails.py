@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from zoneinfo import ZoneInfo
 
 from postsale.agents.expressions import Value
 from postsale.agents.policy import NO_ACTION, TIERS, Budget, Policy, ProbabilityFloor, Rule, SequenceRule
+from postsale.agents.schedules import CUSTOMER, zone_of
 from postsale.aggregates.artifacts import MODES, AgentControl, Mode
 from postsale.aggregates.customer import CustomerAggregate
 from postsale.aggregates.decisions import Offer, Scalar, Verdict
@@ -56,6 +57,7 @@ class Context:
     merged: bool = False  # the customer is part of another one
     past: Mapping[str, Past] = field(default_factory=dict)  # by sequence rule
     probability_ppm: int | None = None  # of the policy's floor; None when no calibrated model says so
+    zone_of: str = ""  # whose zone it is: the customer's, the policy's, or utc, because nobody has one; "" in old records
 
     def scalars(self) -> dict[str, Scalar]:
         """The context as a decision records it. `from_scalars` is the inverse."""
@@ -73,6 +75,8 @@ class Context:
         out |= {f"lifted.{id_}": past.lifted for id_, past in self.past.items()}
         if self.probability_ppm is not None:
             out["probability_ppm"] = self.probability_ppm
+        if self.zone_of:
+            out["time_zone_of"] = self.zone_of
         return out
 
     @classmethod
@@ -94,6 +98,7 @@ class Context:
                 if k.startswith("past.") and isinstance(v, int)
             },
             probability_ppm=likely if isinstance(likely, int) else None,
+            zone_of=str(values.get("time_zone_of") or ""),
         )
 
 
@@ -108,7 +113,7 @@ def look(
 ) -> Context:
     """The context of one decision. `switches` are the states of `artifacts.switch_streams`, in that order."""
     g = policy.guardrails
-    zone = _zone(evidence.get("time_zone"), g.quiet_hours.default_zone if g.quiet_hours else "UTC")
+    zone, zone_of_whom = zone_of(CUSTOMER, evidence.get("time_zone"), g.quiet_hours.default_zone if g.quiet_hours else policy.zone)
     likely = evidence.get(g.probability.input) if g.probability else None
     paused = [name for name, state in zip(SWITCHES, switches, strict=False) if state.paused]
     return Context(
@@ -122,6 +127,7 @@ def look(
         merged=customer.merged_into is not None,
         past={rule.id: look_back(rule, customer, now_us) for rule in g.sequence or ()},
         probability_ppm=likely if type(likely) is int else None,
+        zone_of=zone_of_whom,
     )
 
 
@@ -315,14 +321,3 @@ def _authority(chosen: Sequence[Rule], offer: Offer | None) -> Verdict:
         "above the limit, and the row asks no person",
         "a person decides" if above else "within the limit",
     )
-
-
-def _zone(named: Value, default: str) -> str:
-    """The customer's zone, or the policy's default when it is unknown to us or to the zone database."""
-    if isinstance(named, str):
-        try:
-            ZoneInfo(named)
-        except (ZoneInfoNotFoundError, ValueError, OSError):
-            return default
-        return named
-    return default

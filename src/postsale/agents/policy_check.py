@@ -6,8 +6,10 @@ import re
 from typing import NoReturn
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from postsale.agents.approval_rules import check_rules
 from postsale.agents.expressions import InputType
 from postsale.agents.policy import BUILT_IN, NO_ACTION, SEVERAL, TIERS, OfferRow, Policy, Rule, placeholders
+from postsale.agents.policy_time import check_time
 from postsale.agents.regions import meet, point_in, shown
 from postsale.errors import PolicyInvalid
 
@@ -30,6 +32,8 @@ def check(policy: Policy, *, stored: bool = False) -> None:
         c.priorities()
         c.overlaps()
     c.guardrails()
+    check_rules(policy, c.bad)
+    check_time(policy, c.bad)
 
 
 class _Check:
@@ -47,6 +51,8 @@ class _Check:
                 self.bad(f"inputs.{name}", "this name is taken by a built-in reference")
 
     def triggers(self) -> None:
+        if not (self.p.triggers or self.p.schedules or self.p.waits or self.p.slas):
+            self.bad("trigger", "nothing ever asks this policy: it needs a trigger, a schedule, a wait or an sla")
         seen: set[str] = set()
         for t in self.p.triggers:
             if t.id in seen:

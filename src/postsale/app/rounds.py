@@ -32,7 +32,14 @@ _LOOKED_AT = 50  # of one customer's new facts, when looking for the one that ma
 _MANY = 500  # from so many visits on, one pass over everybody is cheaper than looking at each
 News = dict[StreamId, list[StoredEvent]]
 _WAKING = frozenset(
-    {"approval/granted", "customer/command-issued", "identity/stream-joined", "identity/merged-into", "identity/split-from"}
+    {
+        "approval/granted",
+        "customer/command-issued",
+        "identity/stream-joined",
+        "identity/merged-into",
+        "identity/split-from",
+        "risk/case-moved",
+    }
 )
 
 

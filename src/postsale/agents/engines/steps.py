@@ -7,7 +7,7 @@ two places that load tools.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from copy import copy
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,24 +17,29 @@ from uuid import UUID
 from postsale.access import Person
 from postsale.agents import asking, control
 from postsale.agents.agent import Agent
-from postsale.agents.approvals import Approvals
+from postsale.agents.approval_rules import asked_of
+from postsale.agents.approvals import Approvals, Edited
 from postsale.agents.decide import Case, Decided, decide, decision_id
 from postsale.agents.desk import NOTHING, TRIES, Change, Desk, Switches
 from postsale.agents.evidence import EvidenceRecorder, HealthReading, HealthSource, NoHealth, read_set, rounded
 from postsale.agents.guardrails import look, period
 from postsale.agents.outbox import Outbox
 from postsale.agents.policy import Policy
+from postsale.agents.policy_time import ASKED_BY
+from postsale.agents.timed import next_us, time_brings
 from postsale.agents.tools.toolbox import Toolbox
+from postsale.agents.waits import ended
 from postsale.aggregates import commands
 from postsale.aggregates import decisions as d
 from postsale.aggregates.artifacts import EVERY_AGENT, AgentControl, Mode, policy_stream
+from postsale.aggregates.asked import ApprovalTimedOut
 from postsale.aggregates.customer import CustomerAggregate, PendingTrigger
 from postsale.aggregates.identity import ALIASES, AliasLinked, customer_stream
 from postsale.errors import BadDeclaration, ConditionFailed, ContentConflict, InvalidInput, NotLive, StoreUnavailable, VersionConflict
-from postsale.events import DAY_US, Actor, Event, Header, Origin, StoredEvent, StreamId, decode, derive_id
+from postsale.events import DAY_US, Actor, Event, Header, Origin, StoredEvent, StreamId, decode, derive_id, to_us
 from postsale.store.contract import Condition, NoneSince, StreamAt
 from postsale.store.leases import Lease
-from postsale.store.log import Cause, Log
+from postsale.store.log import Cause, Draft, Log
 
 _MAX_MERGES = 16
 
@@ -82,7 +87,7 @@ class Steps:
             self.toolbox.check(agent.policy)
             self.agents[agent.name] = agent
         self.outbox = Outbox(self.desk, self.toolbox, **(outbox or {}))
-        self.approvals = Approvals(self.desk, self._reread, frozenset(self.agents))
+        self.approvals = Approvals(self.desk, self._reread, frozenset(self.agents), self._propose)
         self._origin = origin
         self._raising = {Origin.LIVE} if origin is Origin.LIVE else set(Origin)
 
@@ -175,7 +180,11 @@ class Steps:
     def next_due_us(self, c: CustomerAggregate) -> int | None:
         """When this customer needs a visit although nothing happens: retries, expiries, outcomes; None: never."""
         times = [self.outbox.next_due_us(c)]
-        times += [o.expires_at_us for o in c.decisions.values() if o.disposition == "awaiting" and o.expires_at_us is not None]
+        waiting = [o for o in c.decisions.values() if o.disposition == "awaiting"]
+        times += [o.expires_at_us for o in waiting if o.expires_at_us is not None]
+        times += [o.asked.until_us for o in waiting if o.asked is not None]
+        for agent in self.agents.values():
+            times += next_us(c, agent.name, *self._active(c.stream.tenant, agent))
         times += [o.outcome_by_us + 1 for o in c.decisions.values() if o.disposition == "acted" and o.outcome_by_us is not None]
         first = min(times)
         return None if first == float("inf") else int(first)
@@ -209,7 +218,8 @@ class Steps:
             how = Cause(actor=Actor("agent", agent.name), causation_id=causing, depth=depth, origin=self._origin)
 
             def rule(c: CustomerAggregate, agent: Agent = agent, policy: Policy = policy, how: Cause = how) -> Change:
-                return self._edges(c, agent, policy, "fact" if cause is not None else "time", causing, how, before_us)
+                edges = self._edges(c, agent, policy, "fact" if cause is not None else "time", causing, how, before_us)
+                return Change((*edges.drafts, *self._timed(c, agent, policy)))
 
             change, stored = self.desk.change(stream, rule, None if moved else customer)
             if stored is not None:
@@ -249,6 +259,13 @@ class Steps:
                 drafts += [self.desk.draft(e, id_, how) for e in commands.clear_trigger(c, cleared)]
         return Change(tuple(drafts))
 
+    def _timed(self, c: CustomerAggregate, agent: Agent, policy: Policy) -> Iterator[Draft]:
+        """Schedules, waits and terms whose time has come."""
+        now_us, since_us = self.desk.now_us(), self.desk.active_since_us(c.stream.tenant, policy.name)
+        for event, id_ in time_brings(c, agent.name, policy, since_us, now_us, lambda: self._values(c, agent, now_us)[0]):
+            causing = event.causing_event if isinstance(event, d.TriggerRaised) else None
+            yield self.desk.draft(event, id_, Cause(actor=Actor("agent", agent.name), causation_id=causing, origin=self._origin))
+
     def ask(self, stream: StreamId, agent: str, command: str, *, person: Person, reason: str, at: datetime | None = None) -> UUID:
         """A person asks an agent to decide, now or at an instant to come: the trigger's id. See `asking.ask`."""
         return asking.ask(self.desk, stream, self._agent(agent).name, command, person=person, reason=reason, at=at)
@@ -279,11 +296,20 @@ class Steps:
             return decision_id(trigger_id)
         raise AssertionError("unreachable")
 
+    def _propose(self, c: CustomerAggregate, pending: PendingTrigger, edited: Edited) -> tuple[Change, Decided]:
+        return self._decided(c, pending, self._agent(pending.raised.agent), "", edited)
+
     def _decide_once(self, c: CustomerAggregate, pending: PendingTrigger, agent: Agent, problem: str) -> None:
+        self.desk.append(c, self._decided(c, pending, agent, problem)[0])
+
+    def _decided(
+        self, c: CustomerAggregate, pending: PendingTrigger, agent: Agent, problem: str, edited: Edited | None = None
+    ) -> tuple[Change, Decided]:
+        """The decision about a trigger, or about a person's edit, with what it must hold on."""
         tenant = c.stream.tenant
         switches = self.desk.switches(tenant, agent.name)
         policy, policy_version = self._policy(tenant, agent)
-        decided, position, budget_version = self._decide(c, pending, agent, policy, switches, problem)
+        decided, position, budget_version = self._decide(c, pending, agent, policy, switches, problem, edited)
         event, id_ = decided.event, decided.decision_id
         how = Cause(
             actor=Actor("agent", agent.name),
@@ -293,6 +319,9 @@ class Steps:
             origin=self._origin,
         )
         drafts = [self.desk.draft(event, id_, how, c.ref)]
+        if event.disposition == "awaiting":
+            asked = asked_of(policy, id_, to_us(event.decided_at), None if edited is None else edited.edit.editor)
+            drafts += [self.desk.draft(asked, derive_id(id_, "asked"), how)] if asked is not None else []
         if decided.opens_case is not None:
             opened = commands.open_case(c, decided.opens_case, pending.trigger_id)
             drafts += [self.desk.draft(e, derive_id(id_, "risk-case"), how) for e in opened]
@@ -304,19 +333,30 @@ class Steps:
             r = event.reservation
             reserve = d.BudgetReserved(decision_id=id_, period=r.period, amount_minor=r.amount_minor, currency=r.currency)
         budget = event.reservation.budget if event.reservation else ""
-        self.desk.append(c, Change(tuple(drafts), tuple(conditions), reserve=reserve, budget=budget, budget_version=budget_version))
+        return Change(tuple(drafts), tuple(conditions), reserve=reserve, budget=budget, budget_version=budget_version), decided
 
     def _decide(
-        self, c: CustomerAggregate, pending: PendingTrigger, agent: Agent, policy: Policy, switches: Switches, problem: str
+        self,
+        c: CustomerAggregate,
+        pending: PendingTrigger,
+        agent: Agent,
+        policy: Policy,
+        switches: Switches,
+        problem: str,
+        edited: Edited | None,
     ) -> tuple[Decided, int, int]:
         now_us, tenant, budget = self.desk.now_us(), c.stream.tenant, policy.guardrails.budget
         left, version = None, 0
         if budget is not None:
             money = self.desk.budget(tenant, budget.name)
             left, version = money.left_minor(budget.amount_minor, period(budget, now_us)), money.version
+            freed = None if edited is None else edited.freed
+            if freed is not None and (freed.budget, freed.period) == (budget.name, period(budget, now_us)):
+                left += freed.amount_minor
         health = HealthReading(position=c.position)
         try:
             values, health = self._values(c, agent, now_us)
+            values[ASKED_BY] = pending.raised.condition if edited is None else edited.asked_by
             evidence = EvidenceRecorder(agent.name, policy.inputs, values, read_set(c, health)).everything()
         except (StoreUnavailable, NotLive):
             raise
@@ -325,6 +365,8 @@ class Steps:
             where = f" {error.field!r}" if isinstance(error, InvalidInput) else ""
             problem = f"its evidence{where} could not be read: {type(error).__name__}"
         reads = read_set(c, health)
+        flags: dict[str, d.Scalar] = {"failed": problem} if problem else {}
+        flags |= {} if edited is None else edited.edit.flags()
         case = Case(
             trigger_id=pending.trigger_id,
             condition=pending.raised.condition,
@@ -336,17 +378,22 @@ class Steps:
             context=look(policy, c, evidence, now_us=now_us, switches=switches.states, budget_left_minor=left),
             tools=self.toolbox.refs,
             model=health.model,
-            flags={"failed": problem} if problem else None,
+            flags=flags or None,
         )
-        return decide(agent.spec, policy, case, self.desk.mac(tenant)), reads[0].fact_position, version
+        clear = None if edited is None else edited.arguments
+        return decide(agent.spec, policy, case, self.desk.mac(tenant), clear), reads[0].fact_position, version
 
     # ------------------------------------------------------------ what time brings
 
     def _sweep(self, customer: CustomerAggregate) -> tuple[int, int]:
         def rule(c: CustomerAggregate) -> Change:
             now_us = self.desk.now_us()
-            events: list[d.CustomerEvent] = [*commands.lapse_expired(c, now_us), *commands.observe_outcomes(c, now_us)]
-            drafts = [self._swept(c, e) for e in events]
+            answered = self.approvals.timed(c)
+            events = commands.observe_outcomes(c, now_us)
+            drafts = [*answered.drafts, *(self._swept(c, e) for e in events)]
+            for end in ended(c):
+                id_ = derive_id(end.wait_id, "ended", end.result)
+                drafts.append(self.desk.draft(end, id_, Cause(causation_id=end.fact_event or end.wait_id, origin=self._origin)))
             for case in c.cases.values():
                 won = [e for e in events if isinstance(e, d.OutcomeObserved) and e.outcome == "success"]
                 won = [e for e in won if case.opened_at_us <= c.decisions[e.decision_id].decided_at_us]
@@ -354,17 +401,16 @@ class Steps:
                     how = Cause(causation_id=e.fact_event, correlation_id=e.decision_id, origin=self._origin)
                     closing = commands.close_case(c, case.case_id, "recovered", f"decision {e.decision_id} succeeded")
                     drafts += [self.desk.draft(x, derive_id(case.case_id, "closed"), how) for x in closing]
-            return Change(tuple(drafts))
+            return Change(tuple(drafts), answered.conditions)
 
         change, _ = self.desk.change(customer.stream, rule, customer)
-        lapsed = sum(isinstance(x.event, d.ApprovalLapsed) for x in change.drafts)
+        lapsed = sum(isinstance(x.event, d.ApprovalLapsed | ApprovalTimedOut) for x in change.drafts)
         return lapsed, sum(isinstance(x.event, d.OutcomeObserved) for x in change.drafts)
 
     def _swept(self, c: CustomerAggregate, event: Event) -> Any:
         id_: UUID = event.decision_id  # type: ignore[attr-defined]
-        step = "approval" if isinstance(event, d.ApprovalLapsed) else "outcome"
         how = Cause(causation_id=id_, correlation_id=c.decisions[id_].trigger_id, origin=self._origin)
-        return self.desk.draft(event, derive_id(id_, step, event.wire_name), how)
+        return self.desk.draft(event, derive_id(id_, "outcome", event.wire_name), how)
 
     # ------------------------------------------------------------ reading
 
@@ -387,6 +433,10 @@ class Steps:
         if policy.digest != agent.policy.digest:
             agent.check(policy, self.health.features)
         return policy, version
+
+    def _active(self, tenant: str, agent: Agent) -> tuple[Policy, int]:
+        """The policy that is active, and since when."""
+        return self._policy(tenant, agent)[0], self.desk.active_since_us(tenant, agent.policy.name)
 
     def _values(self, c: CustomerAggregate, agent: Agent, at_us: int) -> tuple[dict[str, d.Scalar], HealthReading]:
         """Everything on offer at a time, rounded, and the reading it came from."""
