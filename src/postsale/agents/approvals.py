@@ -163,6 +163,17 @@ class Approvals:
 
         self._desk.change(decision.stored.stream, rule)
 
+    def move_case(self, stream: StreamId, case_id: UUID, stage: d.Stage, *, person: Person, reason: str) -> bool:
+        """A person says in which stage a risk case is; False when it is not open, or there already."""
+        person, reason = require_person(person, "move a risk case"), require_reason(reason, "risk case")
+
+        def rule(c: CustomerAggregate) -> Change:
+            how = Cause(actor=person.actor, correlation_id=case_id, origin=self._desk.origin)
+            events = commands.move_case(c, case_id, stage, reason)
+            return Change(tuple(self._desk.draft(e, derive_id(case_id, "moved", c.version), how) for e in events))
+
+        return bool(self._desk.change(stream, rule)[0].drafts)
+
     # ------------------------------------------------------------ rules
 
     def _person(self, tenant: str, decision_id: UUID, person: Person) -> Person:

@@ -297,7 +297,11 @@ class Steps:
         raise AssertionError("unreachable")
 
     def _propose(self, c: CustomerAggregate, pending: PendingTrigger, edited: Edited) -> tuple[Change, Decided]:
-        return self._decided(c, pending, self._agent(pending.raised.agent), "", edited)
+        change, decided = self._decided(c, pending, self._agent(pending.raised.agent), "", edited)
+        for intent, arguments in zip(decided.event.intents, decided.arguments, strict=True):
+            if place := self.toolbox.misfit(intent.tool, arguments):
+                raise InvalidInput(what="edit", field=f"arguments.{place}", reason=f"it does not fit the input of {intent.tool}")
+        return change, decided
 
     def _decide_once(self, c: CustomerAggregate, pending: PendingTrigger, agent: Agent, problem: str) -> None:
         self.desk.append(c, self._decided(c, pending, agent, problem)[0])

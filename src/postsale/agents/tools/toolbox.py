@@ -86,6 +86,16 @@ class Toolbox:
                 if info.is_required() and name not in rule.arguments:
                     raise PolicyInvalid(policy=policy.name, where=f"rule {rule.id!r}, arguments", reason=f"{rule.tool} needs {name!r}")
 
+    def misfit(self, name: str, arguments: Mapping[str, Any]) -> str:
+        """Where arguments do not fit the tool's input; "" when they fit, or the tool is not here."""
+        tool = self._tools.get(name)
+        try:
+            if tool is not None:
+                tool.input.model_validate(dict(arguments))
+        except ValidationError as error:
+            return _place(error)
+        return ""
+
     def call(self, name: str, arguments: Mapping[str, Any], *, idempotency_key: str) -> Result:
         """Have the effect. Raises ToolUnreachable where no effect may leave; every fault of the tool becomes a Result."""
         tool = self._tools[name]
@@ -93,8 +103,7 @@ class Toolbox:
         try:
             checked = tool.input.model_validate(dict(arguments))
         except ValidationError as error:
-            place = ".".join(map(str, error.errors(include_input=False, include_url=False)[0]["loc"]))
-            return Result("refused", f"the arguments do not fit the tool's input at {place or '(whole)'}")
+            return Result("refused", f"the arguments do not fit the tool's input at {_place(error)}")
         return _guarded(tool, lambda: tool.call(checked, idempotency_key=idempotency_key, timeout_s=tool.timeout_s))
 
     def query(self, name: str, *, idempotency_key: str) -> Result:
@@ -161,3 +170,7 @@ def _within(timeout_s: float, call: Callable[[], BaseModel | None]) -> BaseModel
 def _plain(reason: str) -> str:
     text = "".join(ch if ch.isprintable() else " " for ch in reason)
     return text[:500]
+
+
+def _place(error: ValidationError) -> str:
+    return ".".join(map(str, error.errors(include_input=False, include_url=False)[0]["loc"])) or "(whole)"
