@@ -24,7 +24,23 @@ from postsale.store.postgres_link import Patience
 from .support import ANNA, NOON, Server, Where, failed, opened, paid, place_of, subscribed
 
 _ONLY_SYNC = {
-    "Tenant": {"activate", "agent", "agent_names", "datasets", "datasets_of", "policy", "pseudonyms", "training_rows", "what_if"},
+    "Tenant": {
+        "activate",
+        "agent",
+        "agent_names",
+        "cases",
+        "changed_since",
+        "datasets",
+        "datasets_of",
+        "edit",
+        "escalate",
+        "move_case",
+        "policy",
+        "pseudonyms",
+        "training_rows",
+        "upcoming",
+        "what_if",
+    },
     "PostSale": {
         "authenticate",
         "decision_stream",
