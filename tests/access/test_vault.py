@@ -6,6 +6,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -337,3 +338,31 @@ def test_the_user_of_the_operating_system_is_not_what_the_environment_says(monke
 def test_a_user_without_a_name_is_named_by_number(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "getuid", lambda: 4_000_000_001)
     assert os_user() == Person("uid-4000000001", "os-user")
+
+
+def test_keys_that_many_threads_wait_for_are_made_in_one_commit(path: Path) -> None:
+    def commits() -> int:
+        return int.from_bytes(path.read_bytes()[24:28])  # SQLite's file change counter
+
+    with closing(FileVault(path)) as vault, closing(sqlite3.connect(path, isolation_level=None)) as other:
+        before = commits()
+        other.execute("BEGIN IMMEDIATE")  # nobody can make a key now
+        got: dict[int, bytes] = {}
+
+        def ask(who: int) -> None:
+            got[who] = vault.subjects(TENANT, [f"person-{who}"], create=True)[f"person-{who}"].key
+
+        threads = [threading.Thread(target=ask, args=(who,)) for who in range(8)]
+        for thread in threads:
+            thread.start()
+        end = time.monotonic() + 60
+        while len(vault._asked) < 8:
+            assert time.monotonic() < end, "the threads did not come to ask"
+        other.execute("ROLLBACK")
+        for thread in threads:
+            thread.join()
+        assert commits() - before == 1
+        assert len(set(got.values())) == 8
+    with closing(FileVault(path)) as again:
+        kept = again.subjects(TENANT, [f"person-{who}" for who in range(8)], create=False)
+        assert {who: kept[f"person-{who}"].key for who in range(8)} == got

@@ -43,7 +43,7 @@ def test_every_signal_is_read_back_as_it_was_written_except_its_contact_which_th
             contact=None,
             order=None,
             available_at=None,
-            **({"score": 5, "scale_min": 0, "scale_max": 10} if cls is signals.SurveyAnswered else {}),
+            **({"score": 5, "scale_min": 0, "scale_max": 10} if cls in (signals.SurveyAnswered, signals.SurveyRevised) else {}),
         )
     )
     assert decode(fact(signal, 1)).data == signal

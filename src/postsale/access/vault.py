@@ -94,6 +94,7 @@ class FileVault:
         self._path = Path(path)
         self._lock = threading.RLock()
         self._cache: dict[str, TenantKeys] = {}
+        self._asked: set[tuple[str, str]] = set()  # by all threads that wait: whoever makes keys makes these too
         try:
             if not self._path.exists():  # another process may make it first: both then open the same file
                 if not create:
@@ -121,6 +122,7 @@ class FileVault:
         vault._path = Path(":memory:")
         vault._lock = threading.RLock()
         vault._cache = {}
+        vault._asked = set()
         vault._db = sqlite3.connect(":memory:", check_same_thread=False, isolation_level=None)
         vault._db.executescript(_SCHEMA)
         return vault
@@ -137,23 +139,31 @@ class FileVault:
 
     def subjects(self, tenant: str, refs: Iterable[str], *, create: bool) -> Mapping[str, SubjectKey]:
         wanted = list(dict.fromkeys(refs))
-        with self._lock, self._work():
-            found = self._known(tenant, wanted)
-            missing = [ref for ref in wanted if ref not in found]
-            if create and missing:
-                rows = [(tenant, ref, secrets.token_hex(8), secrets.token_bytes(32)) for ref in missing]
-                self._db.execute("BEGIN IMMEDIATE")
-                try:
-                    self._db.executemany("INSERT OR IGNORE INTO subject_keys VALUES (?, ?, ?, ?)", rows)
-                    self._db.execute("COMMIT")
-                except BaseException:
-                    self._db.execute("ROLLBACK")
-                    raise
-                found |= self._known(tenant, missing)
+        mine = {(tenant, ref) for ref in wanted} if create else set()
+        self._asked |= mine
+        try:
+            with self._lock, self._work():
+                found = self._known(tenant, wanted)
+                if create and len(found) < len(wanted):
+                    self._make(mine)
+                    found = self._known(tenant, wanted)
+        finally:
+            self._asked -= mine
         alive = {ref: SubjectKey(id_, key) for ref, (id_, key) in found.items() if key is not None}
         if create and len(alive) < len(wanted):
             raise KeyUnavailable(what="subject key", reason="it was destroyed by an erasure; nothing more can be sealed for this subject")
         return alive
+
+    def _make(self, mine: set[tuple[str, str]]) -> None:
+        """Keys for subjects that have none, in one commit: it costs several flushes of the disk, however many they are."""
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            rows = [(*who, secrets.token_hex(8), secrets.token_bytes(32)) for who in mine | self._asked]
+            self._db.executemany("INSERT OR IGNORE INTO subject_keys VALUES (?, ?, ?, ?)", rows)
+            self._db.execute("COMMIT")
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
 
     def _known(self, tenant: str, refs: list[str]) -> dict[str, tuple[str, bytes | None]]:
         found: dict[str, tuple[str, bytes | None]] = {}

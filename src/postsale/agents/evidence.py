@@ -22,11 +22,19 @@ PAID = "billing/invoice-paid"
 FAILED = "billing/invoice-payment-failed"
 CANCELLING = "billing/cancellation-scheduled"
 ENDED = "billing/subscription-ended"
-TERMS = ("billing/subscription-started", "billing/subscription-changed", CANCELLING, ENDED)
+TERMS = (
+    "billing/subscription-started",
+    "billing/subscription-changed",
+    "billing/subscription-paused",
+    "billing/subscription-resumed",
+    "billing/cancellation-withdrawn",
+    CANCELLING,
+    ENDED,
+)
 PROFILE = "crm/account-profiled"
 RENEWAL = "crm/renewal-due"
 USAGE = "product/usage-observed"
-SURVEY = "survey/answered"
+SURVEYS = ("survey/answered", "survey/revised")
 TICKETS = ("ticketing/ticket-opened", "ticketing/ticket-solved", "ticketing/ticket-escalated")
 
 
@@ -119,6 +127,8 @@ def customer_evidence(customer: CustomerAggregate, health: HealthReading, at_us:
     facts, paid = customer.facts, customer.facts.get(PAID)
     terms = _newest(customer, TERMS)
     kind, running = terms if terms is not None else ("", None)
+    survey = _newest(customer, SURVEYS)
+    answer = survey[1].latest if survey is not None else {}
     f = health.features  # these know several subscriptions apart; the customer's state only the newest terms
     several = bool(f.get("known")) and "running" in f and "cancelling" in f
     subscribed = bool(f["running"]) if several else None if running is None else kind != ENDED
@@ -153,8 +163,8 @@ def customer_evidence(customer: CustomerAggregate, health: HealthReading, at_us:
         "days_since_last_usage": _days_since(facts.get(USAGE), at_us),
         "open_tickets": None if opened is None else max(0, opened - (solved or 0)),
         "escalations": escalated or 0,
-        "survey_score": _int(facts[SURVEY].latest.get("score")) if SURVEY in facts else None,
-        "survey": _text(facts[SURVEY].latest.get("survey")) if SURVEY in facts else None,
+        "survey_score": _int(answer.get("score")),
+        "survey": _text(answer.get("survey")),
         "risk_case_open": bool(customer.cases),
         "awaiting_approval": sum(1 for o in customer.decisions.values() if o.disposition == "awaiting"),
         "segment": _text(profile.get("segment")),

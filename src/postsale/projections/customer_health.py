@@ -13,13 +13,17 @@ from postsale.aggregates.signals import (
     AccountChurned,
     AccountProfiled,
     CancellationScheduled,
+    CancellationWithdrawn,
     InvoicePaid,
     InvoicePaymentFailed,
     RenewalDue,
     SubscriptionChanged,
     SubscriptionEnded,
+    SubscriptionPaused,
+    SubscriptionResumed,
     SubscriptionStarted,
     SurveyAnswered,
+    SurveyRevised,
     TicketEscalated,
     TicketOpened,
     TicketSolved,
@@ -32,7 +36,8 @@ from postsale.projections.fold import FeatureValues
 from postsale.projections.health import FULL_MICRO, Component, HealthModel, Lever
 from postsale.projections.lifecycle import STAGES, lifecycle_stage
 
-_TERMS: Final = (SubscriptionStarted, SubscriptionChanged)
+_TERMS: Final = (SubscriptionStarted, SubscriptionChanged, SubscriptionResumed, CancellationWithdrawn)
+_SURVEYS: Final = (SurveyAnswered, SurveyRevised)
 Times = Mapping[str, int]
 
 
@@ -60,13 +65,13 @@ class CustomerHealth(Features, version=1, owner="postsale"):
     first_usage = first_seen(UsageObserved)
 
     survey_micro = latest(
-        SurveyAnswered,
+        _SURVEYS,
         lambda e: (e.score - e.scale_min) * 100_000_000 // (e.scale_max - e.scale_min),
         where=lambda e: e.scale_max > e.scale_min,
         unit="micro-points",
     )
-    survey_higher_is_better = latest(SurveyAnswered, lambda e: e.higher_is_better, where=lambda e: e.scale_max > e.scale_min)
-    last_survey = last_seen(SurveyAnswered, where=lambda e: e.scale_max > e.scale_min)
+    survey_higher_is_better = latest(_SURVEYS, lambda e: e.higher_is_better, where=lambda e: e.scale_max > e.scale_min)
+    last_survey = last_seen(_SURVEYS, where=lambda e: e.scale_max > e.scale_min)
 
     segment = latest(AccountProfiled, lambda e: e.segment, description="the newest that the CRM named")
     starts_at = latest(AccountProfiled, lambda e: e.starts_at, unit="us")
@@ -80,6 +85,7 @@ class CustomerHealth(Features, version=1, owner="postsale"):
     trial_changed_at = last_seen(SubscriptionChanged, where=lambda e: e.trial, by=lambda e: e.subscription_id)
     cancelled_at = last_seen(CancellationScheduled, by=lambda e: e.subscription_id)
     ends_at = latest(CancellationScheduled, lambda e: e.effective_at, by=lambda e: e.subscription_id, unit="us")
+    paused_at = last_seen(SubscriptionPaused, by=lambda e: e.subscription_id)
     ended_at = last_seen(SubscriptionEnded, by=lambda e: e.subscription_id)
     churned_at = last_seen(AccountChurned)
     renews_at = latest(RenewalDue, lambda e: e.renews_at, unit="us")
@@ -98,9 +104,12 @@ class CustomerHealth(Features, version=1, owner="postsale"):
     def cancelling(running: tuple[str, ...], terms_at: Times, cancelled_at: Times) -> tuple[str, ...]:
         return tuple(s for s in running if s in cancelled_at and (s not in terms_at or cancelled_at[s] >= terms_at[s]))
 
-    @derived(unit="subscriptions", description="running with revenue: not in trial, terms known")
-    def billed(running: tuple[str, ...], terms_at: Times, trial_started_at: Times, trial_changed_at: Times) -> tuple[str, ...]:
-        return tuple(s for s in running if s in terms_at and terms_at[s] not in (trial_started_at.get(s), trial_changed_at.get(s)))
+    @derived(unit="subscriptions", description="running with revenue: neither in trial nor paused, terms known")
+    def billed(
+        running: tuple[str, ...], terms_at: Times, paused_at: Times, trial_started_at: Times, trial_changed_at: Times
+    ) -> tuple[str, ...]:
+        terms = {s: terms_at[s] for s in running if s in terms_at and paused_at.get(s, terms_at[s] - 1) < terms_at[s]}
+        return tuple(s for s, at in terms.items() if at not in (trial_started_at.get(s), trial_changed_at.get(s)))
 
     @derived(description="the CRM closed the account as lost, and neither new terms nor a purchase came after that")
     def churned(churned_at: int | None, terms_at: Times, last_purchase: int | None) -> bool:
