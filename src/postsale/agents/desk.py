@@ -160,10 +160,12 @@ class Desk:
         self._active[stream] = (version, active)
         return self._policies[active], version
 
-    def active_since_us(self, tenant: str, name: str) -> int:
-        """When the active policy of this name became active; now for none."""
-        self.active_policy(tenant, name)
-        return self._since.get(policy_stream(tenant, name), self.now_us())
+    def seen_policy(self, tenant: str, name: str) -> tuple[Policy | None, int]:
+        """The active policy as this process last read it, and since when it is active (now for none): for times to come, not decisions."""
+        stream = policy_stream(tenant, name)
+        known = self._active.get(stream)
+        policy = self._policies[known[1]] if known is not None else self.active_policy(tenant, name)[0]
+        return policy, self._since.get(stream, self.now_us())
 
     def policy(self, tenant: str, digest: str) -> Policy | None:
         """Any published version by its digest; None when there is none."""

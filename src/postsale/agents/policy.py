@@ -359,6 +359,11 @@ class Policy(_Model):
         return bool(all_of(self.cells(when, where))(values))
 
     @property
+    def timed(self) -> bool:
+        """Whether time alone may ask it, beyond what its conditions say."""
+        return bool(self.schedules or self.waits or self.slas)
+
+    @property
     def zone(self) -> str | None:
         """The zone of whoever has none of their own: the calendar's, else that of the quiet hours; None where the policy names none."""
         if self.calendar is not None:

@@ -19,7 +19,7 @@ from postsale.aggregates.customer import CustomerAggregate, RiskCase
 from postsale.aggregates.decisions import Stage
 from postsale.aggregates.identity import CUSTOMERS
 from postsale.errors import InvalidInput
-from postsale.events import from_us
+from postsale.events import Lane, from_us
 from postsale.store.contract import Query
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ class TenantPeople:
                 if at is not None:
                     yield Due(from_us(at), "schedule", c.ref, agent.name, s.id, f"{s.at} in {where.zone} (of the {where.of})")
 
-    def _customers(self, kinds: frozenset[str] | None = None, lane: Lane | None = Lane.DECISION) -> Iterator[CustomerAggregate]:
+    def _customers(self, kinds: frozenset[str] = frozenset(), lane: Lane | None = Lane.DECISION) -> Iterator[CustomerAggregate]:
         """Every customer with an event of these kinds, or of this lane."""
         query = Query(tenant=self.name, category=CUSTOMERS, lane=lane, kinds=kinds)
         for stream in sorted({stored.stream for stored in self._ps.log.store.read(query)}):

@@ -183,11 +183,22 @@ class Steps:
         waiting = [o for o in c.decisions.values() if o.disposition == "awaiting"]
         times += [o.expires_at_us for o in waiting if o.expires_at_us is not None]
         times += [o.asked.until_us for o in waiting if o.asked is not None]
-        for agent in self.agents.values():
-            times += next_us(c, agent.name, *self._active(c.stream.tenant, agent))
+        times += [at for name, policy, since_us in self.timed(c.stream.tenant) for at in next_us(c, name, policy, since_us)]
         times += [o.outcome_by_us + 1 for o in c.decisions.values() if o.disposition == "acted" and o.outcome_by_us is not None]
         first = min(times)
         return None if first == float("inf") else int(first)
+
+    def timed(self, tenant: str, *, now: bool = False) -> list[tuple[str, Policy, int]]:
+        """Agents that time alone may ask, with their policies as last seen, and since when these are active.
+
+        `now`: look again, and install those of which no version is active yet: time cannot wait for somebody to be visited.
+        """
+        for agent in self.agents.values() if now else ():
+            known, _ = self.desk.active_policy(tenant, agent.policy.name)
+            if known is None and agent.policy.timed:
+                self.install(tenant, agent.name)
+        seen = ((agent.name, *self.desk.seen_policy(tenant, agent.policy.name)) for agent in self.agents.values())
+        return [(name, policy, since_us) for name, policy, since_us in seen if policy is not None and policy.timed]
 
     # ------------------------------------------------------------ triggers
 
@@ -261,7 +272,9 @@ class Steps:
 
     def _timed(self, c: CustomerAggregate, agent: Agent, policy: Policy) -> Iterator[Draft]:
         """Schedules, waits and terms whose time has come."""
-        now_us, since_us = self.desk.now_us(), self.desk.active_since_us(c.stream.tenant, policy.name)
+        if not policy.timed:
+            return
+        now_us, since_us = self.desk.now_us(), self.desk.seen_policy(c.stream.tenant, policy.name)[1]
         for event, id_ in time_brings(c, agent.name, policy, since_us, now_us, lambda: self._values(c, agent, now_us)[0]):
             causing = event.causing_event if isinstance(event, d.TriggerRaised) else None
             yield self.desk.draft(event, id_, Cause(actor=Actor("agent", agent.name), causation_id=causing, origin=self._origin))
@@ -437,10 +450,6 @@ class Steps:
         if policy.digest != agent.policy.digest:
             agent.check(policy, self.health.features)
         return policy, version
-
-    def _active(self, tenant: str, agent: Agent) -> tuple[Policy, int]:
-        """The policy that is active, and since when."""
-        return self._policy(tenant, agent)[0], self.desk.active_since_us(tenant, agent.policy.name)
 
     def _values(self, c: CustomerAggregate, agent: Agent, at_us: int) -> tuple[dict[str, d.Scalar], HealthReading]:
         """Everything on offer at a time, rounded, and the reading it came from."""
