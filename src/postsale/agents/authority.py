@@ -12,6 +12,7 @@ from uuid import UUID
 from postsale.access import Person
 from postsale.agents.control import require_person, require_reason
 from postsale.agents.desk import TRIES, Desk
+from postsale.agents.shipped import SHIPPED
 from postsale.aggregates.artifacts import agent_stream
 from postsale.aggregates.authority import (
     Authority,
@@ -41,8 +42,8 @@ class Authorities:
         return self._desk.authority(tenant)
 
     def is_agent(self, tenant: str, login: str) -> bool:
-        """Whether a login is an agent's name: one that is here, or that the log has ever heard of."""
-        return login in self._agents or self._desk.log.store.versions([agent_stream(tenant, login)])[0] > 0
+        """Whether a login is an agent's name: one that is here, that ships, or that the log has ever heard of."""
+        return login in self._agents or login in SHIPPED or self._desk.log.store.versions([agent_stream(tenant, login)])[0] > 0
 
     def grant(
         self,

@@ -36,6 +36,7 @@ from postsale.cli.export import export_app
 from postsale.cli.health import health_app
 from postsale.cli.ingest import ingest_app, quarantine_app
 from postsale.cli.log import log_app
+from postsale.cli.people import authority_app, case_app, upcoming
 from postsale.cli.policies import policy_app
 from postsale.cli.projections import projection_app
 from postsale.cli.run import run
@@ -68,11 +69,14 @@ decision_app.command("whatif")(decision_whatif)
 
 app.command()(demo)
 app.command()(run)
+app.command()(upcoming)
 app.add_typer(ingest_app, name="ingest")
 app.add_typer(customer_app, name="customer")
 app.add_typer(health_app, name="health")
 app.add_typer(decision_app, name="decision")
 app.add_typer(approval_app, name="approval")
+app.add_typer(authority_app, name="authority")
+app.add_typer(case_app, name="case")
 app.add_typer(agent_app, name="agent")
 app.add_typer(tool_app, name="tool")
 app.add_typer(policy_app, name="policy")
