@@ -5,7 +5,8 @@ May import projections, store, access, aggregates, events, errors.
 """
 
 from postsale.agents.agent import Agent
+from postsale.agents.calendar import Calendar
 from postsale.agents.policy import Policy
 from postsale.agents.shipped import SHIPPED, ChurnOutreach, RenewalRescue
 
-__all__ = ["SHIPPED", "Agent", "ChurnOutreach", "Policy", "RenewalRescue"]
+__all__ = ["SHIPPED", "Agent", "Calendar", "ChurnOutreach", "Policy", "RenewalRescue"]

@@ -42,6 +42,7 @@ class Edited:
     """What an edited proposal is decided from, beside what every decision is."""
 
     edit: Edit
+    editor: str
     arguments: Sequence[Mapping[str, Any]]
     asked_by: str  # what asked for the proposal that is replaced
     freed: d.Reservation | None  # what that one gives back
@@ -351,14 +352,13 @@ class Approvals:
             raise InvalidInput(what="edit", field="(whole)", reason="nothing was changed: approve or reject it")
         edit = Edit(
             replaces=id_,
-            editor=person.login,
             rule=data.rule or "",
             amount_minor=amount_minor if amount_minor is not None else before.amount_minor if before else None,
             terms=terms if terms is not None else before.terms if before else None,
             arguments=tuple(sorted({*names, *(before.arguments if before else ())})),
         )
         said = [*names, *(["offer.amount_minor"] if new_amount else []), *(["offer.terms"] if new_terms else [])]
-        edited = Edited(edit, arguments if arguments is not None else shown, _asked_by(data), open_.reservation)
+        edited = Edited(edit, person.login, arguments if arguments is not None else shown, _asked_by(data), open_.reservation)
         return self._replacement(c, decision, person, reason, edited, tuple(said), now_us)
 
     def _replacement(

@@ -1,7 +1,7 @@
 """An edit of a proposal: what a person changed, as part of the new decision, so that it can be made again byte by byte.
 
 The changes of the offer, and the names of changed arguments, stand among the flags of the decision (`edit.…`); the values of arguments
-only among its sealed arguments. Everything else comes from the policy and the evidence, as in every decision. Pure; may import
+only among its sealed arguments; who edited, in the events beside it. Everything else comes from the policy and the evidence, as in every decision. Pure; may import
 aggregates, events.
 """
 
@@ -26,7 +26,6 @@ class Edit:
     """Everything that people changed of what the policy proposed, by all edits so far."""
 
     replaces: UUID
-    editor: str
     rule: str  # the row whose proposal it is; no other row may take its place
     amount_minor: int | None = None
     terms: str | None = None
@@ -34,7 +33,7 @@ class Edit:
 
     def flags(self) -> dict[str, Scalar]:
         """The edit as a decision records it. `edit_of` is the inverse."""
-        out: dict[str, Scalar] = {REPLACES: str(self.replaces), "edit.by": self.editor, "edit.rule": self.rule}
+        out: dict[str, Scalar] = {REPLACES: str(self.replaces), "edit.rule": self.rule}
         if self.amount_minor is not None:
             out["edit.amount_minor"] = self.amount_minor
         if self.terms is not None:
@@ -67,7 +66,6 @@ def edit_of(flags: Mapping[str, Scalar] | None) -> Edit | None:
     names = str(flags.get(_ARGUMENTS) or "")
     return Edit(
         UUID(str(flags[REPLACES])),
-        str(flags["edit.by"]),
         str(flags["edit.rule"]),
         amount if isinstance(amount, int) else None,
         terms if isinstance(terms, str) else None,

@@ -3,6 +3,7 @@
 from postsale.app.exporting import Exports
 from postsale.app.health import CustomerRow
 from postsale.app.importing import ImportReport, Refused
+from postsale.app.people import AuthorityHandle, Due
 from postsale.app.postsale import PostSale
 from postsale.app.recorder import Receipt, RecordReport, Reject
 from postsale.app.tenant import Tenant
@@ -10,7 +11,9 @@ from postsale.app.tools import ToolStatus
 from postsale.projections.export import ExportReport
 
 __all__ = [
+    "AuthorityHandle",
     "CustomerRow",
+    "Due",
     "ExportReport",
     "Exports",
     "ImportReport",

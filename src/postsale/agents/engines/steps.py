@@ -337,7 +337,7 @@ class Steps:
         )
         drafts = [self.desk.draft(event, id_, how, c.ref)]
         if event.disposition == "awaiting":
-            asked = asked_of(policy, id_, to_us(event.decided_at), None if edited is None else edited.edit.editor)
+            asked = asked_of(policy, id_, to_us(event.decided_at), None if edited is None else edited.editor)
             drafts += [self.desk.draft(asked, derive_id(id_, "asked"), how)] if asked is not None else []
         if decided.opens_case is not None:
             opened = commands.open_case(c, decided.opens_case, pending.trigger_id)
