@@ -171,6 +171,22 @@ def test_a_fact_that_arrives_after_the_agent_was_asked_and_claims_to_be_earlier_
     assert len(calls(w)) == 2
 
 
+def test_a_fact_that_is_late_for_one_wait_and_not_for_the_next_of_its_kind_is_both_late_and_no_answer_to_the_next() -> None:
+    w = nudged()
+    happened = w.now() + timedelta(days=2)
+    w.wait(days=7)
+    w.attend()
+    w.paid()
+    w.attend()  # the condition is over, so that it can rise again
+    w.wait(hours=1)
+    w.attend(w.failed())
+    assert len(of(w, WaitBegan)) == 2
+    used(w, at=happened)
+    w.attend()
+    assert [e.result for e in of(w, WaitEnded)] == ["due", "late"]
+    assert [x.wait for x in w.customer().waits.values()] == ["no-login"]
+
+
 def test_a_late_fact_voids_an_approval_that_is_still_asked_for_because_of_the_wait() -> None:
     text = HEAD.replace('because = "{asked_by} asks."', 'approval = "required"\nbecause = "{asked_by} asks."')
     w = world(WAIT, text)

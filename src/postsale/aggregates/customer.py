@@ -336,9 +336,10 @@ def _evolve(c: CustomerAggregate, event: d.CustomerEvent, stored: StoredEvent) -
         case t.ScheduleCame(agent=agent, schedule=name, due_at=due_at, day=day):
             return replace(c, came={**c.came, (agent, name): t.Came(stored.event_id, to_us(due_at), day)})
         case t.WaitBegan(agent=agent, wait=name, decision_id=id_, kinds=kinds, until=until):
-            open_ = {k: w for k, w in c.waits.items() if w.due is None or (w.agent, w.wait) != (agent, name)}
+            over = [k for k, w in c.waits.items() if w.due is not None][-t.MAX_OVER + 1 :]  # for facts that come late
+            kept = {k: w for k, w in c.waits.items() if w.due is None or k in over}
             wait = t.Wait(stored.event_id, agent, name, id_, kinds, at, to_us(until))
-            return replace(c, waits={**open_, stored.event_id: wait})
+            return replace(c, waits={**kept, stored.event_id: wait})
         case t.WaitEnded(wait_id=wait_id, result="due", agent=agent, wait=name):
             waited = c.waits.get(wait_id)
             waits = c.waits if waited is None else {**c.waits, wait_id: replace(waited, due=stored.event_id)}

@@ -76,12 +76,13 @@ class SlaBreached(Event):
     due_at: UtcDatetime
 
 
+MAX_OVER = 16  # waits that were due, kept in case a fact comes late
 TimedEvent = ScheduleCame | WaitBegan | WaitEnded | SlaWarned | SlaBreached
 
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """An open wait; one that was due stays until a late fact, or the next wait of its kind."""
+    """An open wait; one that was due stays until a late fact, as one of the newest MAX_OVER."""
 
     wait_id: UUID
     agent: str
