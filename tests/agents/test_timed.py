@@ -516,3 +516,24 @@ def test_times_that_cannot_be_are_refused_with_their_place(text: str, place: str
 def test_business_hours_without_a_calendar_are_refused() -> None:
     with pytest.raises(PolicyInvalid, match="need a \\[calendar\\]"):
         Policy.from_toml(HEAD + SLAS)
+
+
+@pytest.mark.parametrize(
+    ("now", "zone", "local", "whose"),
+    [
+        ("2026-03-29T00:59:00+00:00", "Europe/Berlin", "01:59", "customer"),
+        ("2026-03-29T01:00:00+00:00", "Europe/Berlin", "03:00", "customer"),  # two o'clock does not come
+        ("2026-10-25T00:30:00+00:00", "Europe/Berlin", "02:30", "customer"),
+        ("2026-10-25T01:30:00+00:00", "Europe/Berlin", "02:30", "customer"),  # and now again
+        ("2026-10-25T01:30:00+00:00", None, "02:30", "policy"),
+    ],
+)
+def test_quiet_hours_are_what_the_customer_s_clock_shows_also_when_it_changes(now: str, zone: str | None, local: str, whose: str) -> None:
+    w = World(at=at(now))
+    w.mode("act")
+    w.vip()
+    w.profile(segment="vip", **({} if zone is None else {"time_zone": zone}))
+    w.attend(w.failed())
+    (decision,) = w.decisions()
+    assert (decision.context["local_time"], decision.context["time_zone_of"]) == (local, whose)
+    assert decision.suppressed_by == "quiet-hours:20:00-08:00"
