@@ -255,6 +255,17 @@ def test_what_changes_between_the_two_yeses_voids_the_first() -> None:
 # ---------------------------------------------------------------- time
 
 
+def test_the_arguments_that_were_shown_bind_each_yes_of_several() -> None:
+    w = world(ladder(people=2))
+    grant(w, "cara", "cs-lead")
+    id_ = w.one_decision()
+    shown = {"customer": "c1", "amount_minor": 4900, "currency": "EUR", "terms": "One month."}
+    with pytest.raises(ApprovalRefused, match="arguments differ"):
+        w.engine.approvals.approve("acme", id_, CARA, seen=[{**shown, "amount_minor": 1}])
+    assert of(w, ApprovalSigned) == []
+    assert w.engine.approvals.approve("acme", id_, CARA, seen=[shown]) is False
+
+
 def test_an_unanswered_request_goes_up_after_so_many_business_hours_once_and_then_lapses(w: World) -> None:
     """Asked on Monday at 13:00 in Berlin: eight open hours end on Tuesday at 13:00; sixteen more, over a holiday, on Friday at 13:00."""
     id_ = w.one_decision()
@@ -305,6 +316,21 @@ def test_a_person_hands_it_up_and_no_further_than_the_last_level(w: World) -> No
         w.engine.approvals.escalate("acme", id_, CARA, reason="still")
     with pytest.raises(ApprovalRefused, match="agent"):
         w.engine.approvals.escalate("acme", id_, Person("dunning", "token"), reason="x")
+    with pytest.raises(NotAllowed):
+        w.engine.approvals.escalate("acme", id_, Person("cara", ""), reason="x")
+
+
+def test_three_levels_go_up_by_time_and_by_hand_each_once() -> None:
+    middle = '[[approvals.level]]\nname = "middle"\nwithin_h = 24\nrole = "cs-middle"\non_timeout = "escalate"\n'
+    w = world(ladder().replace('[[approvals.level]]\nname = "head"', middle + '[[approvals.level]]\nname = "head"'))
+    id_ = w.one_decision()
+    w.engine.approvals.escalate("acme", id_, CARA, reason="x")
+    w.wait(days=1)
+    w.attend()  # the first level's time is over: it went up by hand already
+    w.engine.approvals.escalate("acme", id_, CARA, reason="x")
+    w.wait(days=1)
+    w.attend()
+    assert [(e.level, e.name, e.by) for e in of(w, ApprovalEscalated)] == [(1, "middle", "cara"), (2, "head", "cara")]
 
 
 def test_silence_rejects_where_the_policy_says_so_and_a_late_yes_is_refused() -> None:

@@ -264,7 +264,7 @@ def test_an_edit_beyond_the_approver_s_limit_goes_to_somebody_with_a_higher_one(
 
 def test_two_people_who_edit_at_once_make_one_new_proposal(w: World) -> None:
     old = w.one_decision()
-    propose, done = w.engine.approvals._propose, []
+    propose, done = w.engine.approvals._editor._propose, []
     assert propose is not None
 
     def slow(*given: Any) -> Any:
@@ -273,7 +273,7 @@ def test_two_people_who_edit_at_once_make_one_new_proposal(w: World) -> None:
             done.append(edit(w, old, ANNA, amount_minor=2000))
         return propose(*given)
 
-    w.engine.approvals._propose = slow
+    w.engine.approvals._editor._propose = slow
     with pytest.raises(ApprovalRefused, match="not waiting"):
         edit(w, old, BEN, amount_minor=3000)
     assert list(w.customer().decisions) == [done[1]]

@@ -8,7 +8,6 @@ are passed in.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
 
@@ -18,38 +17,24 @@ from postsale.access import Person
 from postsale.agents.approval_rules import escalations, is_over, right_to_answer
 from postsale.agents.authority import Authorities
 from postsale.agents.control import require_person, require_reason
-from postsale.agents.decide import Decided, decision_id, intent_mac, macs_digest, values_digest
+from postsale.agents.decide import intent_mac, macs_digest, values_digest
 from postsale.agents.desk import NOTHING, Change, Desk
-from postsale.agents.editing import COMMAND, Edit, changed_arguments, edit_of
 from postsale.agents.policy_time import ASKED_BY
+from postsale.agents.replacing import Editor, Propose
+from postsale.agents.silence import Silence
 from postsale.agents.waits import refuted
 from postsale.aggregates import asked as a
 from postsale.aggregates import commands
 from postsale.aggregates import decisions as d
 from postsale.aggregates.authority import authority_stream
-from postsale.aggregates.customer import CustomerAggregate, OpenDecision, PendingTrigger, without_proposal
+from postsale.aggregates.customer import CustomerAggregate
 from postsale.errors import ApprovalRefused, InvalidInput
-from postsale.events import Event, Recorded, StreamId, derive_id
+from postsale.events import Recorded, StreamId, derive_id
 from postsale.store.contract import NoneSince, StreamAt
-from postsale.store.log import Cause, Draft
+from postsale.store.log import Cause
 
 Reread = Callable[[CustomerAggregate, str], tuple[Mapping[str, d.Scalar], int]]
 """(customer, agent) -> every evidence value now, and the position up to which facts are in it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Edited:
-    """What an edited proposal is decided from, beside what every decision is."""
-
-    edit: Edit
-    editor: str
-    arguments: Sequence[Mapping[str, Any]]
-    asked_by: str  # what asked for the proposal that is replaced
-    freed: d.Reservation | None  # what that one gives back
-
-
-Propose = Callable[[CustomerAggregate, PendingTrigger, Edited], tuple[Change, Decided]]
-"""(customer without the replaced proposal, trigger, edit) -> the events of a decision about it, and the decision."""
 
 
 class Approvals:
@@ -58,7 +43,8 @@ class Approvals:
     def __init__(self, desk: Desk, reread: Reread, agents: frozenset[str] = frozenset(), propose: Propose | None = None) -> None:
         self._desk = desk
         self._reread = reread
-        self._propose = propose
+        self._silence = Silence(desk, self._changed)
+        self._editor = Editor(desk, self._changed, self._silence, propose)
         self.authority = Authorities(desk, agents)
 
     def approve(
@@ -95,7 +81,7 @@ class Approvals:
         person, reason = self._person(tenant, decision_id, person), require_reason(reason, "edit")
         decision = self._desk.decision(tenant, decision_id)
         change, _ = self._desk.change(
-            decision.stored.stream, lambda c: self._edit(c, decision, person, reason, amount_minor, terms, arguments)
+            decision.stored.stream, lambda c: self._editor.change(c, decision, person, reason, amount_minor, terms, arguments)
         )
         _refuse_closed(decision_id, change)
         return next(x.event_id for x in change.drafts if isinstance(x.event, d.DecisionRecorded))
@@ -106,17 +92,22 @@ class Approvals:
         decision = self._desk.decision(tenant, decision_id)
 
         def rule(c: CustomerAggregate) -> Change:
-            asked = self._waiting(c, decision_id).asked
+            asked = commands.awaiting(c, decision_id).asked
             if asked is None or asked.level + 1 >= len(asked.levels):
                 raise ApprovalRefused(decision_id=str(decision_id), reason="there is no level above the one that is asked")
             level = asked.level + 1
             event = a.ApprovalEscalated(decision_id=decision_id, level=level, name=asked.levels[level].name, by=person.login, reason=reason)
-            return self._change((event,), decision, person, "approval")
+            how = Cause(actor=person.actor, causation_id=decision_id, correlation_id=decision.data.trigger_id, origin=self._desk.origin)
+            return Change((self._desk.draft(event, derive_id(decision_id, "level", level), how),))
 
         change, _ = self._desk.change(decision.stored.stream, rule)
         (draft,) = change.drafts
         assert isinstance(draft.event, a.ApprovalEscalated)
         return draft.event.name
+
+    def timed(self, c: CustomerAggregate) -> Change:
+        """What time alone makes of this customer's open requests."""
+        return self._silence.of(c)
 
     def changed(self, tenant: str, decision_id: UUID) -> tuple[str, ...]:
         """What differs by now from what the decision was bound to: an approval would be refused. Records nothing."""
@@ -196,7 +187,7 @@ class Approvals:
         asked = known.asked if known is not None and known.disposition == "awaiting" else None
         now_us = self._desk.now_us()
         if known is not None and asked is not None and is_over(asked, now_us):
-            return self._over(c, known, asked, decision)
+            return self._silence.over(c, known, asked, decision)
         switches = self._desk.switches(c.stream.tenant, data.agent)
         changed, values, position = self._changed(c, decision)
         events: tuple[d.CustomerEvent, ...] = commands.approve(
@@ -219,7 +210,7 @@ class Approvals:
         conditions: list[Any] = list(switches.conditions)
         if data.must_not_have_changed:
             conditions.append(NoneSince(c.fact_streams, frozenset(data.must_not_have_changed), position))
-        made = () if asked is None else self._up(escalations(id_, asked, now_us), decision)
+        made = () if asked is None else self._silence.up(escalations(id_, asked, now_us), decision)
         if asked is not None:
             signed, version = self._signature(c.stream.tenant, asked, len(made), decision, granted)
             conditions.append(StreamAt(authority_stream(c.stream.tenant), version))
@@ -263,161 +254,6 @@ class Approvals:
         changed += ["identity:merged"] if c.merged_into else []
         return (*changed, *refuted(c, data.trigger_id)), bound, position
 
-    # ------------------------------------------------------------ time
-
-    def timed(self, c: CustomerAggregate) -> Change:
-        """What time alone makes of open requests: they go up, lapse, are rejected or, where the policy says so in words, approved."""
-        now_us = self._desk.now_us()
-        conditions: list[Any] = []
-        drafts = [self._timed(e, c.decisions[e.decision_id], "approval") for e in commands.lapse_expired(c, now_us)]
-        for open_ in c.decisions.values():
-            if open_.disposition != "awaiting" or open_.asked is None or now_us < open_.asked.until_us:
-                continue
-            decision = self._desk.decision(c.stream.tenant, open_.decision_id)
-            over = is_over(open_.asked, now_us)
-            change = (
-                self._over(c, open_, open_.asked, decision)
-                if over
-                else Change(self._up(escalations(open_.decision_id, open_.asked, now_us), decision))
-            )
-            drafts += change.drafts
-            conditions += change.conditions
-        return Change(tuple(drafts), tuple(conditions))
-
-    def _up(self, events: Sequence[a.ApprovalEscalated], decision: Recorded[d.DecisionRecorded]) -> tuple[Draft, ...]:
-        how = Cause(causation_id=decision.event_id, correlation_id=decision.data.trigger_id, origin=self._desk.origin)
-        return tuple(self._desk.draft(e, derive_id(decision.event_id, "level", e.level), how) for e in events)
-
-    def _over(self, c: CustomerAggregate, open_: OpenDecision, asked: a.Asked, decision: Recorded[d.DecisionRecorded]) -> Change:
-        """The end of the last level's time: what the policy says in words, never anything else."""
-        up = self._up(escalations(open_.decision_id, asked, self._desk.now_us()), decision)
-        last, id_ = asked.levels[-1], open_.decision_id
-        if last.on_timeout == "reject":
-            return Change((*up, self._timed(a.ApprovalTimedOut(decision_id=id_, outcome="reject", level=last.name), open_, "approval")))
-        lapse = d.ApprovalLapsed(decision_id=id_, why="expired")
-        if last.on_timeout == "approve":
-            data, switches = decision.data, self._desk.switches(c.stream.tenant, decision.data.agent)
-            changed, _, position = self._changed(c, decision)
-            acts = switches.states[0].mode == "act" and any(v.rule.startswith("autonomy:act") for v in data.verdicts)
-            if changed:
-                lapse = d.ApprovalLapsed(decision_id=id_, why="values-changed", detail=", ".join(changed))
-            elif switches.paused:
-                lapse = d.ApprovalLapsed(decision_id=id_, why="paused")
-            elif acts and asked.editor is None:  # silence is no yes to what a person wrote, nor for an agent that may only propose
-                conditions: list[Any] = list(switches.conditions)
-                if data.must_not_have_changed:
-                    conditions.append(NoneSince(c.fact_streams, frozenset(data.must_not_have_changed), position))
-                yes = a.ApprovalTimedOut(decision_id=id_, outcome="approve", level=last.name)
-                return Change((*up, self._timed(yes, open_, "approval")), tuple(conditions))
-        return Change((*up, self._timed(lapse, open_, "approval")))
-
-    def _timed(self, event: Event, open_: OpenDecision, step: str) -> Draft:
-        how = Cause(causation_id=open_.decision_id, correlation_id=open_.trigger_id, origin=self._desk.origin)
-        return self._desk.draft(event, derive_id(open_.decision_id, step, event.wire_name), how)
-
-    # ------------------------------------------------------------ an edit
-
-    def _edit(
-        self,
-        c: CustomerAggregate,
-        decision: Recorded[d.DecisionRecorded],
-        person: Person,
-        reason: str,
-        amount_minor: int | None,
-        terms: str | None,
-        arguments: Sequence[Mapping[str, Any]] | None,
-    ) -> Change:
-        data, id_ = decision.data, decision.event_id
-        open_ = self._waiting(c, id_)
-        now_us = self._desk.now_us()
-        if open_.asked is not None and is_over(open_.asked, now_us):
-            return self._over(c, open_, open_.asked, decision)
-        if open_.expires_at_us is not None and now_us >= open_.expires_at_us:
-            return Change((self._timed(d.ApprovalLapsed(decision_id=id_, why="expired"), open_, "approval"),))
-        changed = self._changed(c, decision)[0]
-        if changed:
-            lapse = d.ApprovalLapsed(decision_id=id_, why="values-changed", detail=", ".join(changed))
-            return self._change((lapse,), decision, person, "approval")
-        if not isinstance(data.arguments, str) and data.intents:
-            raise ApprovalRefused(decision_id=str(id_), reason="its arguments are erased, so nobody can change them")
-        shown = orjson.loads(data.arguments) if isinstance(data.arguments, str) else []
-        names = changed_arguments(shown, arguments if arguments is not None else shown, self._fixed(c, data))
-        before = edit_of(data.flags)
-        offer = data.offer
-        if offer is None and (amount_minor is not None or terms is not None):
-            raise InvalidInput(what="edit", field="offer", reason="this proposal offers nothing")
-        new_terms = terms is not None and offer is not None and terms != offer.terms
-        new_amount = amount_minor is not None and offer is not None and amount_minor != offer.amount_minor
-        if not (names or new_terms or new_amount):
-            raise InvalidInput(what="edit", field="(whole)", reason="nothing was changed: approve or reject it")
-        edit = Edit(
-            replaces=id_,
-            rule=data.rule or "",
-            amount_minor=amount_minor if amount_minor is not None else before.amount_minor if before else None,
-            terms=terms if terms is not None else before.terms if before else None,
-            arguments=tuple(sorted({*names, *(before.arguments if before else ())})),
-        )
-        said = [*names, *(["offer.amount_minor"] if new_amount else []), *(["offer.terms"] if new_terms else [])]
-        edited = Edited(edit, person.login, arguments if arguments is not None else shown, _asked_by(data), open_.reservation)
-        return self._replacement(c, decision, person, reason, edited, tuple(said), now_us)
-
-    def _replacement(
-        self,
-        c: CustomerAggregate,
-        decision: Recorded[d.DecisionRecorded],
-        person: Person,
-        reason: str,
-        edited: Edited,
-        changed: tuple[str, ...],
-        now_us: int,
-    ) -> Change:
-        """The person's command with its trigger, the end of the old proposal, and the new one: all or nothing."""
-        assert self._propose is not None
-        data, id_ = decision.data, decision.event_id
-        command = d.CommandIssued(command=COMMAND, agent=data.agent, reason=reason)
-        command_id = derive_id(id_, COMMAND, person.login, now_us)
-        raised = d.TriggerRaised(agent=data.agent, condition=COMMAND, cause="command", causing_event=command_id, depth=data.depth)
-        trigger_id = derive_id(data.agent, COMMAND, command_id)
-        pending = PendingTrigger(trigger_id, raised, c.position, now_us)
-        change, decided = self._propose(without_proposal(c, id_, now_us), pending, edited)
-        new = decided.event
-        if new.disposition != "awaiting":
-            why = new.suppressed_by or new.rationale
-            raise ApprovalRefused(decision_id=str(id_), reason=f"edited like this it would not be proposed: {why}")
-        replaced = a.ApprovalReplaced(
-            decision_id=id_,
-            replaced_by=decision_id(trigger_id),
-            editor=person.login,
-            authenticated_by=person.authenticated_by,
-            changed=changed,
-            reason=reason,
-        )
-        first = Cause(actor=person.actor, correlation_id=data.trigger_id, origin=self._desk.origin)
-        then = Cause(
-            actor=person.actor, causation_id=command_id, correlation_id=data.trigger_id, depth=data.depth, origin=self._desk.origin
-        )
-        before = (
-            self._desk.draft(command, command_id, first),
-            self._desk.draft(raised, trigger_id, then),
-            self._desk.draft(replaced, derive_id(id_, "approval", replaced.wire_name), then),
-        )
-        return replace(change, drafts=(*before, *change.drafts))
-
-    def _fixed(self, c: CustomerAggregate, data: d.DecisionRecorded) -> list[frozenset[str]]:
-        """For each effect the arguments that follow from the customer or the offer, by the policy that decided."""
-        policy = self._desk.policy(c.stream.tenant, data.policy)
-        rows = [] if policy is None else [r for r in policy.rules if r.id in {e.rule for e in data.eligible if e.propensity_ppm}]
-        acting = [r for r in (policy.deciding(rows)[0] if policy is not None and rows else ()) if r.tool is not None]
-        follows = [
-            frozenset(k for k, v in r.arguments.items() if isinstance(v, str) and (v == "$customer" or v.startswith("$offer.")))
-            for r in acting
-        ]
-        return follows if len(follows) == len(data.intents) else [frozenset({"customer"})] * len(data.intents)
-
-    @staticmethod
-    def _waiting(c: CustomerAggregate, decision_id: UUID) -> OpenDecision:
-        return commands.awaiting(c, decision_id)
-
     def _offered(self, stream: StreamId, decision: Recorded[d.DecisionRecorded], seen: Sequence[Mapping[str, Any]] | None) -> str:
         """The digest of the arguments that are approved: of those shown, else of those recorded."""
         text = decision.data.arguments
@@ -436,12 +272,6 @@ class Approvals:
         if not events:
             return NOTHING
         return Change(tuple(self._desk.draft(e, derive_id(decision.event_id, step, e.wire_name), cause) for e in events))
-
-
-def _asked_by(data: d.DecisionRecorded) -> str:
-    """What asked in the first place: an edited proposal still answers that."""
-    known = data.evidence.get(ASKED_BY)
-    return known if isinstance(known, str) else data.condition
 
 
 def _refuse_closed(decision_id: UUID, change: Change) -> None:

@@ -18,7 +18,7 @@ from postsale.access import Person
 from postsale.agents import asking, control
 from postsale.agents.agent import Agent
 from postsale.agents.approval_rules import asked_of
-from postsale.agents.approvals import Approvals, Edited
+from postsale.agents.approvals import Approvals
 from postsale.agents.decide import Case, Decided, decide, decision_id
 from postsale.agents.desk import NOTHING, TRIES, Change, Desk, Switches
 from postsale.agents.evidence import EvidenceRecorder, HealthReading, HealthSource, NoHealth, read_set, rounded
@@ -26,6 +26,7 @@ from postsale.agents.guardrails import look, period
 from postsale.agents.outbox import Outbox
 from postsale.agents.policy import Policy
 from postsale.agents.policy_time import ASKED_BY
+from postsale.agents.replacing import Edited
 from postsale.agents.timed import next_us, time_brings
 from postsale.agents.tools.toolbox import Toolbox
 from postsale.agents.waits import ended
