@@ -289,6 +289,7 @@ def test_what_was_missed_is_made_up_once_and_a_clock_moved_back_fires_nothing_ag
     w.attend()
     assert [e.day for e in of(w, ScheduleCame)] == ["2026-12-07"]
     assert raised(w) == ["mondays"]
+    assert w.customer().up == frozenset()  # it asks once, and does not last
 
 
 def test_a_customer_who_moves_to_another_zone_is_asked_about_once_a_day() -> None:
@@ -319,6 +320,12 @@ def test_open_days_only_leaves_out_holidays() -> None:
     s = Schedule(id="s", at="09:00", weekdays=("wed",), open_days_only=True, zone="Europe/Berlin")
     calendar = Policy.from_toml(HEAD + CALENDAR).calendar
     assert upcoming(s, calendar, "Europe/Berlin", to_us(at("2026-11-16T00:00:00+00:00"))) == to_us(at("2026-11-25T09:00:00+01:00"))
+
+
+def test_a_day_that_a_zone_leaves_out_has_no_firing_nor_has_another_day_in_its_place() -> None:
+    """Samoa had no 30 December 2011, which would have been a Friday."""
+    s = Schedule(id="s", at="09:00", weekdays=("fri",), zone="Pacific/Apia")
+    assert iso(upcoming(s, None, "Pacific/Apia", to_us(at("2011-12-29T00:00:00+00:00"))) or 0) == "2012-01-05T19:00:00.000000Z"
 
 
 @pytest.mark.parametrize(
