@@ -27,6 +27,7 @@ MODULES = (
     "postsale.agents",
     "postsale.agents.tools",
     "postsale.agents.adapters.hubspot",
+    "postsale.agents.adapters.pydantic_ai",
     "postsale.agents.adapters.salesforce",
     "postsale.agents.adapters.segment",
     "postsale.agents.adapters.slack",

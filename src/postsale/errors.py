@@ -551,6 +551,17 @@ class PolicyInvalid(PostSaleError):
 
 
 @dataclass(eq=False, kw_only=True)
+class PromptInvalid(PostSaleError):
+    """A prompt is wrong, or names what nobody declared: nothing is asked with it."""
+
+    prompt: str
+    where: str
+    reason: str
+    found = "prompt {prompt!r}, {where}: {reason}"
+    todo = "Correct the prompt and load it again."
+
+
+@dataclass(eq=False, kw_only=True)
 class PolicyWidens(PostSaleError):
     """A policy lets its agent do more than the active one, and does not say so. The active one stays."""
 

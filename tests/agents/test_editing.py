@@ -15,6 +15,7 @@ from postsale.aggregates.decisions import ApprovalGranted, ApprovalLapsed, Comma
 from postsale.audit import check_dispositions, replay
 from postsale.errors import ApprovalRefused, InvalidInput, NotAllowed, UnknownDecision
 from postsale.projections.journal import read_journal
+from tests.agents.planned import CALL, Planned
 from tests.agents.test_approval_rules import CARA, DIRK, delegate, grant, ladder, of
 from tests.agents.world import ANNA, BEN, DUNNING, World, calls
 
@@ -277,3 +278,15 @@ def test_two_people_who_edit_at_once_make_one_new_proposal(w: World) -> None:
     with pytest.raises(ApprovalRefused, match="not waiting"):
         edit(w, old, BEN, amount_minor=3000)
     assert list(w.customer().decisions) == [done[1]]
+
+
+def test_what_a_planner_proposed_is_not_edited_and_no_planner_is_asked_for_it() -> None:
+    questions: list[Any] = []
+    w = Planned(lambda question: (questions.append(question), CALL)[1], mode="propose")
+    (old,) = w.attend(w.failed()).decided
+    assert len(questions) == 1
+    arguments = [{"customer": "c1", "title": "Call", "note": "Say more."}]
+    with pytest.raises((ApprovalRefused, InvalidInput)):
+        w.engine.approvals.edit("acme", old, BEN, reason="more", arguments=arguments)
+    assert len(questions) == 1
+    assert list(w.customer().decisions) == [old]

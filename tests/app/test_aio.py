@@ -26,6 +26,7 @@ from .support import ANNA, NOON, Server, Where, failed, opened, paid, place_of, 
 _ONLY_SYNC = {
     "Tenant": {
         "activate",
+        "activate_prompt",
         "agent",
         "agent_names",
         "cases",
@@ -36,6 +37,7 @@ _ONLY_SYNC = {
         "escalate",
         "move_case",
         "policy",
+        "prompts",
         "pseudonyms",
         "training_rows",
         "upcoming",

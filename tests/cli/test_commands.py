@@ -40,7 +40,7 @@ def test_the_commands_are_those_that_are_promised() -> None:
     """A command that disappears is noticed."""
     promised = """
         demo, ingest stripe, ingest cloudevents, ingest table, run, customer list, customer show, customer timeline, customer why,
-        decision list, decision explain, decision replay, decision whatif, policy show, policy diff, policy activate, agent review, approval list, approval approve, approval reject, projection status,
+        decision list, decision explain, decision replay, decision whatif, policy show, policy diff, policy activate, prompt list, prompt show, prompt diff, prompt activate, agent review, approval list, approval approve, approval reject, projection status,
         quarantine list, quarantine retry, agent list, tool list, tool status, agent observe, agent propose, agent act, agent pause, agent resume,
         token issue, schemas check, schemas list, schemas write, log verify, log checkpoint, log key, log prove, log check-proof,
         log chapters, log archive, db migrate, snapshots drop, projection rebuild, projection diff, projection switch, projection retry,

@@ -25,12 +25,13 @@ ON_DATA = {
 EVERY = sorted(EXAMPLES.glob("*.py"))
 SCRIPTS = [path for path in EVERY if path.stem not in ON_DATA]
 PUBLIC = {"postsale", "postsale.agents", "postsale.agents.tools", "postsale.projections", "postsale.testing"}
-SHORT = [*SCRIPTS, EXAMPLES / "custom_policy.toml"]
+SHORT = [*SCRIPTS, EXAMPLES / "custom_policy.toml", EXAMPLES / "planner.toml"]
 
 SAYS = {
     "custom_policy": ["First row that matches", "row call", "suppressed by autonomy:observe"],
     "custom_projection": ["health 70.00 fair", "together", "+70.000000"],
     "custom_signal": ["stored: True", "stored again: False", "acme.webinars/attended@1 {'webinar': 'onboarding', 'stayed_min': 42}"],
+    "planner": ["3 attempts have failed. Somebody should talk to them."],
     "own_transaction": ["invoices: inv_2\nsignals:  inv_2"],
     "custom_tool": ["your CRM is called here, within 30 s: Call about failing payments", "→ succeeded", "effect succeeded: confirmed"],
 }

@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 
-from postsale.agents import Agent, Policy, RenewalRescue
+from postsale.agents import Agent, FunctionPlanner, Policy, Prompt, RenewalRescue
 from postsale.agents.tools import Receipt, Tool
 from postsale.agents.tools.sandbox import Email
 from postsale.errors import InvalidInput, ToolUnreachable
 from postsale.testing import Scenario, asked, consent, decision, effect, given, no_network
+from tests.agents.planned import CALL, PROMPT, policy
+from tests.agents.planned import agent as planned
 from tests.agents.world import DUNNING
 from tests.app.support import failed, paid, subscribed
 
@@ -141,3 +143,23 @@ def test_it_is_refused_in_other_threads_too_and_only_inside() -> None:
         assert near.getpeername() == listening.getsockname()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
         s.connect(("127.0.0.1", 9))
+
+
+def test_a_planner_that_is_a_function_is_part_of_the_story() -> None:
+    with given(planned(lambda _: CALL), ("cus_1", subscribed("s", NOON)), at=NOON) as story:
+        story.when(("cus_1", failed("f", attempt=2))).then(
+            decision("cus_1", "acted", "task"), effects=[effect("crm.create_task@1", customer="cus_1", title="Call", note="Say hello.")]
+        )
+    with given(planned(lambda _: "no plan"), ("cus_1", subscribed("s", NOON)), at=NOON) as story:
+        story.when(("cus_1", failed("f", attempt=2))).then(decision("cus_1", "failed", "plan"))
+
+
+def test_a_planner_that_leaves_this_process_is_refused_with_a_typed_error() -> None:
+    real = Agent(policy(), planners=[FunctionPlanner("retention", lambda _: CALL, simulated=False)], prompts=[Prompt.from_toml(PROMPT)])
+    with (
+        given(real, ("cus_1", subscribed("s", NOON)), at=NOON) as story,
+        pytest.raises(ToolUnreachable, match="planner retention during a test"),
+    ):
+        story.when(("cus_1", failed("f", attempt=2)))
+    with given(real, ("cus_1", subscribed("s", NOON)), at=NOON, network=True) as story:
+        assert [e.disposition for e in story.when(("cus_1", failed("f", attempt=2))).entries] == ["acted"]

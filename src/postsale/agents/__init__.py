@@ -6,7 +6,21 @@ May import projections, store, access, aggregates, events, errors.
 
 from postsale.agents.agent import Agent
 from postsale.agents.calendar import Calendar
+from postsale.agents.planner import Answer, FunctionPlanner, Planner, Question
 from postsale.agents.policy import Policy
+from postsale.agents.prompts import Prompt
 from postsale.agents.shipped import SHIPPED, ChurnOutreach, RenewalRescue
 
-__all__ = ["SHIPPED", "Agent", "Calendar", "ChurnOutreach", "Policy", "RenewalRescue"]
+__all__ = [
+    "SHIPPED",
+    "Agent",
+    "Answer",
+    "Calendar",
+    "ChurnOutreach",
+    "FunctionPlanner",
+    "Planner",
+    "Policy",
+    "Prompt",
+    "Question",
+    "RenewalRescue",
+]

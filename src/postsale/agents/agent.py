@@ -10,16 +10,19 @@ import hashlib
 import importlib
 import inspect
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
-from typing import ClassVar
+from types import MappingProxyType
+from typing import ClassVar, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
 from postsale.agents.decide import AgentSpec
 from postsale.agents.evidence import OFFERED, HealthReading, customer_evidence
 from postsale.agents.expressions import InputType
+from postsale.agents.planner import Planner
 from postsale.agents.policy import Policy
+from postsale.agents.prompts import Prompt
 from postsale.agents.tables import Name
 from postsale.aggregates.customer import CustomerAggregate
 from postsale.aggregates.decisions import Scalar
@@ -29,10 +32,12 @@ _DECIDING = tuple(
     f"postsale.agents.{name}"
     for name in (
         "expressions",
+        "planner_policy",
         "policy",
         "policy_check",
         "guardrails",
         "evidence",
+        "planner_answer",
         "calendar",
         "approval_rules",
         "editing",
@@ -40,6 +45,7 @@ _DECIDING = tuple(
         "agent",
     )
 )
+T = TypeVar("T")
 _NAME: TypeAdapter[str] = TypeAdapter(Name)
 
 
@@ -52,8 +58,17 @@ class Agent:
 
     offers: ClassVar[Mapping[str, InputType]] = {}
 
-    def __init__(self, policy: Policy | None = None, *, name: str | None = None) -> None:
-        """`name` defaults to the policy's. Raises BadDeclaration without a policy or with a name that is not one."""
+    def __init__(
+        self,
+        policy: Policy | None = None,
+        *,
+        name: str | None = None,
+        planners: Iterable[Planner] = (),
+        prompts: Iterable[Prompt] = (),
+    ) -> None:
+        """`name` defaults to the policy's. `planners` are what rows with `action = "plan"` may hand over to; `prompts` are installed
+        with the agent where the log knows none of their name. Raises BadDeclaration without a policy, with a name that is not one, for
+        two planners or prompts of one name, and for what is no planner."""
         policy = policy or self.default_policy()
         if policy is None:
             raise BadDeclaration(what=type(self).__name__, reason="an agent needs a policy: pass policy=Policy.load(…)")
@@ -64,6 +79,19 @@ class Agent:
             raise BadDeclaration(what=type(self).__name__, reason="the name must be 1 to 64 of a-z, 0-9, '.', '_', '-'") from None
         if self.name == "all":
             raise BadDeclaration(what=type(self).__name__, reason='the name "all" stands for every agent')
+        self.planners = self._by_name("planners", planners, Planner, "name")  # type: ignore[type-abstract]
+        self.prompts = self._by_name("prompts", prompts, Prompt, "id")
+
+    def _by_name(self, what: str, given: Iterable[T], kind: type[T], attribute: str) -> Mapping[str, T]:
+        found: dict[str, T] = {}
+        for one in given:
+            if not isinstance(one, kind):
+                raise BadDeclaration(what=type(self).__name__, reason=f"{what}: a {type(one).__name__} is no {kind.__name__}")
+            name = getattr(one, attribute)
+            if name in found:
+                raise BadDeclaration(what=type(self).__name__, reason=f"{what}: two named {name!r}")
+            found[name] = one
+        return MappingProxyType(found)
 
     @classmethod
     def default_policy(cls) -> Policy | None:

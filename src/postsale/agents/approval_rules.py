@@ -58,7 +58,9 @@ def check_rules(policy: Policy, bad: Bad) -> None:
         return
     if rules.people > 1:
         bad(where, "where several people have to say yes, silence is no yes")
-    for row in policy.rules:
+    for row in (*policy.rules, *(policy.options or ())):
+        if row.plan is not None:
+            bad(where, f"rule {row.id!r} hands over to a planner, and silence approves nothing that a planner chose")
         if row.action == "none":
             continue
         if row.risk != "low" or row.offer is not None:

@@ -1,7 +1,7 @@
 """Decide: one trigger, evidence and context in, one decision event out. Pure: no clock, no random, no I/O, no tools.
 
 Everything that goes in is recorded in the event, so that `rederive` makes the same bytes from the event alone.
-May import aggregates, events, and expressions, policy, guardrails of this room.
+May import aggregates, events, and expressions, policy, planner_answer, guardrails of this room.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from postsale.agents.approval_rules import ends_us
 from postsale.agents.editing import edit_of
 from postsale.agents.expressions import Value
 from postsale.agents.guardrails import Context, ToolRef, first_failed, forbidding, judge, mode_for, over_authority, too_risky
+from postsale.agents.planner_answer import Asked, Filled, Planned, options_of, read_answer
+from postsale.agents.planner_policy import FROM_PLAN
 from postsale.agents.policy import OfferRow, Policy, Rule, fill
 from postsale.aggregates.artifacts import Mode, content_digest
 from postsale.aggregates.decisions import DecisionRecorded, Disposition, EffectIntent, Eligible, Offer, ReadRef, Reservation, Scalar
@@ -53,6 +55,7 @@ class Case:
     tools: Mapping[str, ToolRef]
     model: str | None = None
     flags: Mapping[str, Scalar] | None = None
+    asked: Asked | None = None  # what came of asking a planner, where a row hands over to one
 
     @property
     def customer(self) -> str:
@@ -107,12 +110,16 @@ def decide(spec: AgentSpec, policy: Policy, case: Case, mac: Mac, edited: Sequen
     arguments: list[dict[str, Any]] = []
     because = "; ".join(fill(rule.because, case.evidence) for rule in chosen)
     because = because or f"no row of {policy.name} decides here ({no_row})"
+    plan = _plan(policy, chosen, case)
+    if plan is not None:
+        chosen, because, eligible = _handed_over(policy, chosen[0], plan, case, because, eligible)
+    values = plan.values if plan is not None else {}
     edit = edit_of(case.flags)
     try:
         for rule in chosen:
-            made = _offer(rule, case.evidence)
+            made = _offer(rule, case.evidence, values)
             made = made if edit is None else edit.offer(made)
-            clear_of = {k: _argument(v, case, because, made) for k, v in sorted(rule.arguments.items())}
+            clear_of = {k: _argument(v, case, because, made, values) for k, v in sorted(rule.arguments.items())}
             place = sum(r.tool is not None for r in chosen[: len(arguments)])  # among the effects
             arguments.append(clear_of if edit is None or rule.tool is None else edit.fill(place, clear_of, edited))
             offer = made if made is not None else offer
@@ -125,8 +132,13 @@ def decide(spec: AgentSpec, policy: Policy, case: Case, mac: Mac, edited: Sequen
     mode, segment = mode_for(policy, case.mode, case.evidence)
     verdicts = judge(policy, chosen, no_row, offer, case.context, mode=mode, depth=case.depth, tools=case.tools, segment=segment)
     suppressed_by = first_failed(verdicts)
-    asks = any(rule.then == "ask" for rule in forbidding(policy.guardrails.sequence or (), chosen, case.context)) or too_risky(
-        policy, chosen
+    unplanned = plan is not None and plan.option is None
+    if plan is not None and unplanned and not problem and _nothing_left(chosen[0], case.asked, suppressed_by):
+        problem = plan.problem
+    asks = (
+        unplanned
+        or any(rule.then == "ask" for rule in forbidding(policy.guardrails.sequence or (), chosen, case.context))
+        or too_risky(policy, chosen)
     )
     asks = asks or edit is not None
     disposition = _disposition(chosen, offer, mode, suppressed_by, problem, asks=asks)
@@ -175,7 +187,8 @@ def decide(spec: AgentSpec, policy: Policy, case: Case, mac: Mac, edited: Sequen
         decider=spec.decider,
         decider_digest=spec.decider_digest,
         package_version=spec.package_version,
-        flags=dict(case.flags or {}),
+        prompt=case.asked.prompt if plan is not None and case.asked is not None else None,
+        flags=_flags(case, plan),
         eligible=eligible,
         verdicts=verdicts,
         action=None if not chosen or chosen[0].action == "none" else chosen[0].action,
@@ -205,6 +218,75 @@ def _choose(policy: Policy, evidence: Mapping[str, Value]) -> tuple[tuple[Rule, 
     return chosen, no_row, eligible
 
 
+def _plan(policy: Policy, chosen: Sequence[Rule], case: Case) -> Planned | None:
+    """What the row's planner comes to; None where the row decides by itself."""
+    if not chosen or chosen[0].plan is None:
+        return None
+    return read_answer(policy, chosen[0], case.evidence, case.asked, case.decided_at_us)
+
+
+def _handed_over(
+    policy: Policy, row: Rule, plan: Planned, case: Case, because: str, eligible: tuple[Eligible, ...]
+) -> tuple[tuple[Rule, ...], str, tuple[Eligible, ...]]:
+    """What decides in place of a row that hands over, why, and what could have: its options, with no chance that nobody recorded."""
+    options = options_of(policy, row, case.evidence)
+    chosen = plan.option
+    if chosen is None and case.asked is not None and row.plan is not None:
+        chosen = next((option for option in options if option.id == row.plan.otherwise), None)
+    if chosen is not None:
+        because = f"{because} {fill(chosen.because, case.evidence)}" + (f" ({plan.problem})" if plan.problem else "")
+    chance = (case.asked.propensity_ppm or 0) if case.asked is not None and plan.option is not None else 0
+    could = tuple(Eligible(action=o.action, rule=o.id, propensity_ppm=chance if o is chosen else 0) for o in options)
+    others = tuple(e for e in eligible if e.rule != row.id)
+    return ((row,) if chosen is None else (chosen,)), because, (*could, *others)
+
+
+def planned_call(policy: Policy, case: Case) -> tuple[str, dict[str, Any]] | None:
+    """The tool and arguments that a plan comes to; None without a plan, or without a tool."""
+    row = plan_row(policy, case.evidence)
+    plan = None if row is None else _plan(policy, (row,), case)
+    if row is None or plan is None or plan.option is None or plan.option.tool is None:
+        return None
+    because = f"{fill(row.because, case.evidence)} {fill(plan.option.because, case.evidence)}"
+    try:
+        offer = _offer(plan.option, case.evidence, plan.values)
+        arguments = {k: _argument(v, case, because, offer, plan.values) for k, v in sorted(plan.option.arguments.items())}
+    except _NoValue:
+        return None
+    return plan.option.tool, arguments
+
+
+def _nothing_left(deciding: Rule, asked: Asked | None, suppressed_by: str | None) -> bool:
+    """Whether a row without a plan fails. A guardrail may stop it before its planner is asked; afterwards a person looks in any case."""
+    return suppressed_by is None if asked is None else (deciding.plan is not None or suppressed_by is not None)
+
+
+def _flags(case: Case, plan: Planned | None) -> dict[str, Scalar]:
+    flags = dict(case.flags or {})
+    if plan is not None and case.asked is not None:
+        flags |= {**case.asked.scalars(), **plan.scalars()}
+    return flags
+
+
+def plan_row(policy: Policy, evidence: Mapping[str, Value]) -> Rule | None:
+    """The row that hands over to a planner with this evidence; None where rows decide by themselves."""
+    chosen, _, _ = _choose(policy, evidence)
+    return chosen[0] if chosen and chosen[0].plan is not None else None
+
+
+def to_ask(policy: Policy, case: Case) -> Rule | None:
+    """The row whose planner has to be asked before this case is decided; None where none decides, or nothing would come of it."""
+    if case.flags and "failed" in case.flags:
+        return None
+    row = plan_row(policy, case.evidence)
+    if row is None or not options_of(policy, row, case.evidence):
+        return None
+    mode, segment = mode_for(policy, case.mode, case.evidence)
+    verdicts = judge(policy, (row,), "", None, case.context, mode=mode, depth=case.depth, tools=case.tools, segment=segment)
+    # An agent that observes asks too: how it would plan is what there is to observe.
+    return None if any(not v.passed and v.guardrail != "autonomy" for v in verdicts) else row
+
+
 def _disposition(
     chosen: Sequence[Rule], offer: Offer | None, mode: Mode, suppressed_by: str | None, problem: str, *, asks: bool
 ) -> Disposition:
@@ -217,11 +299,11 @@ def _disposition(
     return "awaiting" if mode == "propose" or asks else "acted"
 
 
-def _offer(rule: Rule, evidence: Mapping[str, Value]) -> Offer | None:
+def _offer(rule: Rule, evidence: Mapping[str, Value], planned: Mapping[str, Filled]) -> Offer | None:
     row: OfferRow | None = rule.offer
     if row is None:
         return None
-    amount = _value(row.amount_minor, evidence)
+    amount = _filled(row.amount_minor, planned) if _from_plan(row.amount_minor) else _value(row.amount_minor, evidence)
     currency = _value(row.currency, evidence)
     if isinstance(amount, bool) or not isinstance(amount, int) or not 0 <= amount <= MAX_INT:
         raise _NoValue(f"{row.amount_minor} is not an amount")
@@ -246,9 +328,22 @@ def _value(given: int | str, evidence: Mapping[str, Value]) -> int | str:
     return value
 
 
-def _argument(given: str | int | bool, case: Case, because: str, offer: Offer | None) -> str | int | bool:
+def _from_plan(given: object) -> bool:
+    return isinstance(given, str) and given.startswith(FROM_PLAN)
+
+
+def _filled(given: str | int | bool, planned: Mapping[str, Filled]) -> Filled:
+    value = planned.get(str(given).removeprefix(FROM_PLAN))
+    if value is None:
+        raise _NoValue(f"{given} is missing")
+    return value
+
+
+def _argument(given: str | int | bool, case: Case, because: str, offer: Offer | None, planned: Mapping[str, Filled]) -> str | int | bool:
     if not isinstance(given, str):
         return given
+    if _from_plan(given):
+        return _filled(given, planned)
     match given:
         case "$customer":
             return case.customer
@@ -281,27 +376,32 @@ class Rederived:
     event: DecisionRecorded
     arguments: tuple[dict[str, Any], ...]
     difference: Difference | None
-    arguments_checked: bool  # False: they are erased, or no key was given; everything else was compared
+    arguments_checked: bool  # False: they, or the answer they come from, are erased, or no key was given; the rest was compared
 
 
-def rederive(recorded: DecisionRecorded, arguments: str | None, policy: Policy, mac: Mac | None) -> Rederived:
+def rederive(recorded: DecisionRecorded, arguments: str | None, policy: Policy, mac: Mac | None, answer: str | None = None) -> Rederived:
     """Decide again from recorded evidence, recorded context and the policy alone, and compare canonical bytes.
 
     `arguments` is the unsealed canonical text, None when it is erased or there was none; `mac` is the tenant's keyed
-    digest, None when its key is gone. A policy other than the recorded one is the first difference. Never raises for a
-    decision that differs.
+    digest, None when its key is gone; `answer` is the planner's as it was recorded, where there was one: without it (erased) the
+    decision's own record says what was chosen, and free texts are taken as they are. A policy other than the recorded one is the first
+    difference. Never raises for a decision that differs.
     """
     if policy.digest != recorded.policy:
         return Rederived(recorded, (), Difference("policy", recorded.policy, policy.digest), False)
     try:
+        case = case_of(recorded, answer)
         edited = orjson.loads(arguments) if arguments is not None else None
-        again = decide(spec_of(recorded), policy, case_of(recorded), mac or (lambda _: ""), edited)
+        again = decide(spec_of(recorded), policy, case, mac or (lambda _: ""), edited)
     except (InvalidInput, PolicyInvalid, KeyError, ValueError) as error:
         return Rederived(recorded, (), Difference("(deciding)", "a decision", type(error).__name__), False)
     event = again.event
+    unread = case.asked is not None and case.asked.erased
+    if unread:
+        event = event.model_copy(update={"arguments": arguments})
     edit = edit_of(recorded.flags)
     lost = arguments is None and edit is not None and bool(edit.arguments)  # what a person wrote cannot be made again
-    if mac is None or lost:
+    if mac is None or unread or lost:
         kept = {i.intent_id: i.arguments_mac for i in recorded.intents}
         intents = tuple(i.model_copy(update={"arguments_mac": kept.get(i.intent_id, "")}) for i in event.intents)
         event = event.model_copy(update={"intents": intents})
@@ -311,7 +411,7 @@ def rederive(recorded: DecisionRecorded, arguments: str | None, policy: Policy, 
         event = event.model_copy(update={"arguments": None})
     left, right = encode_payload(compare), encode_payload(event)
     difference = None if left == right else _first(orjson.loads(left), orjson.loads(right), "")
-    checked = not recorded.intents or arguments is not None or (mac is not None and not lost)
+    checked = not unread and (not recorded.intents or arguments is not None or (mac is not None and not lost))
     return Rederived(again.event, again.arguments, difference, checked)
 
 
@@ -320,8 +420,8 @@ def spec_of(event: DecisionRecorded) -> AgentSpec:
     return AgentSpec(event.agent, event.decider, event.decider_digest, event.package_version)
 
 
-def case_of(event: DecisionRecorded) -> Case:
-    """What was decided on, as recorded."""
+def case_of(event: DecisionRecorded, answer: str | None = None) -> Case:
+    """What was decided on, as recorded; `answer` is its planner's, where there was one."""
     tools = {name: ToolRef(name, *text.split(":", 1)) for name, text in event.tools.items()}
     return Case(
         trigger_id=event.trigger_id,
@@ -334,7 +434,8 @@ def case_of(event: DecisionRecorded) -> Case:
         context=Context.from_scalars(event.context),
         tools=tools,
         model=event.model,
-        flags=event.flags,
+        flags={name: value for name, value in event.flags.items() if not name.startswith("plan.")},
+        asked=Asked.from_scalars(event.flags, event.prompt, answer),
     )
 
 

@@ -40,7 +40,7 @@ from postsale.aggregates.authority import (
 )
 from postsale.aggregates.customer import CustomerAggregate
 from postsale.aggregates.decisions import BudgetCommitted, BudgetEvent, BudgetReleased, BudgetReserved, DecisionRecorded, EffectSucceeded
-from postsale.errors import ConditionFailed, ContentConflict, UnknownDecision, VersionConflict
+from postsale.errors import ConditionFailed, ContentConflict, UnknownDecision, UnknownEvent, VersionConflict
 from postsale.events import Event, Lane, NewEvent, Origin, Recorded, StreamId, decode, derive_id
 from postsale.store.contract import Appended, Condition, Query, StreamAt
 from postsale.store.leases import Lease
@@ -198,6 +198,18 @@ class Desk:
         recorded = decode(stored, self._unseal)
         assert isinstance(recorded.data, DecisionRecorded)
         return Recorded(recorded.stored, recorded.header, recorded.data)
+
+    @property
+    def unseal(self) -> Unsealer:
+        """Opens what this desk may see."""
+        return self._unseal
+
+    def event(self, tenant: str, event_id: UUID) -> Event:
+        """An event by its id, unsealed where this desk may; UnknownEvent when there is none."""
+        stored = self.log.store.find(tenant, event_id)
+        if stored is None:
+            raise UnknownEvent(tenant=tenant, event=str(event_id))
+        return decode(stored, self._unseal).data
 
     def _lane(self, stream: StreamId) -> list[Event]:
         return [r.data for r in self.log.events(Query(tenant=stream.tenant, streams=(stream,), lane=Lane.DECISION))]

@@ -19,6 +19,7 @@ from pydantic import BaseModel, Field, JsonValue, ValidationError
 from postsale.agents.approval_rules import ApprovalRules
 from postsale.agents.calendar import Calendar
 from postsale.agents.expressions import Cell, InputType, Value, all_of, parse_cell
+from postsale.agents.planner_policy import PlanRow
 from postsale.agents.regions import Box, box_of
 from postsale.agents.schedules import Schedule
 from postsale.agents.sla import Sla
@@ -83,6 +84,7 @@ class Rule(_Model):
     because: Text
     risk_case: bool = False
     risk: Tier | None = None  # of what the row does; None is low
+    plan: PlanRow | None = None  # of a row with action = "plan", which a planner decides
 
     @property
     def output(self) -> dict[str, Any]:
@@ -225,6 +227,9 @@ class Policy(_Model):
     priorities: tuple[Name, ...] | None = None  # actions, the most important first; for `priority` and `output-order`
     triggers: Annotated[tuple[Trigger, ...], Field(alias="trigger", max_length=100)] = ()
     rules: Annotated[tuple[Rule, ...], Field(alias="rule", min_length=1, max_length=500)]
+    options: Annotated[Annotated[tuple[Rule, ...], Field(min_length=1, max_length=200)] | None, Field(alias="option")] = (
+        None  # what planners may choose
+    )
     guardrails: Guardrails
     autonomy: Autonomy | None = None
     outcome: Outcome | None = None
@@ -307,6 +312,16 @@ class Policy(_Model):
         return tuple(Row(rule, all_of(self.cells(rule.when, f"rule {rule.id!r}, when"))) for rule in self.rules)
 
     @cached_property
+    def choices(self) -> tuple[Row, ...]:
+        """The options, compiled, in order."""
+        return tuple(Row(o, all_of(self.cells(o.when, f"option {o.id!r}, when"))) for o in self.options or ())
+
+    @property
+    def acts(self) -> tuple[Rule, ...]:
+        """Everything that may be done: the rules and the options."""
+        return (*self.rules, *(self.options or ()))
+
+    @cached_property
     def boxes(self) -> tuple[Box, ...]:
         """What each rule matches, in order."""
         return tuple(box_of(self.cells(rule.when, f"rule {rule.id!r}, when"), self.inputs) for rule in self.rules)
@@ -373,12 +388,12 @@ class Policy(_Model):
     @property
     def channels(self) -> tuple[str, ...]:
         """Every channel that a row may use, sorted."""
-        return tuple(sorted({r.channel for r in self.rules if r.channel}))
+        return tuple(sorted({r.channel for r in self.acts if r.channel}))
 
     @property
     def tools(self) -> tuple[str, ...]:
         """Every tool that a row may name, sorted."""
-        return tuple(sorted({r.tool for r in self.rules if r.tool}))
+        return tuple(sorted({r.tool for r in self.acts if r.tool}))
 
     # ------------------------------------------------------------ for people
 
@@ -485,7 +500,7 @@ def fill(text: str, values: Mapping[str, Value]) -> str:
 def _place(loc: tuple[int | str, ...], data: Mapping[str, Any]) -> str:
     """A pydantic path with rows named by their id: `rule 2 'call-owner', offer.currency`."""
     parts, rest = list(loc), ""
-    if len(parts) >= 2 and parts[0] in {"rule", "trigger", "schedule", "wait", "sla"} and isinstance(parts[1], int):
+    if len(parts) >= 2 and parts[0] in {"rule", "trigger", "option", "schedule", "wait", "sla"} and isinstance(parts[1], int):
         rows = data.get(str(parts[0]), [])
         row = rows[parts[1]] if isinstance(rows, list) and parts[1] < len(rows) else {}
         id_ = row.get("id") if isinstance(row, Mapping) else None

@@ -8,6 +8,8 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from postsale.agents.approval_rules import check_rules
 from postsale.agents.expressions import InputType
+from postsale.agents.planner_answer import slots_of
+from postsale.agents.planner_policy import FROM_PLAN, PLAN, PlanRow
 from postsale.agents.policy import BUILT_IN, NO_ACTION, SEVERAL, TIERS, OfferRow, Policy, Rule, placeholders
 from postsale.agents.policy_time import check_time
 from postsale.agents.regions import meet, point_in, shown
@@ -25,10 +27,12 @@ def check(policy: Policy, *, stored: bool = False) -> None:
     c = _Check(policy)
     c.inputs()
     c.triggers()
+    c.options()
     for index, rule in enumerate(policy.rules):
         c.rule(rule, index)
     c.reachable()
     if not stored:
+        c.hands_over()
         c.priorities()
         c.overlaps()
     c.guardrails()
@@ -68,12 +72,19 @@ class _Check:
         at = f"rule {rule.id!r}"
         if any(rule.id == earlier.id for earlier in self.p.rules[:index]):
             self.bad(at, "this id is used twice")
+        self.does(rule, at)
+        if rule.plan is not None:
+            self.plan(rule, rule.plan, at)
+
+    def does(self, rule: Rule, at: str) -> None:
         if rule.id in {"no-rule", "not-unique", "not-any", "no-value"}:
             self.bad(at, "this id is what a disposition says when no row decides; choose another")
         self.p.cells(rule.when, f"{at}, when")
         self.text(rule.because, f"{at}, because")
         if not rule.because.strip():
             self.bad(f"{at}, because", "expected a reason that a person can read")
+        if rule.plan is not None and rule.action != PLAN:
+            self.bad(f"{at}, action", f'a row with [rule.plan] has action = "{PLAN}"')
         if rule.action == NO_ACTION:
             given = [n for n in ("tool", "arguments", "channel", "offer", "authority_limit_minor") if getattr(rule, n)] + (
                 ["risk_case"] if rule.risk_case else []
@@ -90,8 +101,73 @@ class _Check:
         elif rule.authority_limit_minor is not None:
             self.bad(f"{at}, authority_limit_minor", "only an offer has an authority limit")
 
+    # ------------------------------------------------------------ planners
+
+    def options(self) -> None:
+        """What planners may choose: each option is a row that only a planner reaches, and some row names it."""
+        named = {id_ for rule in self.p.rules if rule.plan for id_ in rule.plan.options}
+        seen = {rule.id for rule in self.p.rules}
+        for option in self.p.options or ():
+            at = f"option {option.id!r}"
+            if option.id in seen:
+                self.bad(at, "this id is used twice")
+            seen.add(option.id)
+            if option.action == PLAN:
+                self.bad(f"{at}, action", "an option is what a planner chooses; it cannot hand over again")
+            self.does(option, at)
+            if option.id not in named:
+                self.bad(at, "no row hands over to a planner that may choose it")
+
+    def hands_over(self) -> None:
+        for rule in self.p.rules:
+            if rule.action == PLAN and rule.plan is None:
+                self.bad(f"rule {rule.id!r}, plan", f'action = "{PLAN}" hands over to a planner: say to which under [rule.plan]')
+
+    def plan(self, rule: Rule, plan: PlanRow, at: str) -> None:
+        """A row that hands over does nothing itself; what its options take from the planner is declared as slots."""
+        if self.p.hit in SEVERAL:
+            self.bad(f"{at}, plan", f'under hit = "{self.p.hit}" several rows decide together, and a planner decides alone')
+        given = [n for n in ("tool", "arguments", "channel", "offer", "authority_limit_minor", "risk_case") if getattr(rule, n)]
+        if given:
+            self.bad(f"{at}, {given[0]}", "a row that hands over does nothing itself; its options do")
+        options = {option.id: option for option in self.p.options or ()}
+        for name in plan.evidence:
+            if name not in self.p.inputs:
+                self.bad(f"{at}, plan.evidence", f"{name!r} is not a declared input")
+        taken: set[str] = set()
+        for id_ in plan.options:
+            if id_ not in options:
+                self.bad(f"{at}, plan.options", f"there is no [[option]] {id_!r}")
+            option, slots = options[id_], slots_of(options[id_])
+            taken |= {*slots}
+            for slot in slots:
+                if slot not in plan.slots:
+                    self.bad(f"{at}, plan.slots", f"option {id_!r} takes {FROM_PLAN}{slot}, which is not declared")
+            if option.offer is not None and (amount := str(option.offer.amount_minor)).startswith(FROM_PLAN):
+                self.amount(option, plan, amount.removeprefix(FROM_PLAN), at)
+            if id_ == plan.otherwise and slots:
+                self.bad(f"{at}, plan.otherwise", f"it is for when there is no plan, but it takes {FROM_PLAN}{slots[0]}")
+        for name in plan.slots:
+            if name not in taken:
+                self.bad(f"{at}, plan.slots.{name}", "no option takes it")
+        if plan.otherwise is not None and (plan.otherwise not in plan.options or options[plan.otherwise].action == NO_ACTION):
+            self.bad(f"{at}, plan.otherwise", "expected one of its options, one that does something")
+
+    def amount(self, option: Rule, plan: PlanRow, name: str, at: str) -> None:
+        slot, limit = plan.slots[name], option.authority_limit_minor or 0
+        if slot.type != "integer" or slot.min is None or slot.min < 0:
+            self.bad(f"{at}, plan.slots.{name}", "an offer's amount is an integer from 0 on")
+        if option.approval == "none" and slot.max is not None and slot.max > limit:
+            self.bad(f"{at}, plan.slots.{name}", f'up to {slot.max} is above the authority limit of {limit}, so "none" could never act')
+
     def argument(self, rule: Rule, value: str | int | bool, where: str) -> None:
         if not isinstance(value, str):
+            return
+        if value.startswith(FROM_PLAN):
+            if where.startswith("rule "):
+                self.bad(where, f"{value} is for options: no planner decides here")
+            if where.endswith("arguments.customer"):
+                self.bad(where, "who it is about is not for a planner to say: $customer")
             return
         if not value.startswith("$"):
             self.text(value, where)
@@ -103,7 +179,7 @@ class _Check:
             self.bad(where, f"{value} is neither a declared input nor one of {', '.join('$' + b for b in BUILT_IN)}")
 
     def offer(self, rule: Rule, offer: OfferRow, at: str) -> None:
-        if isinstance(offer.amount_minor, str):
+        if isinstance(offer.amount_minor, str) and not (at.startswith("option ") and offer.amount_minor.startswith(FROM_PLAN)):
             self.reference(offer.amount_minor, "integer", f"{at}, offer.amount_minor")
         if offer.currency.startswith("$"):
             self.reference(offer.currency, "text", f"{at}, offer.currency")
@@ -197,7 +273,7 @@ class _Check:
         windows = [(f.count, f.days) for f in g.frequency]
         if len(set(windows)) < len(windows):
             self.bad("guardrails.frequency", "the same window twice")
-        actions = {rule.action for rule in self.p.rules} - {NO_ACTION}
+        actions = {rule.action for rule in self.p.acts} - {NO_ACTION}
         seen: set[str] = set()
         for sequence in g.sequence or ():
             at = f"guardrails.sequence {sequence.id!r}"

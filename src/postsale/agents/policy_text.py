@@ -31,6 +31,12 @@ def table(policy: Policy) -> str:
     order = f" ({', '.join(policy.priorities)})" if policy.priorities else ""
     lines += ["", _HITS[policy.hit] + order]
     lines += _grid([["row", "when", "then", "because"], *(_row(policy, rule) for rule in policy.rules)])
+    if policy.options:
+        lines += [
+            "",
+            "What a planner may choose",
+            *_grid([["option", "when", "then", "because"], *(_row(policy, o) for o in policy.options)]),
+        ]
     lines += ["", "Limits"]
     for f in g.frequency:
         lines.append(f"  at most {f.count} contacts in {f.days} days, with consent for {g.purpose}")
@@ -73,10 +79,10 @@ def changes(old: Policy, new: Policy) -> tuple[Change, ...]:
         return ()
     a, b = old.model_dump(mode="json", exclude_none=True), new.model_dump(mode="json", exclude_none=True)
     out: list[Change] = []
-    for name in (n for n in [*a, *(n for n in b if n not in a)] if n not in {"rules", "triggers"}):
+    for name in (n for n in [*a, *(n for n in b if n not in a)] if n not in {"rules", "triggers", "options"}):
         out += _changes(name, "", a.get(name), b.get(name))
-    for what, key in (("trigger", "triggers"), ("rule", "rules")):
-        before, after = {r["id"]: r for r in a[key]}, {r["id"]: r for r in b[key]}
+    for what, key in (("trigger", "triggers"), ("rule", "rules"), ("option", "options")):
+        before, after = {r["id"]: r for r in a.get(key, [])}, {r["id"]: r for r in b.get(key, [])}
         out += [Change(f"{what} {i!r}", "removed", before=before[i]) for i in before if i not in after]
         out += [Change(f"{what} {i!r}", "added", after=after[i]) for i in after if i not in before]
         for i in (i for i in before if i in after):
@@ -105,6 +111,17 @@ def _words(policy: Policy, when: Cells, id_: str) -> str:
 def _row(policy: Policy, rule: Rule) -> list[str]:
     if rule.action == NO_ACTION:
         return [rule.id, _words(policy, rule.when, rule.id), "nothing", rule.because]
+    if rule.plan is not None:
+        p = rule.plan
+        then = f"{p.planner} plans with {p.prompt}: {', '.join(p.options)}" + (
+            f"; without a plan a person decides about {p.otherwise}" if p.otherwise else ""
+        )
+        return [
+            rule.id,
+            _words(policy, rule.when, rule.id),
+            then + ("; a person approves" if rule.approval == "required" else ""),
+            rule.because,
+        ]
     then = rule.action + (f" with {rule.tool}" if rule.tool else "") + (f" by {rule.channel}" if rule.channel else "")
     if rule.offer:
         then += f"; {rule.offer.kind} of {rule.offer.amount_minor} {rule.offer.currency}, authority up to {rule.authority_limit_minor}"

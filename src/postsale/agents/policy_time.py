@@ -24,7 +24,7 @@ ASKED_BY = "asked_by"  # evidence: which trigger, schedule, wait, sla or command
 def check_time(policy: Policy, bad: Bad) -> None:
     """Call `bad(where, reason)` for what cannot be."""
     seen = {t.id for t in policy.triggers}
-    actions = {rule.action for rule in policy.rules if rule.tool is not None}
+    actions = {rule.action for rule in (*policy.rules, *(policy.options or ())) if rule.tool is not None}
     for where, id_ in _named(policy):
         if id_ in seen:
             bad(where, "this id is used twice")

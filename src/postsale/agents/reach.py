@@ -5,6 +5,7 @@ Nothing here calls anything. Replay, rebuild, import and audit run inside `no_ef
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -40,6 +41,30 @@ def simulated_only(during: str = "simulation") -> Iterator[None]:
         yield
     finally:
         _limit.reset(token)
+
+
+_models = threading.Lock()
+_during: list[str] = []
+
+
+@contextmanager
+def no_models(during: str) -> Iterator[None]:
+    """Inside, in every thread of the process, only planners that stay in it are reachable. Nests."""
+    with _models:
+        _during.append(during)
+    try:
+        yield
+    finally:
+        with _models:
+            _during.remove(during)
+
+
+def check_model(planner: str, *, simulated: bool) -> None:
+    """Return when a planner may be asked from here; else ToolUnreachable."""
+    check(f"planner {planner}", simulated=simulated)
+    during = next(iter(_during), None)
+    if during is not None and not simulated:
+        raise ToolUnreachable(tool=f"planner {planner}", during=during)
 
 
 def check(tool: str, *, simulated: bool) -> None:

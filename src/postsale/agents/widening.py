@@ -12,6 +12,7 @@ from typing import Any
 
 from postsale.agents import policy_time
 from postsale.agents.expressions import Value
+from postsale.agents.planner_policy import PlanRow, Slot
 from postsale.agents.policy import (
     NO_ACTION,
     SEVERAL,
@@ -54,7 +55,8 @@ def widenings(old: Policy, new: Policy) -> tuple[Wider, ...]:
         if old.inputs.get(name, kind) != kind:
             return (Wider(f"inputs.{name}", f"it was declared {old.inputs[name]}, so its rows cannot be compared"),)
     limits = (*_limits(old.guardrails, new.guardrails), *_autonomy(old.autonomy, new.autonomy))
-    return (*_rows(old, new), *_triggers(old, new), *limits, *(Wider(where, why) for where, why in policy_time.wider(old, new)))
+    time = (Wider(where, why) for where, why in policy_time.wider(old, new))
+    return (*_rows(old, new), *_options(old, new), *_triggers(old, new), *limits, *time)
 
 
 # ---------------------------------------------------------------- rows
@@ -115,6 +117,8 @@ def _does_more(old: Rule, new: Rule) -> str:
             return f"with another {name}"
     if new.tier < old.tier:
         return "and is said to be less risky"
+    if new.plan != old.plan and (new.plan is None or old.plan is None or not _within(old.plan, new.plan)):
+        return "and hands over otherwise, or more"
     if new.offer is None:
         return ""
     if old.offer is None:
@@ -128,6 +132,46 @@ def _does_more(old: Rule, new: Rule) -> str:
     if (new.authority_limit_minor or 0) > (old.authority_limit_minor or 0):
         return "and may promise more without a person"
     return ""
+
+
+def _options(old: Policy, new: Policy) -> Iterator[Wider]:
+    """Options that do more, or that planners may choose where they could not."""
+    before = {option.id: option for option in old.options or ()}
+    for option in new.options or ():
+        if option.action == NO_ACTION:
+            continue
+        where, was = f"option {option.id!r}", before.get(option.id)
+        if was is None:
+            yield Wider(where, f"a planner may choose {option.action!r}")
+        elif why := _does_more(was, option):
+            yield Wider(where, f"it does {option.action!r}, {why}")
+        else:
+            box = box_of(new.cells(option.when, f"{where}, when"), new.inputs)
+            point = point_in(box, [Without(box_of(old.cells(was.when, f"{where}, when"), old.inputs))])
+            if point is not None:
+                yield Wider(where, "a planner may choose it where it could not", point)
+
+
+def _within(old: PlanRow, new: PlanRow) -> bool:
+    """Whether a row hands over no more than before: the same planner and prompt, and no more to see, to choose or to fill in."""
+    same = all(getattr(old, n) == getattr(new, n) for n in ("planner", "prompt"))
+    less = all(
+        getattr(new, n) <= getattr(old, n) for n in ("most", "window_days", "max_age_days", "max_answer_chars", "timeout_s", "attempts")
+    )
+    seen = all(set(getattr(new, n)) <= set(getattr(old, n)) for n in ("options", "evidence", "personal"))
+    told = all(set(fields) <= set(old.facts.get(kind, ())) and kind in old.facts for kind, fields in new.facts.items())
+    filled = all(name in old.slots and _narrower(old.slots[name], slot) for name, slot in new.slots.items())
+    return same and less and seen and told and filled and new.otherwise in {None, old.otherwise}
+
+
+def _narrower(old: Slot, new: Slot) -> bool:
+    if old == new:
+        return True
+    if new.one_of is not None:
+        return old.one_of is not None and set(new.one_of) <= set(old.one_of)
+    if new.min is not None and new.max is not None and old.min is not None and old.max is not None:
+        return old.min <= new.min and new.max <= old.max
+    return new.max_chars is not None and old.max_chars is not None and new.max_chars <= old.max_chars
 
 
 def _asks(rule: Rule) -> int:

@@ -19,6 +19,7 @@ Content = Annotated[str, Field(max_length=200_000)]
 Mode = Literal["observe", "propose", "act"]
 MODES: tuple[Mode, ...] = ("observe", "propose", "act")
 POLICIES = "policies"
+PROMPTS = "prompts"
 EVERY_AGENT = "all"  # the agent name that stands for all of them
 
 
@@ -111,3 +112,7 @@ def switch_streams(tenant: str, agent: str) -> tuple[StreamId, ...]:
 
 def policy_stream(tenant: str, name: str) -> StreamId:
     return StreamId(tenant, POLICIES, name)
+
+
+def prompt_stream(tenant: str, name: str) -> StreamId:
+    return StreamId(tenant, PROMPTS, name)

@@ -103,6 +103,21 @@ class RiskCase:
 
 
 @dataclass(frozen=True, slots=True)
+class OpenPlan:
+    """The newest question to a planner about a trigger. `status`: asked, answered, too-long, failed."""
+
+    request_id: UUID
+    policy: str  # digest
+    rule: str
+    attempt: int
+    asked_at_us: int
+    timeout_s: int
+    status: str = "asked"
+    received_id: UUID | None = None
+    retry_at_us: int | None = None  # of a failure; None: it is not asked again
+
+
+@dataclass(frozen=True, slots=True)
 class PendingTrigger:
     """A trigger without a disposition yet."""
 
@@ -110,6 +125,7 @@ class PendingTrigger:
     raised: d.TriggerRaised
     position: int
     at_us: int
+    plan: OpenPlan | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,6 +294,14 @@ def _evolve(c: CustomerAggregate, event: d.CustomerEvent, stored: StoredEvent) -
             return replace(c, up=c.up - {(agent, condition)})
         case d.DecisionRecorded():
             return _decided(c, event, stored)
+        case d.PlanRequested(trigger_id=id_):
+            return _planning(c, id_, OpenPlan(stored.event_id, event.policy, event.rule, event.attempt, at, event.timeout_s))
+        case d.PlanReceived(trigger_id=id_, request_id=request_id):
+            asked = c.pending[id_].plan if id_ in c.pending else None
+            if asked is None or asked.request_id != request_id:
+                return c
+            retry_at_us = None if event.retry_at is None else to_us(event.retry_at)
+            return _planning(c, id_, replace(asked, status=event.status, received_id=stored.event_id, retry_at_us=retry_at_us))
         case d.ApprovalGranted(decision_id=id_):
             return _settle(c, id_, disposition="acted", effects="ready", at_us=at)
         case d.ApprovalRejected(decision_id=id_) | d.ApprovalLapsed(decision_id=id_):
@@ -378,6 +402,11 @@ def _missed(c: CustomerAggregate, event: t.SlaWarned | t.SlaBreached, stored: St
     what = "warned" if isinstance(event, t.SlaWarned) else "breached"
     said = case.missed | {(event.agent, event.sla, to_us(event.since), what)}
     return replace(c, cases={**c.cases, case.case_id: replace(case, missed=said)})
+
+
+def _planning(c: CustomerAggregate, trigger_id: UUID, plan: OpenPlan) -> CustomerAggregate:
+    known = c.pending.get(trigger_id)
+    return c if known is None else replace(c, pending={**c.pending, trigger_id: replace(known, plan=plan)})
 
 
 def _decided(c: CustomerAggregate, event: d.DecisionRecorded, stored: StoredEvent) -> CustomerAggregate:

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any
 from postsale.access import Person
 from postsale.agents import SHIPPED, Agent, Policy, control
 from postsale.agents.autonomy import Review, review
+from postsale.agents.prompts import Prompt
+from postsale.agents.prompts_log import Known as KnownPrompt
+from postsale.agents.prompts_log import activate_prompt, known_prompts
 from postsale.aggregates.artifacts import EVERY_AGENT, AgentControl, Mode
 from postsale.aggregates.customer import CustomerAggregate
 from postsale.audit import WhatIf, what_if
@@ -73,6 +76,18 @@ class TenantAgents:
     def policy(self, name: str) -> Policy | None:
         """The policy of this name that decides now; None when none was activated."""
         return self._ps.engine.desk.active_policy(self.name, name)[0]
+
+    def activate_prompt(self, prompt: Prompt, *, reason: str, by: Person | None = None) -> bool:
+        """Publish a version of a prompt and let policies that name it use it, approved by a person; False when they may already.
+
+        Raises PromptInvalid for a version that is published with other content.
+        """
+        why, who = control.require_reason(reason, "prompt"), self._ps.person(by)
+        return activate_prompt(self._ps.engine.desk, self.name, prompt, person=who, reason=why)
+
+    def prompts(self, name: str | None = None) -> list[KnownPrompt]:
+        """Every version of every prompt, or of one, that was published here, by name and version, with its newest activation."""
+        return list(known_prompts(self._ps.engine.desk, self.name, name).values())
 
 
 class AgentHandle:

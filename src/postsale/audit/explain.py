@@ -50,6 +50,27 @@ class PolicyUsed:
 
 
 @dataclass(frozen=True, slots=True)
+class PlanUsed:
+    """What a planner was asked and what it answered. `question` and `answer` are "•••" where they are erased or may not be read."""
+
+    planner: str
+    model: str
+    settings: Mapping[str, str]
+    prompt: str  # name@version
+    prompt_digest: str
+    attempts: int
+    status: str  # answered, too-long, failed, silent
+    problem: str | None  # why the answer was not used
+    question: Mapping[str, Any] | str  # instructions, data, schema
+    answer: str | None
+    rationale: str | None  # the planner's own, where its answer was used
+    facts: int  # how many it was shown
+    input_tokens: int | None
+    output_tokens: int | None
+    took_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Effect:
     """One effect: what was to be sent, and what became of it. `arguments` is "•••" to whoever may not unseal them."""
 
@@ -69,6 +90,7 @@ class Explanation:
     policy: PolicyUsed
     effects: tuple[Effect, ...]
     known_at: datetime | None  # when the newest event it had read was recorded; None when it had read none
+    plan: PlanUsed | None = None  # what its planner was asked and answered; None where rows decided by themselves
 
     def to_dict(self) -> dict[str, Any]:
         recorded = self.decision.recorded
@@ -90,6 +112,7 @@ class Explanation:
             "policy": _json(asdict(self.policy)),
             "model": recorded.model,
             "decider": {"code": recorded.decider, "digest": recorded.decider_digest, "package_version": recorded.package_version},
+            "plan": asdict(self.plan) if self.plan else None,
             "eligible": [e.model_dump(mode="json") for e in recorded.eligible],
             "verdicts": [v.model_dump(mode="json") for v in recorded.verdicts],
             "offer": recorded.offer.model_dump(mode="json") if recorded.offer else None,
@@ -112,6 +135,10 @@ class Explanation:
         owner = f", owner {p.owner}, approved by {p.approver} ({p.reason})" if p.owner else ""
         lines.append(f"  Policy   {self.policy.name} {self.policy.digest[:12]}{owner}; row {r.rule or 'none'}")
         lines += ["  Guardrails"] + [f"    {'pass' if v.passed else 'STOP'}  {v.rule}: {v.reason}" for v in r.verdicts]
+        if (plan := self.plan) is not None:
+            tokens = f", {plan.input_tokens} tokens in, {plan.output_tokens} out" if plan.input_tokens is not None else ""
+            lines.append(f"  Planner  {plan.planner} ({plan.model}) with {plan.prompt}, shown {plan.facts} facts{tokens}; {plan.status}")
+            lines.append(f"    {plan.problem or plan.rationale or MASKED}")
         lines.append(f"  Chosen   {r.action or 'nothing'} — {r.rationale}")
         if r.offer:
             lines.append(
@@ -140,7 +167,46 @@ def explain(log: Log, tenant: str, decision_id: UUID, unseal: Unsealer) -> Expla
     assert isinstance(recorded, d.DecisionRecorded)
     policy = _policy(log, tenant, recorded, upto=stored.position)
     return Explanation(
-        entry, recorded.trigger_id, _cause(log, tenant, recorded), policy, _effects(entry, recorded), _known_at(log, recorded)
+        entry,
+        recorded.trigger_id,
+        _cause(log, tenant, recorded),
+        policy,
+        _effects(entry, recorded),
+        _known_at(log, recorded),
+        _plan(log, tenant, recorded, unseal),
+    )
+
+
+def _plan(log: Log, tenant: str, recorded: d.DecisionRecorded, unseal: Unsealer) -> PlanUsed | None:
+    flags, found = recorded.flags, {}
+    for name in ("plan.request", "plan.received"):
+        stored = log.store.find(tenant, UUID(str(flags[name]))) if name in flags else None
+        found[name] = decode(stored, unseal).data if stored is not None else None
+    asked, said = found["plan.request"], found["plan.received"]
+    if not isinstance(asked, d.PlanRequested):
+        return None
+    said = said if isinstance(said, d.PlanReceived) else None
+    problem = flags.get("plan.problem")
+    answer = said.answer if said is not None else None
+    rationale = None
+    if problem is None and isinstance(answer, str):
+        rationale = str(orjson.loads(answer)["rationale"])
+    return PlanUsed(
+        planner=asked.planner,
+        model=(said.model if said is not None else "") or asked.model,
+        settings=dict(asked.settings),
+        prompt=asked.prompt_version,
+        prompt_digest=asked.prompt,
+        attempts=asked.attempt,
+        status=str(flags.get("plan.status")),
+        problem=None if problem is None else str(problem),
+        question=orjson.loads(asked.content) if isinstance(asked.content, str) else str(MASKED),
+        answer=None if answer is None else str(answer),
+        rationale=rationale,
+        facts=asked.facts,
+        input_tokens=said.input_tokens if said is not None else None,
+        output_tokens=said.output_tokens if said is not None else None,
+        took_ms=said.took_ms if said is not None else None,
     )
 
 

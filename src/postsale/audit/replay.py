@@ -23,7 +23,7 @@ from postsale.store.log import Log
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """A replay that gave the same bytes. `arguments_checked` is False when they are erased or may not be read."""
+    """A replay that gave the same bytes. `arguments_checked` is False when they, or the planner's answer, are erased or may not be read."""
 
     decision_id: UUID
     intents: int
@@ -55,13 +55,34 @@ def replay(log: Log, tenant: str, decision_id: UUID, unseal: Unsealer, *, instal
         policy = policy_of(log, tenant, recorded)
         arguments = recorded.arguments if isinstance(recorded.arguments, str) else None
         keys = log.vault.tenant(tenant)
-        again: Rederived = rederive(recorded, arguments, policy, lambda raw: content_mac(keys, b"arguments", raw).hex())
+        answer = answer_of(log, tenant, recorded, unseal)
+        again: Rederived = rederive(recorded, arguments, policy, lambda raw: content_mac(keys, b"arguments", raw).hex(), answer)
     same_code = installed_digest is None or installed_digest == recorded.decider_digest
     if again.difference is not None:
         at = again.difference
         hint = "" if same_code else f" (decided by version {recorded.package_version}; other code is installed)"
         raise ReplayDiverged(decision_id=str(decision_id), where=at.where, recorded=at.recorded, regenerated=at.regenerated + hint)
     return Replayed(decision_id, len(recorded.intents), again.arguments_checked, recorded.policy, recorded.decider, same_code)
+
+
+def answer_of(log: Log, tenant: str, recorded: d.DecisionRecorded, unseal: Unsealer) -> str | None:
+    """What the decision's planner answered, from the log; None without a planner, and where it is erased or may not be read.
+
+    ReplayDiverged when the log holds no such answer: no planner is ever asked again for it.
+    """
+    named = recorded.flags.get("plan.received")
+    if named is None:
+        return None
+    try:
+        stored = log.store.find(tenant, UUID(str(named)))
+    except ValueError:
+        stored = None
+    event = decode(stored, unseal).data if stored is not None and stored.wire_name == d.PlanReceived.wire_name else None
+    if not isinstance(event, d.PlanReceived):
+        raise ReplayDiverged(
+            decision_id=str(recorded.trigger_id), where="plan.received", recorded=str(named), regenerated="no such answer in the log"
+        )
+    return event.answer if event.status == "answered" and isinstance(event.answer, str) else None
 
 
 def policy_of(log: Log, tenant: str, recorded: d.DecisionRecorded) -> Policy:

@@ -17,7 +17,7 @@ from uuid import UUID
 
 from postsale.agents import reach
 from postsale.agents.budget import BudgetState, budget_stream, evolve_budget
-from postsale.agents.decide import CERTAIN_PPM, case_of, decide, spec_of
+from postsale.agents.decide import CERTAIN_PPM, case_of, decide, plan_row, spec_of
 from postsale.agents.editing import without_edit
 from postsale.agents.evidence import EvidenceRecorder
 from postsale.agents.guardrails import Context, ToolRef, look, period
@@ -93,6 +93,7 @@ class WhatIf:
     end_us: int
     decisions: int = 0
     unreadable: int = 0  # their evidence is not to be had any more
+    unplanned: int = 0  # the candidate hands them to a planner that was never asked, and a what-if asks none
     changed: list[Changed] = field(default_factory=list)  # in the order of the log
     before: Counter[str] = field(default_factory=Counter)  # decisions by disposition, contacts, "offers CUR" in minor units
     after: Counter[str] = field(default_factory=Counter)
@@ -109,6 +110,7 @@ class WhatIf:
             "to": iso(self.end_us),
             "decisions": self.decisions,
             "unreadable": self.unreadable,
+            "unplanned": self.unplanned,
             "before": dict(sorted(self.before.items())),
             "after": dict(sorted(self.after.items())),
             "changed": [c.to_dict() for c in self.changed],
@@ -193,6 +195,9 @@ class _Replay:
         except (InvalidInput, NotAllowed, LookupError, ValueError):
             found.unreadable += 1
             return
+        if self._cannot_plan(recorded, own, evidence):
+            found.unplanned += 1
+            return
         before_event = (
             recorded if self.mode is None else decide(spec_of(recorded), own, replace(case_of(recorded), mode=self.mode), _no_mac).event
         )
@@ -220,6 +225,14 @@ class _Replay:
             return {name: recorded.evidence[name] for name in sorted(inputs)}
         values = self.values(customer, to_us(recorded.decided_at), known_us)
         return EvidenceRecorder(recorded.agent, inputs, {**values, **_shared(recorded.evidence, own, inputs)}, ()).everything()
+
+    def _cannot_plan(self, recorded: DecisionRecorded, own: Policy, evidence: Mapping[str, Scalar]) -> bool:
+        """Whether the candidate hands over where its planner was never asked this: no model is asked for a what-if."""
+        row = plan_row(self.candidate, evidence)
+        if row is None:
+            return False
+        asked = plan_row(own, recorded.evidence)
+        return "plan.status" not in recorded.flags or asked is None or asked.plan != row.plan or own.options != self.candidate.options
 
     def _asks(self, own: Policy, condition: str, evidence: Mapping[str, Scalar]) -> bool:
         """Whether the candidate would have been asked: always where a person asked, or the trigger is as it was."""
@@ -312,7 +325,8 @@ def result_of(event: DecisionRecorded | None) -> Result:
     """What a decision says will happen; None: it was not asked."""
     if event is None:
         return Result(NOT_ASKED)
-    chosen = tuple(e.rule for e in event.eligible if e.propensity_ppm) if event.draw_ppm is None else ((event.rule,) if event.rule else ())
+    certain = event.draw_ppm is None and "plan.status" not in event.flags
+    chosen = tuple(e.rule for e in event.eligible if e.propensity_ppm) if certain else ((event.rule,) if event.rule else ())
     offer = event.offer if event.disposition in {"acted", "awaiting"} else None
     return Result(
         event.disposition,
@@ -350,7 +364,7 @@ def _why(own: Policy, candidate: Policy, before: Result, after: Result) -> str:
 
 
 def _does(policy: Policy, rule_id: str) -> dict[str, Any]:
-    rule: Rule | None = next((r for r in policy.rules if r.id == rule_id), None)
+    rule: Rule | None = next((r for r in policy.acts if r.id == rule_id), None)
     return {} if rule is None else rule.output
 
 

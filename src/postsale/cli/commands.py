@@ -39,6 +39,7 @@ from postsale.cli.log import log_app
 from postsale.cli.people import authority_app, case_app, upcoming
 from postsale.cli.policies import policy_app
 from postsale.cli.projections import projection_app
+from postsale.cli.prompts import prompt_app
 from postsale.cli.run import run
 from postsale.cli.schemas import schemas_app
 from postsale.cli.tools import tool_app
@@ -80,6 +81,7 @@ app.add_typer(case_app, name="case")
 app.add_typer(agent_app, name="agent")
 app.add_typer(tool_app, name="tool")
 app.add_typer(policy_app, name="policy")
+app.add_typer(prompt_app, name="prompt")
 app.add_typer(projection_app, name="projection")
 app.add_typer(snapshots_app, name="snapshots")
 app.add_typer(quarantine_app, name="quarantine")

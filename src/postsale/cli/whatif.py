@@ -56,6 +56,8 @@ def decision_whatif(
 def _show(found: WhatIf, *, undeclared: bool) -> None:
     p = found.policy
     told = f"{found.decisions:,} decisions, {len(found.changed):,} would be others"
+    if found.unplanned:
+        told += f", {found.unplanned:,} cannot be decided again: their planner was never asked"
     if found.unreadable:
         told += f", {found.unreadable:,} cannot be decided again: their evidence is gone"
     out.print(f"[bold]{escape(p.name)} v{p.version}[/]  {told}")

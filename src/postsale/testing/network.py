@@ -1,4 +1,4 @@
-"""No network in tests: inside `no_network`, whatever reaches beyond this machine is refused, in every thread. Imports the errors only."""
+"""No network in tests: inside `no_network`, whatever reaches beyond this machine is refused, in every thread. Imports reach, errors."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from ipaddress import ip_address
 from typing import Any
 
+from postsale.agents import reach
 from postsale.errors import ToolUnreachable
 
 _REACHING = {"socket.connect": 1, "socket.sendto": 1, "socket.sendmsg": 1, "socket.getaddrinfo": 0, "socket.gethostbyname": 0}
@@ -21,7 +22,8 @@ _hooked = False
 
 @contextmanager
 def no_network() -> Iterator[None]:
-    """Inside, a connection, a datagram or a look-up of a name raises ToolUnreachable, unless it stays on this machine. Nests.
+    """Inside, a connection, a datagram or a look-up of a name raises ToolUnreachable, unless it stays on this machine; so does asking
+    a planner that is no function or test model, wherever its model runs. Nests.
 
     Holds for all threads of the process, and for code that calls Python's sockets; a library with sockets of its own in C is not seen.
     """
@@ -32,7 +34,8 @@ def no_network() -> Iterator[None]:
             _hooked = True
         _depth += 1
     try:
-        yield
+        with reach.no_models("a test"):
+            yield
     finally:
         with _lock:
             _depth -= 1

@@ -19,11 +19,12 @@ from postsale.agents import asking, control
 from postsale.agents.agent import Agent
 from postsale.agents.approval_rules import asked_of
 from postsale.agents.approvals import Approvals
-from postsale.agents.decide import Case, Decided, decide, decision_id
+from postsale.agents.decide import Case, Decided, decide, decision_id, plan_row
 from postsale.agents.desk import NOTHING, TRIES, Change, Desk, Switches
 from postsale.agents.evidence import EvidenceRecorder, HealthReading, HealthSource, NoHealth, read_set, rounded
 from postsale.agents.guardrails import look, period
 from postsale.agents.outbox import Outbox
+from postsale.agents.planner_asking import NotYet, Planning
 from postsale.agents.policy import Policy
 from postsale.agents.policy_time import ASKED_BY
 from postsale.agents.replacing import Edited
@@ -36,7 +37,16 @@ from postsale.aggregates.artifacts import EVERY_AGENT, AgentControl, Mode, polic
 from postsale.aggregates.asked import ApprovalTimedOut
 from postsale.aggregates.customer import CustomerAggregate, PendingTrigger
 from postsale.aggregates.identity import ALIASES, AliasLinked, customer_stream
-from postsale.errors import BadDeclaration, ConditionFailed, ContentConflict, InvalidInput, NotLive, StoreUnavailable, VersionConflict
+from postsale.errors import (
+    ApprovalRefused,
+    BadDeclaration,
+    ConditionFailed,
+    ContentConflict,
+    InvalidInput,
+    NotLive,
+    StoreUnavailable,
+    VersionConflict,
+)
 from postsale.events import DAY_US, Actor, Event, Header, Origin, StoredEvent, StreamId, decode, derive_id, to_us
 from postsale.store.contract import Condition, NoneSince, StreamAt
 from postsale.store.leases import Lease
@@ -78,6 +88,7 @@ class Steps:
         self.toolbox = toolbox if toolbox is not None else Toolbox()
         self.health = health if health is not None else NoHealth()
         self.desk = Desk(log, origin=origin)
+        self.planning = Planning(self.desk, self.toolbox)
         self.agents: dict[str, Agent] = {}
         for agent in agents:
             if not isinstance(agent, Agent):
@@ -86,6 +97,7 @@ class Steps:
                 raise BadDeclaration(what=f"agent {agent.name!r}", reason="two agents with one name")
             agent.check(agent.policy, self.health.features)
             self.toolbox.check(agent.policy)
+            self.planning.check(agent, agent.policy)
             self.agents[agent.name] = agent
         self.outbox = Outbox(self.desk, self.toolbox, **(outbox or {}))
         self.approvals = Approvals(self.desk, self._reread, frozenset(self.agents), self._propose)
@@ -97,6 +109,7 @@ class Steps:
         engine = copy(self)
         engine.desk = self.desk.under(lease)
         engine.outbox = self.outbox.at(engine.desk)
+        engine.planning = self.planning.at(engine.desk)
         return engine
 
     # ------------------------------------------------------------ control by people
@@ -126,7 +139,7 @@ class Steps:
     # ------------------------------------------------------------ one visit
 
     def visit(self, stream: StreamId, cause: StoredEvent | None = None, *, since_us: int | None = None) -> Visited:
-        """Do for one customer now all that touches only the log: edges, decisions, lapses, outcomes. Effects are left.
+        """Do for one customer now all that has no effect: edges, decisions (planners are asked), lapses, outcomes. Effects are left.
 
         `cause`: the fact that brings us here, None for the passing of time since `since_us` (default: a day). `stream` may be
         an alias or a merged customer: the visit is to the customer it belongs to; an alias that is not linked yet has none.
@@ -151,7 +164,7 @@ class Steps:
         home = customer.stream
         waiting = sorted(customer.pending.values(), key=lambda t: t.position)
         decided = tuple(x for x in (self.handle(home, t.trigger_id) for t in waiting) if x is not None)
-        customer = self.log.customer(home) if decided else customer
+        customer = self.log.customer(home) if waiting else customer
         lapsed, outcomes = self._sweep(customer)
         customer = self.log.customer(home) if lapsed or outcomes else customer
         return Visited(0, decided, lapsed, outcomes, (customer,))
@@ -179,8 +192,8 @@ class Steps:
         return chain
 
     def next_due_us(self, c: CustomerAggregate) -> int | None:
-        """When this customer needs a visit although nothing happens: retries, expiries, outcomes; None: never."""
-        times = [self.outbox.next_due_us(c)]
+        """When this customer needs a visit although nothing happens: retries, planners, expiries, outcomes, times; None: never."""
+        times = [self.outbox.next_due_us(c), self.planning.next_due_us(c, self.agents)]
         waiting = [o for o in c.decisions.values() if o.disposition == "awaiting"]
         times += [o.expires_at_us for o in waiting if o.expires_at_us is not None]
         times += [o.asked.until_us for o in waiting if o.asked is not None]
@@ -287,7 +300,8 @@ class Steps:
     # ------------------------------------------------------------ decisions
 
     def handle(self, stream: StreamId, trigger_id: UUID) -> UUID | None:
-        """Decide about one pending trigger: the decision's id, None when it has a disposition already or its agent is not here.
+        """Decide about one pending trigger: the decision's id, None when it has a disposition already, waits for its planner, or its
+        agent is not here.
 
         What the decision read must still hold when it is stored; else it is read and decided anew, and after too many
         rounds recorded as failed.
@@ -301,6 +315,10 @@ class Steps:
             last = attempt > TRIES
             try:
                 self._decide_once(customer, pending, agent, "what it depends on kept changing while it was being decided" if last else "")
+            except NotYet as waits:
+                if waits.again:
+                    continue
+                return None
             except ContentConflict:
                 return None  # another worker decided this trigger
             except (VersionConflict, ConditionFailed):
@@ -398,6 +416,11 @@ class Steps:
             model=health.model,
             flags=flags or None,
         )
+        if edited is None:
+            case = self.planning.prepare(c, pending, agent, policy, case)
+        elif plan_row(policy, case.evidence) is not None:
+            why = "a planner decides here, and what it answered cannot be edited: reject it, or have the agent asked again"
+            raise ApprovalRefused(decision_id=str(edited.edit.replaces), reason=why)
         clear = None if edited is None else edited.arguments
         return decide(agent.spec, policy, case, self.desk.mac(tenant), clear), reads[0].fact_position, version
 

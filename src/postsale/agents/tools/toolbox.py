@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextvars
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
@@ -21,6 +21,7 @@ from postsale.errors import BadDeclaration, PolicyInvalid, ToolRefused, ToolUnav
 from postsale.events import Text
 
 _TEXT: TypeAdapter[str] = TypeAdapter(Text)
+T = TypeVar("T")
 
 
 class Result(NamedTuple):
@@ -70,28 +71,27 @@ class Toolbox:
 
     def check(self, policy: Policy) -> None:
         """Return when every row's tool is here and its arguments are named as the contract wants; else PolicyInvalid."""
-        for rule in policy.rules:
+        for rule in policy.acts:
             if rule.tool is None:
                 continue
+            kind = "option" if rule in (policy.options or ()) else "rule"
             tool = self._tools.get(rule.tool)
             if tool is None:
-                raise PolicyInvalid(policy=policy.name, where=f"rule {rule.id!r}, tool", reason=f"{rule.tool} is not installed")
+                raise PolicyInvalid(policy=policy.name, where=f"{kind} {rule.id!r}, tool", reason=f"{rule.tool} is not installed")
             fields = tool.input.model_fields
             for name in rule.arguments:
                 if name not in fields:
                     raise PolicyInvalid(
-                        policy=policy.name, where=f"rule {rule.id!r}, arguments.{name}", reason=f"{rule.tool} takes no such argument"
+                        policy=policy.name, where=f"{kind} {rule.id!r}, arguments.{name}", reason=f"{rule.tool} takes no such argument"
                     )
             for name, info in fields.items():
                 if info.is_required() and name not in rule.arguments:
-                    raise PolicyInvalid(policy=policy.name, where=f"rule {rule.id!r}, arguments", reason=f"{rule.tool} needs {name!r}")
+                    raise PolicyInvalid(policy=policy.name, where=f"{kind} {rule.id!r}, arguments", reason=f"{rule.tool} needs {name!r}")
 
     def misfit(self, name: str, arguments: Mapping[str, Any]) -> str:
-        """Where arguments do not fit the tool's input; "" when they fit, or the tool is not here."""
-        tool = self._tools.get(name)
+        """Where arguments do not fit the contract of a tool that is here; "" when they fit."""
         try:
-            if tool is not None:
-                tool.input.model_validate(dict(arguments))
+            self._tools[name].input.model_validate(dict(arguments))
         except ValidationError as error:
             return _place(error)
         return ""
@@ -116,7 +116,7 @@ class Toolbox:
 
 def _guarded(tool: Tool, call: Callable[[], BaseModel | None]) -> Result:
     try:
-        output = call() if isinstance(tool, SandboxTool) else _within(tool.timeout_s, call)
+        output = call() if isinstance(tool, SandboxTool) else within(tool.timeout_s, call)
     except ToolRefused as error:
         return Result("refused", _plain(error.reason), sandbox=tool.sandbox)
     except ToolUnavailable as error:
@@ -145,9 +145,9 @@ def _done(tool: Tool, output: object) -> Result:
     return Result("done", receipt=receipt, sandbox=tool.sandbox)
 
 
-def _within(timeout_s: float, call: Callable[[], BaseModel | None]) -> BaseModel | None:
+def within(timeout_s: float, call: Callable[[], T]) -> T:
     """The call's result, or TimeoutError when it is not there in time; the thread is then left behind as a daemon."""
-    box: list[BaseModel | None] = []
+    box: list[T] = []
     failed: list[BaseException] = []
     context = contextvars.copy_context()
 
