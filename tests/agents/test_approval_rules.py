@@ -10,6 +10,7 @@ import pytest
 
 from postsale.access import Person
 from postsale.agents import Agent, Policy, RenewalRescue
+from postsale.agents.engines import EmbeddedEngine
 from postsale.aggregates.asked import ApprovalEscalated, ApprovalSigned, ApprovalTimedOut
 from postsale.aggregates.decisions import ApprovalGranted, ApprovalLapsed, CustomerEvent
 from postsale.audit import check_dispositions
@@ -394,6 +395,15 @@ def test_silence_approves_only_where_the_policy_says_so_in_words() -> None:
     assert of(w, ApprovalGranted) == []  # no person said so
     assert read_journal(w.store, "acme")[0].history[1][1] == "approved by silence of team, as its policy says"
     assert check_dispositions(w.store).problems == []
+
+
+def test_a_worker_without_the_agent_leaves_its_silence_to_one_that_has_it() -> None:
+    w, _ = silent()
+    w.wait(hours=72)
+    other = EmbeddedEngine(w.log, [RenewalRescue()])
+    assert other.attend(w.stream()).called == 0
+    assert of(w, ApprovalTimedOut) == []
+    assert w.attend().called == 1
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from postsale.aggregates import asked as a
 from postsale.aggregates import commands
 from postsale.aggregates import decisions as d
 from postsale.aggregates.customer import CustomerAggregate, OpenDecision
+from postsale.errors import InvalidInput
 from postsale.events import Event, Recorded, derive_id
 from postsale.store.contract import NoneSince
 from postsale.store.log import Cause, Draft
@@ -38,12 +39,13 @@ class Silence:
             if open_.disposition != "awaiting" or open_.asked is None or now_us < open_.asked.until_us:
                 continue
             decision = self._desk.decision(c.stream.tenant, open_.decision_id)
-            over = is_over(open_.asked, now_us)
-            change = (
-                self.over(c, open_, open_.asked, decision)
-                if over
-                else Change(self.up(escalations(open_.decision_id, open_.asked, now_us), decision))
-            )
+            if is_over(open_.asked, now_us):
+                try:
+                    change = self.over(c, open_, open_.asked, decision)
+                except InvalidInput:  # its agent is not here to read its evidence: it waits for a run that has it
+                    continue
+            else:
+                change = Change(self.up(escalations(open_.decision_id, open_.asked, now_us), decision))
             drafts += change.drafts
             conditions += change.conditions
         return Change(tuple(drafts), tuple(conditions))
