@@ -259,6 +259,18 @@ class StoreUnavailable(PostSaleError):
 
 
 @dataclass(eq=False, kw_only=True)
+class EngineUnavailable(PostSaleError):
+    """The server that drives agents cannot be reached. What it was told before is kept there; the log is not affected."""
+
+    engine: str
+    address: str
+    reason: str
+    found = "{engine} at {address}: {reason}"
+    expected = "a running server"
+    todo = "Start it or mend the address, then run again: whoever was to be visited is found in the log."
+
+
+@dataclass(eq=False, kw_only=True)
 class UnsafeDatabase(PostSaleError):
     """A database, or the login used for it, is not set up so that the log's promises hold. Refused before anything is read or written."""
 
@@ -537,6 +549,30 @@ class ReplayDiverged(PostSaleError):
     found = "decision {decision_id} differs at {where}: regenerated {regenerated}"
     expected = "recorded {recorded}"
     todo = "Run: postsale log verify. If the log is sound, install the decider version the decision names."
+
+
+@dataclass(eq=False, kw_only=True)
+class SandboxViolation(PostSaleError):
+    """Deciding code that is replayed tried to reach beyond its values. It was stopped there; the replay gives no result."""
+
+    decision_id: str
+    decider: str  # module:qualname
+    tried: str  # the system call, or Python's name of what it was about to do
+    sandbox: str
+    found = "deciding {decision_id} again, {decider} tried {tried} in the sandbox {sandbox}"
+    expected = "code that reads the values it is given, and nothing else"
+    todo = "Make its evidence pure, and import what it needs at the top of its module."
+
+
+@dataclass(eq=False, kw_only=True)
+class SandboxFailed(PostSaleError):
+    """The process that decides again could not be started, ended, stood still, or gave no answer. The replay gives no result."""
+
+    decision_id: str | None  # that it was at
+    reason: str
+    found = "the sandbox of the replay, at decision {decision_id}: {reason}"
+    expected = "an answer for each decision"
+    todo = "Replay that decision alone; if its agent is your own, look there for a loop, or for more memory than a replay has."
 
 
 @dataclass(eq=False, kw_only=True)

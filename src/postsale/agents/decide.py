@@ -410,7 +410,7 @@ def rederive(recorded: DecisionRecorded, arguments: str | None, policy: Policy, 
     if arguments is None and had:  # erased: compare all but the clear text; with a key the digests still bind it
         event = event.model_copy(update={"arguments": None})
     left, right = encode_payload(compare), encode_payload(event)
-    difference = None if left == right else _first(orjson.loads(left), orjson.loads(right), "")
+    difference = first_difference(left, right)
     checked = not unread and (not recorded.intents or arguments is not None or (mac is not None and not lost))
     return Rederived(again.event, again.arguments, difference, checked)
 
@@ -437,6 +437,11 @@ def case_of(event: DecisionRecorded, answer: str | None = None) -> Case:
         flags={name: value for name, value in event.flags.items() if not name.startswith("plan.")},
         asked=Asked.from_scalars(event.flags, event.prompt, answer),
     )
+
+
+def first_difference(recorded: bytes, regenerated: bytes) -> Difference | None:
+    """The first place where two canonical payloads of a decision differ; None when their bytes are the same."""
+    return None if recorded == regenerated else _first(orjson.loads(recorded), orjson.loads(regenerated), "")
 
 
 def _first(recorded: Any, regenerated: Any, path: str) -> Difference:

@@ -79,18 +79,24 @@ class Outbox:
     def dispatch(self, stream: StreamId, customer: CustomerAggregate | None = None) -> Dispatched:
         """Let every due effect of this customer leave once. Raises ToolUnreachable where none may; a tool's fault is an event."""
         customer = customer if customer is not None else self._desk.log.customer(stream)
-        with reach.simulated_only() if self._desk.origin is Origin.SIMULATION else nullcontext():
-            return self._dispatch(stream, customer)
-
-    def _dispatch(self, stream: StreamId, customer: CustomerAggregate) -> Dispatched:
         called = settled = 0
         known: CustomerAggregate | None = customer  # the first claim needs no second look: its append finds out whether it is stale
-        for open_, effect in effects_due(customer, self._desk.now_us(), abandoned_after_us=self._abandoned_us):
-            did = self._one(stream, open_.decision_id, effect.intent.intent_id, known)
+        for decision_id, intent_id in self.due(customer):
+            did = self.send(stream, decision_id, intent_id, known)
             known = None
             called += did.called
             settled += did.settled
         return Dispatched(called, settled)
+
+    def due(self, customer: CustomerAggregate) -> list[tuple[UUID, UUID]]:
+        """The effects of this customer that are due now, in their order: decision and intent. Changes nothing."""
+        due = effects_due(customer, self._desk.now_us(), abandoned_after_us=self._abandoned_us)
+        return [(open_.decision_id, effect.intent.intent_id) for open_, effect in due]
+
+    def send(self, stream: StreamId, decision_id: UUID, intent_id: UUID, customer: CustomerAggregate | None = None) -> Dispatched:
+        """Let one effect leave once when it is due; called again, or by two, it does nothing more. Raises as `dispatch`."""
+        with reach.simulated_only() if self._desk.origin is Origin.SIMULATION else nullcontext():
+            return self._one(stream, decision_id, intent_id, customer)
 
     # ------------------------------------------------------------ one effect
 

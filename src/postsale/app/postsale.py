@@ -19,7 +19,7 @@ from postsale.access import FileVault, KeyVault, Person, Unsealer, authenticate,
 from postsale.access.sealing import MaySee
 from postsale.agents import SHIPPED, Agent
 from postsale.agents.agent import decider_digest
-from postsale.agents.engines.embedded import EmbeddedEngine
+from postsale.agents.engines import EmbeddedEngine, Engine
 from postsale.agents.reach import simulated_only
 from postsale.agents.readings import RunnerHealth
 from postsale.agents.tools import Tool, Toolbox
@@ -266,25 +266,36 @@ class PostSale:
     # ------------------------------------------------------------ work
 
     def run_once(
-        self, *, agents: Sequence[Agent] | None = None, on_progress: Callable[[int], None] | None = None, wait_s: float = 90.0
+        self,
+        *,
+        agents: Sequence[Agent] | None = None,
+        engine: Engine | None = None,
+        everybody: bool = False,
+        on_progress: Callable[[int], None] | None = None,
+        wait_s: float = 90.0,
     ) -> RunReport:
         """Do what waits, once: catch up read models, let agents decide, send what is due. Returns what was done.
 
         `agents` run instead of those the log was opened with. Safe to repeat and to kill. One run at a time, among all processes:
         waits at most `wait_s` seconds for another, then raises LeaseHeld; a run that was killed is waited for a minute at most.
-        Raises LeaseLost when this process stood still for so long that another one took over, NotLive when there are agents and
-        the health model's projection is not the version that is live: read models are caught up, nothing else was done.
+        `engine` makes the visits, such as a TemporalEngine over `self.engine`, whose workers do then what the report does not count; it
+        is called for everybody who has anything open when another engine was before, and with `everybody`: after it lost its own store.
+        Raises LeaseLost when this process stood still for so long that another one took over, EngineUnavailable, NotLive when there are
+        agents and the health model's projection is not the version that is live: read models are caught up, nothing else was done.
         """
-        engine = self.engine if agents is None else self.engine_of(agents)
+        if engine is not None and agents is not None:
+            raise BadDeclaration(what="run_once", reason="an engine has its own agents: give one of the two")
+        engine = engine or (self.engine if agents is None else self.engine_of(agents))
+        known = engine.steps.agents
         with self.leases.held(RUN, ttl_s=_RUN_TTL_S, wait_s=wait_s) as lease, self._running:
             head = self.log.store.head()
             report = RunReport(folded=self._catch_up(lease))
             tenants = self.tenants()
-            for tenant, agent in [(t, a) for t in tenants for a in engine.agents.values()]:
+            for tenant, agent in [(t, a) for t in tenants for a in known.values()]:
                 self._downgrade(tenant, agent, report)
-            if engine.agents:
+            if known:
                 self._health.require_live()  # again at each reading: a switch may come in between
-                Rounds(self.log, self.views, self.readings, engine, lease).run(tenants, report, on_progress)
+                Rounds(self.log, self.views, self.readings, engine, lease).run(tenants, report, on_progress, everybody=everybody)
         for tenant in tenants:
             report.dispositions.update(e.disposition for e in read_journal(self.log.store, tenant, after=head))
         return report

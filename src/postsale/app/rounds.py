@@ -1,7 +1,7 @@
 """Rounds: whom the agents visit now. New facts, new decisions, what is due, and once a day everybody.
 
-Decides nothing: a visit is `EmbeddedEngine.attend`. Where the rounds have come to is a view; lose it, and everybody is visited
-once. Part of the wiring: may import everything below `app`.
+Decides nothing: a visit is `Engine.attend`. Where the rounds have come to is a view; lose it, and everybody who has anything to be
+done is visited once. That goes for an engine that works elsewhere too: what it was called for is remembered here, by its name. Part of the wiring: may import everything below `app`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 
 from postsale.agents import asking
-from postsale.agents.engines.embedded import Attended, EmbeddedEngine
+from postsale.agents.engines.engine import Attended, Engine
 from postsale.agents.timed import next_us
 from postsale.aggregates.identity import CUSTOMERS
 from postsale.app.readings import Readings, Subject
@@ -29,6 +29,8 @@ from postsale.store.log import Log
 
 _VIEW = "rounds"
 _RULES = "rules"  # digests of the policies by which time was looked at
+_ALL = "all"  # when everybody was looked at: what rises with time is compared with how it was then
+_ENGINE = "engine"  # by name: the one that was told
 _ANCHOR = "anchor"  # the leaf of the last event the rounds have seen
 _LOOKED_AT = 50  # of one customer's new facts, when looking for the one that made the difference
 _MANY = 500  # from so many visits on, one pass over everybody is cheaper than looking at each
@@ -82,39 +84,44 @@ class RunReport:
 class Rounds:
     """The visits of one engine, made by the holder of a lease."""
 
-    def __init__(self, log: Log, views: Views, readings: Readings, engine: EmbeddedEngine, lease: Lease) -> None:
+    def __init__(self, log: Log, views: Views, readings: Readings, engine: Engine, lease: Lease) -> None:
         self._log = log
         self._views = views
         self._readings = readings
         self._engine = engine.under(lease)
+        self._steps = self._engine.steps
         self._lease = lease
-        self._wanted = frozenset(name for agent in engine.agents.values() for name in agent.wanted)
+        self._wanted = frozenset(name for agent in self._steps.agents.values() for name in agent.wanted)
 
-    def run(self, tenants: Iterable[str], report: RunReport, on_progress: Callable[[int], None] | None = None) -> None:
-        """Visit whoever needs it. Safe to repeat and to kill: visits do each thing once. Raises LeaseLost, ViewMoved when overtaken, NotLive."""
+    def run(
+        self, tenants: Iterable[str], report: RunReport, on_progress: Callable[[int], None] | None = None, *, everybody: bool = False
+    ) -> None:
+        """Visit whoever needs it; with `everybody` also those who were visited for what the engine has forgotten. Safe to repeat and to kill: visits do each thing once. Raises LeaseLost, ViewMoved when overtaken, NotLive."""
         for tenant in tenants:
-            self._tenant(tenant, report, on_progress or (lambda _: None))
+            self._tenant(tenant, report, on_progress or (lambda _: None), everybody)
 
-    def _tenant(self, tenant: str, report: RunReport, on_progress: Callable[[int], None]) -> None:
+    def _tenant(self, tenant: str, report: RunReport, on_progress: Callable[[int], None], everybody: bool) -> None:
         self._give(tenant, report)
         view, now_us, head = f"{_VIEW}/{tenant}", self._log.clock.now_us(), self._log.store.head()
         done = self._done(view)
-        last_us = _number(self._views.get(view, "last")) or now_us - DAY_US
+        all_us = _number(self._views.get(view, _ALL)) or now_us - DAY_US
         visits = self._news(tenant, done, head)
         for key, raw in self._views.scan(view, "due/"):
             if (_number(raw) or 0) <= now_us:
                 _, category, id_ = key.split("/", 2)
                 visits.setdefault(StreamId(tenant, category, id_), [])
-        rows: dict[str, bytes | None] = {"last": orjson.dumps(now_us)}
-        rules = orjson.dumps([policy.digest for _, policy, _ in self._engine.timed(tenant, now=True)])
-        if done == 0 or now_us // DAY_US != last_us // DAY_US or len(visits) >= _MANY or self._views.get(view, _RULES) != rules:
+        rows: dict[str, bytes | None] = {_ENGINE: self._engine.name.encode()}
+        told = self._views.get(view, _ENGINE) or b"embedded"
+        rules = orjson.dumps([policy.digest for _, policy, _ in self._steps.timed(tenant, now=True)])
+        anew = done == 0 or told != rows[_ENGINE] or self._views.get(view, _RULES) != rules
+        if everybody or anew or now_us // DAY_US != all_us // DAY_US or len(visits) >= _MANY:
             visits = self._worth(tenant, visits, now_us, rows)
-            rows[_RULES] = rules
+            rows |= {_ALL: orjson.dumps(now_us), _RULES: rules}
         for stream, facts in visits.items():
             self._lease.keep()
             due: int | None = now_us  # it is visited again by the next run, unless the visit says otherwise
             with self._trouble(stream, report):
-                attended = self._engine.attend(stream, self._cause(stream, facts, now_us), since_us=last_us)
+                attended = self._engine.attend(stream, self._cause(stream, facts, now_us), since_us=all_us)
                 report.add(attended)
                 due = attended.next_due_us
                 on_progress(1)
@@ -127,11 +134,11 @@ class Rounds:
 
     def _give(self, tenant: str, report: RunReport) -> None:
         """Commands whose time has come become triggers; the visits that follow find them."""
-        desk = self._engine.desk
+        desk = self._steps.desk
         for timer in asking.waiting(desk, tenant):
             stream = asking.stream_of(timer)
             with self._trouble(stream, report):
-                home = self._engine.customer_of(stream)
+                home = self._steps.customer_of(stream)
                 asking.give(desk, timer, home.stream if home is not None else stream)
                 report.given += 1
 
@@ -165,7 +172,7 @@ class Rounds:
 
         For whom time will bring something, a row in `rows` says when to visit.
         """
-        timed = self._engine.timed(tenant)
+        timed = self._steps.timed(tenant)
         worth: News = {stream: facts for stream, facts in visits.items() if stream.category != CUSTOMERS}
         unreadable: set[StreamId] = set()
         for subject in self._readings.subjects(tenant, now_us, self._wanted, unreadable):
@@ -182,7 +189,7 @@ class Rounds:
         """Streams with something new, in the order of their first news, with the facts that may raise a trigger."""
         visits: News = {}
         for stored in self._log.store.read(Query(tenant=tenant, lane=Lane.FACT, after=after, upto=upto)):
-            if self._engine.raises(stored):
+            if self._steps.raises(stored):
                 facts = visits.setdefault(stored.stream, [])
                 facts.append(stored)
                 del facts[:-_LOOKED_AT]
@@ -208,7 +215,7 @@ class Rounds:
         """
         if len(facts) < 2:
             return facts[0] if facts else None
-        customer = self._engine.customer_of(stream)  # facts that waited are on an alias's stream, those of merged ones on their own
+        customer = self._steps.customer_of(stream)  # facts that waited are on an alias's stream, those of merged ones on their own
         if customer is None or not self._moved(self._readings.subject(customer.stream, now_us, self._wanted), now_us, open_matters=False):
             return facts[-1]
         low, high = 0, len(facts) - 1
@@ -226,7 +233,7 @@ class Rounds:
         c = subject.customer
         if open_matters and (c.pending or c.decisions or c.waits):
             return True
-        for agent in self._engine.agents.values():
+        for agent in self._steps.agents.values():
             values = agent.values(c, subject.reading, now_us)
             for condition in agent.policy.conditions:
                 was = (agent.name, condition.id) in c.up

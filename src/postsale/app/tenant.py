@@ -27,6 +27,7 @@ from postsale.app.people import TenantPeople
 from postsale.app.readings import health_of, lifecycle_of
 from postsale.app.recorder import Entry, Receipt, RecordReport
 from postsale.app.tenant_agents import TenantAgents
+from postsale.app.tenant_agents import decision_uuid as _uuid
 from postsale.app.tenant_data import Customer, TenantData
 from postsale.app.tools import TenantTools
 from postsale.audit import Explanation, Replayed, explain, replay
@@ -364,12 +365,3 @@ class Tenant(TenantData, TenantAgents, TenantPeople, TenantTools):
 
 def _us(at: datetime | None) -> int | None:
     return None if at is None else to_us(at)
-
-
-def _uuid(value: UUID | str) -> UUID:
-    if isinstance(value, UUID):
-        return value
-    try:
-        return UUID(value)
-    except ValueError:
-        raise InvalidInput(what="decision", field="id", reason="expected a UUID") from None

@@ -134,22 +134,6 @@ def decision_explain(decision: AnyDecision, db: Db = DEFAULT_DB, tenant: TenantN
         hint(f"postsale decision replay {str(explanation.decision.id)[:8]}")
 
 
-@decision_app.command("replay")
-def decision_replay(decision: AnyDecision, db: Db = DEFAULT_DB, tenant: TenantName = None, json: Json = False) -> None:
-    """Decide again from the record alone, reaching no tool; exit status 1 when a byte differs."""
-    with opened(db) as ps:
-        t = tenant_of(ps, tenant)
-        result = t.replay(newest_or(t, decision))
-        if json:
-            emit(result.to_dict())
-            return
-        out.print(f"[green]The same bytes.[/] {result.intents} effect intents, policy {result.policy[:12]}, decided by {result.decider}.")
-        if not result.arguments_checked:
-            out.print("[yellow]The arguments are erased or may not be read; everything else was compared.[/]")
-        if not result.decider_is_installed:
-            out.print("[yellow]Other deciding code is installed than the code that decided; it gives the same bytes.[/]")
-
-
 # ---------------------------------------------------------------- approvals
 
 

@@ -40,6 +40,7 @@ from postsale.cli.people import authority_app, case_app, upcoming
 from postsale.cli.policies import policy_app
 from postsale.cli.projections import projection_app
 from postsale.cli.prompts import prompt_app
+from postsale.cli.replay import decision_replay, log_check_certificate
 from postsale.cli.run import run
 from postsale.cli.schemas import schemas_app
 from postsale.cli.tools import tool_app
@@ -66,7 +67,9 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
         raise typer.Exit
 
 
+decision_app.command("replay")(decision_replay)
 decision_app.command("whatif")(decision_whatif)
+log_app.command("check-certificate")(log_check_certificate)
 
 app.command()(demo)
 app.command()(run)

@@ -6,13 +6,8 @@ Prints; decides nothing. May import `app` and everything below it.
 from __future__ import annotations
 
 import shlex
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from types import FrameType
 from typing import Annotated, Any
 
-import orjson
 import typer
 from rich.markup import escape
 
@@ -38,6 +33,7 @@ from postsale.cli.common import (
     table,
 )
 from postsale.cli.named import AgentNames, named_agents
+from postsale.cli.running import say, until_told
 from postsale.errors import InvalidInput
 from postsale.events import SECOND_US, iso, to_us
 from postsale.projections import Features, HealthModel, Progress
@@ -68,23 +64,6 @@ def _declared(ps: PostSale, name: str | None) -> type[Features]:
     if isinstance(found, type) and issubclass(found, Features) and found is not Features:
         return found
     raise InvalidInput(what="option", field="NAME", reason="expected module:NAME of a class of Features or of a HealthModel")
-
-
-@contextmanager
-def _until_told() -> Iterator[Callable[[], bool]]:
-    """Whether the process was asked to end, by SIGTERM or Ctrl-C: then it finishes what it does, and ends."""
-    told = False
-
-    def tell(_number: int, _frame: FrameType | None) -> None:
-        nonlocal told
-        told = True
-
-    before = {number: signal.signal(number, tell) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield lambda: told
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @projection_app.command("status")
@@ -144,7 +123,7 @@ def projection_rebuild(
     Live traffic goes on, and is folded too. Ctrl-C or SIGTERM ends it after the batch under way; run it again to resume.
     """
     states = _states(engine)
-    with opened(db) as ps, _until_told() as told, steps(quiet=json) as advance:
+    with opened(db) as ps, until_told() as told, steps(quiet=json) as advance:
         runner = ps.runner_of(_declared(ps, name))
         done = ps.deployments.rebuild(
             ps.log.store, runner, ps.leases, on_progress=lambda p: advance("folding", p.to_position, p.target), stop=told, states=states
@@ -301,7 +280,7 @@ def projection_run(
 
     Prints a line when it is ready: its views are where the log was when it began. Then it finishes its batch, gives its leases back and ends.
     """
-    with opened(db) as ps, _until_told() as told:
+    with opened(db) as ps, until_told() as told:
         wanted: list[str | None] = [*names] if names else [None]
         projector = ps.projector([_declared(ps, name) for name in wanted])
         said_ready, last_trouble, folded = False, None, 0
@@ -311,24 +290,16 @@ def projection_run(
             folded += turn.events
             if projector.ready and not said_ready:
                 said_ready = True
-                _say(json, "ready", {"position": ps.log.store.head()})
+                say(json, "ready", {"position": ps.log.store.head()})
             if projector.trouble != last_trouble:
                 last_trouble = projector.trouble
-                _say(json, "trouble" if last_trouble else "well again", {"why": last_trouble} if last_trouble else {})
+                say(json, "trouble" if last_trouble else "well again", {"why": last_trouble} if last_trouble else {})
             if told():
                 projector.stop()
 
         began_us = ps.clock.now_us()
         projector.run(turned)
-        _say(json, "stopped", {"facts folded": folded, "seconds": (ps.clock.now_us() - began_us) // SECOND_US})
-
-
-def _say(json: bool, what: str, values: dict[str, Any]) -> None:
-    """One line, at once: whoever started the process waits for it."""
-    if json:
-        typer.echo(orjson.dumps({"event": what, **values}))
-    else:
-        out.print(f"[bold]{what}[/]  " + " · ".join(f"{name} {escape(str(value))}" for name, value in values.items()), soft_wrap=True)
+        say(json, "stopped", {"facts folded": folded, "seconds": (ps.clock.now_us() - began_us) // SECOND_US})
 
 
 @projection_app.command("features")

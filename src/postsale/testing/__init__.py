@@ -11,8 +11,11 @@ except ImportError:
 pytest.register_assert_rewrite(
     *(f"postsale.testing.store_{name}" for name in ("building", "contract", "contract_append", "contract_beside", "contract_proofs")),
     "postsale.testing.tool_contract",
+    "postsale.testing.engine_contract",
 )
 
+from postsale.testing.engine_contract import EngineContract  # noqa: E402
+from postsale.testing.engine_stage import Site, Stage  # noqa: E402
 from postsale.testing.evolution import assert_schemas_kept, upcasted  # noqa: E402
 from postsale.testing.given import given  # noqa: E402
 from postsale.testing.network import no_network  # noqa: E402
@@ -25,10 +28,13 @@ from postsale.testing.tool_server import Answer, Request, Shape, ToolServer  # n
 
 __all__ = [
     "Answer",
+    "EngineContract",
     "Events",
     "Request",
     "Scenario",
     "Shape",
+    "Site",
+    "Stage",
     "StoreContract",
     "ToolContract",
     "ToolServer",

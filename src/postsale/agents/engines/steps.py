@@ -169,6 +169,10 @@ class Steps:
         customer = self.log.customer(home) if lapsed or outcomes else customer
         return Visited(0, decided, lapsed, outcomes, (customer,))
 
+    def due_us(self, stream: StreamId) -> int | None:
+        """When the customer of a stream needs a visit although nothing happens, those merged into it included; None: never."""
+        return min((due for c in self._chain(stream) if (due := self.next_due_us(c)) is not None), default=None)
+
     def customer_of(self, stream: StreamId) -> CustomerAggregate | None:
         """The customer that facts on this stream belong to now: aliases and merges followed; None for an alias nobody linked."""
         chain = self._chain(stream)
