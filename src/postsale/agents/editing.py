@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
 
+import orjson
+
 from postsale.aggregates.decisions import Offer, Scalar
 from postsale.errors import InvalidInput
 
@@ -71,6 +73,15 @@ def edit_of(flags: Mapping[str, Scalar] | None) -> Edit | None:
         terms if isinstance(terms, str) else None,
         tuple(names.split(",")) if names else (),
     )
+
+
+def edited_values(flags: Mapping[str, Scalar] | None, arguments: object) -> str | None:
+    """JSON of what people wrote into the arguments, and nothing else of them; None where nobody did, or they cannot be read."""
+    edit = edit_of(flags)
+    if edit is None or not edit.arguments or not isinstance(arguments, str):
+        return None
+    listed: list[dict[str, Any]] = orjson.loads(arguments)
+    return orjson.dumps([{k: v for k, v in one.items() if f"{index}.{k}" in edit.arguments} for index, one in enumerate(listed)]).decode()
 
 
 def without_edit(flags: Mapping[str, Scalar] | None) -> dict[str, Scalar] | None:

@@ -21,7 +21,7 @@ from postsale.agents.silence import Changed, Silence
 from postsale.aggregates import asked as a
 from postsale.aggregates import commands
 from postsale.aggregates import decisions as d
-from postsale.aggregates.customer import CustomerAggregate, PendingTrigger, without_proposal
+from postsale.aggregates.customer import MAX_RECENT, CustomerAggregate, PendingTrigger, without_proposal
 from postsale.errors import ApprovalRefused, InvalidInput
 from postsale.events import Recorded, derive_id
 from postsale.store.log import Cause
@@ -114,7 +114,12 @@ class Editor:
         raised = d.TriggerRaised(agent=data.agent, condition=COMMAND, cause="command", causing_event=command_id, depth=data.depth)
         trigger_id = derive_id(data.agent, COMMAND, command_id)
         pending = PendingTrigger(trigger_id, raised, c.position, now_us)
-        change, decided = self._propose(without_proposal(c, id_, now_us), pending, edited)
+        said = (d.CommandIssued, d.TriggerRaised, a.ApprovalReplaced)  # what stands before the decision in the same append
+        recent = {**c.recent}
+        for kind in (cls.wire_name.partition("@")[0] for cls in said):
+            recent[kind] = (*recent.get(kind, ()), now_us)[-MAX_RECENT:]
+        after = replace(without_proposal(c, id_, now_us), version=c.version + len(said), recent=recent)
+        change, decided = self._propose(after, pending, edited)
         new = decided.event
         if new.disposition != "awaiting":
             why = new.suppressed_by or new.rationale
