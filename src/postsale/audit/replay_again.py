@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, cast
 
+import orjson
+
 from postsale.agents import reach
 from postsale.agents.agent import Agent
 from postsale.agents.decide import case_of, decide, spec_of
@@ -69,6 +71,7 @@ class Wanted(NamedTuple):
     policy: str  # digest
     agent: str  # key of the installed agent, "" when its code is not here
     answer: str | None = None  # its planner's, as it was recorded; None where there was none, or it cannot be read any more
+    edited: str | None = None  # JSON of what a person wrote into the arguments: an input, although it stands among them
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +108,9 @@ class Again:
         try:
             recorded = cast(DecisionRecorded, decode_payload(DecisionRecorded.wire_name, one.inputs))
             policy = self.policies[one.policy]
-            decided = decide(spec_of(recorded), policy, case_of(recorded, one.answer), _no_mac)
+            decided = decide(
+                spec_of(recorded), policy, case_of(recorded, one.answer), _no_mac, orjson.loads(one.edited) if one.edited else None
+            )
         except (PostSaleError, KeyError, ValueError) as error:
             return answer | {"error": type(error).__name__}
         answer["again"] = encode_payload(decided.event).decode()

@@ -137,32 +137,6 @@ def decision_explain(decision: AnyDecision, db: Db = DEFAULT_DB, tenant: TenantN
 # ---------------------------------------------------------------- approvals
 
 
-@approval_app.command("list")
-def approval_list(db: Db = DEFAULT_DB, tenant: TenantName = None, as_of: AsOf = None, known_at: KnownAt = None, json: Json = False) -> None:
-    """What waits for a person, the first to expire first."""
-    with opened(db) as ps:
-        t = tenant_of(ps, tenant)
-        entries = t.approvals(as_of=parse_time(as_of), known_at=parse_time(known_at))
-        if json:
-            emit([{**e.to_dict(), "expires_at": e.recorded.approval_expires_at} for e in entries])
-            return
-        names = t.names()
-        rows = [
-            (
-                str(e.id)[:8],
-                escape(names.get(e.stream.id, "")),
-                escape(e.agent),
-                e.action,
-                f"{e.recorded.approval_expires_at:%Y-%m-%d %H:%M}" if e.recorded.approval_expires_at else "",
-                escape(e.recorded.rationale),
-            )
-            for e in entries
-        ]
-        table("Waiting for approval", ("id", "customer", "agent", "action", "expires", "because"), rows)
-        if entries:
-            hint(f"postsale decision explain {str(entries[0].id)[:8]}   then: postsale approval approve {str(entries[0].id)[:8]}")
-
-
 @approval_app.command("approve")
 def approval_approve(
     decision: DecisionId,
@@ -175,8 +149,8 @@ def approval_approve(
     with opened(db) as ps:
         t, by = tenant_of(ps, tenant), person(ps)
         id_ = find(t, decision)
-        t.approve(id_, by=by, reason=reason)
-        _settled(id_, "approved", by.login, json)
+        done = t.approve(id_, by=by, reason=reason)
+        _settled(id_, "approved" if done else "one yes of several", by.login, json)
 
 
 @approval_app.command("reject")
