@@ -259,6 +259,18 @@ class StoreUnavailable(PostSaleError):
 
 
 @dataclass(eq=False, kw_only=True)
+class EngineUnavailable(PostSaleError):
+    """The server that drives agents cannot be reached. What it was told before is kept there; the log is not affected."""
+
+    engine: str
+    address: str
+    reason: str
+    found = "{engine} at {address}: {reason}"
+    expected = "a running server"
+    todo = "Start it or mend the address, then run again: whoever was to be visited is found in the log."
+
+
+@dataclass(eq=False, kw_only=True)
 class UnsafeDatabase(PostSaleError):
     """A database, or the login used for it, is not set up so that the log's promises hold. Refused before anything is read or written."""
 
@@ -476,6 +488,17 @@ class ApprovalRefused(PostSaleError):
 
 
 @dataclass(eq=False, kw_only=True)
+class UndoRefused(PostSaleError):
+    """An undo cannot be proposed, approved or carried out: nothing to do, not approved, expired, or the log moved under its plan."""
+
+    undo: str  # the beginning of its plan's digest
+    reason: str
+    found = "undo {undo}: {reason}"
+    expected = "an approved plan that still fits the log"
+    todo = "Run: postsale undo plan"
+
+
+@dataclass(eq=False, kw_only=True)
 class ToolUnreachable(PostSaleError):
     """Something tried to reach a tool in replay, rebuild, import or audit. Loud on purpose: this is a defect in the caller."""
 
@@ -540,6 +563,30 @@ class ReplayDiverged(PostSaleError):
 
 
 @dataclass(eq=False, kw_only=True)
+class SandboxViolation(PostSaleError):
+    """Deciding code that is replayed tried to reach beyond its values. It was stopped there; the replay gives no result."""
+
+    decision_id: str
+    decider: str  # module:qualname
+    tried: str  # the system call, or Python's name of what it was about to do
+    sandbox: str
+    found = "deciding {decision_id} again, {decider} tried {tried} in the sandbox {sandbox}"
+    expected = "code that reads the values it is given, and nothing else"
+    todo = "Make its evidence pure, and import what it needs at the top of its module."
+
+
+@dataclass(eq=False, kw_only=True)
+class SandboxFailed(PostSaleError):
+    """The process that decides again could not be started, ended, stood still, or gave no answer. The replay gives no result."""
+
+    decision_id: str | None  # that it was at
+    reason: str
+    found = "the sandbox of the replay, at decision {decision_id}: {reason}"
+    expected = "an answer for each decision"
+    todo = "Replay that decision alone; if its agent is your own, look there for a loop, or for more memory than a replay has."
+
+
+@dataclass(eq=False, kw_only=True)
 class PolicyInvalid(PostSaleError):
     """A policy file does not pass validation."""
 
@@ -571,6 +618,46 @@ class PolicyWidens(PostSaleError):
     found = "policy {policy!r} allows more than the active one, in {widens} place(s); the first: {first}"
     expected = "a policy that allows no more, or one that declares it"
     todo = "See whom it would touch with `postsale decision whatif`; then say widens = true in the file, or --widens."
+
+
+# ---------------------------------------------------------------- models
+
+
+@dataclass(eq=False, kw_only=True)
+class UnknownModel(PostSaleError, LookupError):
+    """No model of this name or digest was published in this tenant."""
+
+    tenant: str
+    model: str
+    found = "tenant {tenant!r} has no model {model}"
+    todo = "Run: postsale model list --tenant {tenant}"
+
+
+@dataclass(eq=False, kw_only=True)
+class ModelRefused(PostSaleError):
+    """A model may not score here. What was active stays."""
+
+    model: str
+    digest: str
+    reason: str
+    todo_next: str
+    found = "model {model!r} ({digest}): {reason}"
+    todo = "{todo_next}"
+
+
+@dataclass(eq=False, kw_only=True)
+class TooFewOutcomes(PostSaleError):
+    """There is not enough to learn from, or to measure on. Nothing was fitted."""
+
+    target: str
+    part: str  # training or measuring
+    customers_with: int  # with the outcome, in rows of this part
+    customers_without: int
+    least: int
+    todo_next: str
+    found = "target {target!r}: {customers_with} customers with and {customers_without} without the outcome in the rows for {part}"
+    expected = "at least {least} of each"
+    todo = "{todo_next}"
 
 
 # ---------------------------------------------------------------- ingest

@@ -8,13 +8,15 @@ from datetime import timedelta
 from pathlib import Path
 
 from postsale.access import FileVault
-from postsale.agents import RenewalRescue
+from postsale.agents import ChurnOutreach, RenewalRescue
 from postsale.app import PostSale
 from postsale.events import ManualClock, StoredEvent
 from postsale.projections.views import MemoryViews
 from postsale.store import MemoryStore, Query
+from postsale.testing.engine_stage import effects_of, embedded, staged
+from tests.agents.engine_processes import on_temporal
 
-from .support import NOON, cancelled, failed, head, opened, subscribed, used
+from .support import NOON, cancelled, failed, head, opened, paid, subscribed, used
 
 SOON = NOON + timedelta(hours=1)
 
@@ -76,3 +78,32 @@ def test_the_fact_that_made_the_difference_is_found_without_reading_the_past_for
         raised = next(e.data for e in acme.timeline("cus_1") if getattr(e.data, "condition", "") == "payment-failing")
         assert raised.model_dump()["causing_event"] == receipts[30].event_id
         assert store.events_read < news * past
+
+
+def test_a_condition_that_time_alone_makes_true_is_noticed_however_often_the_agents_run() -> None:
+    """It becomes true at noon, and everybody is looked at after midnight: true an hour before is no reason to be silent."""
+    clock = ManualClock(NOON)
+    with PostSale(MemoryStore(clock=clock), FileVault.in_memory(), MemoryViews(), clock=clock, agents=[ChurnOutreach()]) as ps:
+        for days in (21, 11, 1):
+            ps.tenant("acme").record("cus_1", paid(f"p{days}", NOON - timedelta(days=days)))
+        raised = []
+        for _ in range(24 * 31):
+            clock.advance(timedelta(hours=1))
+            raised.append(ps.run_once().raised)
+        assert sum(raised) == 1
+        assert raised.index(1) // 24 == 29  # 1 March + 30 days is 31 March, noon; the next look is at midnight
+
+
+def test_agents_that_move_to_another_engine_and_back_leave_nothing_that_was_due_behind(tmp_path: Path) -> None:
+    """The retry of an effect waits in one engine's store when the other takes over."""
+    for first, second in ((embedded, on_temporal), (on_temporal, embedded)):
+        with staged(tmp_path / first.__name__, first) as s:
+            s.begins()
+            s.server.faults.append("500")
+            s.fails("a")
+            assert s.kinds("a")[-1] == "effect/failed"
+            with second(s.site) as drive:
+                s.drive = drive
+                s.wait(hours=1)
+            assert s.kinds("a")[-1] == "effect/succeeded"
+            assert len(effects_of(s)) == 1

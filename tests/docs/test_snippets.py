@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from tests.postgres import as_documented, binary, empty_database
+from tests.temporal import server as temporal
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted(p for p in (ROOT / "docs").rglob("*.md") if "reference" not in p.parts and "adr" not in p.parts)]
@@ -48,7 +49,9 @@ def script(text: str) -> str:
 
 
 def surroundings(code: str, folder: Path) -> AbstractContextManager[dict[str, str]]:
-    """What a page assumes: a database that it makes a log in, a log in a database, or nothing."""
+    """What a page assumes: a Temporal server, a database that it makes a log in, a log in a database, or nothing."""
+    if "TEMPORAL_ADDRESS" in code:
+        return nullcontext({"TEMPORAL_ADDRESS": temporal().address})
     if "ADMIN_URL" in code:
         return empty_database(folder)
     return as_documented(folder) if "DATABASE_URL" in code else nullcontext({})

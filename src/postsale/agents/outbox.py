@@ -79,23 +79,29 @@ class Outbox:
     def dispatch(self, stream: StreamId, customer: CustomerAggregate | None = None) -> Dispatched:
         """Let every due effect of this customer leave once. Raises ToolUnreachable where none may; a tool's fault is an event."""
         customer = customer if customer is not None else self._desk.log.customer(stream)
-        with reach.simulated_only() if self._desk.origin is Origin.SIMULATION else nullcontext():
-            return self._dispatch(stream, customer)
-
-    def _dispatch(self, stream: StreamId, customer: CustomerAggregate) -> Dispatched:
         called = settled = 0
         known: CustomerAggregate | None = customer  # the first claim needs no second look: its append finds out whether it is stale
-        for open_, effect in effects_due(customer, self._desk.now_us(), abandoned_after_us=self._abandoned_us):
-            did = self._one(stream, open_.decision_id, effect.intent.intent_id, known)
+        for decision_id, intent_id in self.due(customer):
+            did = self.send(stream, decision_id, intent_id, known)
             known = None
             called += did.called
             settled += did.settled
         return Dispatched(called, settled)
 
+    def due(self, customer: CustomerAggregate) -> list[tuple[UUID, UUID]]:
+        """The effects of this customer that are due now, in their order: decision and intent. Changes nothing."""
+        due = effects_due(customer, self._desk.now_us(), abandoned_after_us=self._abandoned_us)
+        return [(open_.decision_id, effect.intent.intent_id) for open_, effect in due]
+
+    def send(self, stream: StreamId, decision_id: UUID, intent_id: UUID, customer: CustomerAggregate | None = None) -> Dispatched:
+        """Let one effect leave once when it is due; called again, or by two, it does nothing more. Raises as `dispatch`."""
+        with reach.simulated_only() if self._desk.origin is Origin.SIMULATION else nullcontext():
+            return self._one(stream, decision_id, intent_id, customer)
+
     # ------------------------------------------------------------ one effect
 
     def _one(self, stream: StreamId, decision_id: UUID, intent_id: UUID, customer: CustomerAggregate | None) -> Dispatched:
-        decision = self._desk.decision(stream.tenant, decision_id)
+        decision = self._desk.ordered(stream.tenant, decision_id)
         intent = next((i for i in decision.data.intents if i.intent_id == intent_id), None)
         if intent is None:
             return Dispatched()
@@ -131,7 +137,7 @@ class Outbox:
 
         return admitted
 
-    def _arguments(self, stream: StreamId, decision: Recorded[d.DecisionRecorded], intent: d.EffectIntent) -> Mapping[str, Any] | None:
+    def _arguments(self, stream: StreamId, decision: Recorded[d.Ordered], intent: d.EffectIntent) -> Mapping[str, Any] | None:
         """The unsealed arguments when they are exactly those that were decided; None when erased or altered."""
         text = decision.data.arguments
         if not isinstance(text, str):
@@ -149,7 +155,7 @@ class Outbox:
     def _claim(
         self,
         c: CustomerAggregate,
-        decision: Recorded[d.DecisionRecorded],
+        decision: Recorded[d.Ordered],
         intent: d.EffectIntent,
         tool: Tool | None,
         arguments: Mapping[str, Any] | None,
@@ -177,7 +183,7 @@ class Outbox:
     def _stop(
         self,
         c: CustomerAggregate,
-        data: d.DecisionRecorded,
+        data: d.Ordered,
         effect: Effect,
         intent: d.EffectIntent,
         tool: Tool | None,
@@ -191,7 +197,7 @@ class Outbox:
         cancel = fail = ""
         if intent.channel is not None and not c.may_contact(intent.channel, purpose):
             cancel = f"consent for {intent.channel}/{purpose} was withdrawn"
-        elif c.merged_into is not None:
+        elif c.merged_into is not None and not isinstance(data, d.UndoOrdered):  # what was done to it is taken back from it
             cancel = "the customer is part of another one by now"
         elif now_us > max(effect.ready_at_us, to_us(intent.due_at)) + self._too_late_us:
             cancel = f"it could not leave within {self._too_late_us // DAY_US} days"
@@ -223,7 +229,7 @@ class Outbox:
         return self._toolbox.call(intent.tool, arguments, idempotency_key=key)
 
     def _record(
-        self, c: CustomerAggregate, decision: Recorded[d.DecisionRecorded], intent: d.EffectIntent, tool: Tool, attempt: int, result: Result
+        self, c: CustomerAggregate, decision: Recorded[d.Ordered], intent: d.EffectIntent, tool: Tool, attempt: int, result: Result
     ) -> Change:
         """The result as an event. A success counts even when another worker took over; a failure only of the newest attempt."""
         open_ = c.decisions.get(decision.event_id)
@@ -247,7 +253,7 @@ class Outbox:
             event = d.EffectFailed(**ids, final=False, reason=result.reason, retry_at=retry_at, ambiguous=result.ambiguous)
         return self._change(decision, event, "result", attempt)
 
-    def _change(self, decision: Recorded[d.DecisionRecorded], event: Event, step: str, attempt: int) -> Change:
+    def _change(self, decision: Recorded[d.Ordered], event: Event, step: str, attempt: int) -> Change:
         intent_id = getattr(event, "intent_id", None)
         cause = Cause(
             actor=Actor("agent", decision.data.agent),

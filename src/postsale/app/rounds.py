@@ -1,7 +1,7 @@
 """Rounds: whom the agents visit now. New facts, new decisions, what is due, and once a day everybody.
 
-Decides nothing: a visit is `EmbeddedEngine.attend`. Where the rounds have come to is a view; lose it, and everybody is visited
-once. Part of the wiring: may import everything below `app`.
+Decides nothing: a visit is `Engine.attend`. Where the rounds have come to is a view; lose it, and everybody who has anything to be
+done is visited once. That goes for an engine that works elsewhere too: what it was called for is remembered here, by its name. Part of the wiring: may import everything below `app`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from typing import Any
 import orjson
 
 from postsale.agents import asking
-from postsale.agents.engines.embedded import Attended, EmbeddedEngine
+from postsale.agents.engines.engine import Attended, Engine
+from postsale.agents.timed import next_us
 from postsale.aggregates.identity import CUSTOMERS
 from postsale.app.readings import Readings, Subject
 from postsale.errors import KeyUnavailable, LeaseLost, NotLive, PostSaleError, StoreUnavailable, ToolUnreachable, ViewMoved
@@ -27,12 +28,26 @@ from postsale.store.leases import Lease
 from postsale.store.log import Log
 
 _VIEW = "rounds"
+_RULES = "rules"  # digests of the policies by which time was looked at
+_ALL = "all"  # when everybody was looked at: what rises with time is compared with how it was then
+_ENGINE = "engine"  # by name: the one that was told
 _ANCHOR = "anchor"  # the leaf of the last event the rounds have seen
 _LOOKED_AT = 50  # of one customer's new facts, when looking for the one that made the difference
+_TOLD_AGAIN_US = (
+    7 * DAY_US
+)  # facts that an engine was told, and may have lost before it looked: a condition is raised by the fact that moved it
 _MANY = 500  # from so many visits on, one pass over everybody is cheaper than looking at each
 News = dict[StreamId, list[StoredEvent]]
 _WAKING = frozenset(
-    {"approval/granted", "customer/command-issued", "identity/stream-joined", "identity/merged-into", "identity/split-from"}
+    {
+        "approval/granted",
+        "customer/command-issued",
+        "undo/ordered",
+        "identity/stream-joined",
+        "identity/merged-into",
+        "identity/split-from",
+        "risk/case-moved",
+    }
 )
 
 
@@ -73,37 +88,44 @@ class RunReport:
 class Rounds:
     """The visits of one engine, made by the holder of a lease."""
 
-    def __init__(self, log: Log, views: Views, readings: Readings, engine: EmbeddedEngine, lease: Lease) -> None:
+    def __init__(self, log: Log, views: Views, readings: Readings, engine: Engine, lease: Lease) -> None:
         self._log = log
         self._views = views
         self._readings = readings
         self._engine = engine.under(lease)
+        self._steps = self._engine.steps
         self._lease = lease
-        self._wanted = frozenset(name for agent in engine.agents.values() for name in agent.wanted)
+        self._wanted = frozenset(name for agent in self._steps.agents.values() for name in agent.wanted)
 
-    def run(self, tenants: Iterable[str], report: RunReport, on_progress: Callable[[int], None] | None = None) -> None:
-        """Visit whoever needs it. Safe to repeat and to kill: visits do each thing once. Raises LeaseLost, ViewMoved when overtaken, NotLive."""
+    def run(
+        self, tenants: Iterable[str], report: RunReport, on_progress: Callable[[int], None] | None = None, *, everybody: bool = False
+    ) -> None:
+        """Visit whoever needs it; with `everybody` also those who were visited for what the engine has forgotten. Safe to repeat and to kill: visits do each thing once. Raises LeaseLost, ViewMoved when overtaken, NotLive."""
         for tenant in tenants:
-            self._tenant(tenant, report, on_progress or (lambda _: None))
+            self._tenant(tenant, report, on_progress or (lambda _: None), everybody)
 
-    def _tenant(self, tenant: str, report: RunReport, on_progress: Callable[[int], None]) -> None:
+    def _tenant(self, tenant: str, report: RunReport, on_progress: Callable[[int], None], everybody: bool) -> None:
         self._give(tenant, report)
         view, now_us, head = f"{_VIEW}/{tenant}", self._log.clock.now_us(), self._log.store.head()
         done = self._done(view)
-        last_us = _number(self._views.get(view, "last")) or now_us - DAY_US
-        visits = self._news(tenant, done, head)
+        all_us = _number(self._views.get(view, _ALL)) or now_us - DAY_US
+        rows: dict[str, bytes | None] = {_ENGINE: self._engine.name.encode()}
+        anew = everybody or (self._views.get(view, _ENGINE) or b"embedded") != rows[_ENGINE]
+        visits = self._news(tenant, min(done, self._position(now_us - _TOLD_AGAIN_US)) if anew else done, head)
         for key, raw in self._views.scan(view, "due/"):
             if (_number(raw) or 0) <= now_us:
                 _, category, id_ = key.split("/", 2)
                 visits.setdefault(StreamId(tenant, category, id_), [])
-        if done == 0 or now_us // DAY_US != last_us // DAY_US or len(visits) >= _MANY:
-            visits = self._worth(tenant, visits, now_us)
-        rows: dict[str, bytes | None] = {"last": orjson.dumps(now_us)}
+        rules = orjson.dumps([policy.digest for _, policy, _ in self._steps.timed(tenant, now=True)])
+        anew = anew or done == 0 or self._views.get(view, _RULES) != rules
+        if anew or now_us // DAY_US != all_us // DAY_US or len(visits) >= _MANY:
+            visits = self._worth(tenant, visits, now_us, rows)
+            rows |= {_ALL: orjson.dumps(now_us), _RULES: rules}
         for stream, facts in visits.items():
             self._lease.keep()
             due: int | None = now_us  # it is visited again by the next run, unless the visit says otherwise
             with self._trouble(stream, report):
-                attended = self._engine.attend(stream, self._cause(stream, facts, now_us), since_us=last_us)
+                attended = self._engine.attend(stream, self._cause(stream, facts, now_us), since_us=all_us)
                 report.add(attended)
                 due = attended.next_due_us
                 on_progress(1)
@@ -116,11 +138,11 @@ class Rounds:
 
     def _give(self, tenant: str, report: RunReport) -> None:
         """Commands whose time has come become triggers; the visits that follow find them."""
-        desk = self._engine.desk
+        desk = self._steps.desk
         for timer in asking.waiting(desk, tenant):
             stream = asking.stream_of(timer)
             with self._trouble(stream, report):
-                home = self._engine.customer_of(stream)
+                home = self._steps.customer_of(stream)
                 asking.give(desk, timer, home.stream if home is not None else stream)
                 report.given += 1
 
@@ -133,6 +155,11 @@ class Rounds:
             raise
         except PostSaleError as error:
             report.problems.append((str(stream), f"{type(error).__name__}: {error}"))
+
+    def _position(self, known_at_us: int) -> int:
+        """How far the log was at a time."""
+        newest = next(iter(self._log.store.read(Query(known_at_us=known_at_us, backward=True, limit=1))), None)
+        return newest.position if newest is not None else 0
 
     def _done(self, view: str) -> int:
         """Where the rounds have come to; 0 after dropping a view of events this log does not have, as when an older copy was put back."""
@@ -149,13 +176,20 @@ class Rounds:
         event = next(iter(self._log.store.read(Query(after=position - 1, upto=position))), None)
         return event.leaf if event is not None else b""
 
-    def _worth(self, tenant: str, visits: News, now_us: int) -> News:
-        """One cheap pass over everybody finds who has anything to be done; news of the others needs no visit."""
+    def _worth(self, tenant: str, visits: News, now_us: int, rows: dict[str, bytes | None]) -> News:
+        """One cheap pass over everybody finds who has anything to be done; news of the others needs no visit.
+
+        For whom time will bring something, a row in `rows` says when to visit.
+        """
+        timed = self._steps.timed(tenant)
         worth: News = {stream: facts for stream, facts in visits.items() if stream.category != CUSTOMERS}
         unreadable: set[StreamId] = set()
         for subject in self._readings.subjects(tenant, now_us, self._wanted, unreadable):
             c = subject.customer
-            if self._moved(subject, now_us):
+            due_us = min((at for name, policy, since_us in timed for at in next_us(c, name, policy, since_us)), default=None)
+            if due_us is not None:
+                rows[_due(c.stream)] = orjson.dumps(due_us)
+            if (due_us is not None and due_us <= now_us) or self._moved(subject, now_us):
                 facts = [fact for stream in c.fact_streams for fact in visits.get(stream, [])]
                 worth[c.stream] = sorted(facts, key=lambda e: e.position)
         return {**worth, **{stream: [] for stream in unreadable}}  # the visit says why
@@ -164,7 +198,7 @@ class Rounds:
         """Streams with something new, in the order of their first news, with the facts that may raise a trigger."""
         visits: News = {}
         for stored in self._log.store.read(Query(tenant=tenant, lane=Lane.FACT, after=after, upto=upto)):
-            if self._engine.raises(stored):
+            if self._steps.raises(stored):
                 facts = visits.setdefault(stored.stream, [])
                 facts.append(stored)
                 del facts[:-_LOOKED_AT]
@@ -190,7 +224,7 @@ class Rounds:
         """
         if len(facts) < 2:
             return facts[0] if facts else None
-        customer = self._engine.customer_of(stream)  # facts that waited are on an alias's stream, those of merged ones on their own
+        customer = self._steps.customer_of(stream)  # facts that waited are on an alias's stream, those of merged ones on their own
         if customer is None or not self._moved(self._readings.subject(customer.stream, now_us, self._wanted), now_us, open_matters=False):
             return facts[-1]
         low, high = 0, len(facts) - 1
@@ -206,9 +240,9 @@ class Rounds:
     def _moved(self, subject: Subject, now_us: int, *, open_matters: bool = True) -> bool:
         """Whether a visit has anything to do: a condition that changed, or a matter that is open."""
         c = subject.customer
-        if open_matters and (c.pending or c.decisions):
+        if open_matters and (c.pending or c.decisions or c.waits):
             return True
-        for agent in self._engine.agents.values():
+        for agent in self._steps.agents.values():
             values = agent.values(c, subject.reading, now_us)
             for condition in agent.policy.conditions:
                 was = (agent.name, condition.id) in c.up

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 from postsale.access import Person
 from postsale.agents import SHIPPED, Agent, Policy, control
@@ -12,11 +13,16 @@ from postsale.agents.autonomy import Review, review
 from postsale.agents.prompts import Prompt
 from postsale.agents.prompts_log import Known as KnownPrompt
 from postsale.agents.prompts_log import activate_prompt, known_prompts
+from postsale.agents.retiring import settle_retired
 from postsale.aggregates.artifacts import EVERY_AGENT, AgentControl, Mode
 from postsale.aggregates.customer import CustomerAggregate
-from postsale.audit import WhatIf, what_if
+from postsale.aggregates.identity import CUSTOMERS
+from postsale.app.tenant_data import Customer
+from postsale.app.undoing import TenantUndos
+from postsale.audit import Certificate, ReplayReport, Scope, WhatIf, certificate, replay_many, what_if
+from postsale.audit.replay_again import Models
 from postsale.errors import InvalidInput
-from postsale.events import Lane, to_us
+from postsale.events import Lane, StreamId, to_us
 from postsale.projections.journal import read_journal
 from postsale.store.contract import Query
 
@@ -29,6 +35,11 @@ class TenantAgents:
 
     _ps: PostSale
     name: str
+
+    @property
+    def undos(self) -> TenantUndos:
+        """Takes back what agents did, and everything that came of it."""
+        return TenantUndos(self._ps, self.name)
 
     def agent(self, agent: Agent | str) -> AgentHandle:
         """One agent of this tenant, itself or by name: its autonomy and its kill switch; "all" is every agent's switch.
@@ -64,6 +75,55 @@ class TenantAgents:
         subjects = ps.readings.subjects(self.name, end_us, wanted, set())
         everybody = ((s.customer, agent.values(s.customer, s.reading, end_us)) for s in subjects)
         return what_if(ps.log, self.name, policy, values, begin_us=to_us(begin), end_us=end_us, mode=mode, everybody=everybody)
+
+    def replay_many(
+        self,
+        decisions: Iterable[UUID | str] = (),
+        *,
+        agent: str | None = None,
+        customer: Customer | None = None,
+        begin: datetime | None = None,
+        end: datetime | None = None,
+        bind: bool = False,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> ReplayReport:
+        """Make decisions again in a process that reaches nothing, intents and evidence, and compare; all of them, or those named.
+
+        Times are when it was decided, inclusive. `bind` hashes the tenant's whole tree, so that the report holds for it.
+        Raises UnknownDecision, UnknownCustomer, SandboxViolation when deciding code tries to reach the world, SandboxFailed, LogDamaged.
+        """
+        ps = self._ps
+        streams: tuple[StreamId, ...] = ()
+        if customer is not None:
+            home = ps.log.customer(ps.directory.customer(self.name, customer))
+            streams = tuple(s for s in home.fact_streams if s.category == CUSTOMERS)
+        scope = Scope(
+            agent=agent,
+            streams=streams,
+            begin_us=None if begin is None else to_us(begin),
+            end_us=None if end is None else to_us(end),
+            ids=frozenset(decision_uuid(id_) for id_ in decisions),
+        )
+        models, agents = Models(ps.model, ps.scorers), [*ps.agents, *ps.engine.agents.values()]
+        return replay_many(ps.log, self.name, ps.unsealer, scope, agents=agents, models=models, bind=bind, on_progress=on_progress)
+
+    def certify(
+        self,
+        decisions: Iterable[UUID | str] = (),
+        *,
+        agent: str | None = None,
+        customer: Customer | None = None,
+        begin: datetime | None = None,
+        end: datetime | None = None,
+        sign: bool = True,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> Certificate:
+        """As `replay_many`, bound to the tree, as a document; signed with the tenant's key unless `sign` is False.
+
+        A difference is in the document and raises nothing: look at `ok`.
+        """
+        report = self.replay_many(decisions, agent=agent, customer=customer, begin=begin, end=end, bind=True, on_progress=on_progress)
+        return certificate(self._ps.log, report, self._ps.model, signed=sign)
 
     def activate(self, policy: Policy, *, reason: str, by: Person | None = None, widens: bool = False) -> bool:
         """Make a policy the one that decides from now on, approved by a person; False when it is already.
@@ -103,7 +163,8 @@ class AgentHandle:
     def control(self) -> AgentControl:
         """Its mode, and whether it is paused by any of its switches."""
         switches = self._ps.engine.desk.switches(self._tenant, self.name)
-        return AgentControl(switches.states[0].mode, switches.paused, switches.states[0].version)
+        own = switches.states[0]
+        return AgentControl(own.mode, switches.paused, own.version, own.retired)
 
     def observe(self, *, reason: str, by: Person | None = None) -> AgentControl:
         """It decides, and nothing leaves."""
@@ -124,6 +185,21 @@ class AgentHandle:
     def resume(self, *, reason: str, by: Person | None = None) -> AgentControl:
         """Release the kill switch."""
         return control.resume(self._ps.engine.desk, self._tenant, self.name, person=self._ps.person(by), reason=reason)
+
+    def retire(self, *, reason: str, by: Person | None = None) -> AgentControl:
+        """The last step, for good: it decides nothing more, what waits for a person or has not left is set aside, with this reason.
+
+        Triggers that are pending are decided once more, as suppressed. Safe to repeat: what was stopped in the middle is finished.
+        """
+        ps, who = self._ps, self._ps.person(by)
+        state = control.retire(ps.engine.desk, self._tenant, self.name, person=who, reason=reason)
+        policy = self._policy or ps.engine.desk.active_policy(self._tenant, self.name)[0]
+        known = self.name in ps.engine.agents or self.name in SHIPPED or policy is None
+        engine = (
+            ps.engine_of([Agent(policy, name=self.name)]) if not known else ps.engine_of([]) if policy is None else ps.engine_for(self.name)
+        )
+        settle_retired(engine, self._tenant, self.name, person=who, reason=reason)
+        return state
 
     def review(self) -> list[Review]:
         """What its policy's criteria say of its past: all customers together, then by segment. Changes nothing; promotes nobody."""
@@ -151,3 +227,13 @@ class AgentHandle:
 
     def _mode(self, mode: Mode, reason: str, by: Person | None) -> AgentControl:
         return control.set_mode(self._ps.engine.desk, self._tenant, self.name, mode, person=self._ps.person(by), reason=reason)
+
+
+def decision_uuid(value: UUID | str) -> UUID:
+    """The id of a decision, given as itself or as text. InvalidInput for anything else."""
+    if isinstance(value, UUID):
+        return value
+    try:
+        return UUID(value)
+    except ValueError:
+        raise InvalidInput(what="decision", field="id", reason="expected a UUID") from None

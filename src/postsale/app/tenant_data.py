@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, cast
 from postsale.aggregates.identity import CUSTOMERS, ExternalId
 from postsale.app.directory import as_external
 from postsale.app.exporting import Exports
+from postsale.app.models import TenantModels
 from postsale.app.training import Question, Rows, TrainingRows, ascending, microseconds
 from postsale.errors import UnknownCustomer
 from postsale.events import to_us
@@ -111,3 +112,8 @@ class TenantData:
     def export(self) -> Exports:
         """What leaves for the data stack: `export.log(url)`, `export.features(Features, url)`, `export.frame(SignalClass)`."""
         return Exports(self._whole)
+
+    @property
+    def models(self) -> TenantModels:
+        """Models of this tenant in the log: `models.train(…)`, `publish`, `activate`, `retire`, `scores(customer)`, `check(name)`."""
+        return TenantModels(self._whole)

@@ -1,22 +1,33 @@
-"""Audit: explain a decision, replay it, verify the log. Reads only; nothing here reaches a tool."""
+"""Audit: explain a decision, replay it, certify many replays, verify the log. Reads only; nothing here reaches a tool."""
 
+from postsale.audit.certificate import Certificate, CheckedCertificate, certificate, check_certificate
 from postsale.audit.dispositions import DispositionReport, check_dispositions
 from postsale.audit.estimate import Estimate
 from postsale.audit.explain import Explanation, explain
 from postsale.audit.replay import Replayed, replay
+from postsale.audit.replay_run import ReplayReport, Scope, replay_many
+from postsale.audit.streams import stream_hash
 from postsale.audit.whatif import WhatIf, what_if
 from postsale.store import VerifyReport, verify
 
 __all__ = [
+    "Certificate",
+    "CheckedCertificate",
     "DispositionReport",
     "Estimate",
     "Explanation",
+    "ReplayReport",
     "Replayed",
+    "Scope",
     "VerifyReport",
     "WhatIf",
+    "certificate",
+    "check_certificate",
     "check_dispositions",
     "explain",
     "replay",
+    "replay_many",
+    "stream_hash",
     "verify",
     "what_if",
 ]

@@ -77,7 +77,7 @@ def log_verify(
     that nothing was rewritten as a whole.
     """
     notes = [note for path in checkpoint or () for note in _checkpoints(path)]
-    keys = _keys(key)
+    keys = verifier_keys(key)
     with opened_store(db) as store:
         if anchor:
             notes += FileAnchor(anchor).notes()
@@ -222,10 +222,10 @@ def log_check_proof(
     json: Json = False,
 ) -> None:
     """Check a proof, without the log and offline. Exit status 1 when it proves nothing."""
-    keys = _keys(key)
+    keys = verifier_keys(key)
     if not keys:
         raise InvalidInput(what="option", field="--key", reason="whose log? Ask its owner for what `postsale log key` prints")
-    checked = check_proof(_read("PROOF", proof), keys, _keys(witness))
+    checked = check_proof(read_file("PROOF", proof), keys, verifier_keys(witness))
     if json:
         emit(checked.to_dict())
     elif checked.shown is None or checked.checkpoint is None:
@@ -248,14 +248,14 @@ def log_check_proof(
 # ---------------------------------------------------------------- what is given
 
 
-def _keys(given: Iterable[str] | None) -> list[VerifierKey]:
+def verifier_keys(given: Iterable[str] | None) -> list[VerifierKey]:
     """Verifier keys, or files with one a line."""
     keys = []
     for value in given or ():
         try:
             found = [VerifierKey.parse(line) for line in value.split()]
         except InvalidInput:
-            found = [VerifierKey.parse(line) for line in _read("--key", Path(value)).decode(errors="replace").split()]
+            found = [VerifierKey.parse(line) for line in read_file("--key", Path(value)).decode(errors="replace").split()]
         if not found:
             raise InvalidInput(what="option", field="--key", reason="empty")
         keys += found
@@ -264,7 +264,7 @@ def _keys(given: Iterable[str] | None) -> list[VerifierKey]:
 
 def _checkpoints(path: Path) -> list[str]:
     """The notes of a file, one after the other; InvalidInput when it holds anything else."""
-    text = _read("--checkpoint", path).decode(errors="replace")
+    text = read_file("--checkpoint", path).decode(errors="replace")
     notes = _NOTE.findall(text)
     reason = "" if notes and not _NOTE.sub("", text).strip("\n") else "text without a signature"
     for note in notes:
@@ -277,7 +277,7 @@ def _checkpoints(path: Path) -> list[str]:
     return notes
 
 
-def _read(field: str, path: Path) -> bytes:
+def read_file(field: str, path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:

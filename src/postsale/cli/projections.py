@@ -6,13 +6,8 @@ Prints; decides nothing. May import `app` and everything below it.
 from __future__ import annotations
 
 import shlex
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from types import FrameType
 from typing import Annotated, Any
 
-import orjson
 import typer
 from rich.markup import escape
 
@@ -38,11 +33,13 @@ from postsale.cli.common import (
     table,
 )
 from postsale.cli.named import AgentNames, named_agents
+from postsale.cli.running import say, until_told
 from postsale.errors import InvalidInput
 from postsale.events import SECOND_US, iso, to_us
 from postsale.projections import Features, HealthModel, Progress
 from postsale.projections.comparing import SAMPLES, compare
 from postsale.projections.projector import Turn
+from postsale.projections.retention import prune, versions
 from postsale.projections.runner import States
 
 projection_app = Commands(
@@ -67,24 +64,9 @@ def _declared(ps: PostSale, name: str | None) -> type[Features]:
         return found.features
     if isinstance(found, type) and issubclass(found, Features) and found is not Features:
         return found
-    raise InvalidInput(what="option", field="NAME", reason="expected module:NAME of a class of Features or of a HealthModel")
-
-
-@contextmanager
-def _until_told() -> Iterator[Callable[[], bool]]:
-    """Whether the process was asked to end, by SIGTERM or Ctrl-C: then it finishes what it does, and ends."""
-    told = False
-
-    def tell(_number: int, _frame: FrameType | None) -> None:
-        nonlocal told
-        told = True
-
-    before = {number: signal.signal(number, tell) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield lambda: told
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    raise InvalidInput(
+        what="option", field="NAME", reason="expected module:NAME of a class of Features or of a HealthModel, such as release_1:Health"
+    )
 
 
 @projection_app.command("status")
@@ -144,7 +126,7 @@ def projection_rebuild(
     Live traffic goes on, and is folded too. Ctrl-C or SIGTERM ends it after the batch under way; run it again to resume.
     """
     states = _states(engine)
-    with opened(db) as ps, _until_told() as told, steps(quiet=json) as advance:
+    with opened(db) as ps, until_told() as told, steps(quiet=json) as advance:
         runner = ps.runner_of(_declared(ps, name))
         done = ps.deployments.rebuild(
             ps.log.store, runner, ps.leases, on_progress=lambda p: advance("folding", p.to_position, p.target), stop=told, states=states
@@ -187,7 +169,9 @@ def _states(engine: str) -> States | None:
 
 @projection_app.command("diff")
 def projection_diff(
-    old: Annotated[str, typer.Argument(metavar="OLD", help="module:NAME of the version to compare with: keep its class until the switch.")],
+    old: Annotated[
+        str | None, typer.Argument(metavar="OLD", help="module:NAME of the version to compare with: keep its class until the switch.")
+    ] = None,
     new: Annotated[str | None, typer.Argument(metavar="[NEW]", help="module:NAME of the other. [default: the health model]")] = None,
     as_of: AsOf = None,
     samples: Annotated[int, typer.Option("--samples", min=0, help="Examples of each feature that differs.")] = SAMPLES,
@@ -195,6 +179,11 @@ def projection_diff(
     json: Json = False,
 ) -> None:
     """Compare two versions of a projection row by row, as far as both are folded. Exit status 1 when a finished value differs, or one was never folded."""
+    if old is None:
+        reason = (
+            "is missing: which version to compare with. Type: postsale projection diff module:OLD [module:NEW], such as release_1:Health"
+        )
+        raise InvalidInput(what="argument", field="OLD", reason=reason)
     with opened(db) as ps:
         one, other = (ps.runner_of(_declared(ps, name)) for name in (old, new))
         at_us = ps.clock.now_us() if (at := parse_time(as_of)) is None else to_us(at)
@@ -275,6 +264,31 @@ def projection_switch(
         hint(f'postsale projection switch{_named(name)} --back --reason "…"')
 
 
+@projection_app.command("prune")
+def projection_prune(
+    name: Name = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    db: Db = DEFAULT_DB,
+    json: Json = False,
+) -> None:
+    """Drop views of versions before the live one and the one that a switch back leads to, unless somebody folds them. The log is not touched."""
+    with opened(db) as ps:
+        projection = _declared(ps, name).__name__
+        found = (versions if dry_run else prune)(ps.views, ps.deployments, ps.leases, projection)
+    if json:
+        emit([{"view": v.name, "version": v.version, "position": v.position, "rows": v.rows, "kept": v.kept} for v in found])
+        return
+    goes = "would go" if dry_run else "[red]dropped[/]"
+    table(
+        f"Views of {escape(projection)}",
+        ("version", "view", "at position", "rows", "what"),
+        [(v.version, v.name, f"{v.position:,}", f"{v.rows:,}", goes if v.kept is None else f"kept: {escape(v.kept)}") for v in found],
+        right=("version", "at position", "rows"),
+    )
+    if dry_run and any(v.kept is None for v in found):
+        hint(f"postsale projection prune{_named(name)}")
+
+
 @projection_app.command("retry")
 def projection_retry(name: Name = None, db: Db = DEFAULT_DB, json: Json = False) -> None:
     """Fold streams that were parked behind an unreadable event again, through upcasters as they are now. Exit status 1 when some still wait."""
@@ -301,7 +315,7 @@ def projection_run(
 
     Prints a line when it is ready: its views are where the log was when it began. Then it finishes its batch, gives its leases back and ends.
     """
-    with opened(db) as ps, _until_told() as told:
+    with opened(db) as ps, until_told() as told:
         wanted: list[str | None] = [*names] if names else [None]
         projector = ps.projector([_declared(ps, name) for name in wanted])
         said_ready, last_trouble, folded = False, None, 0
@@ -311,24 +325,16 @@ def projection_run(
             folded += turn.events
             if projector.ready and not said_ready:
                 said_ready = True
-                _say(json, "ready", {"position": ps.log.store.head()})
+                say(json, "ready", {"position": ps.log.store.head()})
             if projector.trouble != last_trouble:
                 last_trouble = projector.trouble
-                _say(json, "trouble" if last_trouble else "well again", {"why": last_trouble} if last_trouble else {})
+                say(json, "trouble" if last_trouble else "well again", {"why": last_trouble} if last_trouble else {})
             if told():
                 projector.stop()
 
         began_us = ps.clock.now_us()
         projector.run(turned)
-        _say(json, "stopped", {"facts folded": folded, "seconds": (ps.clock.now_us() - began_us) // SECOND_US})
-
-
-def _say(json: bool, what: str, values: dict[str, Any]) -> None:
-    """One line, at once: whoever started the process waits for it."""
-    if json:
-        typer.echo(orjson.dumps({"event": what, **values}))
-    else:
-        out.print(f"[bold]{what}[/]  " + " · ".join(f"{name} {escape(str(value))}" for name, value in values.items()), soft_wrap=True)
+        say(json, "stopped", {"facts folded": folded, "seconds": (ps.clock.now_us() - began_us) // SECOND_US})
 
 
 @projection_app.command("features")

@@ -9,6 +9,7 @@ from rich.markup import escape
 
 from postsale.agents import SHIPPED
 from postsale.aggregates.artifacts import MODES
+from postsale.app.working import Working
 from postsale.cli.common import (
     DEFAULT_DB,
     AsOf,
@@ -26,6 +27,7 @@ from postsale.cli.common import (
     tenant_of,
 )
 from postsale.cli.named import AgentNames, named_agents
+from postsale.cli.running import say, until_told
 from postsale.errors import InvalidInput
 
 
@@ -44,10 +46,29 @@ def run(
     ] = None,
     mode: Annotated[str, typer.Option("--mode", help="With --simulate: how far the agents may go there: observe, propose or act.")] = "act",
     wait: Annotated[float, typer.Option("--wait", min=0, help="Seconds to wait for another process's run.")] = 0,
+    engine: Annotated[
+        str, typer.Option("--engine", help="embedded: once, here. temporal: until SIGTERM or Ctrl-C, beside others that do the same.")
+    ] = "embedded",
+    address: Annotated[str, typer.Option("--address", help="With --engine temporal: the server's host and port.")] = "127.0.0.1:7233",
+    namespace: Annotated[str, typer.Option("--namespace", help="With --engine temporal.")] = "default",
+    resync: Annotated[
+        bool,
+        typer.Option("--resync", help="With --engine temporal: its database is new or was lost; call for everybody who has anything open."),
+    ] = False,
     as_of: AsOf = None,
     json: Json = False,
 ) -> None:
-    """Do the work that waits, once: catch up projections, let the named agents decide, send what is due."""
+    """Do the work that waits, once: catch up projections, let the named agents decide, send what is due.
+
+    With --engine temporal, go on doing so: call the workflows of whoever is to be visited, and be one of the workers that visit.
+    """
+    if engine not in ("embedded", "temporal"):
+        raise InvalidInput(what="run", field="--engine", reason="expected embedded or temporal")
+    if engine == "temporal":
+        if simulate:
+            raise InvalidInput(what="run", field="--engine", reason="a simulation runs here: leave it out")
+        _on_temporal(db, agent, address, namespace, resync, json)
+        return
     at = parse_time(as_of)
     if simulate != (at is not None):
         raise InvalidInput(what="run", field="--as-of", reason="--simulate and --as-of go together")
@@ -85,3 +106,30 @@ def run(
     if report.called:
         out.print("[dim]Effects went to the sandbox. Real tools run in your own process: PostSale.open(…, tools=[…], sandbox=False).[/]")
     hint("postsale decision list", db=url if simulate else None)
+
+
+def _on_temporal(db: str, agent: AgentNames, address: str, namespace: str, resync: bool, json: bool) -> None:
+    from postsale.agents.engines.temporal import TemporalEngine  # needs an extra
+
+    with opened(db) as ps, until_told() as told:
+        agents = named_agents(ps, agent)
+        if not agents:
+            raise InvalidInput(what="run", field="--agent", reason=f"name at least one, such as {next(iter(SHIPPED))}")
+        steps = ps.engine_of(agents)
+        with TemporalEngine(steps, address, namespace=namespace) as engine:
+            working = Working(ps, engine)
+            said_ready, last_trouble = False, None
+
+            def turned() -> None:
+                nonlocal said_ready, last_trouble
+                if not said_ready:
+                    said_ready = True
+                    say(json, "ready", {"engine": engine.name, "address": address, "agents": ", ".join(steps.agents)})
+                if working.trouble != last_trouble:
+                    last_trouble = working.trouble
+                    say(json, "trouble" if last_trouble else "well again", {"why": last_trouble} if last_trouble else {})
+                if told():
+                    working.stop()
+
+            working.run(everybody=resync, on_turn=turned)
+            say(json, "stopped", {"called": working.called})

@@ -11,12 +11,15 @@ except ImportError:
 pytest.register_assert_rewrite(
     *(f"postsale.testing.store_{name}" for name in ("building", "contract", "contract_append", "contract_beside", "contract_proofs")),
     "postsale.testing.tool_contract",
+    "postsale.testing.engine_contract",
 )
 
+from postsale.testing.engine_contract import EngineContract  # noqa: E402
+from postsale.testing.engine_stage import Site, Stage  # noqa: E402
 from postsale.testing.evolution import assert_schemas_kept, upcasted  # noqa: E402
 from postsale.testing.given import given  # noqa: E402
 from postsale.testing.network import no_network  # noqa: E402
-from postsale.testing.parity import assert_parity, random_facts  # noqa: E402
+from postsale.testing.parity import assert_parity, random_facts, random_ids  # noqa: E402
 from postsale.testing.scenario import Scenario, asked, consent, decision, effect  # noqa: E402
 from postsale.testing.store_building import Events  # noqa: E402
 from postsale.testing.store_contract import StoreContract  # noqa: E402
@@ -25,10 +28,13 @@ from postsale.testing.tool_server import Answer, Request, Shape, ToolServer  # n
 
 __all__ = [
     "Answer",
+    "EngineContract",
     "Events",
     "Request",
     "Scenario",
     "Shape",
+    "Site",
+    "Stage",
     "StoreContract",
     "ToolContract",
     "ToolServer",
@@ -42,5 +48,6 @@ __all__ = [
     "given",
     "no_network",
     "random_facts",
+    "random_ids",
     "upcasted",
 ]

