@@ -8,7 +8,7 @@ from itertools import groupby
 from postsale.aggregates.signals import Signal
 from postsale.app import PostSale, Tenant
 from postsale.events import ManualClock
-from postsale.simulator import ConsentGivenAt, Delivery, Vendor
+from postsale.simulator import TROUBLED, ConsentGivenAt, Delivery, Vendor
 
 from .support import ANNA
 
@@ -20,7 +20,7 @@ def lived_through(ps: PostSale, clock: ManualClock, *, seed: int, customers: int
     """The whole story of one seed: deliveries by the day, approvals and rejections every few days, a pause for a week."""
     acme = ps.tenant("acme")
     agent = acme.agent("renewal-rescue")
-    vendor = Vendor(seed, customers=customers, start=START, days=days)
+    vendor = Vendor(seed, customers=customers, start=START, days=days, model=TROUBLED)
     by_day = {day: list(part) for day, part in groupby(vendor.arrivals(), key=lambda a: (a.at - START).days)}
     for day in range(days):
         clock.move_to(START + timedelta(days=day, hours=13))
