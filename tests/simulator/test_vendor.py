@@ -205,6 +205,20 @@ def test_an_invoice_is_charged_at_most_four_times_until_it_is_paid() -> None:
     assert any(len(tries) >= 3 for tries in attempts.values())
 
 
+def test_a_cancellation_is_taken_back_before_there_is_another_one() -> None:
+    words: dict[str, list[str]] = defaultdict(list)
+    for c, f in Vendor(2, customers=80, start=START, days=300, model=TROUBLED).story():
+        if not isinstance(f, ConsentGivenAt | ErasureRequestedAt) and f.kind in (
+            signals.CancellationScheduled,
+            signals.CancellationWithdrawn,
+        ):
+            words[c.name].append(f.kind.__name__)
+    assert any(len(said) > 1 for said in words.values())
+    for said in words.values():
+        turns = ["CancellationScheduled", "CancellationWithdrawn"] * len(said)
+        assert said == turns[: len(said)]
+
+
 def test_nobody_says_anything_of_a_subscription_that_ended() -> None:
     vendor = Vendor(2, customers=80, start=START, days=300, model=TROUBLED)
     facts = [(c, f) for c, f in vendor.story() if not isinstance(f, ConsentGivenAt | ErasureRequestedAt)]
