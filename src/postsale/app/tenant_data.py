@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, cast
 from postsale.aggregates.identity import CUSTOMERS, ExternalId
 from postsale.app.directory import as_external
 from postsale.app.exporting import Exports
+from postsale.app.outcomes import Outcomes, frame_of, outcomes_of
 from postsale.app.training import Question, Rows, TrainingRows, ascending, microseconds
 from postsale.errors import UnknownCustomer
 from postsale.events import to_us
 from postsale.projections import Features
 from postsale.projections.datasets import Datasets, Manifest, pseudonym
+from postsale.projections.outcomes import Rates
 from postsale.projections.training import Knowledge
 
 if TYPE_CHECKING:
@@ -72,6 +74,26 @@ class TenantData:
         rows = Rows(self._ps.log, self.name, question).made(self._ps.log.vault.tenant(self.name))
         self._datasets.remember(rows.manifest, rows.table.column("customer").to_pylist())
         return rows
+
+    def outcomes(
+        self,
+        start: datetime,
+        end: datetime,
+        *,
+        as_of: datetime | None = None,
+        known_at: datetime | None = None,
+        knowledge: Knowledge = "recorded",
+        rates: Rates | None = None,
+    ) -> Outcomes:
+        """What came of the period [start, end): retention, churn, renewals, onboarding, adoption, surveys, referrals.
+
+        What takes effect at `start` is in the period. Facts that occurred by `as_of` (default now) and were known by `known_at` count, late
+        ones about the period too; `claimed`: known when the source says so. Money is in minor units per month, per currency, never added;
+        `rates` convert it all. Each measure says its population, who was left out and why, and its interval. Raises InvalidInput for a
+        period that is empty or not over at `as_of`.
+        """
+        frame = frame_of(self._ps.log, start, end, as_of, known_at, knowledge)
+        return outcomes_of(self._ps.log, self.name, frame, rates)
 
     def datasets(self) -> list[Manifest]:
         """Every data set that was made of this tenant's customers, by name."""
