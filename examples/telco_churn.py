@@ -113,13 +113,22 @@ if len(sys.argv) != 2:
 with Path(sys.argv[1]).open(newline="") as file:
     lines = list(csv.DictReader(file))
 clock = ManualClock(SEEN)
+
+
+def tell(what: str) -> None:
+    print(f"{what} …", file=sys.stderr)
+
+
 with PostSale.open("memory:", clock=clock) as ps:
     telco = ps.tenant("telco")
+    tell(f"recording {len(lines)} customers")
     telco.record_many((line["customerID"], seen(line)) for line in lines)
     clock.move_to(SEEN + MONTH)
     telco.record_many((line["customerID"], left(line)) for line in lines if line["Churn"] == "Yes")
+    tell("making training rows")
     rows = telco.training_rows(Contract, name="telco", at=[SEEN + timedelta(days=1)], outcome=Left, within=timedelta(days=30))
     recipe = Recipe(features=Contract, label="left", name="churn", outcome="leaves within 30 days", owner="data-team")
+    tell(f"fitting {rows}, each part by the others")
     report = recipe.cross_validated(rows.table)
     model = recipe.fit(rows.table, data_set=rows.manifest.id)
     print(f"customers {report.rows}, left {report.positives}; model {model.digest[:12]} of rows {rows.manifest.id[:12]}")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import ctypes
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -42,7 +44,7 @@ class Server:
         }
         command = [_binary(), "server", "start-dev", "--headless", *(word for option in options.items() for word in option)]
         env = {**_QUIET, "HOME": str(self.folder)}
-        self._process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self._process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, preexec_fn=_not_alone)
         asyncio.run(self._answers())
 
     async def _answers(self) -> None:
@@ -81,6 +83,11 @@ def server() -> Server:
     one = Server()
     one.start()
     return one
+
+
+def _not_alone() -> None:
+    """It goes when the test process does, also by SIGKILL."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def _binary() -> str:

@@ -488,6 +488,17 @@ class ApprovalRefused(PostSaleError):
 
 
 @dataclass(eq=False, kw_only=True)
+class UndoRefused(PostSaleError):
+    """An undo cannot be proposed, approved or carried out: nothing to do, not approved, expired, or the log moved under its plan."""
+
+    undo: str  # the beginning of its plan's digest
+    reason: str
+    found = "undo {undo}: {reason}"
+    expected = "an approved plan that still fits the log"
+    todo = "Run: postsale undo plan"
+
+
+@dataclass(eq=False, kw_only=True)
 class ToolUnreachable(PostSaleError):
     """Something tried to reach a tool in replay, rebuild, import or audit. Loud on purpose: this is a defect in the caller."""
 
@@ -607,6 +618,46 @@ class PolicyWidens(PostSaleError):
     found = "policy {policy!r} allows more than the active one, in {widens} place(s); the first: {first}"
     expected = "a policy that allows no more, or one that declares it"
     todo = "See whom it would touch with `postsale decision whatif`; then say widens = true in the file, or --widens."
+
+
+# ---------------------------------------------------------------- models
+
+
+@dataclass(eq=False, kw_only=True)
+class UnknownModel(PostSaleError, LookupError):
+    """No model of this name or digest was published in this tenant."""
+
+    tenant: str
+    model: str
+    found = "tenant {tenant!r} has no model {model}"
+    todo = "Run: postsale model list --tenant {tenant}"
+
+
+@dataclass(eq=False, kw_only=True)
+class ModelRefused(PostSaleError):
+    """A model may not score here. What was active stays."""
+
+    model: str
+    digest: str
+    reason: str
+    todo_next: str
+    found = "model {model!r} ({digest}): {reason}"
+    todo = "{todo_next}"
+
+
+@dataclass(eq=False, kw_only=True)
+class TooFewOutcomes(PostSaleError):
+    """There is not enough to learn from, or to measure on. Nothing was fitted."""
+
+    target: str
+    part: str  # training or measuring
+    customers_with: int  # with the outcome, in rows of this part
+    customers_without: int
+    least: int
+    todo_next: str
+    found = "target {target!r}: {customers_with} customers with and {customers_without} without the outcome in the rows for {part}"
+    expected = "at least {least} of each"
+    todo = "{todo_next}"
 
 
 # ---------------------------------------------------------------- ingest

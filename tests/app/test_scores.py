@@ -93,10 +93,13 @@ def test_a_calibrated_probability_satisfies_the_floor_or_does_not(where: Where) 
     assert entry.suppressed_by == "probability:churn>=10%"
 
 
-def test_without_any_model_the_policy_is_refused() -> None:
-    """Its inputs are evidence that nobody gives."""
+def test_evidence_of_no_target_is_refused_and_of_a_target_without_a_model_is_not_known() -> None:
+    """A name that nobody can ever give is a mistake; one whose model is not active yet satisfies no floor."""
     with pytest.raises(PolicyInvalid, match="churn_"):
-        opened(None, agents=[Agent(RESCUE, name="rescue")])
+        opened(None, agents=[Agent(RESCUE, name="rescue")], targets=())
+    entry = decided(None)
+    assert (entry.recorded.evidence["churn_probability_ppm"], entry.recorded.evidence["churn_rank_ppm"]) == (None, None)
+    assert entry.suppressed_by == "probability:churn>=10%"
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from postsale.agents import Agent, Policy
 from postsale.aggregates.signals import InvoicePaid, InvoicePaymentFailed
 from postsale.app import PostSale
 from postsale.app.tenant import Tenant
-from postsale.app.training import Question, Rows
+from postsale.app.training import Question, Rows, table_digest
 from postsale.errors import InvalidInput, UnknownCustomer
 from postsale.events import DAY_US, ManualClock, to_us
 from postsale.projections import Features, count, days, last_seen, total
@@ -436,3 +436,19 @@ def test_a_question_that_has_no_answer_is_refused_by_field(field: str, question:
 def test_a_log_without_customers_gives_no_rows() -> None:
     with opened(None) as ps:
         assert ps.tenant("acme").training_rows(Spending, name="x", at=[NOON]).table.num_rows == 0
+
+
+def test_the_digest_of_rows_does_not_know_what_lies_below_a_null() -> None:
+    """Engines leave there what was in memory: two tables with the same values are one data set."""
+    import pyarrow as pa
+
+    valid, kept = pa.py_buffer(b"\x05"), [1, 2, 3]
+
+    def table(below: int) -> Any:
+        numbers = pa.array([kept[0], below, kept[2]], pa.int64()).buffers()[1]
+        return pa.table({"n": pa.Array.from_buffers(pa.int64(), 3, [valid, numbers], 1)})
+
+    assert table(7).equals(table(9))
+    assert table_digest(table(7)) == table_digest(table(9))
+    other = pa.table({"n": pa.array([1, None, 4], pa.int64())})
+    assert table_digest(other) != table_digest(table(7))

@@ -40,11 +40,12 @@ def test_the_commands_are_those_that_are_promised() -> None:
     """A command that disappears is noticed."""
     promised = """
         demo, ingest stripe, ingest cloudevents, ingest table, run, customer list, customer show, customer timeline, customer why,
-        decision list, decision explain, decision replay, decision whatif, policy show, policy diff, policy activate, prompt list, prompt show, prompt diff, prompt activate, agent review, approval list, approval approve, approval reject, projection status,
+        decision list, decision explain, decision replay, decision whatif, policy show, policy diff, policy activate, prompt list, prompt show, prompt diff, prompt activate, agent review, agent retire, undo plan, undo approve, undo run, undo status, approval list, approval approve, approval reject, projection status,
         quarantine list, quarantine retry, agent list, tool list, tool status, agent observe, agent propose, agent act, agent pause, agent resume,
         token issue, schemas check, schemas list, schemas write, log verify, log checkpoint, log key, log prove, log check-proof,
         log chapters, log archive, db migrate, snapshots drop, projection rebuild, projection diff, projection switch, projection retry,
-        projection run, projection features"""
+        projection run, projection features, approval show, approval edit, approval escalate, approval escalations, approval delegate,
+        authority list, authority grant, authority revoke, authority end, case list, case move, upcoming"""
     assert {tuple(c.split()) for c in re.split(r",\s+", promised.strip())} <= set(COMMANDS)
 
 
@@ -85,6 +86,11 @@ def reads(customer: str, decision: str) -> list[tuple[str, ...]]:
         ("decision", "explain", decision),
         ("decision", "replay", decision),
         ("approval", "list"),
+        ("approval", "show", decision),
+        ("approval", "escalations"),
+        ("authority", "list"),
+        ("case", "list"),
+        ("upcoming",),
         ("projection", "status"),
         ("projection", "features"),
         ("quarantine", "list"),
@@ -363,8 +369,10 @@ def test_agents_are_stepped_paused_and_resumed(db: str) -> None:
     """Each prints where it stands now and who said so; the list agrees."""
     for step, mode, paused in (("observe", "observe", False), ("act", "act", False), ("pause", "act", True), ("resume", "act", False)):
         done = run("agent", step, "renewal-rescue", "--reason", "test", "--json", "--db", db)
-        assert done.json() == {"agent": "renewal-rescue", "mode": mode, "paused": paused, "by": ME}
-        assert {"agent": "renewal-rescue", "mode": mode, "paused": paused} in run("agent", "list", "--json", "--db", db).json()
+        assert done.json() == {"agent": "renewal-rescue", "mode": mode, "paused": paused, "retired": False, "by": ME}
+        assert {"agent": "renewal-rescue", "mode": mode, "paused": paused, "retired": False} in run(
+            "agent", "list", "--json", "--db", db
+        ).json()
     assert run("agent", "pause", "all", "--reason", "stop", "--db", db).code == 0
     assert run("agent", "list", "--json", "--db", db).json()[0]["paused"]
 

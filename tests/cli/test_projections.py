@@ -74,6 +74,8 @@ def test_a_new_version_is_built_compared_put_live_and_taken_back(db: str, releas
     assert (as_json.code, list(as_json.json()["features"])) == (1, ["paid"])
     assert len(as_json.json()["features"]["paid"]["samples"]) == 1
     assert run("projection", "diff", f"{releases[1]}:Health", env=new).code == 0
+    missing = run("projection", "diff", env=new)
+    assert (missing.code, "postsale projection diff module:OLD" in missing.err) == (2, True)
     assert run("projection", "switch", env=new).code == 2  # without a reason
     switched = run("projection", "switch", "--reason", "seen", env=new)
     assert "version 2 is live" in switched.out
@@ -81,6 +83,24 @@ def test_a_new_version_is_built_compared_put_live_and_taken_back(db: str, releas
     back = run("projection", "switch", "--back", "--reason", "no", "--json", env=new).json()
     assert (back["declared"]["version"], back["previous"]["version"], back["reason"]) == (1, 2, "no")
     assert run("projection", "status", "--json", env=old).json()[0]["live"] is True
+
+
+def test_views_of_versions_before_the_last_two_go_and_the_table_says_why_others_stay(
+    db: str, releases: tuple[str, str], tmp_path: Path
+) -> None:
+    third = f"release_{uuid4().hex}"
+    (tmp_path / f"{third}.py").write_text(RELEASE.format(version=3, window=10, more=""))
+    every = [{"POSTSALE_DB": db, "POSTSALE_HEALTH": f"{name}:MODEL"} for name in (*releases, third)]
+    for n, env in enumerate(every):
+        assert run("projection", "switch", "--reason", f"{n}", env=env).code == 0
+    said = run("projection", "prune", "--dry-run", env=every[2])
+    assert "would go" in said.out
+    assert "postsale projection prune" in said.out
+    for rows in (run("projection", "prune", flag, "--json", env=every[2]).json() for flag in ("--dry-run", "--json")):
+        assert [(row["version"], row["kept"]) for row in rows] == [(1, None), (2, "a switch back leads to it"), (3, "it is live")]
+    assert "dropped" not in (left := run("projection", "prune", env=every[2])).out
+    assert "a switch back" in left.out
+    assert run("projection", "switch", "--back", "--reason", "no", env=every[2]).code == 0
 
 
 def test_an_agent_of_a_release_that_is_not_live_is_refused_with_its_own_exit_status(
@@ -127,7 +147,7 @@ def test_a_rebuild_says_whether_its_version_is_live_and_what_to_type_until_it_is
 
 @pytest.mark.parametrize("name", ["nonsense", "postsale.projections:Nope", "postsale.projections:Features", "{}:NO_MODEL"])
 def test_what_is_no_declaration_is_refused_by_name(db: str, releases: tuple[str, str], name: str) -> None:
-    for command in (("status",), ("rebuild",), ("diff",), ("switch", "--reason", "x"), ("retry",), ("run",)):
+    for command in (("status",), ("prune",), ("rebuild",), ("diff",), ("switch", "--reason", "x"), ("retry",), ("run",)):
         done = run("projection", command[0], name.format(releases[0]), *command[1:], "--db", db)
         assert (done.code, "NAME" in done.err) == (2, True), (command, done)
     assert run("projection", "rebuild", "--engine", "spark", "--db", db).code == 2

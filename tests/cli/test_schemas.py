@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -177,3 +178,20 @@ def test_the_same_checks_run_in_the_tests_of_a_user(project: Project) -> None:
     assert "2 passed" in own_tests(project)
     project.says(IMPURE)
     assert "an upcaster of acme.webinars/attended@1 is not pure" in own_tests(project)
+
+
+def test_our_own_schemas_are_checked_without_the_extra_eventsourcing(tmp_path: Path) -> None:
+    """Its kind of event is in the history: whoever does not have that library must still be able to read, and to check, it."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\n"
+        "class Absent:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.partition('.')[0] == 'eventsourcing':\n"
+        "            raise ModuleNotFoundError(name, name=name)\n"
+        "sys.meta_path.insert(0, Absent())\n"
+    )
+    paths = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    done = process("schemas", "check", "postsale", "--dir", str(Path(__file__).resolve().parents[2] / "schemas"), PYTHONPATH=paths)
+    assert done.code == 0, done.out + done.err
+    missing = process("schemas", "check", "postsale.store.recorders", PYTHONPATH=paths)
+    assert "eventsourcing" in missing.err  # the library is not here indeed

@@ -31,6 +31,7 @@ SAYS = {
     "custom_policy": ["First row that matches", "row call", "suppressed by autonomy:observe"],
     "custom_projection": ["health 70.00 fair", "together", "+70.000000"],
     "custom_signal": ["stored: True", "stored again: False", "acme.webinars/attended@1 {'webinar': 'onboarding', 'stayed_min': 42}"],
+    "related_customers": ["ann: friends paid {'EUR': 1800} in 2 invoices", "bob: friends paid {} in 0 invoices"],
     "planner": ["3 attempts have failed. Somebody should talk to them."],
     "own_transaction": ["invoices: inv_2\nsignals:  inv_2"],
     "custom_tool": ["your CRM is called here, within 30 s: Call about failing payments", "→ succeeded", "effect succeeded: confirmed"],
@@ -42,7 +43,7 @@ def named(path: Path) -> str:
 
 
 def test_the_promised_examples_are_there() -> None:
-    """A custom signal, projection, policy and tool, and a transaction of one's own."""
+    """A custom signal, projection, policy and tool, features of related customers, and a transaction of one's own."""
     assert {path.stem for path in SCRIPTS} == SAYS.keys()
     assert {path.stem for path in EVERY} == SAYS.keys() | ON_DATA.keys()
 

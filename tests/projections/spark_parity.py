@@ -20,6 +20,7 @@ from postsale.projections.columnar_spark import frame_of, table
 from postsale.projections.feeding import facts_table
 from postsale.testing import assert_parity
 
+from .related import Friends
 from .support import MEASURED, Measured
 
 _OPTIONS = {
@@ -42,6 +43,8 @@ class Traps(Features, version=1, owner="tests"):
     either = count(Measured, where=lambda e: (e.amount > 0) | (e.label == "a"), window=days(3))
     kinds_by_2d = distinct(Measured, lambda e: e.step, by=lambda e: e.good, window=days(2))
     fading = decayed(InvoicePaid, lambda e: e.amount_minor, half_life=days(2))
+    about = distinct(Measured, lambda e: e.label, approximate=True)
+    about_flag = distinct(Measured, lambda e: e.good, by=lambda e: e.step, window=days(2), approximate=True)
     past = history(Measured, lambda e: e.label, window=days(3))
 
 
@@ -71,6 +74,7 @@ def main(folder: Path, seed: int) -> None:
         return frame_of(session, expression(table(session, "facts"))).toArrow().to_pylist()
 
     assert_parity(Traps, engines={"Spark": spark}, seed=seed)
+    assert_parity(Friends, engines={"Spark": spark}, seed=seed)
     say("parity held")
 
     facts = facts_table(Sum, [("a", Fact(MEASURED, n, DAY_US, DAY_US, {"amount": 2**62})) for n in (1, 2)])

@@ -80,6 +80,8 @@ class Everything(Features, version=1, owner="tests"):
     kinds_by = distinct(Measured, lambda e: e.label, by=lambda e: e.step)
     kinds_3d = distinct(Measured, lambda e: e.amount, window=days(3))
     kinds_by_3d = distinct(Measured, lambda e: e.label, by=lambda e: e.good, window=days(3))
+    about = distinct(Measured, lambda e: e.label, approximate=True)
+    about_by_3d = distinct(Measured, lambda e: e.amount, by=lambda e: e.good, window=days(3), approximate=True)
     n_both = count(Measured, where=lambda e: (e.amount > 0) & e.good)
     n_either = count(Measured, where=lambda e: (e.amount > 0) | (e.label == "a"))
     fading = decayed(Measured, lambda e: e.amount, half_life=days(2), where=lambda e: e.amount < 100)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from contextlib import contextmanager
 from datetime import UTC, datetime
 
 import pytest
@@ -190,11 +191,12 @@ def test_a_rebuild_may_begin_with_states_computed_at_once(partitions: int) -> No
     """By whatever engine: here, by another fold; what is appended while it computes is folded after it, into every share."""
     w = World(80)
 
-    def at_once(store, fold, upto) -> Built:
+    @contextmanager
+    def at_once(store, fold, upto):
         other = Runner(store, MemoryViews(), fold)
         done = other.catch_up(upto=upto)
         w.facts.append(w.store, 30)
-        return Built(dict(other.rows()), done.events)
+        yield Built(other.rows(), done.events)
 
     runner = w.runner(OLD, partitions=partitions)
     runner.catch_up()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 import random
 from datetime import UTC, datetime
 from functools import partial
@@ -91,6 +93,8 @@ DEFINITION = {
     "kinds_by": ("distinct", M, label, ALWAYS, step, None),
     "kinds_3d": ("distinct", M, amount, ALWAYS, None, 3),
     "kinds_by_3d": ("distinct", M, label, ALWAYS, good, 3),
+    "about": ("about", M, label, ALWAYS, None, None),
+    "about_by_3d": ("about", M, amount, ALWAYS, good, 3),
     "n_both": ("count", M, None, lambda f: _positive(f) and good(f), None, None),
     "n_either": ("count", M, None, lambda f: _positive(f) or label(f) == "a", None, None),
     "fading": ("decayed 2", M, amount, lambda f: amount(f) is not None and amount(f) < 100, None, 40),
@@ -114,6 +118,12 @@ def _faded(rows, half_life, as_of):
     return float(millionths) / 1e6
 
 
+def _about(values):
+    """Linear counting (few values): -m·ln(empty/m) over 4,096 registers, which are the first 12 bits of MD5."""
+    taken = {hashlib.md5(str(v).encode()).hexdigest()[:3] for v in values}
+    return round(-4096 * math.log((4096 - len(taken)) / 4096))
+
+
 APPLY = {
     "count": lambda rows: len(rows),
     "total": lambda rows: sum(v for _, _, v in rows),
@@ -122,6 +132,7 @@ APPLY = {
     "last_seen": lambda rows: max((r[0] for r in rows), default=None),
     "minimum": lambda rows: min((v for _, _, v in rows), default=None),
     "maximum": lambda rows: max((v for _, _, v in rows), default=None),
+    "about": lambda rows: _about({v for _, _, v in rows}),
     "distinct": lambda rows: len({v for _, _, v in rows}),
 }
 

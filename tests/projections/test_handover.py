@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
-from contextlib import closing
+from contextlib import closing, contextmanager
 
 import pytest
 
@@ -37,8 +37,10 @@ def record(store: Store, seed: int, size: int) -> None:
     store.append(each(*made))
 
 
+@pytest.mark.parametrize("at_once", [2_000_000, 30])  # all events, or by parts from disk
 @pytest.mark.parametrize("kind", ["sqlite", "postgres"])
-def test_a_view_computed_at_once_and_folded_on_equals_a_fold_over_everything(kind, tmp_path):
+def test_a_view_computed_at_once_and_folded_on_equals_a_fold_over_everything(kind, at_once, tmp_path, monkeypatch):
+    monkeypatch.setattr("postsale.projections.handover._EVENTS_AT_ONCE", at_once)
     seed = random.getrandbits(32)
     with closing(STORES[kind](tmp_path, ManualClock(START))) as store:
         record(store, seed, 200)
@@ -61,12 +63,13 @@ def test_what_is_written_while_it_is_computed_is_folded_after_it(tmp_path):
     with closing(SQLiteStore(tmp_path / "log.db", clock=ManualClock(START), durable=False)) as store:
         record(store, seed, 100)
 
+        @contextmanager
         def while_writing(log, fold, upto):
             writer = threading.Thread(target=record, args=(store, seed + 1, 60))
             writer.start()
-            built = duckdb_states(log, fold, upto)
-            writer.join()
-            return built
+            with duckdb_states(log, fold, upto) as built:
+                writer.join()
+                yield built
 
         runner = Runner(store, MemoryViews(), Fold(CustomerHealth))
         assert runner.rebuild(states=while_writing) == (0, 160, 160, 160), seed

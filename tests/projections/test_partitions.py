@@ -170,7 +170,7 @@ def test_what_the_view_keeps_is_read_without_the_log_as_of_the_position_it_names
         assert FOLD.digest(read.state) == digest_at(store, [stream], read.position)
     both = runner.kept(streams(store))
     assert both.position == 30
-    assert runner.kept([]) == (FOLD.empty(), 0)
+    assert runner.kept([])[:2] == (FOLD.empty(), 0)
 
 
 def digest_at(store: MemoryStore, its: list[StreamId], position: int) -> str:

@@ -14,6 +14,7 @@ from postsale.projections import Features, count, days, derived, latest, total
 from postsale.testing import given
 
 from .customers import START, signal
+from .related import Friends, Invited
 
 
 class Billing(Features, version=1, owner="tests"):
@@ -43,6 +44,21 @@ def test_exactly_the_right_rows_pass() -> None:
     given(Billing, *EVENTS).then({"ann": {"paid": 1}}, as_of=START + timedelta(hours=1))
     given(Billing, *EVENTS).then({"ann": {"last": 5}, "bob": {}}, known_at=START + timedelta(days=1, hours=1))
     given(Billing).then({})
+
+
+def test_features_across_customers_are_given_and_read_like_others() -> None:
+    events = (
+        ("ann", paid(0, 5)),
+        ("bob", signal(Invited, 1, referrer="ann")),
+        ("bob", paid(2, 7)),
+        ("cid", signal(Invited, 3, referrer="bob").model_copy(update={"id": "later"})),
+        ("bob", paid(4, 9)),
+    )
+    ann, bob = {"friends_paid": {"EUR": 16}, "all_paid": 21}, {"friends_paid": {}, "friends_invoices": 0, "invited_by": "ann"}
+    given(Friends, *events).then({"ann": ann, "bob": bob, "cid": {"friends_paid": {}}})
+    given(Friends, *events).then({"ann": {"friends_paid": {"EUR": 7}}, "bob": bob}, as_of=START + timedelta(days=2))
+    with pytest.raises(AssertionError, match=r"ann\.friends_paid"):
+        given(Friends, *events).then({"ann": {"friends_paid": {"EUR": 7}}, "bob": bob, "cid": {}})
 
 
 def test_an_event_that_was_recorded_late_and_one_that_comes_again_are_what_they_are() -> None:

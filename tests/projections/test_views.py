@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from postsale.errors import InvalidInput, LeaseLost, StoreUnavailable, ViewMoved
 from postsale.projections import MemoryViews, SqliteViews
+from postsale.projections.views import Move
 from postsale.projections.views_postgres import PostgresViews
 
 
@@ -61,6 +62,23 @@ def test_rows_of_other_views_go_in_the_same_transaction_and_their_checkpoint_sta
     views.write("v", {"a": b"1"}, checkpoint=5, expected=0, also={"w": {"x": None, "y": b"1"}, "u": {"z": b"1"}})
     assert list(views.scan("w")) == [("y", b"1")]
     assert views.views() == [("u", 0, 1), ("v", 5, 1), ("w", 3, 1)]
+
+
+def test_checkpoints_of_several_views_move_together_or_none_does(views):
+    views.write("v", {}, checkpoint=5, expected=0, moves=[Move("w", 6, 0, 3), Move("x", 0, 0)])
+    assert [views.checkpoint(view) for view in "vwx"] == [5, 6, 0]
+    for moves, error in (
+        ([Move("w", 9, 5)], ViewMoved),
+        ([Move("w", 9, 6, 2)], LeaseLost),
+        ([Move("x", 0, 0), Move("w", 5, 6)], InvalidInput),
+        ([Move("x", 1, 1)], ViewMoved),
+    ):
+        with pytest.raises(error):
+            views.write("v", {"a": b"1"}, checkpoint=8, expected=5, moves=moves)
+        assert [views.checkpoint(view) for view in "vwx"] == [5, 6, 0]
+        assert list(views.scan("v")) == []
+    with pytest.raises(LeaseLost):
+        views.write("w", {}, checkpoint=7, expected=6, token=2)
 
 
 def test_views_do_not_see_each_other(views):

@@ -21,15 +21,34 @@ from postsale.agents.decide import AgentSpec
 from postsale.agents.evidence import OFFERED, HealthReading, customer_evidence
 from postsale.agents.expressions import InputType
 from postsale.agents.planner import Planner
-from postsale.agents.policy import Name, Policy
+from postsale.agents.policy import Policy
 from postsale.agents.prompts import Prompt
+from postsale.agents.tables import Name
+from postsale.aggregates.artifacts import EVERY_AGENT
 from postsale.aggregates.customer import CustomerAggregate
 from postsale.aggregates.decisions import Scalar
+from postsale.aggregates.undos import UNDO_AGENT
 from postsale.errors import BadDeclaration, PolicyInvalid
 
 _DECIDING = tuple(
     f"postsale.agents.{name}"
-    for name in ("expressions", "planner_policy", "policy", "policy_check", "guardrails", "evidence", "planner_answer", "decide", "agent")
+    for name in (
+        "expressions",
+        "limits",
+        "flags",
+        "planner_policy",
+        "policy",
+        "policy_check",
+        "tree",
+        "guardrails",
+        "evidence",
+        "planner_answer",
+        "calendar",
+        "approval_rules",
+        "editing",
+        "decide",
+        "agent",
+    )
 )
 T = TypeVar("T")
 _NAME: TypeAdapter[str] = TypeAdapter(Name)
@@ -63,8 +82,8 @@ class Agent:
             self.name = _NAME.validate_python(name or policy.name)
         except ValidationError:
             raise BadDeclaration(what=type(self).__name__, reason="the name must be 1 to 64 of a-z, 0-9, '.', '_', '-'") from None
-        if self.name == "all":
-            raise BadDeclaration(what=type(self).__name__, reason='the name "all" stands for every agent')
+        if self.name in {EVERY_AGENT, UNDO_AGENT}:
+            raise BadDeclaration(what=type(self).__name__, reason=f'the name "{self.name}" is taken: it stands for a switch of its own')
         self.planners = self._by_name("planners", planners, Planner, "name")  # type: ignore[type-abstract]
         self.prompts = self._by_name("prompts", prompts, Prompt, "id")
 
@@ -98,6 +117,8 @@ class Agent:
         """Return when every input of `policy` is on offer with its declared type; else PolicyInvalid names the input."""
         on_offer: dict[str, InputType | None] = dict(features) | {n: o.type for n, o in OFFERED.items()} | dict(self.offers)
         for name, kind in policy.inputs.items():
+            if name in (policy.flags or {}):
+                continue
             if name not in on_offer:
                 raise PolicyInvalid(policy=policy.name, where=f"inputs.{name}", reason=f"agent {self.name!r} has no such evidence")
             if on_offer[name] not in {kind, None}:

@@ -16,6 +16,7 @@ from postsale.aggregates.artifacts import (
     AgentControl,
     AgentPaused,
     AgentResumed,
+    AgentRetired,
     ArtifactActivated,
     ArtifactPublished,
     AutonomyChanged,
@@ -116,6 +117,14 @@ def resume(desk: Desk, tenant: str, agent: str = EVERY_AGENT, *, person: Person,
     return _change(desk, agent_stream(tenant, agent), event, person.actor)
 
 
+def retire(desk: Desk, tenant: str, agent: str, *, person: Person, reason: str) -> AgentControl:
+    """The last step: from the return on the agent decides nothing more, and nothing of what it decided leaves. There is no way back."""
+    if agent == EVERY_AGENT:
+        raise InvalidInput(what="agent", field="name", reason="agents are retired one by one")
+    event = AgentRetired(agent=agent, owner=require_person(person, "control agents").login, reason=require_reason(reason, "retirement"))
+    return _change(desk, agent_stream(tenant, agent), event, person.actor)
+
+
 def pause_everything(desk: Desk, *, person: Person, reason: str) -> AgentControl:
     """The kill switch of every agent of every tenant."""
     return pause(desk, SYSTEM_TENANT, EVERY_AGENT, person=person, reason=reason)
@@ -127,14 +136,23 @@ def resume_everything(desk: Desk, *, person: Person, reason: str) -> AgentContro
 
 
 def _change(
-    desk: Desk, stream: StreamId, event: AutonomyChanged | AgentPaused | AgentResumed, actor: Actor, *, seen: int | None = None
+    desk: Desk,
+    stream: StreamId,
+    event: AutonomyChanged | AgentPaused | AgentResumed | AgentRetired,
+    actor: Actor,
+    *,
+    seen: int | None = None,
 ) -> AgentControl:
     """Record a change once. With `seen`, only after that version: what somebody else said meanwhile stays."""
     for attempt in range(1, TRIES + 1):
         state = desk.control(stream)
         if seen is not None and state.version != seen:
             return state
-        same = (
+        if state.retired:
+            if isinstance(event, AgentRetired | AgentPaused):
+                return state
+            raise InvalidInput(what="agent", field="name", reason="it is retired, for good: a new agent has a new name")
+        same = not isinstance(event, AgentRetired) and (
             state.mode == event.mode and state.version > 0
             if isinstance(event, AutonomyChanged)
             else state.paused is isinstance(event, AgentPaused)

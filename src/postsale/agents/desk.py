@@ -6,29 +6,51 @@ May import store, access, aggregates, events and the pure modules of this room.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from copy import copy
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 from uuid import UUID
 
 from postsale.access import Unsealer, content_mac
-from postsale.agents.budget import BudgetState, budget_stream, evolve_budget, settlement
+from postsale.agents.budget import BudgetState, budget_stream, money_stream, settlement
 from postsale.agents.decide import Mac
-from postsale.agents.policy import Policy
+from postsale.agents.escrow import Escrow, Purse, read
+from postsale.agents.limits import MAX_REACH
+from postsale.agents.policy import Budget, Policy
+from postsale.agents.waits import begun
 from postsale.aggregates.artifacts import (
+    POLICIES,
     AgentControl,
-    AgentPaused,
-    AgentResumed,
+    AgentEvent,
     ArtifactActivated,
     ArtifactPublished,
-    AutonomyChanged,
     evolve_agent,
     policy_stream,
     switch_streams,
 )
-from postsale.aggregates.customer import CustomerAggregate
-from postsale.aggregates.decisions import BudgetCommitted, BudgetEvent, BudgetReleased, BudgetReserved, DecisionRecorded
+from postsale.aggregates.authority import (
+    Authority,
+    AuthorityDelegated,
+    DelegationRevoked,
+    RoleGranted,
+    RoleRevoked,
+    authority_stream,
+    evolve_authority,
+)
+from postsale.aggregates.customer import CustomerAggregate, OpenDecision
+from postsale.aggregates.decisions import (
+    BudgetCommitted,
+    BudgetCompensated,
+    BudgetEvent,
+    BudgetReleased,
+    BudgetReserved,
+    BudgetSliceReturned,
+    DecisionRecorded,
+    EffectSucceeded,
+    Ordered,
+    UndoOrdered,
+)
 from postsale.errors import ConditionFailed, ContentConflict, UnknownDecision, UnknownEvent, VersionConflict
 from postsale.events import Event, Lane, NewEvent, Origin, Recorded, StreamId, decode, derive_id
 from postsale.store.contract import Appended, Condition, Query, StreamAt
@@ -36,6 +58,11 @@ from postsale.store.leases import Lease
 from postsale.store.log import Cause, Draft, Log
 
 TRIES = 8
+
+
+def reach_stream(tenant: str, agent: str) -> StreamId:
+    """Where decisions of an agent whose blast radius is limited are counted."""
+    return StreamId(tenant, "reach", agent)
 
 
 class Switches(NamedTuple):
@@ -56,8 +83,9 @@ class Change:
     drafts: tuple[Draft, ...] = ()
     conditions: tuple[Condition, ...] = ()
     reserve: BudgetReserved | None = None
-    budget: str = ""  # the budget that `reserve` takes from
-    budget_version: int = 0  # at which it had enough left
+    purse: StreamId | None = None  # the budget, or slice of one, that `reserve` takes from
+    purse_version: int = 0  # at which it had enough left
+    beside: tuple[tuple[StreamId, int, Draft], ...] = ()  # events of other decision lanes, each after a version
     happened: bool = False  # it tells what a tool did: recorded whoever holds the lease by now
 
 
@@ -67,14 +95,18 @@ NOTHING = Change()
 class Desk:
     """One process's view of the log for agents. Safe to share between threads: caches only ever hold what the log said."""
 
-    def __init__(self, log: Log, *, unseal: Unsealer | None = None, origin: Origin = Origin.LIVE) -> None:
+    def __init__(self, log: Log, *, unseal: Unsealer | None = None, origin: Origin = Origin.LIVE, escrow: Escrow | None = None) -> None:
         self.log = log
         self.origin = origin
         self.lease: Lease | None = None
         self._unseal = unseal if unseal is not None else Unsealer(log.vault)
         self._controls: dict[StreamId, AgentControl] = {}
         self._budgets: dict[StreamId, BudgetState] = {}
+        self._reached: dict[StreamId, tuple[int, int, tuple[int, ...]]] = {}  # version, position, times
+        self.escrow = escrow
         self._policies: dict[str, Policy] = {}  # by digest
+        self._authorities: dict[str, Authority] = {}  # by tenant
+        self._since: dict[StreamId, int] = {}  # when the active policy became active
         self._active: dict[StreamId, tuple[int, str]] = {}  # stream -> (version, digest)
 
     def under(self, lease: Lease) -> Self:
@@ -109,22 +141,38 @@ class Desk:
         if known is None or known.version != version:
             known = AgentControl()
             for event in self._lane(stream):
-                assert isinstance(event, AutonomyChanged | AgentPaused | AgentResumed)
+                assert isinstance(event, AgentEvent)
                 known = evolve_agent(known, event)
             self._controls[stream] = known
         return known
 
+    def purse(self, tenant: str, budget: Budget, period: str, wanted_minor: int) -> Purse:
+        """Money for a decision that would reserve so much: of this process's slice where there is an escrow, else of the budget."""
+        if self.escrow is not None:
+            return self.escrow.purse(self.log, tenant, budget, period, wanted_minor)
+        state = self.budget(tenant, budget.name)
+        return Purse(state.left_minor(budget.amount_minor, period), None, state.version)
+
     def budget(self, tenant: str, name: str) -> BudgetState:
         """The budget now, folded from where this process last read it."""
-        stream = budget_stream(tenant, name)
+        return self._money(budget_stream(tenant, name))
+
+    def _money(self, stream: StreamId) -> BudgetState:
         state = self._budgets.get(stream, BudgetState())
         if self.log.store.versions([stream])[0] != state.version:
-            for recorded in self.log.events(Query(tenant=tenant, streams=(stream,), lane=Lane.DECISION, after=state.position)):
-                event = recorded.data
-                assert isinstance(event, BudgetReserved | BudgetCommitted | BudgetReleased)
-                state = evolve_budget(state, event, recorded.position)
+            state = read(self.log, stream, state)
             self._budgets[stream] = state
         return state
+
+    def reached(self, tenant: str, agent: str, since_us: int) -> tuple[int, int]:
+        """Decisions of an agent that acted or asked after an instant, of the newest MAX_REACH; and the version that says so."""
+        stream = reach_stream(tenant, agent)
+        version, position, times = self._reached.get(stream, (0, 0, ()))
+        if self.log.store.versions([stream])[0] != version:
+            for stored in self.log.store.read(Query(tenant=tenant, streams=(stream,), lane=Lane.DECISION, after=position)):
+                version, position, times = stored.version, stored.position, (*times, stored.occurred_at_us)[-MAX_REACH:]
+            self._reached[stream] = version, position, times
+        return sum(at_us > since_us for at_us in times), version
 
     def active_policy(self, tenant: str, name: str) -> tuple[Policy | None, int]:
         """The policy of this name that decides now, and the version of its stream; None when none was activated."""
@@ -139,12 +187,43 @@ class Desk:
                 contents[recorded.data.digest] = recorded.data.content
             elif isinstance(recorded.data, ArtifactActivated):
                 active = recorded.data.digest
+                self._since[stream] = recorded.stored.occurred_at_us
         if not active:
             return None, version
         if active not in self._policies:
             self._policies[active] = Policy.from_json(contents[active])
         self._active[stream] = (version, active)
         return self._policies[active], version
+
+    def seen_policy(self, tenant: str, name: str) -> tuple[Policy | None, int]:
+        """The active policy as this process last read it, and since when it is active (now for none): for times to come, not decisions."""
+        stream = policy_stream(tenant, name)
+        known = self._active.get(stream)
+        policy = self._policies[known[1]] if known is not None else self.active_policy(tenant, name)[0]
+        return policy, self._since.get(stream, self.now_us())
+
+    def policy(self, tenant: str, digest: str) -> Policy | None:
+        """Any published version by its digest; None when there is none."""
+        if digest not in self._policies:
+            published = Query(tenant=tenant, category=POLICIES, lane=Lane.DECISION, kinds=frozenset({"artifact/published"}))
+            for recorded in self.log.events(published):
+                if isinstance(recorded.data, ArtifactPublished) and recorded.data.digest == digest:
+                    self._policies[digest] = Policy.from_json(recorded.data.content)
+        return self._policies.get(digest)
+
+    def authority(self, tenant: str) -> Authority:
+        """Who may approve what now. Its stream at this version is a condition that makes "now" exact."""
+        stream = authority_stream(tenant)
+        version = self.log.store.versions([stream])[0]
+        known = self._authorities.get(tenant)
+        if known is None or known.version != version:
+            known = Authority()
+            for recorded in self.log.events(Query(tenant=tenant, streams=(stream,), lane=Lane.DECISION)):
+                event = recorded.data
+                assert isinstance(event, RoleGranted | RoleRevoked | AuthorityDelegated | DelegationRevoked)
+                known = evolve_authority(known, event, recorded.event_id)
+            self._authorities[tenant] = known
+        return known
 
     def decision(self, tenant: str, decision_id: UUID) -> Recorded[DecisionRecorded]:
         """A decision, unsealed where this desk may; UnknownDecision when there is none."""
@@ -153,6 +232,16 @@ class Desk:
             raise UnknownDecision(tenant=tenant, decision_id=str(decision_id))
         recorded = decode(stored, self._unseal)
         assert isinstance(recorded.data, DecisionRecorded)
+        return Recorded(recorded.stored, recorded.header, recorded.data)
+
+    def ordered(self, tenant: str, id_: UUID) -> Recorded[Ordered]:
+        """What the outbox is to carry out: a decision, or an order to take an effect back. As `decision`."""
+        stored = self.log.store.find(tenant, id_)
+        if stored is None or stored.wire_name != UndoOrdered.wire_name:
+            decision = self.decision(tenant, id_)
+            return Recorded(decision.stored, decision.header, decision.data)
+        recorded = decode(stored, self._unseal)
+        assert isinstance(recorded.data, UndoOrdered)
         return Recorded(recorded.stored, recorded.header, recorded.data)
 
     @property
@@ -202,23 +291,53 @@ class Desk:
         if self.lease is not None and not change.happened:
             self.lease.keep()
             conditions = (*conditions, self.lease.condition)
-        events = list(self.log.decisions(customer.stream, customer.version, change.drafts))
-        versions: dict[str, int] = {}  # of budgets; several settlements may follow one another
-        if change.reserve is not None:
-            versions[change.budget] = change.budget_version
-            events.append(self._budget_event(tenant, change.budget, change.reserve, change.drafts[0].cause, versions))
+        drafts = (*change.drafts, *(x for draft in change.drafts for x in self._waits(customer, draft)))
+        events = list(self.log.decisions(customer.stream, customer.version, drafts))
+        versions: dict[StreamId, int] = {}  # of budgets; several settlements may follow one another
+        if change.reserve is not None and change.purse is not None:
+            versions[change.purse] = change.purse_version
+            events.append(self._money_event(change.purse, change.reserve, "reserved", change.drafts[0].cause, versions))
         for draft in change.drafts:
             settled = settlement(customer, draft.event)
             if settled is not None:
-                events.append(self._budget_event(tenant, *settled, draft.cause, versions))
+                events += self._settled(tenant, *settled, draft.cause, versions)
+        events += [self.log.decision(stream, version, draft) for stream, version, draft in change.beside]
         return self.log.append(events, conditions)
 
-    def _budget_event(self, tenant: str, name: str, event: BudgetEvent, cause: Cause, versions: dict[str, int]) -> NewEvent:
-        version = versions[name] if name in versions else self.budget(tenant, name).version
-        versions[name] = version + 1
-        step = "reserved" if isinstance(event, BudgetReserved) else "settled"
-        draft = self.draft(event, derive_id(event.decision_id, "budget", step), cause)
-        return self.log.decision(budget_stream(tenant, name), version, draft)
+    def _settled(
+        self,
+        tenant: str,
+        known: OpenDecision,
+        event: BudgetCommitted | BudgetReleased | BudgetCompensated,
+        cause: Cause,
+        versions: dict[StreamId, int],
+    ) -> list[NewEvent]:
+        """The entry that settles a reservation where it is. Money of a slice that was closed meanwhile goes back to the budget."""
+        held = known.reservation
+        assert held is not None
+        whole = budget_stream(tenant, held.budget)
+        where = whole if isinstance(event, BudgetCompensated) else money_stream(tenant, held.budget, known.slice)
+        out = [self._money_event(where, event, "settled", cause, versions)]
+        if where != whole and isinstance(event, BudgetReleased) and self._money(where).closed:
+            back = BudgetSliceReturned(slice=known.slice, period=held.period, amount_minor=held.amount_minor)
+            out.append(self._money_event(whole, back, f"returned:{event.decision_id}", cause, versions))
+        return out
+
+    def _money_event(self, stream: StreamId, event: BudgetEvent, step: str, cause: Cause, versions: dict[StreamId, int]) -> NewEvent:
+        version = versions[stream] if stream in versions else self._money(stream).version
+        versions[stream] = version + 1
+        of = getattr(event, "decision_id", stream)
+        return self.log.decision(stream, version, self.draft(event, derive_id(of, "budget", step), cause))
+
+    def _waits(self, customer: CustomerAggregate, draft: Draft) -> Iterable[Draft]:
+        """What is waited for from an effect on, in the append that says that it happened."""
+        event = draft.event
+        open_ = customer.decisions.get(event.decision_id) if isinstance(event, EffectSucceeded) else None
+        if open_ is None or not open_.action:
+            return
+        policy = self.policy(customer.stream.tenant, open_.policy)
+        for wait_id, began in begun(policy, open_, draft.at_us) if policy is not None and policy.waits else ():
+            yield Draft(began, wait_id, draft.at_us, draft.cause)
 
     def append_to(self, stream: StreamId, version: int, events: Sequence[tuple[Event, UUID]], cause: Cause) -> Appended:
         """Events for another decision lane, such as an agent's or a policy's, after `version`."""

@@ -16,7 +16,7 @@ from postsale.agents.expressions import InputType
 from postsale.aggregates.customer import CustomerAggregate, KindSummary
 from postsale.aggregates.decisions import ReadRef, Scalar
 from postsale.errors import InvalidInput, NotAllowed
-from postsale.events import DAY_US, MAX_INT, to_us
+from postsale.events import DAY_US, MAX_INT, StreamId, to_us
 
 PAID = "billing/invoice-paid"
 FAILED = "billing/invoice-payment-failed"
@@ -53,6 +53,7 @@ class HealthReading:
     projection_version: int = 0
     position: int = 0
     state_hash: str = ""
+    models: tuple[tuple[str, StreamId, int], ...] = ()  # names whose models were asked for, their streams and the versions of these
 
 
 class HealthSource(Protocol):
@@ -118,6 +119,7 @@ OFFERED: Mapping[str, Offered] = {
     "industry": Offered("text", "from the CRM"),
     "seats": Offered("integer", "of the subscription, else from the CRM"),
     "time_zone": Offered("text", "IANA name, from the CRM"),
+    "asked_by": Offered("text", "which trigger, schedule, wait, sla or command asks; missing until one does"),
 }
 
 
@@ -171,6 +173,7 @@ def customer_evidence(customer: CustomerAggregate, health: HealthReading, at_us:
         "industry": _text(profile.get("industry")),
         "seats": next((x for x in map(_int, (f.get("seats"), terms_now.get("seats"), profile.get("seats"))) if x is not None), None),
         "time_zone": _text(profile.get("time_zone")),
+        "asked_by": None,
     }
     return values
 

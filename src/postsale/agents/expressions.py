@@ -61,6 +61,11 @@ def parse_cell(cell: object, kind: InputType, *, policy: str, where: str) -> Cel
         raise PolicyInvalid(policy=policy, where=where, reason=str(bad)) from None
 
 
+def cell_of(op: Op, operands: tuple[Value, ...]) -> Cell:
+    """The cell with this operator and these values, which fit it."""
+    return _make(op, operands)
+
+
 def all_of(cells: Mapping[str, Cell]) -> Callable[[Mapping[str, Value]], bool]:
     """One closure that is true when every named value satisfies its cell; no cells are always true. Stops at the first false one."""
     tests = tuple((name, cell.test) for name, cell in sorted(cells.items()))

@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from zoneinfo import ZoneInfo
 
 from postsale.agents.expressions import Value
-from postsale.agents.policy import NO_ACTION, TIERS, Budget, Policy, ProbabilityFloor, Rule, SequenceRule
+from postsale.agents.limits import TIERS, Asked, authority, offered, reach, tool_risk
+from postsale.agents.policy import NO_ACTION, Budget, Policy, ProbabilityFloor, Rule, SequenceRule
+from postsale.agents.schedules import CUSTOMER, zone_of
 from postsale.aggregates.artifacts import MODES, AgentControl, Mode
 from postsale.aggregates.customer import CustomerAggregate
 from postsale.aggregates.decisions import Offer, Scalar, Verdict
@@ -28,6 +30,7 @@ class ToolRef(NamedTuple):
     name: str  # name@version
     kind: str  # idempotent, queryable, unsafe
     digest: str  # of its contract
+    tier: str = ""  # how bad a wrong effect is: low, medium, high
 
     @property
     def text(self) -> str:
@@ -52,10 +55,15 @@ class Context:
     touches: Mapping[int, int]  # window in days -> contacts in it, made or promised
     budget_left_minor: int | None = None  # of the period, after reservations
     budget_period: str = ""
-    paused_by: str = ""  # "", or which switch: agent, tenant, everything
+    budget_slice: str = ""  # of the budget, that the money would come from
+    paused_by: str = ""  # "", or which switch: agent, tenant, everything; "retired" for good
     merged: bool = False  # the customer is part of another one
     past: Mapping[str, Past] = field(default_factory=dict)  # by sequence rule
     probability_ppm: int | None = None  # of the policy's floor; None when no calibrated model says so
+    tiers: Mapping[str, str] = field(default_factory=dict)  # tool -> the risk its contract declares, where the policy limits it
+    reached: int | None = None  # decisions of this agent that acted within the policy's hours
+    offered_minor: int | None = None  # to this customer within the policy's days; None: more than is remembered
+    zone_of: str = ""  # whose zone it is: the customer's, the policy's, or utc, because nobody has one; "" in old records
 
     def scalars(self) -> dict[str, Scalar]:
         """The context as a decision records it. `from_scalars` is the inverse."""
@@ -73,6 +81,12 @@ class Context:
         out |= {f"lifted.{id_}": past.lifted for id_, past in self.past.items()}
         if self.probability_ppm is not None:
             out["probability_ppm"] = self.probability_ppm
+        if self.budget_slice:
+            out["budget_slice"] = self.budget_slice
+        out |= {f"tier.{tool}": tier for tool, tier in self.tiers.items()}
+        out |= {name: value for name in ("reached", "offered_minor") if (value := getattr(self, name)) is not None}
+        if self.zone_of:
+            out["time_zone_of"] = self.zone_of
         return out
 
     @classmethod
@@ -86,6 +100,7 @@ class Context:
             touches={int(k[8:-1]): v for k, v in values.items() if k.startswith("touches.") and isinstance(v, int)},
             budget_left_minor=left if isinstance(left, int) else None,
             budget_period=str(values.get("budget_period") or ""),
+            budget_slice=str(values.get("budget_slice") or ""),
             paused_by=str(values.get("paused_by") or ""),
             merged=values.get("merged") is True,
             past={
@@ -94,6 +109,10 @@ class Context:
                 if k.startswith("past.") and isinstance(v, int)
             },
             probability_ppm=likely if isinstance(likely, int) else None,
+            tiers={k[5:]: str(v) for k, v in values.items() if k.startswith("tier.")},
+            reached=_integer(values.get("reached")),
+            offered_minor=_integer(values.get("offered_minor")),
+            zone_of=str(values.get("time_zone_of") or ""),
         )
 
 
@@ -105,12 +124,15 @@ def look(
     now_us: int,
     switches: tuple[AgentControl, ...] = (),
     budget_left_minor: int | None = None,
+    budget_slice: str | None = None,
+    tools: Mapping[str, ToolRef] | None = None,
+    reached: int | None = None,
 ) -> Context:
     """The context of one decision. `switches` are the states of `artifacts.switch_streams`, in that order."""
     g = policy.guardrails
-    zone = _zone(evidence.get("time_zone"), g.quiet_hours.default_zone if g.quiet_hours else "UTC")
+    zone, zone_of_whom = zone_of(CUSTOMER, evidence.get("time_zone"), g.quiet_hours.default_zone if g.quiet_hours else policy.zone)
     likely = evidence.get(g.probability.input) if g.probability else None
-    paused = [name for name, state in zip(SWITCHES, switches, strict=False) if state.paused]
+    paused = ["retired" if state.retired else name for name, state in zip(SWITCHES, switches, strict=False) if state.paused]
     return Context(
         local_time=from_us(now_us).astimezone(ZoneInfo(zone)).strftime("%H:%M"),
         time_zone=zone,
@@ -118,10 +140,15 @@ def look(
         touches={d: contacts(customer, now_us, d) for d in sorted({f.days for f in g.frequency})},
         budget_left_minor=budget_left_minor,
         budget_period=period(g.budget, now_us) if g.budget else "",
+        budget_slice=budget_slice or "",
         paused_by=paused[0] if paused else "",
         merged=customer.merged_into is not None,
         past={rule.id: look_back(rule, customer, now_us) for rule in g.sequence or ()},
         probability_ppm=likely if type(likely) is int else None,
+        tiers={} if g.tool_risk is None else {name: tools[name].tier for name in policy.tools if tools is not None and name in tools},
+        reached=reached if g.blast_radius is not None else None,
+        offered_minor=None if g.authority is None else offered(g.authority, customer, now_us),
+        zone_of=zone_of_whom,
     )
 
 
@@ -180,6 +207,7 @@ def judge(
     depth: int,
     tools: Mapping[str, ToolRef],
     segment: str | None = None,
+    evidence: Mapping[str, Value] | None = None,
 ) -> tuple[Verdict, ...]:
     """Every guardrail's verdict on the rows that decide, in order: all of them may, or none. `mode` is the customer's, in this segment.
 
@@ -230,8 +258,25 @@ def judge(
         out.append(
             _say("appetite", f"appetite:{g.appetite.act}/{g.appetite.propose}", ok, f"{TIERS[tier]} risk is not wanted at all", text)
         )
+    out += [asked.verdict for asked in beyond(policy, chosen, offer, context, evidence or {})]
     where = "" if segment is None else f"/{segment}"
     out.append(_say("autonomy", f"autonomy:{mode}{where}", mode != "observe", "the agent observes", f"the agent may {mode}"))
+    return tuple(out)
+
+
+def beyond(
+    policy: Policy, chosen: Sequence[Rule], offer: Offer | None, context: Context, evidence: Mapping[str, Value]
+) -> tuple[Asked, ...]:
+    """The verdicts of the limits that look beyond one decision, where the policy declares them."""
+    g, out = policy.guardrails, []
+    acting = [rule for rule in chosen if rule.action != NO_ACTION]
+    if g.tool_risk is not None:
+        out.append(tool_risk(g.tool_risk, [r.tool for r in acting if r.tool is not None], context.tiers, evidence))
+    if g.blast_radius is not None:
+        out.append(reach(g.blast_radius, context.reached, acts=bool(acting)))
+    if g.authority is not None:
+        asks = [r.approval != "none" for r in acting if r.offer is not None]
+        out.append(authority(g.authority, offer, context.offered_minor, may_ask=all(asks)))
     return tuple(out)
 
 
@@ -317,12 +362,5 @@ def _authority(chosen: Sequence[Rule], offer: Offer | None) -> Verdict:
     )
 
 
-def _zone(named: Value, default: str) -> str:
-    """The customer's zone, or the policy's default when it is unknown to us or to the zone database."""
-    if isinstance(named, str):
-        try:
-            ZoneInfo(named)
-        except (ZoneInfoNotFoundError, ValueError, OSError):
-            return default
-        return named
-    return default
+def _integer(value: Scalar) -> int | None:
+    return value if type(value) is int else None

@@ -101,7 +101,7 @@ class Outbox:
     # ------------------------------------------------------------ one effect
 
     def _one(self, stream: StreamId, decision_id: UUID, intent_id: UUID, customer: CustomerAggregate | None) -> Dispatched:
-        decision = self._desk.decision(stream.tenant, decision_id)
+        decision = self._desk.ordered(stream.tenant, decision_id)
         intent = next((i for i in decision.data.intents if i.intent_id == intent_id), None)
         if intent is None:
             return Dispatched()
@@ -137,7 +137,7 @@ class Outbox:
 
         return admitted
 
-    def _arguments(self, stream: StreamId, decision: Recorded[d.DecisionRecorded], intent: d.EffectIntent) -> Mapping[str, Any] | None:
+    def _arguments(self, stream: StreamId, decision: Recorded[d.Ordered], intent: d.EffectIntent) -> Mapping[str, Any] | None:
         """The unsealed arguments when they are exactly those that were decided; None when erased or altered."""
         text = decision.data.arguments
         if not isinstance(text, str):
@@ -155,7 +155,7 @@ class Outbox:
     def _claim(
         self,
         c: CustomerAggregate,
-        decision: Recorded[d.DecisionRecorded],
+        decision: Recorded[d.Ordered],
         intent: d.EffectIntent,
         tool: Tool | None,
         arguments: Mapping[str, Any] | None,
@@ -183,7 +183,7 @@ class Outbox:
     def _stop(
         self,
         c: CustomerAggregate,
-        data: d.DecisionRecorded,
+        data: d.Ordered,
         effect: Effect,
         intent: d.EffectIntent,
         tool: Tool | None,
@@ -197,7 +197,7 @@ class Outbox:
         cancel = fail = ""
         if intent.channel is not None and not c.may_contact(intent.channel, purpose):
             cancel = f"consent for {intent.channel}/{purpose} was withdrawn"
-        elif c.merged_into is not None:
+        elif c.merged_into is not None and not isinstance(data, d.UndoOrdered):  # what was done to it is taken back from it
             cancel = "the customer is part of another one by now"
         elif now_us > max(effect.ready_at_us, to_us(intent.due_at)) + self._too_late_us:
             cancel = f"it could not leave within {self._too_late_us // DAY_US} days"
@@ -229,7 +229,7 @@ class Outbox:
         return self._toolbox.call(intent.tool, arguments, idempotency_key=key)
 
     def _record(
-        self, c: CustomerAggregate, decision: Recorded[d.DecisionRecorded], intent: d.EffectIntent, tool: Tool, attempt: int, result: Result
+        self, c: CustomerAggregate, decision: Recorded[d.Ordered], intent: d.EffectIntent, tool: Tool, attempt: int, result: Result
     ) -> Change:
         """The result as an event. A success counts even when another worker took over; a failure only of the newest attempt."""
         open_ = c.decisions.get(decision.event_id)
@@ -253,7 +253,7 @@ class Outbox:
             event = d.EffectFailed(**ids, final=False, reason=result.reason, retry_at=retry_at, ambiguous=result.ambiguous)
         return self._change(decision, event, "result", attempt)
 
-    def _change(self, decision: Recorded[d.DecisionRecorded], event: Event, step: str, attempt: int) -> Change:
+    def _change(self, decision: Recorded[d.Ordered], event: Event, step: str, attempt: int) -> Change:
         intent_id = getattr(event, "intent_id", None)
         cause = Cause(
             actor=Actor("agent", decision.data.agent),

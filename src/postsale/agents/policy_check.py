@@ -6,10 +6,15 @@ import re
 from typing import NoReturn
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from postsale.agents import tree
+from postsale.agents.approval_rules import check_rules
 from postsale.agents.expressions import InputType
+from postsale.agents.flags import FAILED, fits
+from postsale.agents.limits import TIERS
 from postsale.agents.planner_answer import slots_of
 from postsale.agents.planner_policy import FROM_PLAN, PLAN, PlanRow
-from postsale.agents.policy import BUILT_IN, NO_ACTION, SEVERAL, TIERS, OfferRow, Policy, Rule, placeholders
+from postsale.agents.policy import BUILT_IN, NO_ACTION, SEVERAL, OfferRow, Policy, Rule, placeholders
+from postsale.agents.policy_time import check_time
 from postsale.agents.regions import meet, point_in, shown
 from postsale.errors import PolicyInvalid
 
@@ -24,16 +29,20 @@ def check(policy: Policy, *, stored: bool = False) -> None:
     """
     c = _Check(policy)
     c.inputs()
+    c.flags()
     c.triggers()
     c.options()
     for index, rule in enumerate(policy.rules):
         c.rule(rule, index)
     c.reachable()
     if not stored:
+        tree.check(policy)
         c.hands_over()
         c.priorities()
         c.overlaps()
     c.guardrails()
+    check_rules(policy, c.bad)
+    check_time(policy, c.bad)
 
 
 class _Check:
@@ -50,7 +59,25 @@ class _Check:
             if name in {"customer", "because"}:
                 self.bad(f"inputs.{name}", "this name is taken by a built-in reference")
 
+    def flags(self) -> None:
+        """A flag is asked for when a decision is made and at no other time: no trigger watches it, no approval is bound to it."""
+        for name, flag in (self.p.flags or {}).items():
+            at = f"flags.{name}"
+            if name not in self.p.inputs:
+                self.bad(at, f"declare {name} under [inputs] too: that is how rows name it")
+            if name == FAILED:
+                self.bad(at, "this name is taken")
+            if not fits(flag.default, self.p.inputs[name]):
+                self.bad(f"{at}.default", f"the input is declared {self.p.inputs[name]}")
+            for t in self.p.triggers:
+                if name in t.when or name in (t.until or {}):
+                    self.bad(f"trigger {t.id!r}, when.{name}", "a flag raises no trigger: it is asked for when a decision is made")
+            if name in self.p.guardrails.bound_to:
+                self.bad("guardrails.bound_to", f"{name!r} is a flag, which is not asked for again")
+
     def triggers(self) -> None:
+        if not (self.p.triggers or self.p.schedules or self.p.waits or self.p.slas):
+            self.bad("trigger", "nothing ever asks this policy: it needs a trigger, a schedule, a wait or an sla")
         seen: set[str] = set()
         for t in self.p.triggers:
             if t.id in seen:
@@ -279,6 +306,13 @@ class _Check:
                     self.bad(f"{at}, actions", f"no row has the action {action!r}")
         if (floor := g.probability) is not None and self.p.inputs.get(floor.input) != "integer":
             self.bad("guardrails.probability", f'it is recorded as evidence: declare {floor.input} = "integer" under [inputs]')
+        if g.tool_risk is not None:
+            if g.tool_risk.by is not None and g.tool_risk.by not in self.p.inputs:
+                self.bad("guardrails.tool_risk.by", f"{g.tool_risk.by!r} is not a declared input")
+            if g.tool_risk.by is None and g.tool_risk.segments:
+                self.bad("guardrails.tool_risk.by", "segments need the input that names them")
+        if g.authority is not None and g.budget is not None and g.authority.currency != g.budget.currency:
+            self.bad("guardrails.authority.currency", f"{g.authority.currency}, but the budget is in {g.budget.currency}")
         if g.appetite is not None and TIERS.index(g.appetite.act) > TIERS.index(g.appetite.propose):
             self.bad("guardrails.appetite", "what it may do on its own it may also propose: act is above propose")
         autonomy = self.p.autonomy

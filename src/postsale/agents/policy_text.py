@@ -5,6 +5,7 @@ from __future__ import annotations
 from textwrap import wrap
 from typing import Any
 
+from postsale.agents import policy_time, tree
 from postsale.agents.policy import NO_ACTION, Cells, Change, Hit, Policy, Rule
 
 _WIDTH = 36
@@ -26,9 +27,13 @@ def table(policy: Policy) -> str:
     for t in policy.triggers:
         until = f", until {_words(policy, t.until, t.id)}" if t.until else ""
         lines.append(f"  {t.id}: {_words(policy, t.when, t.id)}{until}")
+    lines += policy_time.lines(policy)
     order = f" ({', '.join(policy.priorities)})" if policy.priorities else ""
-    lines += ["", _HITS[policy.hit] + order]
-    lines += _grid([["row", "when", "then", "because"], *(_row(policy, rule) for rule in policy.rules)])
+    if (its := tree.tree_of(policy)) is not None:
+        lines += ["", *tree.lines(policy, its, lambda rule: _row(policy, rule)[2])]
+    else:
+        lines += ["", _HITS[policy.hit] + order]
+        lines += _grid([["row", "when", "then", "because"], *(_row(policy, rule) for rule in policy.rules)])
     if policy.options:
         lines += [
             "",
@@ -55,13 +60,24 @@ def table(policy: Policy) -> str:
         lines.append(f"  {g.budget.amount_minor} {g.budget.currency} minor units per {g.budget.per} from budget {g.budget.name}")
     if g.probability:
         lines.append(f"  only where {g.probability.of} is at least {g.probability.at_least_percent} % likely, by a calibrated model")
-    lines.append(
-        f"  depth {g.max_depth}; an approval expires after {g.approval_expires_h} h" + _list("; it is void when these change", g.bound_to)
-    )
+    expires = f"an approval expires after {g.approval_expires_h} h" if policy.approvals is None else "approvals as below"
+    lines.append(f"  depth {g.max_depth}; {expires}" + _list("; it is void when these change", g.bound_to))
+    lines += [] if policy.approvals is None else policy_time.people(policy.approvals)
+    lines += policy_time.hours(policy)
     if g.must_not_have_changed:
         lines.append("  decided again when one of these arrives meanwhile: " + ", ".join(g.must_not_have_changed))
     if g.appetite:
         lines.append(f"  on its own up to {g.appetite.act} risk, as a proposal up to {g.appetite.propose}")
+    if g.tool_risk:
+        by = ", ".join(f"{name} {tier}" for name, tier in sorted(g.tool_risk.segments.items()))
+        lines.append(f"  without a person only tools of {g.tool_risk.act} risk at most" + (f"; by {g.tool_risk.by}: {by}" if by else ""))
+    if g.blast_radius:
+        lines.append(f"  at most {g.blast_radius.decisions} decisions that act or ask within {g.blast_radius.hours} h, about all customers")
+    if g.authority:
+        a = g.authority
+        lines.append(f"  above {a.amount_minor} {a.currency} minor units to one customer within {a.days} days a person decides")
+    for name, flag in sorted((policy.flags or {}).items()):
+        lines.append(f"  {name} is flag {flag.key}, {flag.default} where nobody can say")
     if (autonomy := policy.autonomy) is not None and autonomy.by is not None:
         most = ", ".join(f"{name} {mode}" for name, mode in sorted(autonomy.segments.items()))
         lines.append(f"  at most, by {autonomy.by}: {most}{'; ' if most else ''}else {autonomy.otherwise}")
@@ -76,8 +92,15 @@ def changes(old: Policy, new: Policy) -> tuple[Change, ...]:
         return ()
     a, b = old.model_dump(mode="json", exclude_none=True), new.model_dump(mode="json", exclude_none=True)
     out: list[Change] = []
-    for name in (n for n in [*a, *(n for n in b if n not in a)] if n not in {"rules", "triggers", "options"}):
+    for name in (n for n in [*a, *(n for n in b if n not in a)] if n not in {"rules", "triggers", "tree", "options"}):
         out += _changes(name, "", a.get(name), b.get(name))
+    was, now = tree.levels_by_path(old), tree.levels_by_path(new)
+    for path in [*was, *(p for p in now if p not in was)]:
+        where = f"tree {path!r}" if path else "tree"
+        if path in was and path in now:
+            out += _changes(where, "", was[path], now[path])
+        else:
+            out.append(Change(where, "removed" if path in was else "added", before=was.get(path), after=now.get(path)))
     for what, key in (("trigger", "triggers"), ("rule", "rules"), ("option", "options")):
         before, after = {r["id"]: r for r in a.get(key, [])}, {r["id"]: r for r in b.get(key, [])}
         out += [Change(f"{what} {i!r}", "removed", before=before[i]) for i in before if i not in after]

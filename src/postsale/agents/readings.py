@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from postsale.agents.evidence import HealthReading
 from postsale.agents.expressions import InputType
+from postsale.agents.models import NO_MODELS, ActiveModels, Models
 from postsale.aggregates.customer import CustomerAggregate
 from postsale.errors import BadDeclaration
 from postsale.events import DAY_US
@@ -24,6 +25,7 @@ class RunnerHealth:
 
     With `deployments`, a version of the projection that is not live gives no evidence to anybody: reads raise NotLive. What `scorers`
     say stands beside the features under the names of `as_evidence`; BadDeclaration for one over another declaration, or a name twice.
+    With `models`, what is active in a tenant's log scores, before a scorer of its name; one over other features says nothing.
     """
 
     def __init__(
@@ -32,11 +34,14 @@ class RunnerHealth:
         model: HealthModel = CUSTOMER_HEALTH,
         deployments: Deployments | None = None,
         scorers: Sequence[Scorer] = (),
+        models: Models | None = None,
     ) -> None:
         self._runner = runner
         self._model = model
         self._deployments = deployments
         self._scorers = tuple(scorers)
+        self._models = models
+        self._digest = model.digest
         declared = [*model.features.leaves, *(d.name for d in model.features.deriveds)]
         said = [name for scorer in self._scorers for name in as_evidence(scorer.name, None)]
         for scorer in self._scorers:
@@ -46,8 +51,10 @@ class RunnerHealth:
                 )
         if len({*declared, *said}) < len(declared) + len(said):
             raise BadDeclaration(what="scorers", reason="two scorers, or a scorer and a feature, share a name")
+        said += [name for of in (models.names if models is not None else ()) for name in as_evidence(of, None)]
         self._features: dict[str, InputType | None] = dict.fromkeys(declared) | dict.fromkeys(said, "integer")
-        self._digest = " ".join([model.digest, *(f"{scorer.name}:{scorer.digest}" for scorer in self._scorers)])
+        if set(declared) & set(said):
+            raise BadDeclaration(what="targets", reason="a target and a feature share a name")
 
     @property
     def features(self) -> Mapping[str, InputType | None]:
@@ -63,15 +70,30 @@ class RunnerHealth:
         before: State | None = None
         if "health_trend" in wanted:
             before = self._runner.read_state(customer.fact_streams, as_of_us=before_us, known_at_us=known_at_us).state
-        return self.reading(read.state, at_us, position=read.position, state_hash=fold.digest(read.state), before=before)
+        models = self.models_of(customer.stream.tenant, known_at_us=known_at_us)
+        return self.reading(read.state, at_us, position=read.position, state_hash=fold.digest(read.state), before=before, models=models)
+
+    def models_of(self, tenant: str, *, known_at_us: int | None = None) -> ActiveModels:
+        """What is active in a tenant's log, now or as it was known at a time."""
+        return NO_MODELS if self._models is None else self._models.active(tenant, known_at_us=known_at_us)
 
     def require_live(self) -> None:
         """Return when the version of the projection that is read here is live. Raises NotLive."""
         if self._deployments is not None:
             self._deployments.require(self._model.features)
 
-    def reading(self, state: State, at_us: int, *, position: int, state_hash: str = "", before: State | None = None) -> HealthReading:
+    def reading(
+        self,
+        state: State,
+        at_us: int,
+        *,
+        position: int,
+        state_hash: str = "",
+        before: State | None = None,
+        models: ActiveModels = NO_MODELS,
+    ) -> HealthReading:
         """The reading that a folded state gives at `at_us`; `before` is the state 30 days before, for the trend."""
+        scorers = self._scoring(models)
         values = self._model.fold.finish(state, at_us)
         score = self._model.score(values)
         trend = None
@@ -82,12 +104,18 @@ class RunnerHealth:
             score=None if score.value_micro is None else round_half_even(score.value_micro, POINT_MICRO),
             band=score.band,
             trend=trend,
-            features={**values, **evidence_of(self._scorers, values)} if self._scorers else values,
-            model=self._digest,
+            features={**values, **evidence_of(scorers, values)} if scorers else values,
+            model=" ".join([self._digest, *(f"{scorer.name}:{scorer.digest}" for scorer in scorers)]),
             row=score.applied.name,
             stage=score.applied.stage,
             projection=self._model.fold.name,
             projection_version=self._model.features.version,
             position=position,
             state_hash=state_hash,
+            models=models.held,
         )
+
+    def _scoring(self, models: ActiveModels) -> Sequence[Scorer]:
+        active = {scorer.name: scorer for scorer in models.scorers}
+        own = [scorer for scorer in self._scorers if scorer.name not in active]
+        return [*own, *(scorer for scorer in active.values() if scorer.features == self._model.features.digest)]

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from postsale.agents.expressions import Cell, InputType, Value
 
-_LOW, _HIGH = -(10**30), 10**30  # beyond every integer that evidence may hold
+LOW, HIGH = -(10**30), 10**30  # beyond every integer that evidence may hold
 _MOST_STEPS = 20_000
 _BOTH: frozenset[Value] = frozenset({True, False})
 Spans = tuple[tuple[int, int], ...]
@@ -42,11 +42,11 @@ class Values:
 
     def __invert__(self) -> Values:
         if self.kind == "integer":
-            edges, at = [], _LOW
+            edges, at = [], LOW
             for a, b in self.spans:
                 edges.append((at, a - 1))
                 at = b + 1
-            return Values("integer", not self.missing, tuple((a, b) for a, b in [*edges, (at, _HIGH)] if a <= b))
+            return Values("integer", not self.missing, tuple((a, b) for a, b in [*edges, (at, HIGH)] if a <= b))
         if self.kind == "boolean":
             return Values("boolean", not self.missing, named=_BOTH - self.named)
         return Values("text", not self.missing, named=self.named, rest=not self.rest)
@@ -93,13 +93,13 @@ def values_of(cell: Cell, kind: InputType) -> Values:
         case "between":
             return Values(kind, False, ((numbers[0], numbers[1]),))
         case "<":
-            return Values(kind, False, ((_LOW, numbers[0] - 1),))
+            return Values(kind, False, ((LOW, numbers[0] - 1),))
         case "<=":
-            return Values(kind, False, ((_LOW, numbers[0]),))
+            return Values(kind, False, ((LOW, numbers[0]),))
         case ">":
-            return Values(kind, False, ((numbers[0] + 1, _HIGH),))
+            return Values(kind, False, ((numbers[0] + 1, HIGH),))
         case ">=":
-            return Values(kind, False, ((numbers[0], _HIGH),))
+            return Values(kind, False, ((numbers[0], HIGH),))
 
 
 def _some(kind: InputType, operands: tuple[Value, ...]) -> Values:

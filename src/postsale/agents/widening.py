@@ -10,12 +10,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from postsale.agents import policy_time
 from postsale.agents.expressions import Value
+from postsale.agents.limits import TIERS, ToolRisk
 from postsale.agents.planner_policy import PlanRow, Slot
 from postsale.agents.policy import (
     NO_ACTION,
     SEVERAL,
-    TIERS,
     Autonomy,
     Guardrails,
     Policy,
@@ -53,13 +54,9 @@ def widenings(old: Policy, new: Policy) -> tuple[Wider, ...]:
     for name, kind in new.inputs.items():
         if old.inputs.get(name, kind) != kind:
             return (Wider(f"inputs.{name}", f"it was declared {old.inputs[name]}, so its rows cannot be compared"),)
-    return (
-        *_rows(old, new),
-        *_options(old, new),
-        *_triggers(old, new),
-        *_limits(old.guardrails, new.guardrails),
-        *_autonomy(old.autonomy, new.autonomy),
-    )
+    limits = (*_limits(old.guardrails, new.guardrails), *_autonomy(old.autonomy, new.autonomy))
+    time = (Wider(where, why) for where, why in policy_time.wider(old, new))
+    return (*_rows(old, new), *_options(old, new), *_triggers(old, new), *limits, *time)
 
 
 # ---------------------------------------------------------------- rows
@@ -240,6 +237,16 @@ def _limits(old: Guardrails, new: Guardrails) -> Iterator[Wider]:
         wants = new.appetite
         if wants is None or any(TIERS.index(getattr(wants, n)) > TIERS.index(getattr(wanted, n)) for n in ("act", "propose")):
             yield Wider("guardrails.appetite", "riskier rows become possible")
+    if (risk := old.tool_risk) is not None and not _as_careful(risk, new.tool_risk):
+        yield Wider("guardrails.tool_risk", "riskier tools may be used without a person")
+    if (radius := old.blast_radius) is not None:
+        n = new.blast_radius
+        if n is None or n.decisions > radius.decisions or n.hours < radius.hours:
+            yield Wider("guardrails.blast_radius", "more decisions may act in the same time")
+    if (total := old.authority) is not None:
+        t = new.authority
+        if t is None or t.currency != total.currency or t.amount_minor > total.amount_minor or t.days < total.days:
+            yield Wider("guardrails.authority", "more may be offered to one customer without a person")
     if new.max_depth > old.max_depth:
         yield Wider("guardrails.max_depth", "longer chains of our own effects are allowed")
     if new.approval_expires_h > old.approval_expires_h:
@@ -266,6 +273,16 @@ def _autonomy(old: Autonomy | None, new: Autonomy | None) -> Iterator[Wider]:
             yield Wider(f"autonomy.{step}", "less is asked before a promotion")
     if before.downgrade is not None and before.downgrade != after.downgrade:
         yield Wider("autonomy.downgrade", "it may be downgraded later, or not at all")
+
+
+def _as_careful(old: ToolRisk, new: ToolRisk | None) -> bool:
+    """Whether no tool may be used without a person that could not before, in any segment."""
+    if new is None or (old.by != new.by and (old.segments or new.segments)):
+        return False
+    if TIERS.index(new.act) > TIERS.index(old.act):
+        return False
+    names = {*old.segments, *new.segments}
+    return all(TIERS.index(new.segments.get(s, new.act)) <= TIERS.index(old.segments.get(s, old.act)) for s in names)
 
 
 def _as_demanding(old: Promotion, new: Promotion) -> bool:

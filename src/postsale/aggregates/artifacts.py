@@ -19,6 +19,7 @@ Content = Annotated[str, Field(max_length=200_000)]
 Mode = Literal["observe", "propose", "act"]
 MODES: tuple[Mode, ...] = ("observe", "propose", "act")
 POLICIES = "policies"
+MODELS = "models"
 PROMPTS = "prompts"
 EVERY_AGENT = "all"  # the agent name that stands for all of them
 
@@ -46,6 +47,17 @@ class ArtifactActivated(Event):
     name: Id
     digest: Digest
     owner: Id
+    approver: Id
+    reason: Text
+
+
+class ArtifactRetired(Event):
+    """The active version decides no longer, and no other one does in its place."""
+
+    wire_name: ClassVar[str] = "artifact/retired@1"
+    of: Literal["policy", "model", "prompt"]
+    name: Id
+    digest: Digest
     approver: Id
     reason: Text
 
@@ -78,7 +90,16 @@ class AgentResumed(Event):
     reason: Text
 
 
-AgentEvent = AutonomyChanged | AgentPaused | AgentResumed
+class AgentRetired(Event):
+    """The last step: the agent decides nothing more, under this name, for ever."""
+
+    wire_name: ClassVar[str] = "agent/retired@1"
+    agent: Id
+    owner: Id
+    reason: Text
+
+
+AgentEvent = AutonomyChanged | AgentPaused | AgentResumed | AgentRetired
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +109,7 @@ class AgentControl:
     mode: Mode = "observe"
     paused: bool = False
     version: int = 0
+    retired: bool = False  # then it is paused too, for good
 
 
 def evolve_agent(state: AgentControl, event: AgentEvent) -> AgentControl:
@@ -97,7 +119,9 @@ def evolve_agent(state: AgentControl, event: AgentEvent) -> AgentControl:
         case AgentPaused():
             return replace(state, paused=True, version=state.version + 1)
         case AgentResumed():
-            return replace(state, paused=False, version=state.version + 1)
+            return replace(state, paused=state.retired, version=state.version + 1)
+        case AgentRetired():
+            return replace(state, paused=True, retired=True, version=state.version + 1)
     assert_never(event)
 
 
@@ -112,6 +136,10 @@ def switch_streams(tenant: str, agent: str) -> tuple[StreamId, ...]:
 
 def policy_stream(tenant: str, name: str) -> StreamId:
     return StreamId(tenant, POLICIES, name)
+
+
+def model_stream(tenant: str, name: str) -> StreamId:
+    return StreamId(tenant, MODELS, name)
 
 
 def prompt_stream(tenant: str, name: str) -> StreamId:

@@ -1,7 +1,7 @@
 """The decision lane: triggers, decisions, approvals, consent, overrides, commands, effects, outcomes, risk cases, budgets.
 
 A closed union: `match` with `assert_never` finds a forgotten case. Wire names and fields are the storage format.
-May import `events` only. Rules live in `customer.py` and in `agents`, never here.
+May import `events` and the other events of this lane. Rules live in `customer.py` and in `agents`, never here.
 """
 
 from __future__ import annotations
@@ -9,22 +9,20 @@ from __future__ import annotations
 from typing import Annotated, ClassVar, Literal
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from postsale.aggregates.artifacts import Digest
+from postsale.aggregates.asked import ApprovalAsked, ApprovalEscalated, ApprovalReplaced, ApprovalSigned, ApprovalTimedOut
 from postsale.aggregates.identity import MergedInto, SplitFrom, StreamJoined, StreamParted
+from postsale.aggregates.parts import Part
+from postsale.aggregates.timed import ScheduleCame, SlaBreached, SlaWarned, WaitBegan, WaitEnded
+from postsale.aggregates.undos import UNDO_AGENT
 from postsale.events import AmountMinor, Count, Currency, Event, Id, Int, Personal, Text, UtcDatetime
 
 Disposition = Literal["acted", "awaiting", "suppressed", "failed"]
 Scalar = bool | Int | Text | None  # what evidence may hold: no floats, so that bytes and thresholds are exact
 Ppm = Annotated[int, Field(ge=0, le=1_000_000)]
 Arguments = Annotated[str, Field(max_length=100_000)]  # canonical JSON
-
-
-class Part(BaseModel):
-    """A frozen value inside an event."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, hide_input_in_errors=True)
 
 
 # ---------------------------------------------------------------- what makes an agent decide
@@ -163,6 +161,13 @@ class DecisionRecorded(Event):
     outcome_kinds: tuple[Id, ...] = ()  # facts that count as success
     outcome_by: UtcDatetime | None = None  # until when
     reservation: Reservation | None = None  # made in the same append, on the budget's stream
+
+
+class AgentReached(Event):
+    """A decision that acts or asks counts against its agent's blast radius. On `tenant/reach/<agent>`, in the decision's append."""
+
+    wire_name: ClassVar[str] = "agent/reached@1"
+    decision_id: UUID
 
 
 # ---------------------------------------------------------------- planners
@@ -327,6 +332,33 @@ class EffectCancelled(Event):
     reason: Text
 
 
+class UndoOrdered(Event):
+    """An approved undo takes back one effect of a decision: `intents` has the one effect that does it.
+
+    The event's id stands where a decision's id stands in what follows (effect/started and so on), so that the outbox carries it out.
+    """
+
+    wire_name: ClassVar[str] = "undo/ordered@1"
+    undo_id: UUID
+    plan: Digest
+    approver: Id
+    decision_id: UUID  # whose effect it was
+    undoes: UUID  # the effect that is taken back
+    trigger_id: UUID
+    depth: Count
+    intents: tuple[EffectIntent, ...]
+    arguments: Personal[Arguments] | None = None  # canonical JSON list, one object per intent
+    compensates: Reservation | None = None  # money that goes back to its budget's period with it
+
+    @property
+    def agent(self) -> str:
+        return UNDO_AGENT
+
+    @property
+    def context(self) -> dict[str, Scalar]:
+        return {}
+
+
 class OutcomeObserved(Event):
     """What came of a decision: a fact that counts as success arrived in time, or the time is over."""
 
@@ -337,6 +369,9 @@ class OutcomeObserved(Event):
 
 
 # ---------------------------------------------------------------- risk cases
+
+
+Stage = Literal["at-risk", "plan-in-place", "saving"]
 
 
 class RiskCaseOpened(Event):
@@ -353,7 +388,7 @@ class RiskCaseMoved(Event):
 
     wire_name: ClassVar[str] = "risk/case-moved@1"
     case_id: UUID
-    stage: Literal["at-risk", "plan-in-place", "saving"]
+    stage: Stage
     reason: Text
 
 
@@ -394,7 +429,51 @@ class BudgetReleased(Event):
     reason: Text
 
 
-BudgetEvent = BudgetReserved | BudgetCommitted | BudgetReleased
+class BudgetCompensated(Event):
+    """Money that was spent came back, because the effect it was spent on was taken back. The spending stays as it was entered."""
+
+    wire_name: ClassVar[str] = "budget/compensated@1"
+    decision_id: UUID  # the order that took it back
+    spent_by: UUID  # the decision that had spent it
+    period: Id
+    amount_minor: AmountMinor
+    currency: Currency
+
+
+class BudgetSliceGranted(Event):
+    """Part of a period's money is a worker's to reserve from, without asking here, until its lease ends. On the budget's stream."""
+
+    wire_name: ClassVar[str] = "budget/slice-granted@1"
+    slice: Id
+    worker: Id
+    period: Id
+    amount_minor: AmountMinor
+    currency: Currency
+    expires_at: UtcDatetime
+
+
+class BudgetSliceClosed(Event):
+    """Nothing more is reserved from this slice. On `tenant/slices/<slice>`, where its reservations are; they are settled there later."""
+
+    wire_name: ClassVar[str] = "budget/slice-closed@1"
+    why: Literal["exchanged", "expired", "given-back"]
+
+
+class BudgetSliceReturned(Event):
+    """Money of a slice that nothing holds is the budget's again: as it was closed, or what was released afterwards. On the budget's stream."""
+
+    wire_name: ClassVar[str] = "budget/slice-returned@1"
+    slice: Id
+    period: Id
+    amount_minor: AmountMinor
+
+
+BudgetEvent = (
+    BudgetReserved | BudgetCommitted | BudgetReleased | BudgetCompensated | BudgetSliceGranted | BudgetSliceClosed | BudgetSliceReturned
+)
+
+Ordered = DecisionRecorded | UndoOrdered
+"""What the outbox carries out."""
 
 CustomerEvent = (
     TriggerRaised
@@ -414,10 +493,21 @@ CustomerEvent = (
     | EffectFailed
     | EffectUnknown
     | EffectCancelled
+    | UndoOrdered
     | OutcomeObserved
     | RiskCaseOpened
     | RiskCaseMoved
     | RiskCaseClosed
+    | ApprovalAsked
+    | ApprovalSigned
+    | ApprovalEscalated
+    | ApprovalTimedOut
+    | ApprovalReplaced
+    | ScheduleCame
+    | WaitBegan
+    | WaitEnded
+    | SlaWarned
+    | SlaBreached
     | StreamJoined
     | StreamParted
     | MergedInto

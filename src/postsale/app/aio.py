@@ -232,9 +232,9 @@ class AsyncTenant:
 
     async def approve(
         self, decision_id: UUID | str, *, by: Person | None = None, reason: str = "", seen: Sequence[Mapping[str, Any]] | None = None
-    ) -> None:
+    ) -> bool:
         """See `Tenant.approve`."""
-        await asyncio.to_thread(self.sync.approve, decision_id, by=by, reason=reason, seen=seen)
+        return await asyncio.to_thread(self.sync.approve, decision_id, by=by, reason=reason, seen=seen)
 
     async def reject(self, decision_id: UUID | str, *, reason: str, by: Person | None = None) -> None:
         """See `Tenant.reject`."""

@@ -26,6 +26,10 @@ class Part:
     since_us: int
     until_us: int | None = None
 
+    def holds(self, us: int | None) -> bool:
+        """Whether it did at `us` (None: by the end)."""
+        return self.until_us is None if us is None else self.since_us <= us and (self.until_us is None or us < self.until_us)
+
 
 @dataclass(slots=True)
 class Lineage:
@@ -33,6 +37,7 @@ class Lineage:
 
     parts: dict[str, list[Part]] = field(default_factory=dict)  # by reference, without its own stream
     merges: dict[str, list[tuple[int, str | None]]] = field(default_factory=dict)  # by reference: from when, into whom
+    _holders: dict[StreamId, list[tuple[str, Part]]] | None = None
 
     @classmethod
     def read(cls, log: Log, tenant: str, upto: int) -> Lineage:
@@ -60,6 +65,35 @@ class Lineage:
             if us is None or at <= us:
                 into = survivor
         return ref if into is None else self.survivor(into, us)
+
+    def survivors(self, ref: str, since_us: int) -> Iterator[tuple[int, str]]:
+        """The customers that this one was part of, from a time of knowledge on, each with when it began."""
+        reached, left, times = {ref}, [ref], {since_us}
+        while left:
+            for at, survivor in self.merges.get(left.pop(), ()):
+                times.add(max(at, since_us))
+                if survivor is not None and survivor not in reached:
+                    reached.add(survivor)
+                    left.append(survivor)
+        for at in sorted(times):
+            yield at, self.survivor(ref, at)
+
+    def streams(self, ref: str, tenant: str, us: int | None) -> list[StreamId]:
+        """The streams of a customer as known at `us` (None: by the end)."""
+        parts = self.of(ref, tenant)
+        return [part.stream for part in parts if part.holds(us)]
+
+    def owner(self, stream: StreamId, us: int | None) -> str | None:
+        """The customer that a stream counted for, as known at `us` (None: by the end); None while nobody's."""
+        if stream.category == CUSTOMERS:
+            return self.survivor(stream.id, us)
+        if self._holders is None:
+            self._holders = {}
+            for ref, parts in self.parts.items():
+                for part in parts:
+                    self._holders.setdefault(part.stream, []).append((ref, part))
+        holders = (ref for ref, part in self._holders.get(stream, ()) if part.holds(us))
+        return next((ref for ref in holders if self.survivor(ref, us) == ref), None)
 
     def refs(self) -> set[str]:
         """The customers that ever were more, or less, than their own stream."""

@@ -19,7 +19,11 @@ from postsale.access import FileVault, KeyVault, Person, Unsealer, authenticate,
 from postsale.access.sealing import MaySee
 from postsale.agents import SHIPPED, Agent
 from postsale.agents.agent import decider_digest
+from postsale.agents.desk import Desk
 from postsale.agents.engines import EmbeddedEngine, Engine
+from postsale.agents.escrow import Escrow
+from postsale.agents.flags import FlagSource
+from postsale.agents.models import Models
 from postsale.agents.reach import simulated_only
 from postsale.agents.readings import RunnerHealth
 from postsale.agents.tools import Tool, Toolbox
@@ -34,17 +38,20 @@ from postsale.app.rounds import Rounds, RunReport
 from postsale.app.simulation import Simulated
 from postsale.app.tenant import Tenant
 from postsale.audit.replay import policy_of
-from postsale.errors import BadDeclaration, InvalidInput, UnknownDecision, Unsupported, ViewMoved
+from postsale.errors import BadDeclaration, InvalidInput, StoreUnavailable, UnknownDecision, Unsupported, ViewMoved
 from postsale.events import DAY_US, SYSTEM_TENANT, Clock, ManualClock, Origin, StreamId, SystemClock, check_tenant, to_us
 from postsale.projections import Features, Fold, HealthModel
 from postsale.projections.customer_health import CUSTOMER_HEALTH
 from postsale.projections.deployments import Deployments
+from postsale.projections.fold import State
 from postsale.projections.hot_rows import HotRows
 from postsale.projections.journal import Entry as Decision
 from postsale.projections.journal import read_journal
+from postsale.projections.kin import Kin
 from postsale.projections.projector import Projector
 from postsale.projections.runner import Runner
 from postsale.projections.scoring import Scorer
+from postsale.projections.targets import TARGETS, Target, by_name
 from postsale.projections.views import Views
 from postsale.store import (
     Anchor,
@@ -89,6 +96,7 @@ class PostSale:
         toolbox: Toolbox | None = None,
         health: HealthModel = CUSTOMER_HEALTH,
         scorers: Sequence[Scorer] = (),
+        targets: Sequence[Target] = TARGETS,
         new_ref: Callable[[], str] = random_ref,
         may_see: MaySee = everything,
         world: Origin = Origin.LIVE,
@@ -96,12 +104,15 @@ class PostSale:
         keys: Path | None = None,
         partitions: int = 1,
         hot: HotRows | None = None,
+        flags: FlagSource | None = None,
+        escrow: Escrow | None = None,
     ) -> None:
         self.url = shown(url)
         self._keys = keys
         self.clock = clock
         self.model = health
         self.scorers = tuple(scorers)
+        self.targets = by_name(targets)
         if isinstance(agents, Agent):
             raise BadDeclaration(what="agents", reason="expected a list of agents: agents=[…]")
         self.agents = tuple(agents)
@@ -118,14 +129,16 @@ class PostSale:
         self.identity = Identity(self.log, self.directory)
         self.deployments = Deployments(store.kv, clock)
         self._partitions, self._hot = partitions, hot
+        self._flags, self._escrow = flags, escrow
         self.runner = self.runner_of(health.features)
-        self._health = RunnerHealth(self.runner, health, self.deployments, scorers)
+        self.models = Models(Desk(self.log, origin=world), self.targets)
+        self._health = RunnerHealth(self.runner, health, self.deployments, scorers, self.models)
         self.readings = Readings(self.log, health, self._health)
         self.engine = self.engine_of(self.agents)
 
     def engine_of(self, agents: Sequence[Agent]) -> EmbeddedEngine:
         """An engine over this log for these agents. Raises BadDeclaration, PolicyInvalid."""
-        return EmbeddedEngine(self.log, agents, self._toolbox, self._health, origin=self.world)
+        return EmbeddedEngine(self.log, agents, self._toolbox, self._health, origin=self.world, flags=self._flags, escrow=self._escrow)
 
     @classmethod
     def open(
@@ -137,6 +150,7 @@ class PostSale:
         sandbox: bool = True,
         health: HealthModel = CUSTOMER_HEALTH,
         scorers: Sequence[Scorer] = (),
+        targets: Sequence[Target] = TARGETS,
         clock: Clock | None = None,
         may_see: MaySee = everything,
         new_ref: Callable[[], str] = random_ref,
@@ -147,6 +161,8 @@ class PostSale:
         hot: str | None = None,
         max_connections: int = 16,
         archive: str | os.PathLike[str] | None = None,
+        flags: FlagSource | None = None,
+        escrow: Escrow | None = None,
     ) -> Self:
         """Open the log a URL names: `sqlite:///relative.db`, `sqlite:////absolute.db` (made when not there), `memory:`, `postgresql://…`.
 
@@ -156,7 +172,10 @@ class PostSale:
         gets none within 10 seconds raises StoreUnavailable.
         `hot` is a Redis at `redis://…` that serves rows of views (extra `redis`). On PostgreSQL four processes can fold one view.
         `scorers` are models over the features of `health`; what they say is evidence for agents (`churn_probability_ppm`, `churn_rank_ppm`).
+        `targets` are what models can be trained for and activated in the log (`Tenant.models`); an active one takes its scorer's place.
         `agents` are those that may run; a new one only observes. `tools` leave the building only with `sandbox=False`.
+        `flags` is where policies' flags are read, such as `OpenFeatureFlags()`; without it they have their defaults. With `escrow`
+        this process reserves money from slices of budgets, and gives them back when it is closed.
         `archive` is the directory of archived chapters, if they were moved from where they were archived to.
         Raises InvalidInput, Unsupported, StoreUnavailable, KeyUnavailable, BadDeclaration, PolicyInvalid.
         """
@@ -183,6 +202,7 @@ class PostSale:
                 toolbox=toolbox,
                 health=health,
                 scorers=scorers,
+                targets=targets,
                 new_ref=new_ref,
                 may_see=may_see,
                 world=world,
@@ -190,12 +210,16 @@ class PostSale:
                 keys=key_file,
                 partitions=SHARES if on_server(views or url) else 1,
                 hot=open_hot(hot, store.log_id),
+                flags=flags,
+                escrow=escrow,
             )
             opened.pop_all()
             return ps
 
     def close(self) -> None:
         """Close files. Everything acknowledged is durable already."""
+        if self._escrow is not None:
+            self._escrow.give_back(self.log)
         if self._hot is not None:
             self._hot.close()
         self.views.close()
@@ -353,7 +377,11 @@ class PostSale:
         simulation.prepare(source, self._keys, target)
         clock = ManualClock(as_of_us)
         url = f"sqlite:///{target}"
-        with PostSale.open(url, agents=agents, health=self.model, scorers=self.scorers, clock=clock, world=Origin.SIMULATION) as there:
+        scorers = self.scoring(tenant)
+        targets = tuple(self.targets.values())
+        with PostSale.open(
+            url, agents=agents, health=self.model, scorers=scorers, targets=targets, clock=clock, world=Origin.SIMULATION
+        ) as there:
             copied = simulation.copy(self.log.store, tenant, there.log.store, clock, as_of_us, tell)
             for agent in agents:
                 there.engine.install(tenant, agent.name)
@@ -361,6 +389,16 @@ class PostSale:
             with simulated_only():
                 report = there.run_once(on_progress=tell)
         return Simulated(url, copied, report)
+
+    def scoring(self, tenant: str) -> tuple[Scorer, ...]:
+        """What scores for agents of a tenant now: the models that are active in its log, then those the log was opened with."""
+        active = self.models.active(tenant).scorers
+        names = {scorer.name for scorer in active}
+        return (*active, *(scorer for scorer in self.scorers if scorer.name not in names))
+
+    def scorer_of(self, tenant: str, name: str, digest: str) -> Scorer | None:
+        """The model of exactly this digest, which a decision names: from the log, else among those the log was opened with."""
+        return self.models.scorer(tenant, name, digest) or next((s for s in self.scorers if s.digest == digest), None)
 
     def projections(self) -> list[dict[str, Any]]:
         """How far each read model is, which version of it is live and which build serves, and who folds it, for operators."""
@@ -376,7 +414,17 @@ class PostSale:
             partitions=self._partitions,
             build=self.deployments.build_of(features.__name__),
             hot=self._hot,
+            kin=Kin(self.log.store, self.views, self.log.vault),
         )
+
+    def hot_state(self, fold: Fold, streams: Sequence[StreamId]) -> State | None:
+        """What these streams' facts give now, by way of the cache; None without one, for another fold, or where views cannot be used."""
+        if self._hot is None or fold.features is not self.model.features:
+            return None
+        try:
+            return self.runner.read_state(streams).state
+        except StoreUnavailable:  # a login that may read the log and no views
+            return None
 
     def projector(self, features: Iterable[type[Features]] | None = None) -> Projector:
         """Keeps views up to date until it is stopped: of these declarations, by default of the health model's.

@@ -100,6 +100,7 @@ class Readings:
         """
         self._health.require_live()
         fold, before_us, trend = self._fold, at_us - TREND_DAYS * DAY_US, "health_trend" in wanted
+        models = self._health.models_of(tenant)
         rows: dict[StreamId, _Row] = {}
         for stored in self._log.store.read(Query(tenant=tenant, category=CUSTOMERS)):
             if stored.stream in unreadable:
@@ -130,7 +131,7 @@ class Readings:
                     subject = self.subject(stream, at_us, wanted)
                 else:
                     position, before = fold.position(row.state), row.before if trend else None
-                    subject = Subject(row.customer, self._health.reading(row.state, at_us, position=position, before=before))
+                    subject = Subject(row.customer, self._health.reading(row.state, at_us, position=position, before=before, models=models))
             except POISON:
                 unreadable.add(stream)
                 continue

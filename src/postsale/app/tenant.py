@@ -7,6 +7,7 @@ write that they must have seen: they wait for it at most `within_s` seconds, the
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -23,13 +24,16 @@ from postsale.aggregates.signals import Signal
 from postsale.app.directory import as_external
 from postsale.app.health import CustomerRow, customer_rows, states_of
 from postsale.app.importing import Importer, ImportReport, Refused
+from postsale.app.people import TenantPeople
 from postsale.app.readings import health_of, lifecycle_of
 from postsale.app.recorder import Entry, Receipt, RecordReport
+from postsale.app.related import all_related, members_of
 from postsale.app.tenant_agents import TenantAgents
 from postsale.app.tenant_agents import decision_uuid as _uuid
 from postsale.app.tenant_data import Customer, TenantData
 from postsale.app.tools import TenantTools
 from postsale.audit import Explanation, Replayed, explain, replay
+from postsale.audit.rescoring import rescored
 from postsale.errors import InvalidInput, Unsupported
 from postsale.events import Actor, Event, Origin, Recorded, StreamId, to_us
 from postsale.ingest import Item
@@ -48,7 +52,7 @@ if TYPE_CHECKING:
     from postsale.app.postsale import PostSale
 
 
-class Tenant(TenantData, TenantAgents, TenantTools):
+class Tenant(TenantData, TenantAgents, TenantPeople, TenantTools):
     """A tenant of an open `PostSale`. Cheap to make; safe to use from several threads."""
 
     def __init__(self, ps: PostSale, name: str) -> None:
@@ -218,11 +222,25 @@ class Tenant(TenantData, TenantAgents, TenantTools):
         at_least: AtLeast | None = None,
         within_s: float = WITHIN_S,
     ) -> FeatureValues:
-        """A customer's values of a declaration of your own, over all its streams; it has seen every write acknowledged before."""
+        """A customer's values of a declaration of your own, over all its streams; it has seen every write acknowledged before.
+
+        Features `across` customers read the facts of its members too: time grows with the tenant's facts of the relation's kinds, and with
+        the members' facts.
+        Of the health model's declaration, as it is now, and where this was opened with `hot`: from the row in the cache and what the
+        log holds after it.
+        """
         fold, aggregate = Fold(features), self.customer(customer, known_at=known_at, at_least=at_least, within_s=within_s)
+        if as_of is None and known_at is None and (state := self._ps.hot_state(fold, aggregate.fact_streams)) is not None:
+            return fold.finish(state, max(self._ps.clock.now_us(), fold.newest_us(state) or 0))
         facts = read_facts(self._ps.log.store, aggregate.fact_streams, kinds=fold.kinds, as_of_us=_us(as_of), known_at_us=_us(known_at))
         at_us = max([self._ps.clock.now_us(), *(f.occurred_at_us for f in facts)]) if as_of is None else to_us(as_of)
-        return fold.finish(fold.fold(facts), at_us)
+        state = fold.fold(facts)
+        if not fold.relations:
+            return fold.finish(state, at_us)
+        related, at_us = members_of(
+            self._ps.log, fold, aggregate.stream, as_of_us=_us(as_of), known_at_us=_us(known_at), newest_us=fold.newest_us(state)
+        )
+        return fold.finish(state, at_us, related)
 
     def all_features(
         self,
@@ -236,7 +254,11 @@ class Tenant(TenantData, TenantAgents, TenantTools):
         """As `features`, of every customer that has such a fact, by reference, in one pass. `names` says who a reference is."""
         self._seen(at_least, within_s)
         fold = Fold(features)
-        for stream, state, at_us in states_of(self._ps.log, fold, self.name, _us(as_of), _us(known_at)):
+        states = states_of(self._ps.log, fold, self.name, _us(as_of), _us(known_at))
+        if fold.relations:
+            yield from all_related(self._ps.log, fold, self.name, states, _us(known_at))
+            return
+        for stream, state, at_us in states:
             yield stream.id, fold.finish(state, at_us)
 
     # ------------------------------------------------------------ lists and histories
@@ -291,9 +313,13 @@ class Tenant(TenantData, TenantAgents, TenantTools):
         return awaiting(self.decisions(as_of=as_of, known_at=known_at))
 
     def replay(self, decision_id: UUID | str) -> Replayed:
-        """Decide again from the record alone and compare byte by byte; reaches no tool. Raises ReplayDiverged."""
-        id_ = _uuid(decision_id)
-        return replay(self._ps.log, self.name, id_, self._ps.unsealer, installed_digest=self._ps.installed_digest(self.name, id_))
+        """Decide again from the record alone and compare byte by byte; reaches no tool. Raises ReplayDiverged.
+
+        Scores are made again, too, by the models that the decision names, whichever is active now.
+        """
+        id_, ps = _uuid(decision_id), self._ps
+        again = replay(ps.log, self.name, id_, ps.unsealer, installed_digest=ps.installed_digest(self.name, id_))
+        return dataclasses.replace(again, models=rescored(ps.log, self.name, id_, ps.model.fold, ps.scorer_of))
 
     def explain(self, decision_id: UUID | str) -> Explanation:
         """What was known, which policy, who approved, what left, what came of it. Raises UnknownDecision."""
@@ -326,14 +352,15 @@ class Tenant(TenantData, TenantAgents, TenantTools):
 
     def approve(
         self, decision_id: UUID | str, *, by: Person | None = None, reason: str = "", seen: Sequence[Mapping[str, Any]] | None = None
-    ) -> None:
-        """Let a waiting decision's effects leave, once. `by` is an authenticated person, by default the owner of this process.
+    ) -> bool:
+        """Let a waiting decision's effects leave, once; False when its policy asks for more people. `by` is an authenticated person, by
+        default the owner of this process.
 
         `seen`: the arguments as they were shown to the person; other ones are refused. Raises ApprovalRefused when it does not
         wait (any more), expired, or what it was bound to has changed; NotAllowed; UnknownDecision.
         """
         id_ = _uuid(decision_id)
-        self._engine_of(id_).approvals.approve(self.name, id_, self._ps.person(by), reason=reason, seen=seen)
+        return self._engine_of(id_).approvals.approve(self.name, id_, self._ps.person(by), reason=reason, seen=seen)
 
     def reject(self, decision_id: UUID | str, *, reason: str, by: Person | None = None) -> None:
         """Say no to a waiting decision. Raises ApprovalRefused, InvalidInput without a reason, UnknownDecision."""

@@ -13,10 +13,12 @@ from postsale.agents.autonomy import Review, review
 from postsale.agents.prompts import Prompt
 from postsale.agents.prompts_log import Known as KnownPrompt
 from postsale.agents.prompts_log import activate_prompt, known_prompts
+from postsale.agents.retiring import settle_retired
 from postsale.aggregates.artifacts import EVERY_AGENT, AgentControl, Mode
 from postsale.aggregates.customer import CustomerAggregate
 from postsale.aggregates.identity import CUSTOMERS
 from postsale.app.tenant_data import Customer
+from postsale.app.undoing import TenantUndos
 from postsale.audit import Certificate, ReplayReport, Scope, WhatIf, certificate, replay_many, what_if
 from postsale.audit.replay_again import Models
 from postsale.errors import InvalidInput
@@ -33,6 +35,11 @@ class TenantAgents:
 
     _ps: PostSale
     name: str
+
+    @property
+    def undos(self) -> TenantUndos:
+        """Takes back what agents did, and everything that came of it."""
+        return TenantUndos(self._ps, self.name)
 
     def agent(self, agent: Agent | str) -> AgentHandle:
         """One agent of this tenant, itself or by name: its autonomy and its kill switch; "all" is every agent's switch.
@@ -156,7 +163,8 @@ class AgentHandle:
     def control(self) -> AgentControl:
         """Its mode, and whether it is paused by any of its switches."""
         switches = self._ps.engine.desk.switches(self._tenant, self.name)
-        return AgentControl(switches.states[0].mode, switches.paused, switches.states[0].version)
+        own = switches.states[0]
+        return AgentControl(own.mode, switches.paused, own.version, own.retired)
 
     def observe(self, *, reason: str, by: Person | None = None) -> AgentControl:
         """It decides, and nothing leaves."""
@@ -177,6 +185,21 @@ class AgentHandle:
     def resume(self, *, reason: str, by: Person | None = None) -> AgentControl:
         """Release the kill switch."""
         return control.resume(self._ps.engine.desk, self._tenant, self.name, person=self._ps.person(by), reason=reason)
+
+    def retire(self, *, reason: str, by: Person | None = None) -> AgentControl:
+        """The last step, for good: it decides nothing more, what waits for a person or has not left is set aside, with this reason.
+
+        Triggers that are pending are decided once more, as suppressed. Safe to repeat: what was stopped in the middle is finished.
+        """
+        ps, who = self._ps, self._ps.person(by)
+        state = control.retire(ps.engine.desk, self._tenant, self.name, person=who, reason=reason)
+        policy = self._policy or ps.engine.desk.active_policy(self._tenant, self.name)[0]
+        known = self.name in ps.engine.agents or self.name in SHIPPED or policy is None
+        engine = (
+            ps.engine_of([Agent(policy, name=self.name)]) if not known else ps.engine_of([]) if policy is None else ps.engine_for(self.name)
+        )
+        settle_retired(engine, self._tenant, self.name, person=who, reason=reason)
+        return state
 
     def review(self) -> list[Review]:
         """What its policy's criteria say of its past: all customers together, then by segment. Changes nothing; promotes nobody."""

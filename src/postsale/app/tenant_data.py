@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, cast
 from postsale.aggregates.identity import CUSTOMERS, ExternalId
 from postsale.app.directory import as_external
 from postsale.app.exporting import Exports
+from postsale.app.models import TenantModels
 from postsale.app.outcomes import Outcomes, frame_of, outcomes_of
 from postsale.app.training import Question, Rows, TrainingRows, ascending, microseconds
 from postsale.errors import UnknownCustomer
@@ -133,3 +134,8 @@ class TenantData:
     def export(self) -> Exports:
         """What leaves for the data stack: `export.log(url)`, `export.features(Features, url)`, `export.frame(SignalClass)`."""
         return Exports(self._whole)
+
+    @property
+    def models(self) -> TenantModels:
+        """Models of this tenant in the log: `models.train(…)`, `publish`, `activate`, `retire`, `scores(customer)`, `check(name)`."""
+        return TenantModels(self._whole)

@@ -19,15 +19,20 @@ from postsale.access import TenantKeys
 from postsale.aggregates.decisions import DecisionRecorded
 from postsale.aggregates.identity import CUSTOMERS
 from postsale.app.lineage import EVER, Lineage, Part
+from postsale.app.related import Ids
 from postsale.errors import InvalidInput
 from postsale.events import Header, Lane, StoredEvent, StreamId, to_us
+from postsale.projections.algebra import Leaf
 from postsale.projections.columnar_duckdb import duckdb_connection
+from postsale.projections.columnar_expressions import column_of
 from postsale.projections.datasets import Declared, Manifest, pseudonym
 from postsale.projections.features import Features
 from postsale.projections.feeding import load_facts
-from postsale.projections.fold import Fact, fact_of
+from postsale.projections.fold import Fact, Fold, fact_of
 from postsale.projections.journal import Entry, read_journal
+from postsale.projections.related import Who, all_named
 from postsale.projections.runner import CATEGORIES
+from postsale.projections.tracing import Field
 from postsale.projections.training import TREATMENT, Knowledge, Known, Subject, enters_us, pyarrow, training_table
 from postsale.projections.training_columns import known_facts, training_columns
 from postsale.store.checkpoints import tree_of
@@ -43,6 +48,11 @@ class TrainingRows:
 
     table: Any  # pyarrow.Table
     manifest: Manifest
+
+    def __repr__(self) -> str:
+        """What it is, not what is in it."""
+        m = self.manifest
+        return f"TrainingRows({m.name!r}, {m.rows:,} rows of {m.customers:,} customers, {len(m.columns)} columns, data set {m.id[:12]})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +87,8 @@ class Question:
             refuse("at", "expected times, points, or the agent whose decisions are the points")
         if (self.outcome is None) != (self.horizon_us <= 0):
             refuse("within", "an outcome needs a horizon above 0, and a horizon an outcome")
+        if self.outcome is not None and self.outcome.relations:
+            refuse("outcome", "reads across customers; a label is what came of the customer's own facts after the point")
 
 
 # ---------------------------------------------------------------- the rows
@@ -118,6 +130,16 @@ class Rows:
             "until_us": self._until_us,
             "only_known": everybody,
         }
+
+    def _ids(self, named: Iterable[tuple[str, str]]) -> Ids:
+        ever = self._q.knowledge == "claimed"
+        return Ids.read(self._log, self._tenant, self._q.features.relations, named, self._lineage, ever=ever)
+
+    def _merged(self, ref: str) -> list[tuple[int, int | None]]:
+        """When a customer was part of another one, by time of knowledge."""
+        if self._q.knowledge == "claimed":
+            return [(EVER, None)] if self._lineage.survivor(ref, None) != ref else []
+        return list(self._lineage.spans_merged(ref))
 
     def _whole(self, ref: str, at: int) -> str:
         """The customer that this one was part of, as a row at this point may know it. Who is who is not claimed by sources: then, as known in the end."""
@@ -163,14 +185,21 @@ class Rows:
             ever = f"SELECT stream, ref, {EVER}::BIGINT AS since_us, NULL::BIGINT AS until_us FROM own"
             connection.execute(f"CREATE TEMP TABLE owners AS {ever} UNION ALL FROM joined")
             ends = [(str(s), ref) for ref in self._lineage.refs() for s in self._lineage.in_the_end(ref, self._tenant)]
+            everybody = "SELECT ref FROM owners"
             register("ends", {"stream": text, "ref": text}, ends)
             connection.execute("CREATE TEMP TABLE later_owners AS SELECT stream, ref FROM own UNION FROM ends")
+            if q.features.relations:
+                pairs = {(name, id_) for name in q.features.relations for id_ in _ids_read(connection, q.features.leaves[name])}
+                ids, span = self._ids(pairs), {"since_us": number, "until_us": number}
+                register("who", {"relation": text, "id": text, "ref": text, **span}, ids.spans())
+                register("merged", {"ref": text, **span}, ((ref, *s) for ref in self._lineage.merges for s in self._merged(ref)))
+                everybody += " UNION SELECT ref FROM who"
             if (named := self._named_points) is not None:
                 register("points", {"ref": text, "as_of_us": number}, named)
             else:
                 register("times", {"as_of_us": number}, [(at,) for at in q.at_us])
                 connection.execute(
-                    "CREATE TEMP TABLE points AS SELECT ref, as_of_us FROM (SELECT DISTINCT ref FROM owners) CROSS JOIN times"
+                    f"CREATE TEMP TABLE points AS SELECT ref, as_of_us FROM (SELECT DISTINCT ref FROM ({everybody})) CROSS JOIN times"
                 )
                 gone = [(ref, at) for ref in self._lineage.merges for at in q.at_us if self._whole(ref, at) != ref]
                 register("gone", {"ref": text, "as_of_us": number}, gone)
@@ -187,17 +216,29 @@ class Rows:
     # ------------------------------------------------------------ by fold
 
     def _by_fold(self, keys: TenantKeys) -> tuple[Any, dict[str, str]]:
-        facts = self._read_facts()
+        facts, relations, fold = self._read_facts(), self._q.features.relations, Fold(self._q.features)
+        ids = self._ids(all_named(fold, (fold.fold([f]) for own in facts.values() for _, f in own))) if relations else Ids()
+        customers = {stream.id for stream in facts if stream.category == CUSTOMERS} | self._lineage.parts.keys() | ids.refs()
         points: dict[str, list[int]] = {}
         if (named := self._named_points) is not None:
             for ref, at in sorted(named):
                 points.setdefault(ref, []).append(at)
         else:
-            customers = {stream.id for stream in facts if stream.category == CUSTOMERS} | self._lineage.parts.keys()
             points = {ref: [at for at in self._q.at_us if self._whole(ref, at) == ref] for ref in customers}
         names = {pseudonym(keys.blind, ref): ref for ref in points}
-        subjects = (self._subject(ref, name, points[ref], facts) for name, ref in names.items())
-        return training_table(self._q.features, subjects, **self._asked()), names
+        others = {pseudonym(keys.blind, ref): ref for ref in customers - points.keys()} if relations else {}  # anybody may be a member
+        subjects = (self._subject(ref, name, points.get(ref, []), facts) for name, ref in {**names, **others}.items())
+
+        def who(at: int) -> Who[str]:
+            find = ids.who(at + self._q.lag_us)
+
+            def pseudonymous(relation: str, id_: str) -> str | None:
+                ref = find(relation, id_)
+                return None if ref is None else pseudonym(keys.blind, ref)
+
+            return pseudonymous
+
+        return training_table(self._q.features, subjects, **self._asked(), who=who), names
 
     def _read_facts(self) -> dict[StreamId, list[tuple[int, Fact]]]:
         """The facts of the kinds that are asked for, by stream, each with the time from which it was known."""
@@ -219,7 +260,8 @@ class Rows:
         if self._q.outcome is not None:
             for stream in sorted(self._lineage.in_the_end(ref, self._tenant)):
                 later += [fact for _, fact in facts.get(stream, ())]
-        return Subject(name, points, known, later)
+        merged = [(since - lag_us, None if until is None else until - lag_us) for since, until in self._merged(ref)]
+        return Subject(name, points, known, later, merged)
 
     # ------------------------------------------------------------ treatment
 
@@ -288,12 +330,26 @@ class Rows:
         )
 
 
+def _ids_read(connection: Any, relation: Leaf[Any]) -> list[str]:
+    """Every id that a fact of a relation names."""
+    if not isinstance(relation.value, Field):
+        raise AssertionError("a text is a field: texts are not calculated with")
+    column = column_of(relation.value)
+    rows = connection.execute(
+        f'SELECT DISTINCT "{column}" FROM facts_read WHERE "{column}" IS NOT NULL AND list_contains($kinds, kind)',
+        {"kinds": list(relation.kinds)},
+    )
+    return [id_ for (id_,) in rows.fetchall()]
+
+
 def table_digest(table: Any) -> str:
     """SHA-256, hex, of the table as one Arrow IPC stream of one batch."""
     pa = pyarrow()
+    # Copied row by row: what an engine left below a null is no part of the table, and differs from run to run.
+    copied = table.combine_chunks().take(pa.array(range(table.num_rows), pa.int64())).combine_chunks()
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table.combine_chunks())
+        writer.write_table(copied)
     return hashlib.sha256(sink.getvalue()).hexdigest()
 
 

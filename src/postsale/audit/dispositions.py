@@ -112,6 +112,11 @@ class _Check:
                 self.report.decisions += 1
                 self.report.dispositions[event.disposition] += 1
                 self.decision(stored, event)
+            case d.UndoOrdered():
+                self.later(stored, event)
+                self.decisions[stored.event_id] = (stored, frozenset(i.intent_id for i in event.intents))
+                if (known := self.decisions.get(event.decision_id)) is not None and event.undoes not in known[1]:
+                    self.bad("orphan", stored, event.decision_id, "an undo names an effect that its decision did not intend")
             case _:
                 self.later(stored, event)
 

@@ -78,6 +78,7 @@ class Effect:
     idempotency_key: str
     arguments: Mapping[str, Any] | str
     status: str
+    undone: str | None = None  # how its taking back stands; None when nobody ordered it
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +147,8 @@ class Explanation:
                 f"limit {_money(r.offer.authority_limit_minor, r.offer.currency)}: {r.offer.terms}"
             )
         for e in self.effects:
-            lines.append(f"  Effect   {e.tool} → {e.status}")
+            back = {None: "", "succeeded": ", taken back"}.get(e.undone, f", to be taken back: {e.undone}")
+            lines.append(f"  Effect   {e.tool} → {e.status}{back}")
             lines += [f"    {k} = {v}" for k, v in e.arguments.items()] if isinstance(e.arguments, Mapping) else [f"    {e.arguments}"]
         lines += ["  History"] + [f"    {at:%Y-%m-%d %H:%M}  {what}" for at, what in self.decision.history]
         return "\n".join(lines)
@@ -252,7 +254,13 @@ def _effects(entry: Entry, recorded: d.DecisionRecorded) -> tuple[Effect, ...]:
     sealed = isinstance(recorded.arguments, Masked)
     arguments: list[Any] = [str(MASKED)] * len(recorded.intents) if sealed else orjson.loads(str(recorded.arguments))
     return tuple(
-        Effect(intent.tool, str(intent.intent_id), value, entry.effects.get(intent.intent_id, "held"))
+        Effect(
+            intent.tool,
+            str(intent.intent_id),
+            value,
+            entry.effects.get(intent.intent_id, "held"),
+            entry.undone.get(intent.intent_id),
+        )
         for intent, value in zip(recorded.intents, arguments, strict=True)
     )
 

@@ -31,6 +31,7 @@ class Replayed:
     policy: str  # digest
     decider: str
     decider_is_installed: bool  # the deciding code that is installed is the code that decided
+    models: tuple[str, ...] = ()  # models whose score was made again from the log and is the recorded one; see `rescoring`
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -41,6 +42,7 @@ class Replayed:
             "policy": self.policy,
             "decider": self.decider,
             "decider_is_installed": self.decider_is_installed,
+            "models": list(self.models),
         }
 
 

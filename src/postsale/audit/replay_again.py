@@ -11,11 +11,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, cast
 
+import orjson
+
 from postsale.agents import reach
 from postsale.agents.agent import Agent
 from postsale.agents.decide import case_of, decide, spec_of
 from postsale.agents.evidence import OFFERED, EvidenceRecorder, HealthReading, read_set, rounded
-from postsale.agents.guardrails import look
+from postsale.agents.flags import values_of
+from postsale.agents.guardrails import Context, ToolRef, look
 from postsale.agents.policy import Policy
 from postsale.agents.readings import RunnerHealth
 from postsale.aggregates.customer import CustomerAggregate, fold
@@ -68,6 +71,7 @@ class Wanted(NamedTuple):
     policy: str  # digest
     agent: str  # key of the installed agent, "" when its code is not here
     answer: str | None = None  # its planner's, as it was recorded; None where there was none, or it cannot be read any more
+    edited: str | None = None  # JSON of what a person wrote into the arguments: an input, although it stands among them
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +108,9 @@ class Again:
         try:
             recorded = cast(DecisionRecorded, decode_payload(DecisionRecorded.wire_name, one.inputs))
             policy = self.policies[one.policy]
-            decided = decide(spec_of(recorded), policy, case_of(recorded, one.answer), _no_mac)
+            decided = decide(
+                spec_of(recorded), policy, case_of(recorded, one.answer), _no_mac, orjson.loads(one.edited) if one.edited else None
+            )
         except (PostSaleError, KeyError, ValueError) as error:
             return answer | {"error": type(error).__name__}
         answer["again"] = encode_payload(decided.event).decode()
@@ -143,6 +149,7 @@ class Again:
             if self.health is not None and recorded.model is not None:
                 reading = self._reading(walk, customer, now_us, health_upto, frozenset(inputs))
             values = {n: rounded(v) for n, v in agent.values(customer, reading, now_us).items()}
+            values |= values_of(policy.flags or {}, recorded.flags)  # nobody is asked again: what was recorded is what was said
             evidence = EvidenceRecorder(agent.name, inputs, values, read_set(customer, reading)).everything()
         except ToolUnreachable:  # no evidence, whatever it is worth: whoever asked for it is told
             raise
@@ -155,7 +162,17 @@ class Again:
         gone = sorted(inputs if not one.agent else self._of_health(agent, inputs) if retired else ())
         seen: dict[str, Scalar] = {**evidence, **{name: recorded.evidence.get(name) for name in gone}}
         left = recorded.context.get("budget_left_minor")
-        context = look(policy, customer, seen, now_us=now_us, budget_left_minor=left if type(left) is int else None)
+        said = Context.from_scalars(recorded.context)  # of a worker's slice, of contracts and of others' decisions: as recorded
+        context = look(
+            policy,
+            customer,
+            seen,
+            now_us=now_us,
+            budget_left_minor=left if type(left) is int else None,
+            budget_slice=said.budget_slice,
+            tools={name: ToolRef(name, "", "", tier) for name, tier in said.tiers.items()},
+            reached=said.reached,
+        )
         return {
             "evidence": evidence,
             "problem": problem,

@@ -96,6 +96,8 @@ class OwnLane:
             kind, id_ = event.kind, str(event.event_id)
             if kind == "agent/decision-recorded":
                 taken.add(id_)
+            elif kind == "undo/ordered" and str(event.fields().get("decision_id")) in taken:
+                taken.add(id_)  # it stands for a decision in what follows from it
             elif kind == "agent/trigger-raised":
                 self.triggers[id_] = Following(event.position, kind, event.fields())
             elif kind == "risk/case-opened":
@@ -298,7 +300,7 @@ def _evidence(
 def _context(recorded: AsRecorded, found: Mapping[str, Any], history: History, lane: OwnLane) -> Iterator[Difference]:
     payload, position = recorded.payload, recorded.stored.position
     switches = history.switches(payload["agent"], position)
-    paused = next((name for name, state in zip(SWITCHES, switches, strict=True) if state.paused), "")
+    paused = next(("retired" if state.retired else name for name, state in zip(SWITCHES, switches, strict=True) if state.paused), "")
     yield from _values("context", payload["context"], {**found, "paused_by": paused}, {"budget_left_minor"})
     assert recorded.policy is not None
     budget, left = recorded.policy.guardrails.budget, payload["context"].get("budget_left_minor")
@@ -308,7 +310,9 @@ def _context(recorded: AsRecorded, found: Mapping[str, Any], history: History, l
         # The customer was read first and has every event of its own lane before the decision; the money was looked at after that.
         after = lane.newest_before(position)
         period = str(payload["context"].get("budget_period", ""))
-        possible = {*history.left_minor(budget.name, period, budget.amount_minor, after, position)}
+        slice_ = str(payload["context"].get("budget_slice") or "")
+        limit = history.granted.get(slice_, 0) if slice_ else budget.amount_minor
+        possible = {*history.left_minor(slice_ or budget.name, period, limit, after, position)}
     if left not in possible:
         yield Difference("context.budget_left_minor", str(left), " or ".join(map(str, sorted(possible, key=str))))
 

@@ -8,22 +8,28 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, NamedTuple
 from uuid import UUID
 
 from postsale.aggregates.artifacts import (
     POLICIES,
     AgentControl,
-    AgentPaused,
-    AgentResumed,
+    AgentEvent,
     ArtifactActivated,
     ArtifactPublished,
-    AutonomyChanged,
     content_digest,
     evolve_agent,
     switch_streams,
 )
-from postsale.aggregates.decisions import BudgetCommitted, BudgetReleased, BudgetReserved
+from postsale.aggregates.decisions import (
+    BudgetCommitted,
+    BudgetCompensated,
+    BudgetReleased,
+    BudgetReserved,
+    BudgetSliceGranted,
+    BudgetSliceReturned,
+)
 from postsale.events import SYSTEM_TENANT, Lane, Recorded, StreamId
 from postsale.store.contract import Query
 from postsale.store.log import Log
@@ -62,12 +68,13 @@ class History:
         self.tenant = tenant
         self.contents: dict[str, str] = {}  # of policies, by digest; those that are what their digest says
         self.reserved: dict[UUID, list[Reserved]] = {}  # by decision
+        self.granted: dict[str, int] = {}  # slice of a budget -> minor units
         self._switches: dict[StreamId, _Steps] = {}
         self._active: dict[str, _Steps] = {}
         self._used: dict[tuple[str, str], _Steps] = {}  # budget and period -> minor units reserved or committed
         for owner in (tenant, SYSTEM_TENANT):
             for event in _lane(log, owner, "agents", upto):
-                if isinstance(event.data, AutonomyChanged | AgentPaused | AgentResumed):
+                if isinstance(event.data, AgentEvent):
                     steps = self._switches.setdefault(event.stored.stream, _Steps())
                     was: AgentControl = steps.values[-1] if steps.values else AgentControl()
                     steps.put(event.position, evolve_agent(was, event.data))
@@ -97,12 +104,15 @@ class History:
         return {max(0, limit_minor - minor) for minor in used}
 
     def _budgets(self, log: Log, upto: int) -> None:
+        """Budgets, then the slices that were granted of them: what was reserved in a slice was reserved of its budget."""
         open_: dict[tuple[str, UUID], tuple[str, int]] = {}
-        for event in _lane(log, self.tenant, "budgets", upto):
+        whole: dict[str, str] = {}  # slice -> its budget
+        for event in chain(_lane(log, self.tenant, "budgets", upto), _lane(log, self.tenant, "slices", upto)):
             budget, steps, minor = event.stored.stream.id, _Steps(), 0
             match event.data:
                 case BudgetReserved(decision_id=id_, period=period, amount_minor=minor, currency=currency):
-                    self.reserved.setdefault(id_, []).append(Reserved(event.position, budget, period, minor, currency))
+                    of = whole.get(budget, budget)
+                    self.reserved.setdefault(id_, []).append(Reserved(event.position, of, period, minor, currency))
                     if (budget, id_) in open_:
                         continue
                     open_[budget, id_] = (period, minor)
@@ -110,9 +120,20 @@ class History:
                     steps.put(event.position, (steps.values[-1] if steps.values else 0) + minor)
                 case BudgetCommitted(decision_id=id_):
                     open_.pop((budget, id_), None)  # spent: still not free
+                case BudgetCompensated(period=period, amount_minor=minor):
+                    self._use(budget, period, event.position, -minor)
+                case BudgetSliceGranted(slice=slice_, period=period, amount_minor=minor):
+                    whole[slice_], self.granted[slice_] = budget, minor
+                    self._use(budget, period, event.position, minor)
+                case BudgetSliceReturned(period=period, amount_minor=minor):
+                    self._use(budget, period, event.position, -minor)
                 case BudgetReleased(decision_id=id_) if (held := open_.pop((budget, id_), None)) is not None:
                     steps = self._used[budget, held[0]]
                     steps.put(event.position, steps.values[-1] - held[1])
+
+    def _use(self, budget: str, period: str, position: int, minor: int) -> None:
+        steps = self._used.setdefault((budget, period), _Steps())
+        steps.put(position, (steps.values[-1] if steps.values else 0) + minor)
 
 
 def _lane(log: Log, tenant: str, category: str, upto: int) -> Iterator[Recorded[Any]]:

@@ -18,13 +18,15 @@ from uuid import UUID
 from postsale.agents import reach
 from postsale.agents.budget import BudgetState, budget_stream, evolve_budget
 from postsale.agents.decide import CERTAIN_PPM, case_of, decide, plan_row, spec_of
+from postsale.agents.editing import without_edit
 from postsale.agents.evidence import EvidenceRecorder
+from postsale.agents.flags import values_of
 from postsale.agents.guardrails import Context, ToolRef, look, period
 from postsale.agents.policy import NO_ACTION, Policy, Rule
 from postsale.agents.widening import Wider, widenings
 from postsale.aggregates.artifacts import POLICIES, ArtifactActivated, ArtifactPublished, Mode, policy_stream
 from postsale.aggregates.customer import CustomerAggregate, Touch
-from postsale.aggregates.decisions import BudgetCommitted, BudgetEvent, BudgetReleased, BudgetReserved, DecisionRecorded, Scalar
+from postsale.aggregates.decisions import BudgetEvent, BudgetReleased, BudgetReserved, DecisionRecorded, Scalar
 from postsale.audit.estimate import Estimate, Sample, estimate
 from postsale.errors import InvalidInput, NotAllowed
 from postsale.events import Lane, StreamId, iso, to_us
@@ -222,7 +224,7 @@ class _Replay:
         inputs = self.candidate.inputs
         if all(own.inputs.get(name) == kind and name in recorded.evidence for name, kind in inputs.items()):
             return {name: recorded.evidence[name] for name in sorted(inputs)}
-        values = self.values(customer, to_us(recorded.decided_at), known_us)
+        values = {**self.values(customer, to_us(recorded.decided_at), known_us), **values_of(self.candidate.flags or {}, {})}
         return EvidenceRecorder(recorded.agent, inputs, {**values, **_shared(recorded.evidence, own, inputs)}, ()).everything()
 
     def _cannot_plan(self, recorded: DecisionRecorded, own: Policy, evidence: Mapping[str, Scalar]) -> bool:
@@ -247,10 +249,11 @@ class _Replay:
         mine = [t for t in self.contacts.get(customer.stream, ()) if t.decision_id in still or t.decision_id not in self.alike]
         customer = replace(customer, touches=(*others, *mine))
         context: Context = look(candidate, customer, evidence, now_us=now_us, budget_left_minor=self.money.left_minor(now_us))
-        context = replace(context, paused_by=case.context.paused_by)
+        context = replace(context, paused_by=case.context.paused_by, tiers=case.context.tiers, reached=case.context.reached or 0)
         tools = {name: case.tools.get(name, ToolRef(name, "idempotent", "")) for name in candidate.tools}
         mode = self.mode if self.mode is not None else case.mode
-        case = replace(case, mode=mode, evidence=evidence, context=context, tools=tools)
+        flags = without_edit(case.flags)  # a person's change of the proposal is not the candidate's
+        case = replace(case, mode=mode, evidence=evidence, context=context, tools=tools, flags=flags)
         return decide(spec_of(recorded), candidate, case, _no_mac).event
 
     def _carry_on(self, entry: Entry, customer: CustomerAggregate, after: DecisionRecorded | None) -> None:
@@ -289,9 +292,7 @@ class _Money:
         self._news: Iterator[tuple[int, BudgetEvent]] = iter(())
         if self.budget is not None:
             events = log.events(Query(tenant=tenant, streams=(budget_stream(tenant, self.budget.name),), lane=Lane.DECISION))
-            self._news = iter(
-                [(e.position, e.data) for e in events if isinstance(e.data, BudgetReserved | BudgetCommitted | BudgetReleased)]
-            )
+            self._news = iter([(e.position, e.data) for e in events if isinstance(e.data, BudgetEvent)])
         self._next = next(self._news, None)
 
     def advance(self, position: int) -> None:

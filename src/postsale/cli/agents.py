@@ -137,32 +137,6 @@ def decision_explain(decision: AnyDecision, db: Db = DEFAULT_DB, tenant: TenantN
 # ---------------------------------------------------------------- approvals
 
 
-@approval_app.command("list")
-def approval_list(db: Db = DEFAULT_DB, tenant: TenantName = None, as_of: AsOf = None, known_at: KnownAt = None, json: Json = False) -> None:
-    """What waits for a person, the first to expire first."""
-    with opened(db) as ps:
-        t = tenant_of(ps, tenant)
-        entries = t.approvals(as_of=parse_time(as_of), known_at=parse_time(known_at))
-        if json:
-            emit([{**e.to_dict(), "expires_at": e.recorded.approval_expires_at} for e in entries])
-            return
-        names = t.names()
-        rows = [
-            (
-                str(e.id)[:8],
-                escape(names.get(e.stream.id, "")),
-                escape(e.agent),
-                e.action,
-                f"{e.recorded.approval_expires_at:%Y-%m-%d %H:%M}" if e.recorded.approval_expires_at else "",
-                escape(e.recorded.rationale),
-            )
-            for e in entries
-        ]
-        table("Waiting for approval", ("id", "customer", "agent", "action", "expires", "because"), rows)
-        if entries:
-            hint(f"postsale decision explain {str(entries[0].id)[:8]}   then: postsale approval approve {str(entries[0].id)[:8]}")
-
-
 @approval_app.command("approve")
 def approval_approve(
     decision: DecisionId,
@@ -175,8 +149,8 @@ def approval_approve(
     with opened(db) as ps:
         t, by = tenant_of(ps, tenant), person(ps)
         id_ = find(t, decision)
-        t.approve(id_, by=by, reason=reason)
-        _settled(id_, "approved", by.login, json)
+        done = t.approve(id_, by=by, reason=reason)
+        _settled(id_, "approved" if done else "one yes of several", by.login, json)
 
 
 @approval_app.command("reject")
@@ -210,22 +184,24 @@ def agent_list(db: Db = DEFAULT_DB, tenant: TenantName = None, json: Json = Fals
         t = tenant_of(ps, tenant)
         rows = [(name, t.agent(name).control) for name in t.agent_names()]
         if json:
-            emit([{"agent": name, "mode": c.mode, "paused": c.paused} for name, c in rows])
+            emit([{"agent": name, "mode": c.mode, "paused": c.paused, "retired": c.retired} for name, c in rows])
             return
-        table("Agents", ("agent", "mode", "switch"), [(escape(name), c.mode, "[red]paused[/]" if c.paused else "on") for name, c in rows])
+        switch = [("[red]retired[/]" if c.retired else "[red]paused[/]" if c.paused else "on") for _, c in rows]
+        table("Agents", ("agent", "mode", "switch"), [(escape(n), c.mode, s) for (n, c), s in zip(rows, switch, strict=True)])
         if not rows:
             hint("postsale agent observe renewal-rescue --reason 'first look'")
 
 
 def _change(ps: PostSale, tenant: str | None, name: str, change: str, reason: str, json: bool) -> None:
     t, by = tenant_of(ps, tenant, new=True), person(ps)
-    by_name = change in {"pause", "resume"} and (name == EVERY_AGENT or name in t.agent_names())
+    by_name = change in {"pause", "resume", "retire"} and (name == EVERY_AGENT or name in t.agent_names())
     handle = t.agent(name if by_name else agent_named(name))
     known, state = handle.name, getattr(handle, change)(reason=reason, by=by)
     if json:
-        emit({"agent": known, "mode": state.mode, "paused": state.paused, "by": by.login})
+        emit({"agent": known, "mode": state.mode, "paused": state.paused, "retired": state.retired, "by": by.login})
     else:
-        out.print(f"{escape(known)}: {state.mode}{', [red]paused[/]' if state.paused else ''}, said {escape(by.login)}.")
+        off = ", [red]retired[/]" if state.retired else ", [red]paused[/]" if state.paused else ""
+        out.print(f"{escape(known)}: {state.mode}{off}, said {escape(by.login)}.")
 
 
 @agent_app.command("review")
@@ -308,3 +284,10 @@ def agent_resume(
     """Release the kill switch."""
     with opened(db) as ps:
         _change(ps, tenant, name, "resume", reason, json)
+
+
+@agent_app.command("retire")
+def agent_retire(name: AgentName, reason: Reason, db: Db = DEFAULT_DB, tenant: TenantName = None, json: Json = False) -> None:
+    """The last step, for good: it decides nothing more, and what it left open is set aside. A new agent has a new name."""
+    with opened(db) as ps:
+        _change(ps, tenant, name, "retire", reason, json)

@@ -36,6 +36,8 @@ from postsale.cli.export import export_app
 from postsale.cli.health import health_app
 from postsale.cli.ingest import ingest_app, quarantine_app
 from postsale.cli.log import log_app
+from postsale.cli.models import model_app
+from postsale.cli.people import authority_app, case_app, upcoming
 from postsale.cli.policies import policy_app
 from postsale.cli.projections import projection_app
 from postsale.cli.prompts import prompt_app
@@ -43,8 +45,10 @@ from postsale.cli.replay import decision_replay, log_check_certificate
 from postsale.cli.run import run
 from postsale.cli.schemas import schemas_app
 from postsale.cli.tools import tool_app
+from postsale.cli.undo import undo_app
 from postsale.cli.whatif import decision_whatif
 from postsale.events import Masked
+from postsale.projections.model_card import figure
 
 app = Commands(
     name="postsale",
@@ -72,13 +76,18 @@ log_app.command("check-certificate")(log_check_certificate)
 
 app.command()(demo)
 app.command()(run)
+app.command()(upcoming)
 app.add_typer(ingest_app, name="ingest")
 app.add_typer(customer_app, name="customer")
 app.add_typer(health_app, name="health")
 app.add_typer(decision_app, name="decision")
 app.add_typer(approval_app, name="approval")
+app.add_typer(authority_app, name="authority")
+app.add_typer(case_app, name="case")
 app.add_typer(agent_app, name="agent")
 app.add_typer(tool_app, name="tool")
+app.add_typer(model_app, name="model")
+app.add_typer(undo_app, name="undo")
 app.add_typer(policy_app, name="policy")
 app.add_typer(prompt_app, name="prompt")
 app.add_typer(projection_app, name="projection")
@@ -138,14 +147,17 @@ def customer_show(
         t = tenant_of(ps, tenant)
         at, known = parse_time(as_of), parse_time(known_at)
         state, health = t.customer(customer, as_of=at, known_at=known), t.health(customer, as_of=at, known_at=known)
-        lifecycle = t.lifecycle(customer, as_of=at, known_at=known)
+        lifecycle, scores = t.lifecycle(customer, as_of=at, known_at=known), t.models.scores(customer, as_of=at, known_at=known)
         if json:
-            emit({"customer": customer, "state": state.to_dict(), "health": health.to_dict(), "lifecycle": lifecycle.to_dict()})
+            said = {"lifecycle": lifecycle.to_dict(), "scores": [score.to_dict() for score in scores]}
+            emit({"customer": customer, "state": state.to_dict(), "health": health.to_dict(), **said})
             return
         out.print(
             f"[bold]{escape(customer)}[/]  health {health.score if health.score is not None else '–'} {_BAND.get(health.band or '', '')}"
         )
         out.print(escape(str(lifecycle)))
+        for score in scores:
+            out.print(f"{escape(score.name)}: {figure(score.scored)} [dim]{escape(score.outcome)}[/]")
         table(
             "Facts",
             ("kind", "count", "latest"),

@@ -28,6 +28,7 @@ from rich.table import Table
 
 from postsale.access import Person
 from postsale.agents import Agent
+from postsale.agents.tools import Tool
 from postsale.app import PostSale, Tenant
 from postsale.app.files import KEYS_VARIABLE, shown
 from postsale.cli.cells import Cell
@@ -48,6 +49,7 @@ from postsale.errors import (
     LeaseLost,
     LogDamaged,
     MappingInvalid,
+    ModelRefused,
     NotAllowed,
     NotCheckpointed,
     NoteInvalid,
@@ -61,13 +63,17 @@ from postsale.errors import (
     SealBroken,
     SegmentUnreadable,
     StoreUnavailable,
+    TooFewOutcomes,
+    UndoRefused,
     UnknownCustomer,
     UnknownDecision,
     UnknownEvent,
+    UnknownModel,
     UnsafeDatabase,
     Unsupported,
 )
 from postsale.projections import CUSTOMER_HEALTH, HealthModel
+from postsale.projections.targets import TARGETS, Target
 from postsale.projections.weighing import load_weights
 from postsale.store import Store, open_store, scheme_of
 from postsale.store.postgres_schema import DEFAULT_SCHEMA
@@ -77,13 +83,13 @@ out = Console(highlight=False, width=_WIDTH)
 err = Console(stderr=True, highlight=False)
 
 EXIT_CODES = """Exit status: 0 done · 1 a check found something wrong · 2 the input is wrong · 3 refused · 4 not found · 5 the database or its keys cannot be used, or another run is under way
-Environment: POSTSALE_DB · POSTSALE_KEYS · POSTSALE_SCHEMA · POSTSALE_TENANT · POSTSALE_TOKEN (act as its owner) · POSTSALE_IMPORT (modules that declare your own signals) · POSTSALE_HEALTH (module:NAME of your health model) · POSTSALE_ARCHIVE (where archived chapters were moved to) · POSTSALE_HOT (redis://… that serves rows of read models)"""
+Environment: POSTSALE_DB · POSTSALE_KEYS · POSTSALE_SCHEMA · POSTSALE_TENANT · POSTSALE_TOKEN (act as its owner) · POSTSALE_IMPORT (modules that declare your own signals) · POSTSALE_HEALTH (module:NAME of your health model) · POSTSALE_TARGETS (module:NAME of a list of your targets for models) · POSTSALE_ARCHIVE (where archived chapters were moved to) · POSTSALE_HOT (redis://… that serves rows of read models)"""
 
 _STATUS: tuple[tuple[tuple[type[PostSaleError], ...], int], ...] = (
     ((LogDamaged, ReplayDiverged, SealBroken, BreakingChange, CheckpointRefused, NoteInvalid, SandboxViolation), 1),
-    ((InvalidInput, MappingInvalid, PolicyInvalid, IdentityConflict), 2),
-    ((ApprovalRefused, NotAllowed, ExportRefused, NotLive, PolicyWidens), 3),
-    ((UnknownCustomer, UnknownDecision, UnknownEvent, NotCheckpointed), 4),
+    ((InvalidInput, MappingInvalid, PolicyInvalid, IdentityConflict, TooFewOutcomes), 2),
+    ((ApprovalRefused, NotAllowed, ExportRefused, NotLive, PolicyWidens, ModelRefused, UndoRefused), 3),
+    ((UnknownCustomer, UnknownDecision, UnknownEvent, UnknownModel, NotCheckpointed), 4),
     (
         (
             StoreUnavailable,
@@ -196,7 +202,7 @@ def parse_time(text: str | None) -> datetime | None:
 
 
 @contextmanager
-def opened(db: str, agents: Sequence[Agent] = (), *, create: bool = False) -> Iterator[PostSale]:
+def opened(db: str, agents: Sequence[Agent] = (), *, create: bool = False, tools: Sequence[Tool] = ()) -> Iterator[PostSale]:
     """An open database; without `create` a missing one is an error that says how to make one."""
     _remember(db)
     path = db.removeprefix("sqlite:///")
@@ -205,7 +211,10 @@ def opened(db: str, agents: Sequence[Agent] = (), *, create: bool = False) -> It
     with PostSale.open(
         db,
         agents=agents,
+        tools=tools,
+        sandbox=not tools,
         health=health_model(),
+        targets=targets(),
         keys=_place.keys,
         schema=_place.schema,
         archive=archive_moved(),
@@ -262,6 +271,18 @@ def health_model() -> HealthModel:
     if not isinstance(found, HealthModel):
         reason = "expected module:NAME of a HealthModel, or a file of weights, NAME.toml"
         raise InvalidInput(what="environment", field="POSTSALE_HEALTH", reason=reason)
+    return found
+
+
+def targets() -> Sequence[Target]:
+    """What models can be trained for: the list that POSTSALE_TARGETS names as module:NAME, else those that ship."""
+    name = os.environ.get("POSTSALE_TARGETS")
+    if not name:
+        return TARGETS
+    module, _, attribute = name.partition(":")
+    found = getattr(imported(module), attribute, None)
+    if not isinstance(found, list | tuple) or not all(isinstance(one, Target) for one in found):
+        raise InvalidInput(what="environment", field="POSTSALE_TARGETS", reason="expected module:NAME of a list of targets")
     return found
 
 

@@ -39,6 +39,7 @@ from postsale.events import SECOND_US, iso, to_us
 from postsale.projections import Features, HealthModel, Progress
 from postsale.projections.comparing import SAMPLES, compare
 from postsale.projections.projector import Turn
+from postsale.projections.retention import prune, versions
 from postsale.projections.runner import States
 
 projection_app = Commands(
@@ -63,7 +64,9 @@ def _declared(ps: PostSale, name: str | None) -> type[Features]:
         return found.features
     if isinstance(found, type) and issubclass(found, Features) and found is not Features:
         return found
-    raise InvalidInput(what="option", field="NAME", reason="expected module:NAME of a class of Features or of a HealthModel")
+    raise InvalidInput(
+        what="option", field="NAME", reason="expected module:NAME of a class of Features or of a HealthModel, such as release_1:Health"
+    )
 
 
 @projection_app.command("status")
@@ -166,7 +169,9 @@ def _states(engine: str) -> States | None:
 
 @projection_app.command("diff")
 def projection_diff(
-    old: Annotated[str, typer.Argument(metavar="OLD", help="module:NAME of the version to compare with: keep its class until the switch.")],
+    old: Annotated[
+        str | None, typer.Argument(metavar="OLD", help="module:NAME of the version to compare with: keep its class until the switch.")
+    ] = None,
     new: Annotated[str | None, typer.Argument(metavar="[NEW]", help="module:NAME of the other. [default: the health model]")] = None,
     as_of: AsOf = None,
     samples: Annotated[int, typer.Option("--samples", min=0, help="Examples of each feature that differs.")] = SAMPLES,
@@ -174,6 +179,11 @@ def projection_diff(
     json: Json = False,
 ) -> None:
     """Compare two versions of a projection row by row, as far as both are folded. Exit status 1 when a finished value differs, or one was never folded."""
+    if old is None:
+        reason = (
+            "is missing: which version to compare with. Type: postsale projection diff module:OLD [module:NEW], such as release_1:Health"
+        )
+        raise InvalidInput(what="argument", field="OLD", reason=reason)
     with opened(db) as ps:
         one, other = (ps.runner_of(_declared(ps, name)) for name in (old, new))
         at_us = ps.clock.now_us() if (at := parse_time(as_of)) is None else to_us(at)
@@ -252,6 +262,31 @@ def projection_switch(
     if live.previous is not None:
         out.print(f"[dim]Before it: version {live.previous.version}. Its view is kept.[/]")
         hint(f'postsale projection switch{_named(name)} --back --reason "…"')
+
+
+@projection_app.command("prune")
+def projection_prune(
+    name: Name = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    db: Db = DEFAULT_DB,
+    json: Json = False,
+) -> None:
+    """Drop views of versions before the live one and the one that a switch back leads to, unless somebody folds them. The log is not touched."""
+    with opened(db) as ps:
+        projection = _declared(ps, name).__name__
+        found = (versions if dry_run else prune)(ps.views, ps.deployments, ps.leases, projection)
+    if json:
+        emit([{"view": v.name, "version": v.version, "position": v.position, "rows": v.rows, "kept": v.kept} for v in found])
+        return
+    goes = "would go" if dry_run else "[red]dropped[/]"
+    table(
+        f"Views of {escape(projection)}",
+        ("version", "view", "at position", "rows", "what"),
+        [(v.version, v.name, f"{v.position:,}", f"{v.rows:,}", goes if v.kept is None else f"kept: {escape(v.kept)}") for v in found],
+        right=("version", "at position", "rows"),
+    )
+    if dry_run and any(v.kept is None for v in found):
+        hint(f"postsale projection prune{_named(name)}")
 
 
 @projection_app.command("retry")

@@ -12,6 +12,7 @@ from postsale.projections.deployments import Deployments
 from postsale.projections.derived import Derived, derived
 from postsale.projections.features import (
     Features,
+    across,
     count,
     days,
     decayed,
@@ -24,8 +25,9 @@ from postsale.projections.features import (
     minimum,
     total,
 )
-from postsale.projections.fold import Fact, FeatureValues, Fold, State, fact_from, fact_of
+from postsale.projections.fold import Fact, FeatureValues, Fold, Related, State, fact_from, fact_of
 from postsale.projections.health import Applied, Component, Contribution, HealthModel, Lever, Row, Score, Stage
+from postsale.projections.kin import Kin
 from postsale.projections.lifecycle import Lifecycle, lifecycle_stage
 from postsale.projections.partition import Parked
 from postsale.projections.projector import Projector
@@ -56,6 +58,7 @@ __all__ = [
     "Fold",
     "Health",
     "HealthModel",
+    "Kin",
     "Lag",
     "Leaf",
     "Lever",
@@ -67,6 +70,7 @@ __all__ = [
     "Progress",
     "Projector",
     "Read",
+    "Related",
     "Row",
     "Runner",
     "Score",
@@ -79,6 +83,7 @@ __all__ = [
     "Views",
     "Why",
     "Window",
+    "across",
     "count",
     "days",
     "decayed",

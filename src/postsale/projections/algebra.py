@@ -1,7 +1,7 @@
 """The algebra: what each leaf keeps, how two kept parts become one, and what is read from it.
 
 Every leaf is a commutative monoid over (occurred_at, position): facts may arrive in any order and in any grouping. Kept state
-is plain lists and dicts of integers, strings and booleans. No declaration syntax, no store, no clock. Imports `tracing`.
+is plain lists and dicts of integers, strings and booleans. No declaration syntax, no store, no clock. Imports `tracing` and `sketch`.
 
 A leaf's state nests from the outside in: tiles of one UTC day (if it has a window), keys (if it has `by=`), then the innermost
 part, called a cell. Null rule: a fact whose value, key or condition is None does not count for that leaf. Tie rule: of two
@@ -16,10 +16,13 @@ from functools import cache
 from typing import Any, Final, Generic, Literal, NamedTuple, TypeVar
 
 from postsale.events import DAY_US
+from postsale.projections import sketch
 from postsale.projections.tracing import Expression, Type, as_json
 
 V = TypeVar("V", covariant=True)
-Operation = Literal["count", "total", "latest", "first_seen", "last_seen", "minimum", "maximum", "distinct", "decayed", "history"]
+Operation = Literal[
+    "count", "total", "latest", "first_seen", "last_seen", "minimum", "maximum", "distinct", "approximate_distinct", "decayed", "history"
+]
 
 
 class Window(NamedTuple):
@@ -37,6 +40,13 @@ class Moment(NamedTuple):
     value: Any  # None where the leaf reads no value
 
 
+class Across(NamedTuple):
+    """Whose facts a leaf reads: those of the customers whose `relation` names this one."""
+
+    relation: str  # name of a `latest` leaf over a text, the id of the one they belong to
+    source: str  # the system whose ids these are; "" for the tenant's own
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Leaf(Generic[V]):
     """One declared feature over facts. `V` is the type of its finished value; made by `count`, `total` and their kin."""
@@ -51,10 +61,13 @@ class Leaf(Generic[V]):
     unit: str = ""
     description: str = ""
     name: str = ""  # set by the class that declares it
+    across: Across | None = None  # folded as any leaf; read from the merged states of the members
+    through: Leaf[Any] | None = None  # the relation as it was given to `across`, until the class names it
 
     def definition(self) -> dict[str, Any]:
         """What determines its numbers, as JSON; unit and description do not."""
         decay = {} if self.half_life is None else {"half_life_days": self.half_life, "weights": WEIGHT_ONE}
+        across = {} if self.across is None else {"across": list(self.across)}
         return {
             "name": self.name,
             "operation": self.operation,
@@ -64,6 +77,7 @@ class Leaf(Generic[V]):
             "by": as_json(self.by),
             "window_days": self.window.days if self.window else None,
             **decay,
+            **across,
         }
 
 
@@ -101,7 +115,7 @@ class _Cell:
     finish: Callable[[Any], Any]
     fresh: str
     more: str
-    keyed: Literal["", "value", "position"] = field(default="")  # what the cell's own keys are, if it has some
+    keyed: Literal["", "value", "position", "register"] = field(default="")  # what the cell's own keys are, if it has some
 
 
 def _same(cell: Any) -> Any:
@@ -127,6 +141,7 @@ _CELLS: Final[dict[str, _Cell]] = {
     "minimum": _Cell(_none, _least, _same, "0 + {v}", "if {v} < {o}: {c} = {v}"),
     "maximum": _Cell(_none, _most, _same, "0 + {v}", "if {v} > {o}: {c} = {v}"),
     "distinct": _Cell(dict, lambda a, b: {**a, **b}, len, "{{{v}: 1}}", "{o}[{v}] = 1", "value"),
+    "approximate_distinct": _Cell(dict, sketch.merged, sketch.estimate, "mark({{}}, {v})", "mark({o}, {v})", "register"),
     "decayed": _Cell(int, lambda a, b: a + b, lambda cell: float(cell) / WEIGHT_ONE, "0 + {v}", "{c} = {o} + {v}"),
     "history": _Cell(
         dict, lambda a, b: {**a, **b}, lambda cell: moments(cell), "{{pos: [at, {k}, {v}]}}", "{o}[pos] = [at, {k}, {v}]", "position"
@@ -182,20 +197,42 @@ def emit(leaf: Leaf[Any], slot: str, kind: str, value: str, where: str, by: str)
             inside.append(cell.more.format(c=slot, o=slot, **texts))
     else:
         inside.append(f"c = {slot}")
-        key = by
+        key, fresh_tile = by, []
         if leaf.window:
             days = leaf.window.days
-            key = "tile"
-            inside += [f"if tile not in c and len(c) >= {2 * days}: drop_old_tiles(c, {days})"]
+            key, fresh_tile = "tile", [f"    if len(c) >= {2 * days}: drop_old_tiles(c, {days})"]
             if by:
-                inside += ["o = c.get(tile)", "if o is None: o = c[tile] = {}", "c = o"]
-                key = by
+                inside += ["o = c.get(tile)", "if o is None:", *fresh_tile, "    o = c[tile] = {}", "c = o"]
+                key, fresh_tile = by, []
         more = cell.more.format(c=f"c[{key}]", o="o", **texts)
-        inside += [f"o = c.get({key})", f"if o is None: c[{key}] = " + cell.fresh.format(**texts)]
-        inside += ["el" + more] if more.startswith("if ") else ["else: " + more]
+        inside += [
+            f"if {key} in c:",
+            f"    o = c[{key}]",
+            f"    {more}",
+            "else:",
+            *fresh_tile,
+            f"    c[{key}] = " + cell.fresh.format(**texts),
+        ]
     return [f"if {' and '.join(conditions)}:", *("    " + line for line in inside)] if conditions else inside
 
 
+def refinish(leaf: Leaf[Any], state: Any, as_of_us: int, value: Any, tile: int, before: Any) -> Any:
+    """What `finish` gives now, where `value` was finished at the same time before one fact of `tile` was added.
+
+    The fact occurred by then, and within the window. `before` is what `state` held at `tile`, for a leaf with a window and without `by`.
+    """
+    cell = _CELLS[leaf.operation]
+    if leaf.by is not None or cell.finish is not _same:
+        return finish(leaf, state, as_of_us)
+    if leaf.window is None:
+        return state
+    now = state.get(tile)  # a tile within the window of `as_of` is never dropped
+    if leaf.operation in _SUMS:
+        return value if now is None else value + now - (before or 0)
+    return cell.merge(value, now)
+
+
+_SUMS: Final = frozenset({"count", "total"})
 _WITHOUT_VALUE: Final = {"decayed": "1", "history": "None"}
 
 
@@ -210,7 +247,7 @@ def merge(leaf: Leaf[Any], a: Any, b: Any) -> Any:
 
 def _merge(cells: Callable[[Any, Any], Any], a: Any, b: Any, depth: int) -> Any:
     if depth == 0:
-        return cells(a, b)  # cells are replaced, never changed in place, but for `distinct`, whose merge is new
+        return cells(a, b)  # cells are replaced, never changed in place, but for those with keys, whose merge is new
     out = {key: copy(value) for key, value in a.items()}
     for key, value in b.items():
         out[key] = _merge(cells, out[key], value, depth - 1) if key in out else copy(value)
@@ -220,7 +257,7 @@ def _merge(cells: Callable[[Any, Any], Any], a: Any, b: Any, depth: int) -> Any:
 def copy(state: Any) -> Any:
     """A state that shares nothing with the given one."""
     if isinstance(state, dict):
-        return {key: copy(value) for key, value in state.items()}
+        return {key: value if type(value) is int else copy(value) for key, value in state.items()}  # most are integers
     return [copy(value) for value in state] if isinstance(state, list) else state
 
 
@@ -275,7 +312,7 @@ def restore(leaf: Leaf[Any], state: Any) -> Any:
     if leaf.by is not None:
         levels.append(_KEYS[leaf.by.type])
     keyed = _CELLS[leaf.operation].keyed
-    if keyed == "position":
+    if keyed in ("position", "register"):
         levels.append(int)
     elif keyed and leaf.value is not None:
         levels.append(_KEYS[leaf.value.type])

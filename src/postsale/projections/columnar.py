@@ -11,6 +11,10 @@ field; what it says of kinds that the features do not read it of, does not matte
 grouped by: a customer, or a customer and a point in time of a training set, where `as_of` names the point's column.
 
 A row of either result has the keys, `newest_us` and `position` (of the facts that count), and one column per leaf, by its name.
+Features `across` customers are kept by `state_table` as what each gives, like any leaf; `value_table` reads them of the members. For that the facts
+bring one more text column per relation, `parent_columns(features)`: whom the fact's id stands for (a value of the first of the keys), null
+for nobody. With further keys members and those they belong to meet at equal ones. Who has members alone has a row too.
+
 Keys without a fact have no row; `empty_values` is what they would read. Derived features are Python: `finished_rows` adds them.
 
 Where engines differ by nature, this holds: integers are 64 bits wide, and a sum or product beyond them is an error of the engine, never
@@ -23,14 +27,26 @@ from __future__ import annotations
 import functools
 import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from postsale.errors import BadDeclaration
 from postsale.events import DAY_US
 from postsale.projections import algebra
 from postsale.projections.algebra import WEIGHT_ONE, Leaf, Moment
-from postsale.projections.columnar_expressions import Column, Table, day_of, ibis, translated, weight_of
+from postsale.projections.columnar_expressions import (
+    Column,
+    Table,
+    day_of,
+    digest_of,
+    ibis,
+    parent_column,
+    parent_columns,
+    translated,
+    weight_of,
+)
 from postsale.projections.features import Features
+from postsale.projections.sketch import REGISTER_DIGITS, register_and_rank
 from postsale.projections.tracing import Expression
 
 _RESERVED: Final = ("newest_us", "position", "kind", "occurred_at_us")
@@ -38,21 +54,24 @@ _RESERVED: Final = ("newest_us", "position", "kind", "occurred_at_us")
 
 # ---------------------------------------------------------------- cells
 
-_TILE, _KEY, _CELL = "tile", "key", "cell"
+_TILE, _KEY, _REGISTER, _CELL = "tile", "key", "register", "cell"
+SKETCH: Final = "approximate_distinct"
 _KEEP_NULLS: Final = frozenset({"latest", "history", "distinct"})  # whose aggregates do not pass over null values by themselves
 
 
 class _Query:
     """The facts that count, with the value, key and condition of each leaf as columns of their own."""
 
-    def __init__(self, features: type[Features], facts: Table, keys: Sequence[str], as_of: int | str | None) -> None:
+    def __init__(
+        self, features: type[Features], leaves: Iterable[Leaf[Any]], facts: Table, keys: Sequence[str], as_of: int | str | None
+    ) -> None:
         self.keys = list(keys)
-        self.leaves = list(features.leaves.values())
+        self.leaves = list(leaves)
         for leaf in self.leaves:
             if leaf.name in (*self.keys, *_RESERVED):
                 raise BadDeclaration(what=f"{features.__name__}.{leaf.name}", reason="this name is a column of every result or of the keys")
         lib = ibis()
-        kinds = sorted({kind for leaf in self.leaves for kind in leaf.kinds})
+        kinds = sorted({kind for leaf in features.leaves.values() for kind in leaf.kinds})  # all count towards `newest_us` and `position`
         facts = facts.filter(facts.kind.isin(kinds))
         columns: dict[str, Column] = {key: facts[key] for key in self.keys}
         columns |= {
@@ -68,12 +87,19 @@ class _Query:
             facts = facts.filter(facts.occurred_at_us <= at)
             today = day_of(facts[as_of]) if isinstance(as_of, str) else lib.literal(as_of // DAY_US, "int64")
             columns["today_"] = today
+        columns |= {name: facts[name] for name in parent_columns(features).values() if name in facts.columns}
         names: dict[Expression, str] = {}
         for leaf in self.leaves:
             for part in (leaf.value, leaf.by):
                 if part is not None and part not in names:
                     names[part] = f"x{len(names)}_"
                     columns[names[part]] = translated(part, facts)
+        self.hashes: dict[str, tuple[str, str]] = {}  # by leaf, of its value: the columns of the register and of the hash
+        for leaf in self.leaves:
+            if leaf.operation == SKETCH and leaf.value is not None:
+                self.hashes[leaf.name] = register, name = f"register_{names[leaf.value]}", f"md5_{names[leaf.value]}"
+                columns[name] = digest = digest_of(translated(leaf.value, facts))
+                columns[register] = digest.left(REGISTER_DIGITS)
         conditions: dict[str, str] = {}
         for leaf in self.leaves:
             condition = facts.kind.isin(leaf.kinds) if len(leaf.kinds) < len(kinds) else None
@@ -125,6 +151,9 @@ class _Query:
                 return value.max(where=where)
             case "distinct":
                 return value.nunique(where=where).nullif(0) if finish else _filled(value.collect(where=where, distinct=True))
+            case "approximate_distinct":
+                # The least hash of a register is the one of the greatest rank; texts of hex digits compare the same everywhere.
+                return t[self.hashes[leaf.name][1]].min(where=where)
             case "latest":
                 last = ibis().struct({"at": t.at_, "pos": t.pos_, "v": value}).max(where=where)
                 return last["v"] if finish else last
@@ -133,26 +162,44 @@ class _Query:
                 return _filled(ibis().struct(moment if value is None else {**moment, "v": value}).collect(where=where))
         raise AssertionError(leaf.operation)
 
+    def parent(self, relation: Leaf[Any]) -> Table:
+        """By keys whom they belong to, where that is somebody else."""
+        t, name = self.facts, parent_column(relation.name)
+        if name not in t.columns:
+            raise BadDeclaration(what=name, reason="the facts lack this column: whom each fact's id stands for, null for nobody")
+        where = self._condition(relation, t, nulls=False)
+        last = ibis().struct({"at": t.at_, "pos": t.pos_, "parent": t[name]}).max(where=where)
+        links = t.group_by(self.keys).aggregate(parent_=last["parent"])
+        return links.filter(links.parent_.notnull() & (links.parent_ != links[self.keys[0]]))
+
     def base(self, cells: Mapping[str, Column]) -> Table:
         t = self.facts
         return t.group_by(self.keys).aggregate(newest_us=t.at_.max(), position=t.pos_.max(), **cells)
 
     def joined(self, base: Table, parts: Iterable[Table], order: Sequence[str]) -> Table:
         for part in parts:
-            base = self._with(base, part)
+            base = _with(base, part, self.keys)
         return base.select(*self.keys, "newest_us", "position", *order)
 
-    def _with(self, t: Table, other: Table) -> Table:
-        """The columns of another table too, which has at most one row for the keys."""
-        other = other.rename({f"{key}_right_": key for key in self.keys})
-        joined = t.left_join(other, [t[key] == other[f"{key}_right_"] for key in self.keys])
-        return joined.drop(*(f"{key}_right_" for key in self.keys))
+    def grains(self, *, windows: bool) -> tuple[list[Leaf[Any]], list[tuple[dict[str, str], list[Leaf[Any]]]]]:
+        """The leaves that need no more than the keys, then the others by what they are grouped by within them."""
+        found: dict[tuple[tuple[str, str], ...], list[Leaf[Any]]] = {}
+        for leaf in self.leaves:
+            grain = {_TILE: "tile_"} if windows and leaf.window else {}
+            if leaf.by is not None:
+                grain[_KEY] = self.names[leaf.by]
+            if leaf.name in self.hashes:
+                grain[_REGISTER] = self.hashes[leaf.name][0]
+            found.setdefault(tuple(grain.items()), []).append(leaf)
+        plain = found.pop((), [])
+        return plain, [(dict(grain), leaves) for grain, leaves in found.items()]
 
     def nested(self, leaves: Sequence[Leaf[Any]], grain: Mapping[str, str], *, finish: bool) -> Table:
         """Leaves that share a grain: cells by keys and grain, then one array of structs per leaf."""
         t = self.facts
-        if _KEY in grain:
-            t = t.filter(t[grain[_KEY]].notnull())
+        for part in (_KEY, _REGISTER):
+            if part in grain:
+                t = t.filter(t[grain[part]].notnull())
         if _TILE in grain:
             t = self._in_windows(t, leaves)
         grouped = t.group_by(*self.keys, **{f"{name}_": t[column] for name, column in grain.items()})
@@ -169,7 +216,7 @@ class _Query:
         Left out before they are grouped: most of a long history is older than its windows.
         """
         newest = {_newest(leaf): t.tile_.max(where=self._condition(leaf, t, nulls=False)) for leaf in leaves}
-        t = self._with(t, t.group_by(self.keys).aggregate(**newest))
+        t = _with(t, t.group_by(self.keys).aggregate(**newest), self.keys)
         return t.filter(functools.reduce(operator.or_, [self._condition(leaf, t, nulls=False) for leaf in leaves]))
 
 
@@ -190,19 +237,13 @@ def state_table(features: type[Features], facts: Table, *, keys: Sequence[str]) 
 
     A leaf without window and `by=` is its cell: an integer; for `latest` a struct `at, pos, v`; for `distinct` an array of values;
     for `history` an array of structs `pos, at, kind, v`; null when no fact counts. Else it is an array of structs with `tile` (UTC day, if it has a window), `key` (if it has
-    `by=`) and `cell`, in no order; null or empty when no fact counts.
+    `by=`) and `cell`, in no order; null or empty when no fact counts. An approximate `distinct` is always such an array, with
+    `register` too, and the register's least hash as `cell`.
     """
-    query = _Query(features, facts, keys, None)
-    grains: dict[tuple[bool, Expression | None], list[Leaf[Any]]] = {}
-    for leaf in query.leaves:
-        grains.setdefault((leaf.window is not None, leaf.by), []).append(leaf)
-    plain = grains.pop((False, None), [])
+    query = _Query(features, features.leaves.values(), facts, keys, None)
+    plain, nested = query.grains(windows=True)
     base = query.base({leaf.name: query.cell(leaf, query.facts, finish=False) for leaf in plain})
-    parts = []
-    for (windowed, by), leaves in grains.items():
-        grain = ({_TILE: "tile_"} if windowed else {}) | ({_KEY: query.names[by]} if by is not None else {})
-        parts.append(query.nested(leaves, grain, finish=False))
-    return query.joined(base, parts, list(features.leaves))
+    return query.joined(base, [query.nested(leaves, grain, finish=False) for grain, leaves in nested], list(features.leaves))
 
 
 def value_table(features: type[Features], facts: Table, *, keys: Sequence[str], as_of: int | str) -> Table:
@@ -210,19 +251,51 @@ def value_table(features: type[Features], facts: Table, *, keys: Sequence[str], 
 
     A fact that occurred after its `as_of` does not count; whether it was known by then is for the caller to filter. Counts,
     sums and distinct counts are 0 where no fact counts, other leaves null; a `history` is an array of structs `pos, at, kind, v`. With `by=` a leaf is an array of structs `key` and
-    `cell`, in no order, null or empty without facts.
+    `cell`, in no order, null or empty without facts. An approximate `distinct` is an array of structs `register` and `cell` (its least hash), with `key`
+    if it has `by=`: what it comes to, `finished_value` says.
     """
-    query = _Query(features, facts, keys, as_of)
-    grains: dict[Expression | None, list[Leaf[Any]]] = {}
-    for leaf in query.leaves:
-        grains.setdefault(leaf.by, []).append(leaf)
-    plain = grains.pop(None, [])
+    own = [leaf for leaf in features.leaves.values() if leaf.across is None]
+    if not features.relations:
+        return _values(features, own, facts, keys, as_of)
+    parts = [(own, _values(features, own, facts, keys, as_of))]
+    for relation in features.relations:
+        theirs = [leaf for leaf in features.leaves.values() if leaf.across is not None and leaf.across.relation == relation]
+        read = _of_members(features, features.leaves[relation], facts, keys, as_of)
+        parts.append((theirs, _values(features, theirs, read, keys, as_of)))
+    every = functools.reduce(lambda a, b: a.union(b), [part.select(*keys, "newest_us", "position") for _, part in parts])
+    out = every.group_by(list(keys)).aggregate(newest_us=every.newest_us.max(), position=every.position.max())
+    for _, part in parts:
+        out = _with(out, part.drop("newest_us", "position"), keys)
+    filled = {
+        leaf.name: out[leaf.name].fill_null(0) for leaf in features.leaves.values() if empty_of(leaf) == 0 and leaf.operation != SKETCH
+    }
+    return out.mutate(**filled).select(*keys, "newest_us", "position", *features.leaves)
+
+
+def _values(features: type[Features], leaves: Sequence[Leaf[Any]], facts: Table, keys: Sequence[str], as_of: int | str) -> Table:
+    query = _Query(features, leaves, facts, keys, as_of)
+    plain, nested = query.grains(windows=False)
     cells = {}
     for leaf in plain:
         cell = query.cell(leaf, query.facts, finish=True)
         cells[leaf.name] = cell.fill_null(0) if empty_of(leaf) == 0 else cell
-    parts = [query.nested(leaves, {_KEY: query.names[by]}, finish=True) for by, leaves in grains.items() if by is not None]
-    return query.joined(query.base(cells), parts, list(features.leaves))
+    parts = [query.nested(leaves, grain, finish=True) for grain, leaves in nested]
+    return query.joined(query.base(cells), parts, [leaf.name for leaf in leaves])
+
+
+def _of_members(features: type[Features], relation: Leaf[Any], facts: Table, keys: Sequence[str], as_of: int | str) -> Table:
+    """The facts of members as facts of those they belong to: the first of the keys is exchanged."""
+    links = _Query(features, [relation], facts, keys, as_of).parent(relation)
+    links = links.rename({f"{key}_member_": key for key in keys})
+    joined = facts.inner_join(links, [facts[key] == links[f"{key}_member_"] for key in keys])
+    return joined.mutate(**{keys[0]: joined.parent_}).drop("parent_", *(f"{key}_member_" for key in keys))
+
+
+def _with(t: Table, other: Table, keys: Sequence[str]) -> Table:
+    """The columns of another table too, which has at most one row for the keys."""
+    other = other.rename({f"{key}_right_": key for key in keys})
+    joined = t.left_join(other, [t[key] == other[f"{key}_right_"] for key in keys])
+    return joined.drop(*(f"{key}_right_" for key in keys))
 
 
 # ---------------------------------------------------------------- rows
@@ -241,7 +314,7 @@ def empty_values(features: type[Features]) -> dict[str, Any]:
 def finished_rows(features: type[Features], rows: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
     """Rows of a `value_table`, as Python (`RecordBatch.to_pylist`), as a fold's `finish` gives them: `by=` as a dict sorted by
     key, then derived features; further members of a row are kept as they are."""
-    nested = [leaf for leaf in features.leaves.values() if leaf.by is not None or leaf.operation == "history"]
+    nested = [leaf for leaf in features.leaves.values() if leaf.by is not None or leaf.operation in ("history", SKETCH)]
     for row in rows:
         out = dict(row)
         for leaf in nested:
@@ -251,6 +324,8 @@ def finished_rows(features: type[Features], rows: Iterable[Mapping[str, Any]]) -
 
 def finished_value(leaf: Leaf[Any], kept: Any) -> Any:
     """What a fold's `finish` gives for a leaf, from its column of a `value_table` as Python."""
+    if leaf.operation == SKETCH:
+        return algebra.finish(replace(leaf, window=None), _nest(leaf, kept, windows=False), 0)
     read = _moments if leaf.operation == "history" else _same
     if leaf.by is None:
         return read(kept)
@@ -284,20 +359,28 @@ def fold_state(features: type[Features], row: Mapping[str, Any]) -> list[Any]:
     state: list[Any] = [row["newest_us"], row["position"]]
     for name, leaf in features.leaves.items():
         kept = row[name]
-        if leaf.window is None and leaf.by is None:
+        if leaf.window is None and leaf.by is None and leaf.operation != SKETCH:
             state.append(algebra.empty(leaf) if kept is None else _cell(leaf, kept))
-            continue
-        nest: dict[Any, Any] = {}
-        for part in kept or ():
-            cell = _cell(leaf, part[_CELL])
-            if leaf.by is None:
-                nest[part[_TILE]] = cell
-            elif leaf.window is None:
-                nest[part[_KEY]] = cell
-            else:
-                nest.setdefault(part[_TILE], {})[part[_KEY]] = cell
-        state.append(nest)
+        else:
+            state.append(_nest(leaf, kept, windows=True))
     return state
+
+
+def _nest(leaf: Leaf[Any], kept: Any, *, windows: bool) -> dict[Any, Any]:
+    levels = [_TILE] if windows and leaf.window else []
+    levels += [_KEY] if leaf.by is not None else []
+    out: dict[Any, Any] = {}
+    for part in kept or ():
+        place, steps = out, [part[level] for level in levels]
+        if leaf.operation == SKETCH:
+            register, cell = register_and_rank(part[_CELL])
+            steps.append(register)
+        else:
+            cell = _cell(leaf, part[_CELL])
+        for step in steps[:-1]:
+            place = place.setdefault(step, {})
+        place[steps[-1]] = cell
+    return out
 
 
 def _cell(leaf: Leaf[Any], kept: Any) -> Any:

@@ -25,9 +25,9 @@ _SPACE: Final = frozenset({"OutOfMemoryException", "IOException", "InternalExcep
 
 
 @contextmanager
-def duckdb_connection(*, memory_mb: int | None = None) -> Iterator[Any]:
+def duckdb_connection(*, memory_mb: int | None = None, on_disk: bool = False) -> Iterator[Any]:
     """A database of its own, in memory, closed at the end. Beyond `memory_mb` (without it, most of the machine's memory) it uses a
-    temporary directory, gone at the end. MissingExtra."""
+    temporary directory, gone at the end. `on_disk`: its tables are there, compressed, from the beginning. MissingExtra."""
     try:
         import duckdb
     except ImportError:
@@ -36,7 +36,7 @@ def duckdb_connection(*, memory_mb: int | None = None) -> Iterator[Any]:
     if memory_mb is not None:
         settings["memory_limit"] = f"{memory_mb}MB"
     with tempfile.TemporaryDirectory(prefix="postsale-") as directory:
-        connection = duckdb.connect(":memory:", config={**settings, "temp_directory": directory})
+        connection = duckdb.connect(f"{directory}/tables" if on_disk else ":memory:", config={**settings, "temp_directory": directory})
         try:
             yield connection
         finally:

@@ -47,6 +47,15 @@ def payload_columns(features: type[Features]) -> dict[str, Field]:
     return columns
 
 
+def parent_columns(features: type[Features]) -> dict[str, str]:
+    """By relation the column that says whom a fact's id stands for: a value of the first of the keys, null for nobody."""
+    return {relation: parent_column(relation) for relation in features.relations}
+
+
+def parent_column(relation: str) -> str:
+    return f"{relation}__parent"
+
+
 def column_of(field: Field) -> str:
     return f"{field.name}__{field.type}"
 
@@ -134,3 +143,8 @@ def weight_of(half_life: int, age: Column) -> Column:
     halved = (age.cast("float64") / float(half_life)).floor()
     first = ibis().array(list(first_weights(half_life)))[(age - (halved * half_life).cast("int64")).cast("int32")]
     return (first.cast("float64") / ibis().literal(2.0).pow(halved)).floor().cast("int64")
+
+
+def digest_of(value: Column) -> Column:
+    """The hash of `sketch`, as hex: casts write integers in decimal and booleans as `true` and `false` on every engine."""
+    return value.cast("string").hexdigest("md5")

@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple
 from postsale.errors import InvalidInput
 from postsale.events import StreamId
 from postsale.projections.fold import State
+from postsale.projections.related import given_by
 from postsale.projections.runner import Runner
 
 SAMPLES: Final = 5
@@ -56,7 +57,8 @@ def compare(
 ) -> ViewDiff:
     """Compare finished values at `as_of_us`, or at a row's newest fact where that is later, up to where both views are folded.
 
-    A row that holds later facts already is folded again from the log without them, so live traffic makes no difference. A missing
+    A row that holds later facts already is folded again from the log without them, so live traffic makes no difference. Features
+    `across` customers are compared by what each stream gives to whom it belongs. A missing
     row counts as one without facts. Raises InvalidInput for views of different projections, and what an unreadable event raises.
     """
     if old.fold.name != new.fold.name:
@@ -77,7 +79,7 @@ def compare(
             continue
         only_old, only_new = only_old + empty[1], only_new + empty[0]
         at_us = max([as_of_us, *(n for n in (old.fold.newest_us(states[0]), new.fold.newest_us(states[1])) if n is not None)])
-        left, right = (dict(r.fold.finish(state, at_us)) for r, state in zip((old, new), states, strict=True))
+        left, right = (dict(r.fold.finish(state, at_us, given_by(r.fold, state))) for r, state in zip((old, new), states, strict=True))
         wrong = [name for name in both if not _equal(left[name], right[name])]
         differing += bool(wrong)
         for name in wrong:

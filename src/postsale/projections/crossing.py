@@ -5,8 +5,9 @@ A counterfactual says how the score works, not what a customer will do. Pure. Im
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from heapq import nsmallest
 from itertools import combinations_with_replacement
 from typing import Any, Final, Literal, NamedTuple
 
@@ -70,7 +71,13 @@ def crossings(model: HealthModel, facts: Sequence[Fact], as_of_us: int) -> tuple
     of up to 3 facts is tried, then up to 30 of one kind. Among those it is the smallest: with 4 and more a mixture might do it with fewer.
     """
     fold = model.fold
-    values = fold.finish(fold.fold(facts), as_of_us)
+    newest = {kind: _newest(facts, kind) for kind in dict.fromkeys(_kind(lever) for lever in model.levers if lever.remove)}
+    loose = {f.position for its in newest.values() for f in its}
+    fixed = fold.fold(f for f in facts if f.position not in loose)
+    movable = [f for f in facts if f.position in loose]
+    state = fold.copy(fixed)
+    _fill(model, state, movable, ())
+    values = fold.finish(state, as_of_us)
     score = model.score(values)
     if score.band is None:
         return ()
@@ -81,10 +88,7 @@ def crossings(model: HealthModel, facts: Sequence[Fact], as_of_us: int) -> tuple
         goals["up"] = names[here + 1]
     if here:
         goals["down"] = names[here - 1]
-    options = list(_options(model, facts, values))
-    loose = {f.position for option in options if option.action == "remove" for f in option.facts}
-    fixed = fold.fold(f for f in facts if f.position not in loose)
-    movable = [f for f in facts if f.position in loose]
+    options = list(_options(model, newest, values, max((f.position for f in facts), default=0)))
     found: dict[str, Crossing] = {}
     tried = 0
     for change in _changes(options):
@@ -102,8 +106,16 @@ def crossings(model: HealthModel, facts: Sequence[Fact], as_of_us: int) -> tuple
     return tuple(found.get(way) or Crossing(way, band, None, None, None, tried) for way, band in goals.items())
 
 
-def _options(model: HealthModel, facts: Sequence[Fact], values: FeatureValues) -> Iterator[_Option]:
-    position = max((f.position for f in facts), default=0)
+def _kind(lever: Lever) -> str:
+    return lever.kind.wire_name.partition("@")[0]
+
+
+def _newest(facts: Iterable[Fact], kind: str) -> tuple[Fact, ...]:
+    return tuple(nsmallest(ALONE, (f for f in facts if f.kind == kind), key=lambda f: (-f.occurred_at_us, -f.position)))
+
+
+def _options(model: HealthModel, newest: Mapping[str, tuple[Fact, ...]], values: FeatureValues, position: int) -> Iterator[_Option]:
+    """`newest` facts of each kind that may be taken away; `position` is the greatest there is."""
     can_occur = _can_occur(values.as_of_us) and _can_occur(values.as_of_us - ALONE * DAY_US)
     for lever in model.levers:
         fields = lever.add(values) if lever.add is not None and can_occur else None
@@ -119,11 +131,8 @@ def _options(model: HealthModel, facts: Sequence[Fact], values: FeatureValues) -
                     raise InvalidInput(what=f"health model {model.name!r}", field=f"lever {lever.name}", reason=reason) from None
                 more.append(fact_from(signal, position, recorded_at_us=values.as_of_us))
             yield _Option(lever, "add", tuple(more))
-        if lever.remove:
-            kind = lever.kind.wire_name.partition("@")[0]
-            newest = sorted((f for f in facts if f.kind == kind), key=lambda f: (-f.occurred_at_us, -f.position))
-            if newest:
-                yield _Option(lever, "remove", tuple(newest[:ALONE]))
+        if lever.remove and newest[_kind(lever)]:
+            yield _Option(lever, "remove", newest[_kind(lever)])
 
 
 def _can_occur(at_us: int) -> bool:
@@ -172,7 +181,5 @@ def _verified(
     if then != expected:
         reason = "gave two scores for the same facts; its components must be pure"
         raise InvalidInput(what=f"health model {model.name!r}", field="components", reason=reason)
-    moves = tuple(
-        Move(option.lever.name, option.lever.kind.wire_name.partition("@")[0], option.action, option.facts[:n]) for option, n in change
-    )
+    moves = tuple(Move(option.lever.name, _kind(option.lever), option.action, option.facts[:n]) for option, n in change)
     return Crossing(direction, band, moves, then.band, then.value_micro, tried)

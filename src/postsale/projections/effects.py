@@ -1,24 +1,21 @@
 """What each fact did to a score, without folding everything again for each: exact, and held equal to folding again by tests.
 
-Two ways. `Gauge` follows the score while facts are added one by one and computes again only what the newest one can have changed.
-`leaving_out` folds everything but one fact by merging the states on either side of it: no leaf needs an inverse. Pure; knows no leaf's
-inside. Imports health, fold and events.
+Two ways. `Gauge` follows the value while facts are added one by one and computes again only what the newest one can have changed.
+`leaving_out` folds what is common to the states that each lack one fact, then adds the others by halves: no leaf needs an inverse.
+Pure; knows no leaf's inside. Imports health, fold and events.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from math import isqrt
-from typing import Any, Final, cast
+from typing import Any, Final, NamedTuple, cast
 
 from postsale.projections.algebra import Leaf
 from postsale.projections.derived import Derived
 from postsale.projections.fold import Fact, FeatureValues, Fold, State
-from postsale.projections.health import DEFAULT_ROW, Applied, HealthModel, Judged, Score
+from postsale.projections.health import DEFAULT_ROW, Applied, HealthModel, Judged
 
 _ORDER: Final = ""  # no feature has this name: what was read is the newest fact's time or position
-_ORDER_CHANGED: Final = frozenset({_ORDER})
-_LEAST_BLOCK: Final = 16
 
 
 class _Watched(Mapping[str, Any]):
@@ -53,8 +50,16 @@ class _Watched(Mapping[str, Any]):
         return len(self._values)
 
 
+class Reading(NamedTuple):
+    """What a gauge shows: the value, and what it is weighed from."""
+
+    value_micro: int | None
+    judged: tuple[Judged, ...]  # of the components, in their order
+    applied: Applied
+
+
 class Gauge:
-    """The score of a model at one time while facts are added in any order. Facts after that time are not for it.
+    """The value of a model at one time while facts are added in any order. Facts after that time are not for it.
 
     A component is judged again only when a feature that it read has another value: components must be pure, as they are declared.
     """
@@ -70,13 +75,12 @@ class Gauge:
         for index in range(len(model.components)):
             self._judge(index)
         self._apply()
-        self.score = model.weigh(self._judged, self._applied)
+        self.reading = self._weighed()
 
-    def add(self, fact: Fact) -> Score:
-        """The score with this fact too; the very same object when the fact changed nothing."""
-        self._model.fold.add(self._state, fact)
-        self._values, changed = self._model.fold.refreshed(self._values, self._state, fact)
-        changed |= _ORDER_CHANGED
+    def add(self, fact: Fact) -> Reading:
+        """What it shows with this fact too; the very same object when the fact changed nothing."""
+        changed = self._model.fold.follow(self._values, self._state, fact)
+        changed.add(_ORDER)
         again = False
         for index, reads in enumerate(self._reads):
             if not reads.isdisjoint(changed):
@@ -84,8 +88,12 @@ class Gauge:
         if not self._row_reads.isdisjoint(changed):
             again = self._apply() or again
         if again:
-            self.score = self._model.weigh(self._judged, self._applied)
-        return self.score
+            self.reading = self._weighed()
+        return self.reading
+
+    def _weighed(self) -> Reading:
+        judged = tuple(self._judged)
+        return Reading(self._model.value([score for score, _ in judged], self._applied.row), judged, self._applied)
 
     def _judge(self, index: int) -> bool:
         watched, before = _Watched(self._values), self._judged[index]
@@ -103,43 +111,21 @@ class Gauge:
 def leaving_out(fold: Fold, facts: Sequence[Fact], wanted: Collection[int]) -> Iterator[tuple[int, State]]:
     """For each wanted index the state of all the other facts, ascending. Each state is to be read before the next one is asked for.
 
-    Adds each fact about twice, and for each wanted one a few more: the facts of its block, of √n facts, one halving after another.
+    Adds each fact that is not wanted once, and each of n wanted ones log n times: one halving of them after another.
     """
-    size = max(_LEAST_BLOCK, isqrt(len(facts)))
-    blocks = {index // size for index in wanted}
-    after: dict[int, State] = {}
-    state = fold.empty()
-    for block in reversed(range(-(-len(facts) // size))):
-        if block in blocks:
-            after[block] = fold.copy(state)
-        _add_all(fold, state, facts[block * size : (block + 1) * size])
-    state = fold.empty()
-    for block in range(-(-len(facts) // size)):
-        low, high = block * size, min((block + 1) * size, len(facts))
-        if block in blocks:
-            rest = fold.merge(state, after.pop(block))
-            yield from _within(fold, facts, sorted(i for i in wanted if low <= i < high), low, high, rest)
-        _add_all(fold, state, facts[low:high])
+    gone = set(wanted)
+    if gone:
+        rest = fold.fold(fact for index, fact in enumerate(facts) if index not in gone)
+        yield from _within(fold, facts, sorted(gone), rest)
 
 
-def _within(fold: Fold, facts: Sequence[Fact], wanted: Sequence[int], low: int, high: int, rest: State) -> Iterator[tuple[int, State]]:
-    """`rest` holds everything but low … high, and is used up."""
-    if not wanted:
+def _within(fold: Fold, facts: Sequence[Fact], wanted: Sequence[int], rest: State) -> Iterator[tuple[int, State]]:
+    """`rest` holds everything but the wanted ones, and is used up."""
+    if len(wanted) == 1:
+        yield wanted[0], rest
         return
-    if high - low == 1:
-        yield low, rest
-        return
-    middle = (low + high) // 2
-    left, right = [i for i in wanted if i < middle], [i for i in wanted if i >= middle]
-    if left:
-        other = fold.copy(rest) if right else rest
-        _add_all(fold, other, facts[middle:high])
-        yield from _within(fold, facts, left, low, middle, other)
-    if right:
-        _add_all(fold, rest, facts[low:middle])
-        yield from _within(fold, facts, right, middle, high, rest)
-
-
-def _add_all(fold: Fold, state: State, facts: Sequence[Fact]) -> None:
-    for fact in facts:
-        fold.add(state, fact)
+    left, right = wanted[: len(wanted) // 2], wanted[len(wanted) // 2 :]
+    for mine, others, state in ((left, right, fold.copy(rest)), (right, left, rest)):
+        for index in others:
+            fold.add(state, facts[index])
+        yield from _within(fold, facts, mine, state)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
@@ -24,6 +25,8 @@ from postsale.events import canonical
 
 FORMAT: Final = 1
 MANIFEST: Final = "manifest.json"
+_CODE: Final = re.compile(r"AWS Error ([A-Z_]{1,40})")
+_STATUS: Final = re.compile(r"HTTP status ([0-9]{3})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +150,8 @@ class Place:
         """A new file, seen under its name when the block ends without an error. Raises ExportUnwritable."""
         path, partial = self._path(name), self._path(name) + ".partial"
         with self._refusing():
-            self._fs.create_dir(os.path.dirname(path), recursive=True)
+            if self._local:  # elsewhere a name with slashes is all there is to a folder
+                self._fs.create_dir(os.path.dirname(path), recursive=True)
             with self._fs.open_output_stream(partial) as stream:
                 sink = Sink(stream)
                 yield sink
@@ -156,6 +160,8 @@ class Place:
             self._fs.move(partial, path)
             if self._local:
                 _synced(os.path.dirname(path))
+            elif (there := self._fs.get_file_info(path).size) != sink.size:  # an object store may say yes and mean no
+                raise ExportUnwritable(url=self.url, reason=f"{sink.size} bytes were written to {name}, and {there or 0} are there")
 
     def _path(self, name: str) -> str:
         return f"{self._base}/{name}"
@@ -167,8 +173,7 @@ class Place:
         except PostSaleError:  # some are an OSError, too
             raise
         except OSError as error:
-            reason = os.strerror(error.errno) if error.errno else type(error).__name__
-            raise ExportUnwritable(url=self.url, reason=reason) from None
+            raise ExportUnwritable(url=self.url, reason=os.strerror(error.errno) if error.errno else _reason(error)) from None
 
 
 class Sink:
@@ -199,6 +204,12 @@ class Sink:
     @property
     def sha256(self) -> str:
         return self._digest.hexdigest()
+
+
+def _reason(error: OSError) -> str:
+    """An object store's own code and status, such as SLOW_DOWN (503); its text may hold names that are nobody's business here."""
+    code, status = _CODE.search(str(error)), _STATUS.search(str(error))
+    return " ".join([code[1] if code else type(error).__name__, f"({status[1]})" if status else ""]).strip()
 
 
 def _synced(path: str) -> None:

@@ -16,9 +16,10 @@ from typing import Any, Final
 from postsale.errors import InvalidInput
 from postsale.events import Lane, canonical, decode_payload, from_us, registry, schema_digest, stored_fields
 from postsale.projections.columnar_duckdb import refusing
-from postsale.projections.columnar_expressions import fact_schema, fields_of, payload_columns
+from postsale.projections.columnar_expressions import fact_schema, fields_of, parent_columns, payload_columns
 from postsale.projections.features import Features
 from postsale.projections.fold import Fact
+from postsale.projections.related import Who
 from postsale.projections.runner import CATEGORIES
 from postsale.projections.tracing import Field, Type, evaluate
 from postsale.store.columns import batch_schema, fact_source
@@ -33,9 +34,10 @@ _ARROW: Final = {"string": "string", "int64": "int64", "boolean": "bool_"}
 # ---------------------------------------------------------------- from objects
 
 
-def facts_table(features: type[Features], facts: Iterable[tuple[str, Fact]]) -> Any:
+def facts_table(features: type[Features], facts: Iterable[tuple[str, Fact]], who: Who[str] | None = None) -> Any:
     """Facts by key as an Arrow table with the columns that `columnar` reads: for tests, notebooks, and data that is not in a log.
 
+    `who` says which key an id of a relation stands for; without it nobody belongs to anybody.
     InvalidInput when a field does not hold its declared type.
     """
     pa = pyarrow()
@@ -50,6 +52,10 @@ def facts_table(features: type[Features], facts: Iterable[tuple[str, Fact]]) -> 
         _check(fact.kind, fact.position, fact.fields, mine)
         for name, field in payload.items():
             columns[name].append(evaluate(field, fact.fields) if field in mine else None)
+        for relation, name in parent_columns(features).items():
+            leaf = features.leaves[relation]
+            id_ = evaluate(leaf.value, fact.fields) if leaf.value is not None and fact.kind in leaf.kinds else None
+            columns[name].append(None if id_ is None or who is None else who(relation, id_))
     return pa.table([pa.array(columns[field.name], field.type) for field in schema], schema=schema)
 
 
@@ -58,7 +64,8 @@ _HEAD: Final = ("key", "kind", "position", "occurred_at_us", "recorded_at_us")
 
 def _schema(features: type[Features]) -> dict[str, str]:
     columns = fact_schema(features, {"key": "string"})
-    return {name: "int64" if name == "recorded_at_us" else columns[name] for name in (*_HEAD, *payload_columns(features))}
+    schema = {name: "int64" if name == "recorded_at_us" else columns[name] for name in (*_HEAD, *payload_columns(features))}
+    return schema | dict.fromkeys(parent_columns(features).values(), "string")
 
 
 def fields_read(features: type[Features]) -> dict[str, frozenset[Field]]:

@@ -1,13 +1,14 @@
 """Fitting models to training rows, and measuring them on rows they have not seen. Needs the extra `models`.
 
-What comes out is data (`scoring`, `purchases`); scikit-learn and SciPy are needed for fitting only, never for scoring. Nothing here is
-random: folds follow from customers' keys, so the same rows give the same model. Imports training, scoring, purchases, metrics.
+What comes out is data (`scoring`, `purchases`, `spending`); scikit-learn and SciPy are needed for fitting only, never for scoring. Nothing here is
+random: folds follow from customers' keys, so the same rows give the same model. Imports training, scoring, purchases, spending, metrics.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final, Literal, NamedTuple
@@ -18,6 +19,7 @@ from postsale.projections.fold import FeatureValues
 from postsale.projections.metrics import Bin, auc, brier, calibration_error, calibration_table
 from postsale.projections.purchases import PurchaseModel, PurchaseState, state_of
 from postsale.projections.scoring import PPM, Category, Isotonic, LogisticModel, Number, Platt, Probability, number_of
+from postsale.projections.spending import ValueModel
 from postsale.projections.training import LABEL, columns_of, feature_rows, pyarrow
 
 _MOST_LEVELS: Final = 50
@@ -291,6 +293,63 @@ def fit_bg_nbd(states: Sequence[PurchaseState]) -> tuple[float, float, float, fl
     found = optimize.minimize(negative, np.zeros(4), method="L-BFGS-B", bounds=[(-10.0, 10.0)] * 4)
     r, alpha, a, b = (float(v) for v in np.exp(found.x))
     return r, alpha * unit, a, b
+
+
+# ---------------------------------------------------------------- spend
+
+
+def fit_value(
+    table: Any, features: type[Features], purchases: PurchaseModel, *, spent: str, bought: str, currency: str, name: str, owner: str,
+    version: int = 1, data_set: str,
+) -> ValueModel:  # fmt: skip
+    """Gamma-gamma by maximum likelihood over the customers with a purchase in `currency`, beside a model of purchases over the same features.
+
+    `spent` is a total in minor units, by currency or of one alone, and `bought` the number of purchases in it. InvalidInput when fewer
+    than two customers spent differently.
+    """
+    spends = []
+    for v in feature_rows(table, features):
+        total = v[spent].get(currency) if isinstance(v[spent], Mapping) else v[spent]
+        if total and v[bought]:
+            spends.append((v[bought], total / v[bought]))
+    p, q, gamma = fit_gamma_gamma(spends)
+    return ValueModel(
+        name=name, version=version, owner=owner, features=features.digest, trained_on=data_set, purchases=purchases,
+        spent=spent, bought=bought, currency=currency, p=p, q=q, gamma=gamma,
+    )  # fmt: skip
+
+
+def fit_gamma_gamma(spends: Sequence[tuple[int, float]]) -> tuple[float, float, float]:
+    """p, q and gamma that make these (number of purchases, mean of them) most likely: equation 1a of the note; means above 0.
+
+    InvalidInput when the means do not differ, or when so few are large that the mean of all customers is infinite (q of 1 or less).
+    """
+    np, optimize, special = _extra("numpy"), _extra("scipy.optimize"), _extra("scipy.special")
+    unique, weights = np.unique(np.array(spends, dtype=float).reshape(-1, 2), axis=0, return_counts=True)
+    if len(set(unique[:, 1].tolist())) < 2:
+        raise InvalidInput(what="spend", field="rows", reason="the customers' means do not differ; expected at least two that do")
+    x, mean = unique.T
+    unit = float(np.average(mean, weights=weights))  # in means of all, parameters are near 1, which is where the search begins
+    m = mean / unit
+
+    def negative(logs: Any) -> float:
+        p, q, gamma = np.exp(logs)
+        ll = special.gammaln(p * x + q) - special.gammaln(p * x) - special.gammaln(q) + q * np.log(gamma)
+        ll += (p * x - 1) * np.log(m) + p * x * np.log(x) - (p * x + q) * np.log(gamma + m * x)
+        return float(-np.sum(weights * ll) / weights.sum())
+
+    found = optimize.minimize(negative, np.ones(3), method="L-BFGS-B", bounds=[(-10.0, 10.0)] * 3)
+    p, q, gamma = (float(v) for v in np.exp(found.x))
+    if q <= 1:
+        raise InvalidInput(what="spend", field="rows", reason=f"q is {q:.2f}: means differ so much that their own mean is infinite")
+    return p, q, gamma * unit
+
+
+def correlation(spends: Sequence[tuple[int, float]]) -> float:
+    """Pearson's, between how often and how much, -1 … 1: gamma-gamma takes it for 0. NaN where one of them does not vary."""
+    np = _extra("numpy")
+    x, mean = np.array(spends, dtype=float).reshape(-1, 2).T
+    return float(np.corrcoef(x, mean)[0, 1]) if x.std() > 0 and mean.std() > 0 else math.nan
 
 
 # ---------------------------------------------------------------- the extra

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, Final, NamedTuple, NoReturn
 
 from postsale.errors import BadDeclaration, InvalidInput
@@ -164,6 +164,9 @@ class HealthModel:
         names = [c.name for c in self.components]
         if not names or len(set(names)) != len(names):
             self._refuse("expected at least one component, each name once")
+        if self.features.relations:
+            reason = "reads across customers: what a customer's score is, is attributed to its own facts one by one, and a member's facts move with it"
+            self._refuse(f"{self.features.__name__} {reason}; keep features of related customers in a declaration of their own")
         features = {*self.features.leaves, *(d.name for d in self.features.deriveds)}
         for c in self.components:
             self._check_weight(f"the weight of {c.name!r}", c.weight, 1)
@@ -259,13 +262,27 @@ class HealthModel:
         """The bands of a row from 1, or the default's."""
         return (self.rows[row - 1].bands if row else None) or self.bands
 
+    def value(self, scores: Sequence[int | None], row: int = 0) -> int | None:
+        """The weighted mean of the components' scores, in their order, in micro-points; None where nothing counts."""
+        weights = total = 0
+        for weight, score in zip(self._weights[row], scores, strict=True):
+            if score is not None:
+                weights += weight
+                total += weight * score
+        return round_half_even(total, weights) if weights else None
+
+    @cached_property
+    def _weights(self) -> tuple[tuple[int, ...], ...]:
+        """By row, the default's first."""
+        return tuple(tuple(self.weights(row).values()) for row in range(len(self.rows) + 1))
+
     def weigh(self, judged: Sequence[Judged], applied: Applied) -> Score:
         """The weighted mean of what the components, in their order, were judged to be."""
-        weighed = [(name, weight, *by) for (name, weight), by in zip(self.weights(applied.row).items(), judged, strict=True)]
-        weights = sum(weight for _, weight, score, _ in weighed if score is not None)
-        if not weights:
+        weighed = [(c.name, weight, *by) for c, weight, by in zip(self.components, self._weights[applied.row], judged, strict=True)]
+        value = self.value([score for score, _ in judged], applied.row)
+        if value is None:
             return Score(None, None, None, tuple(Contribution(n, weight, s, 0, why) for n, weight, s, why in weighed), applied)
-        value = round_half_even(sum(weight * score for _, weight, score, _ in weighed if score is not None), weights)
+        weights = sum(weight for _, weight, score, _ in weighed if score is not None)
         shares = [divmod(weight * score, weights) if score is not None else (0, 0) for _, weight, score, _ in weighed]
         # Largest remainder: the micro-points lost by rounding down go to the greatest remainders, the first on a tie.
         left = value - sum(whole for whole, _ in shares)
@@ -287,7 +304,7 @@ class HealthModel:
                 return None, component.absent
             age = values.as_of_us - seen
             if age > STALE_AFTER_DAYS * DAY_US:
-                return None, f"stale: last seen {iso(seen)[:10]}, {age // DAY_US} days before"
+                return None, _stale(seen // DAY_US, age // DAY_US)
         score = component.score(values)
         if score is None:
             return None, component.absent
@@ -295,6 +312,11 @@ class HealthModel:
             reason = f"expected an integer from 0 to {FULL_MICRO} or None"
             raise InvalidInput(what=f"health model {self.name!r}", field=component.name, reason=reason)
         return score, None
+
+
+@lru_cache(4_096)
+def _stale(day: int, days_before: int) -> str:
+    return f"stale: last seen {iso(day * DAY_US)[:10]}, {days_before} days before"
 
 
 def points(micro: int) -> float:

@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from postsale.aggregates import asked as a
 from postsale.aggregates import decisions as d
 from postsale.events import Event, Lane, Recorded, StoredEvent, StreamId, decode, from_us
 from postsale.store.contract import Query, Store
@@ -28,7 +29,13 @@ KINDS = frozenset(
         d.EffectFailed,
         d.EffectUnknown,
         d.EffectCancelled,
+        d.UndoOrdered,
         d.OutcomeObserved,
+        a.ApprovalAsked,
+        a.ApprovalSigned,
+        a.ApprovalEscalated,
+        a.ApprovalTimedOut,
+        a.ApprovalReplaced,
     )
 )
 """The kinds of event that change a journal entry."""
@@ -49,6 +56,9 @@ class Entry:
     approver: str | None = None
     outcome: str | None = None  # success, none; None while it is open or where none was declared
     history: tuple[tuple[datetime, str], ...] = field(default=())  # what happened to it, in order
+    undone: Mapping[UUID, str] = field(default_factory=dict)  # effect -> how its taking back stands, in the words of `effects`
+    asked: a.Asked | None = None  # the rules under which it waits, or waited, for people
+    replaced_by: UUID | None = None  # the decision that took its place when a person edited it
 
     @property
     def agent(self) -> str:
@@ -74,6 +84,8 @@ class Entry:
             "effects": {str(k): v for k, v in self.effects.items()},
             "approver": self.approver,
             "outcome": self.outcome,
+            "undone": {str(k): v for k, v in self.undone.items()},
+            "replaced_by": None if self.replaced_by is None else str(self.replaced_by),
         }
 
 
@@ -82,6 +94,7 @@ class Journal:
 
     def __init__(self) -> None:
         self.entries: dict[UUID, Entry] = {}
+        self._orders: dict[UUID, tuple[UUID, UUID]] = {}  # to take back: order -> (decision, effect)
 
     def add(self, stored: StoredEvent, event: Event) -> None:
         """Take one event of `KINDS` into account; any other is ignored."""
@@ -103,6 +116,11 @@ class Journal:
             )
             return
         decision_id = getattr(event, "decision_id", None)
+        if isinstance(event, d.UndoOrdered):
+            self._orders[stored.event_id] = (event.decision_id, event.undoes)
+        elif decision_id in self._orders:
+            self._take_back(*self._orders[decision_id], event, at)
+            return
         entry = self.entries.get(decision_id) if decision_id is not None else None
         if entry is not None:
             self.entries[entry.id] = self._change(entry, event, at)
@@ -118,6 +136,22 @@ class Journal:
                 return self._suppress(entry, at, f"rejected by {by} ({how}): {reason}", "approval:rejected", by)
             case d.ApprovalLapsed(why=why):
                 return self._suppress(entry, at, f"approval lapsed: {why}", f"approval:{why}", None)
+            case a.ApprovalAsked():
+                return replace(entry, asked=a.begin(event))
+            case a.ApprovalSigned(approver=by, authenticated_by=how, on_behalf_of=of):
+                entry = replace(entry, asked=entry.asked and a.evolve_asked(entry.asked, event))
+                return self._move(entry, at, f"yes from {by} ({how})" + (f" for {of}" if of else ""))
+            case a.ApprovalEscalated(name=name, by=by, reason=reason):
+                entry = replace(entry, asked=entry.asked and a.evolve_asked(entry.asked, event))
+                return self._move(entry, at, f"escalated to {name}" + (f" by {by}" if by else "") + f": {reason}")
+            case a.ApprovalTimedOut(outcome="approve", level=level):
+                effects = _move_open(entry, "ready")
+                return self._move(entry, at, f"approved by silence of {level}, as its policy says", disposition="acted", effects=effects)
+            case a.ApprovalTimedOut(level=level):
+                return self._suppress(entry, at, f"rejected by silence of {level}, as its policy says", "approval:timed-out", None)
+            case a.ApprovalReplaced(replaced_by=new, editor=by, authenticated_by=how, changed=changed, reason=reason):
+                told = f"edited by {by} ({how}): {', '.join(changed)}: {reason}"
+                return replace(self._suppress(entry, at, told, "approval:replaced", None), replaced_by=new)
             case d.DecisionOverridden(by=by, reason=reason):
                 return self._suppress(entry, at, f"overridden by {by}: {reason}", "override", entry.approver)
             case d.EffectStarted(intent_id=intent, attempt=attempt):
@@ -130,9 +164,32 @@ class Journal:
                 return self._effect(entry, at, intent, "unknown", reason)
             case d.EffectCancelled(intent_id=intent, reason=reason):
                 return self._effect(entry, at, intent, "cancelled", reason)
+            case d.UndoOrdered(undoes=intent, approver=by, intents=intents):
+                told = f"to be taken back with {', '.join(i.tool for i in intents)}, approved by {by}"
+                return self._move(entry, at, told, undone={**entry.undone, intent: "ready"})
             case d.OutcomeObserved(outcome=outcome):
                 return self._move(entry, at, f"outcome: {outcome}", outcome=outcome)
         return entry
+
+    def _take_back(self, decision_id: UUID, intent: UUID, event: Event, at: datetime) -> None:
+        entry = self.entries.get(decision_id)
+        if entry is None:
+            return
+        match event:
+            case d.EffectStarted(attempt=attempt):
+                status, detail = "started", f"attempt {attempt}"
+            case d.EffectSucceeded(sandbox=sandbox):
+                status, detail = "succeeded", "in the sandbox" if sandbox else "confirmed"
+            case d.EffectFailed(final=final, reason=reason):
+                status, detail = "failed" if final else "retry", reason
+            case d.EffectUnknown(reason=reason):
+                status, detail = "unknown", reason
+            case d.EffectCancelled(reason=reason):
+                status, detail = "cancelled", reason
+            case _:
+                return
+        told = f"taking back {status}: {detail}"
+        self.entries[entry.id] = self._move(entry, at, told, undone={**entry.undone, intent: status})
 
     @staticmethod
     def _move(entry: Entry, at: datetime, told: str, **changes: Any) -> Entry:

@@ -4,7 +4,8 @@ Which events are read, and by whom, is the runner's matter. Imports the store's 
 
 The streams of a view are shared out by a hash of their key. All shares write rows of the same view; each has a checkpoint, and so a
 transaction, of its own. Beside the view, in `VIEW!aside`: `parked/KEY` for each stream that waits behind an event that cannot be read,
-and per share `anchor`, the leaf of the last event looked at, by which a log that was restored from an older copy is noticed.
+and per share `anchor`, the leaf of the last event looked at, by which a log that was restored from an older copy is noticed;
+and of features across customers the entries of `members`, which change with the rows.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import orjson
 from postsale.errors import InvalidInput, UnknownWireName, UpcastFailed
 from postsale.events import StoredEvent, canonical
 from postsale.projections.fold import Fold, State, fact_of
-from postsale.projections.views import Views
+from postsale.projections.views import Move, Views
 
 POISON: Final = (UnknownWireName, UpcastFailed, InvalidInput)
 PARKED: Final = "parked/"
@@ -29,6 +30,10 @@ change it. Called in the order of positions within a stream, before the commit o
 again for the same facts: at least once; derive ids from the event. When it raises, nothing of its batch is committed."""
 
 
+Index = Callable[[str, State], frozenset[str]]
+"""`index(key, state)`: under which keys beside the view a stream with this state is to be found; see `members`."""
+
+
 class Names(NamedTuple):
     """How a view, what is beside it, and the checkpoints of its shares are named in `Views`."""
 
@@ -36,6 +41,11 @@ class Names(NamedTuple):
     aside: str
     checkpoints: tuple[str, ...]
     anchors: tuple[str, ...]
+
+    @property
+    def filling(self) -> str:
+        """Whose checkpoint is not 0 while the view's rows are written before its shares move from 0: until then they count for nothing."""
+        return f"{self.view}!filling"
 
     @classmethod
     def of(cls, base: str, partitions: int, build: int = 0) -> Names:
@@ -49,7 +59,7 @@ class Names(NamedTuple):
     @property
     def all(self) -> tuple[str, ...]:
         """Everything that belongs to the view."""
-        return tuple(dict.fromkeys((self.view, self.aside, *self.checkpoints)))
+        return tuple(dict.fromkeys((self.view, self.aside, self.filling, *self.checkpoints)))
 
     def share_of(self, key: str) -> int:
         """Which share a stream's key is in. Stored for ever, so a checksum that every language has."""
@@ -91,11 +101,34 @@ def load_parked(raw: bytes) -> Parked:
     return Parked(*orjson.loads(raw))
 
 
+def moved_entries(before: frozenset[str], now: frozenset[str]) -> dict[str, bytes | None]:
+    """The entries that go, and those that come."""
+    return dict.fromkeys(before - now) | dict.fromkeys(now - before, b"1")
+
+
+class Folded(NamedTuple):
+    """What a share has folded and not committed yet."""
+
+    move: Move
+    rows: dict[str, bytes]
+    aside: dict[str, bytes | None]
+    events: int
+    fresh: dict[str, bytes]  # the rows of streams that do not wait
+
+
+def commit(views: Views, names: Names, moves: Sequence[Move], rows: Mapping[str, bytes], aside: Mapping[str, bytes | None]) -> None:
+    """Write rows of the view and what is beside it, and move checkpoints, in one transaction. Raises ViewMoved, LeaseLost."""
+    also: dict[str, Mapping[str, bytes | None]] = {names.view: rows, names.aside: aside}
+    (view, to, at, token), *others = moves
+    views.write(view, also.pop(view, {}), checkpoint=to, expected=at, also=also, token=token, moves=others)
+
+
 class Partition:
     """Share `number` of a view. For one thread. Holds at most `cached` states between batches."""
 
-    def __init__(self, views: Views, fold: Fold, names: Names, number: int, cached: int) -> None:
+    def __init__(self, views: Views, fold: Fold, names: Names, number: int, cached: int, index: Index | None = None) -> None:
         self._views, self._fold, self._names, self._cached = views, fold, names, cached
+        self._index = index
         self._checkpoint = names.checkpoints[number]
         self._anchor = names.anchors[number]
         self._states: dict[str, State] = {}  # as the view holds them at `_states_at`; least recently touched first
@@ -121,23 +154,15 @@ class Partition:
         at = self.position()
         self._views.write(self._checkpoint, {}, checkpoint=at, expected=at, token=token)
 
-    def fold(self, batch: Batch, on_fact: OnFact | None, token: int | None) -> tuple[int, dict[str, bytes]]:
-        """Fold the events of this share and commit. Returns how many were folded, and the rows written.
+    def fold(self, batch: Batch, on_fact: OnFact | None, token: int | None) -> Folded:
+        """Fold the events of this share; `commit` what it returns, then say `moved`, or `failed` when anything was raised.
 
-        An event that cannot be read parks its stream. Raises ViewMoved, LeaseLost; then nothing was written.
+        An event that cannot be read parks its stream.
         """
         self._at = None
-        try:
-            done = self._fold_and_commit(batch, on_fact, token)
-        except BaseException:
-            self._states.clear()  # they hold facts that were not committed
-            raise
-        self._at = batch.to
-        return done
-
-    def _fold_and_commit(self, batch: Batch, on_fact: OnFact | None, token: int | None) -> tuple[int, dict[str, bytes]]:
         events, parked = batch.events, dict(batch.parked)
         states = self._load(batch)
+        indexed = self._entries(states)
         changed: set[str] = set()
         aside: dict[str, bytes | None] = {}
         folded = 0
@@ -162,29 +187,36 @@ class Partition:
             if on_fact is not None:
                 on_fact(event, before, state)
         rows = {key: self._fold.dump(states[key]) for key in changed}
+        for key, entries in self._entries({key: states[key] for key in changed}).items():
+            aside |= moved_entries(indexed[key], entries)
         aside[self._anchor] = batch.anchor
-        self._write(rows, aside, batch.at, batch.to, token)
-        self._states_at = batch.to
+        fresh = {key: row for key, row in rows.items() if key not in parked}
+        return Folded(Move(self._checkpoint, batch.to, batch.at, token), rows, aside, folded, fresh)
+
+    def moved(self, to: int) -> None:
+        """What was folded is committed."""
+        self._at = self._states_at = to
         while len(self._states) > self._cached:
             del self._states[next(iter(self._states))]
-        return folded, {key: row for key, row in rows.items() if key not in parked}
+
+    def failed(self) -> None:
+        """What was folded is not committed, or nobody knows."""
+        self._at = None
+        self._states.clear()
 
     def rewrite(self, key: str, state: State, parked: Parked | None, at: int, token: int | None) -> None:
         """Replace one row where the share stands, and say whether its stream still waits."""
         self._states.pop(key, None)
         self._at = None
-        self._write({key: self._fold.dump(state)}, {PARKED + key: None if parked is None else dump_parked(parked)}, at, at, token)
+        aside: dict[str, bytes | None] = {PARKED + key: None if parked is None else dump_parked(parked)}
+        if self._index is not None:
+            before = self._views.get(self._names.view, key)
+            old: frozenset[str] = frozenset() if before is None else self._index(key, self._fold.load(before))
+            aside |= moved_entries(old, self._index(key, state))
+        commit(self._views, self._names, [Move(self._checkpoint, at, at, token)], {key: self._fold.dump(state)}, aside)
 
-    def fill(self, rows: dict[str, bytes], to: int, anchor: bytes) -> None:
-        """Write the rows of a share that was not folded at all. Raises ViewMoved when it was meanwhile."""
-        self._write(rows, {self._anchor: anchor}, 0, to, None)
-
-    def _write(self, rows: dict[str, bytes], aside: dict[str, bytes | None], at: int, to: int, token: int | None) -> None:
-        also: dict[str, dict[str, bytes | None]] = {self._names.aside: aside}
-        own: dict[str, bytes | None] = dict(rows)
-        if self._checkpoint != self._names.view:
-            also[self._names.view], own = own, {}
-        self._views.write(self._checkpoint, own, checkpoint=to, expected=at, also=also, token=token)
+    def _entries(self, states: Mapping[str, State]) -> dict[str, frozenset[str]]:
+        return {} if self._index is None else {key: self._index(key, state) for key, state in states.items()}
 
     def _load(self, batch: Batch) -> dict[str, State]:
         """The states of this batch's streams, which become the most recently touched."""

@@ -29,6 +29,24 @@ CHURN_PRIOR: Final = LogisticModel(
 )
 """Risk of churn: a cancellation first, then failing payments, silence, escalations and answers to surveys."""
 
+RENEWAL_PRIOR: Final = LogisticModel(
+    name="renewal",
+    version=1,
+    owner="postsale",
+    outcome="the contract that falls due within 90 days is renewed",
+    features=CustomerHealth.digest,
+    intercept=2.0,
+    terms=(
+        Number(feature="cancelling", of="size", coefficient=-4.0),
+        Number(feature="failed_90d", coefficient=-0.5),
+        Number(feature="last_usage", of="age_days", coefficient=-1.0, center=7, scale=30, missing=-0.3),
+        Number(feature="active_users", coefficient=0.4, center=10, scale=10),
+        Number(feature="escalations_90d", coefficient=-0.5),
+        Number(feature="survey_micro", coefficient=0.5, center=70_000_000, scale=20_000_000),
+    ),
+)
+"""How likely a contract is to be renewed, so that the risk is at the low end: a cancellation first, then silence and trouble."""
+
 EXPANSION_PRIOR: Final = LogisticModel(
     name="expansion",
     version=1,

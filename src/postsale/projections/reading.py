@@ -9,15 +9,19 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Final, NamedTuple
 
 from postsale.errors import InvalidInput
 from postsale.events import SECOND_US, Clock, Lane, StoredEvent, StreamId, SystemClock, canonical, registry
-from postsale.projections.fold import Fold, State, fact_of
+from postsale.projections.fold import Fold, Related, State, fact_of
 from postsale.projections.freshness import WITHIN_S, AtLeast, Pace, RealPace, await_log, await_position, position_of
 from postsale.projections.hot_rows import HotRows
+from postsale.projections.kin import Kin, chunked
+from postsale.projections.members import Members
 from postsale.projections.partition import PARKED, Names, Parked, load_parked
+from postsale.projections.related import gathered
 from postsale.projections.views import Views
 from postsale.store.contract import Query, Store
 
@@ -46,10 +50,11 @@ class Status(NamedTuple):
 
 
 class Read(NamedTuple):
-    """A state, and the log's position it was read at: every fact up to there is in it."""
+    """A state, and the log's position it was read at: every fact up to there is in it. `related` where features read across customers."""
 
     state: State
     position: int
+    related: Related | None = None
 
 
 class Reader:
@@ -66,6 +71,7 @@ class Reader:
         build: Callable[[str], int] | None = None,
         hot: HotRows | None = None,
         pace: Pace | None = None,
+        kin: Kin | None = None,
     ) -> None:
         """`build` says which build of the view of this name is meant, 0 unless given; it is asked again at every call."""
         if not 1 <= partitions <= 1_024:
@@ -79,6 +85,10 @@ class Reader:
         self._clock: Clock = clock or SystemClock()
         self._hot = hot
         self._pace: Pace = pace or RealPace()
+        self._kin = kin
+        if fold.relations and kin is None:
+            raise InvalidInput(what=fold.name, field="kin", reason="reads across customers: expected Kin(store, views, vault), who is who")
+        self._members = Members(store, views, fold, kin) if fold.relations and kin is not None else None
         self._names_of: dict[int, Names] = {}
         self._secrets: dict[str, tuple[bytes, float]] = {}  # of views, and until when they hold
         self._checked: set[str] = set()
@@ -106,10 +116,12 @@ class Reader:
         at_least: AtLeast | None = None,
         within_s: float = WITHIN_S,
     ) -> Read:
-        """One state over these streams, with every fact the log holds now: the view's rows plus what is newer in the log.
+        """One state over these streams, with every fact the log holds now: the view's rows, hot ones where they are, plus what is newer
+        in the log.
 
         Needs no runner to have run, and moves no checkpoint. `as_of_us` and `known_at_us` (inclusive) restrict to facts that had
-        occurred and were recorded by then. Raises what an unreadable event raises; nothing is left out silently. StaleRead when
+        occurred and were recorded by then. With features across customers either of them means reading the tenant's relations from the log;
+        without them `related` is as of every fact: finish at now. Raises what an unreadable event raises; nothing is left out silently. StaleRead when
         the log cannot be read up to `at_least` within `within_s` seconds.
         """
         names = self.names()
@@ -117,35 +129,68 @@ class Reader:
         if at_least is not None:
             await_log(self._store, at_least, within_s)
         if not streams:  # to a store, no streams would mean all of them
-            return Read(self.fold.empty(), self._store.head())
-        if known_at_us is None:
-            state, head = self._read_now(names, streams)
+            return Read(self.fold.empty(), self._store.head(), None if self._members is None else gathered(self.fold, ()))
+        # Who belonged to the customer at `as_of` and moved on since, is in no state of now.
+        if known_at_us is None and (as_of_us is None or self._members is None):
+            (state,), head = self._read_now(names, [streams])
             newest = self.fold.newest_us(state)
             if as_of_us is None or newest is None or newest <= as_of_us:
-                return Read(state, head)
+                related = None if self._members is None else self._members.now(names, streams, partial(self._read_now, names))
+                return Read(state, head, related)
         head = self._store.head()
         query = self._query(tuple(streams), upto=head, as_of_us=as_of_us, known_at_us=known_at_us)
-        return Read(self.fold.fold(map(fact_of, self._store.read(query))), head)
+        state = self.fold.fold(map(fact_of, self._store.read(query)))
+        related = None if self._members is None else self._members.then(streams, query)
+        return Read(state, head, related)
 
-    def _read_now(self, names: Names, streams: Sequence[StreamId]) -> tuple[State, int]:
+    def _read_now(self, names: Names, customers: Sequence[Sequence[StreamId]]) -> tuple[list[State], int]:
+        """The state over the streams of each, and where the log was read to."""
         fold = self.fold
-        keys = [str(stream) for stream in streams]
-        positions, rows, parked = self._rows(names, keys)
-        head = self._store.head()
-        state = fold.empty()
+        keys = [str(stream) for streams in customers for stream in streams]
+        parked: dict[str, Parked] = {}
+        hot, head = self._hot_rows(names, keys, now=True), self._store.head()
+        if hot is not None and max(at for at, _ in hot.values()) <= head:  # beyond it they are of a log that was put back since
+            positions = {key: at for key, (at, _) in hot.items()}
+            rows = {key: row for key, (_, row) in hot.items() if row is not None}
+        else:
+            positions, rows, parked = self._rows(names, keys)
+            head = self._store.head()
+            if not parked:
+                self._warm(names, rows, positions)
+        states: list[State] = []
+        whose: dict[StreamId, State] = {}
         after: dict[int, list[StreamId]] = defaultdict(list)
-        for stream, key in zip(streams, keys, strict=True):
-            at = positions[key]
-            after[at].append(stream)
-            if key in parked:
-                state = fold.merge(state, fold.fold(map(fact_of, self._store.read(self._query((stream,), upto=at)))))
-            elif key in rows:
-                state = fold.merge(state, fold.load(rows[key])) if len(keys) > 1 else fold.load(rows[key])
+        for streams in customers:
+            state = fold.empty()
+            for stream in streams:
+                key = str(stream)
+                at = positions[key]
+                after[at].append(stream)
+                if key in parked:
+                    state = fold.merge(state, fold.fold(map(fact_of, self._store.read(self._query((stream,), upto=at)))))
+                elif key in rows:
+                    state = fold.merge(state, fold.load(rows[key])) if len(streams) > 1 else fold.load(rows[key])
+            whose |= dict.fromkeys(streams, state)
+            states.append(state)
         for at, its in after.items():
-            if at < head:
-                for event in self._store.read(self._query(tuple(its), after=at, upto=head)):
-                    fold.add(state, fact_of(event))
-        return state, head
+            for some in chunked(its) if at < head else ():
+                for event in self._store.read(self._query(some, after=at, upto=head)):
+                    fold.add(whose[event.stream], fact_of(event))
+        return states, head
+
+    def _hot_rows(self, names: Names, keys: Sequence[str], *, now: bool = False) -> dict[str, tuple[int, bytes | None]] | None:
+        """Of every key its hot row and position; None unless there are all. `now`: none of a view that another process has dropped."""
+        if self._hot is None or not keys:
+            return None
+        found = self._hot.get_many(names.view, self._secret(names, now=now), keys)
+        return found if len(found) == len(set(keys)) else None
+
+    def _warm(self, names: Names, rows: Mapping[str, bytes], positions: Mapping[str, int]) -> None:
+        """Make hot what the table said, of streams that do not wait."""
+        if self._hot is not None:
+            for key, position in positions.items():
+                if position:
+                    self._hot.put_many(names.view, self._secret(names), {key: rows.get(key)}, position)
 
     def _rows(self, names: Names, keys: Sequence[str]) -> tuple[dict[str, int], dict[str, bytes], dict[str, Parked]]:
         """Of each key the position of its share, its row, and where it waits, as of one moment of the view."""
@@ -156,7 +201,7 @@ class Reader:
             # Parked first: a stream that `retry` frees in between is then folded from the log, never read from its old row.
             found = self._views.get_many(names.aside, [PARKED + key for key in keys])
             parked = {key.removeprefix(PARKED): load_parked(raw) for key, raw in found.items()}
-            rows = self._views.get_many(names.view, keys)
+            rows = self._views.get_many(names.view, [key for key in keys if at[shares[key]]])  # those of a share at 0 are not whole yet
             if at == {name: self._views.checkpoint(name) for name in checkpoints}:
                 return {key: at[shares[key]] for key in keys}, rows, parked
         return dict.fromkeys(keys, 0), {}, {}
@@ -169,28 +214,35 @@ class Reader:
         """
         keys, names = [str(stream) for stream in streams], self.names()
         wanted = 0 if at_least is None else position_of(at_least)
-        if self._hot is not None and keys:
-            hot = self._hot.get_many(names.view, self._secret(names), keys)
-            if len(hot) == len(set(keys)) and (oldest := min(position for position, _ in hot.values())) >= wanted:
-                return Read(self._merged(row for _, row in hot.values() if row is not None), oldest)
+        hot = self._hot_rows(names, keys) if self._members is None else None
+        if hot is not None and (oldest := min(position for position, _ in hot.values())) >= wanted:
+            return Read(self._merged(row for _, row in hot.values() if row is not None), oldest)
         found: list[Read] = []
 
         def look() -> int:
+            everywhere = None if self._members is None or not keys else self._checkpoint(names)  # members may be in any share
             positions, rows, parked = self._rows(names, keys)
             true = {key: parked[key].position - 1 if key in parked else positions[key] for key in keys}
-            found[:] = [Read(self._merged(rows.values()), min(true.values(), default=wanted))]
-            if self._hot is not None and positions and any(positions.values()):
-                for key in keys:
-                    self._hot.put_many(names.view, self._secret(names), {key: rows.get(key)}, true[key])
+            oldest, related = min(true.values(), default=wanted), None
+            if self._members is not None and everywhere is not None:
+                related = self._members.kept(names, streams, self._kept_states)
+                waiting = (record.position - 1 for record in self.parked() if record.key.startswith(f"{streams[0].tenant}/"))
+                oldest = min(oldest, everywhere, *waiting)  # whose members those are, nobody knows
+            found[:] = [Read(self._merged(rows.values()), oldest, related)]
+            self._warm(names, rows, true)
             return found[0].position
 
         await_position(f"view {names.view}", look, wanted, within_s, self._pace)
         return found[0]
 
-    def _secret(self, names: Names) -> bytes:
+    def _kept_states(self, names: Names, customers: Sequence[Sequence[StreamId]]) -> list[State]:
+        _, rows, _ = self._rows(names, [str(stream) for streams in customers for stream in streams])
+        return [self._merged(rows[key] for key in map(str, streams) if key in rows) for streams in customers]
+
+    def _secret(self, names: Names, *, now: bool = False) -> bytes:
         """Under which this view's hot rows are sealed: another one each time it begins anew."""
         secret, until = self._secrets.get(names.view, (b"", 0.0))
-        if not secret or self._pace.now() >= until:
+        if now or not secret or self._pace.now() >= until:
             kept = self._views.get(names.aside, _SECRET)
             if kept is None:
                 self._views.write(names.aside, {_SECRET: secrets.token_bytes(32)}, checkpoint=0, expected=0)
@@ -201,7 +253,9 @@ class Reader:
 
     def rows(self) -> Iterator[tuple[str, bytes]]:
         """Every row of the view by key, as `Fold.dump` wrote it. Bounded memory; rows written meanwhile may show."""
-        return self._views.scan(self.view)
+        names = self.names()
+        there = [self._views.checkpoint(checkpoint) > 0 for checkpoint in names.checkpoints]
+        return ((key, row) for key, row in self._views.scan(names.view) if there[names.share_of(key)])
 
     def folded(self, stream: StreamId, upto: int) -> State:
         """The state of one stream up to a position, from the log alone. Raises what an unreadable event raises."""

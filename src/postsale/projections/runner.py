@@ -6,22 +6,39 @@ rows `partition`; who folds when, among several processes, is `projector`. Impor
 
 from __future__ import annotations
 
+import secrets
 from collections import defaultdict
-from collections.abc import Callable, Mapping
-from contextlib import closing
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, closing
+from itertools import islice
 from typing import Final, NamedTuple
 
 from postsale.events import Clock, Lane, StoredEvent, StreamId
 from postsale.projections.fold import Fold, State, fact_of
 from postsale.projections.freshness import Pace
 from postsale.projections.hot_rows import HotRows
-from postsale.projections.partition import PARKED, POISON, Batch, Names, OnFact, Parked, Partition, load_parked, parked_at
+from postsale.projections.kin import Kin
+from postsale.projections.partition import (
+    PARKED,
+    POISON,
+    Batch,
+    Names,
+    OnFact,
+    Parked,
+    Partition,
+    commit,
+    load_parked,
+    moved_entries,
+    parked_at,
+)
 from postsale.projections.reading import Reader, anchor_of
-from postsale.projections.views import Views
+from postsale.projections.views import Move, Views
 from postsale.store.contract import Query, Store
 
 CATEGORIES: Final = frozenset({"customers", "aliases"})
 _BATCH_BYTES: Final = 16_777_216  # of headers and data read before they are folded; the last event may exceed it
+
+_FILL_ROWS: Final = 2_000
 
 Tokens = Mapping[int, int | None]
 """Shares of a view to fold, each with the fencing token it is folded under; None where no lease is asked for."""
@@ -37,14 +54,15 @@ class Progress(NamedTuple):
 
 
 class Built(NamedTuple):
-    """States that were computed at once: the rows of a view, as the fold's `dump` writes them, and from how many facts."""
+    """States that are computed at once: the rows of a view by key, as the fold's `dump` writes them, and from how many facts."""
 
-    rows: Mapping[str, bytes]
+    rows: Iterable[tuple[str, bytes]]
     events: int
 
 
-States = Callable[[Store, Fold, int], Built]
-"""`states(store, fold, upto)`: what folding every fact up to a position (inclusive) gives. Raises what an unreadable event raises."""
+States = Callable[[Store, Fold, int], AbstractContextManager[Built]]
+"""`with states(store, fold, upto) as built`: what folding every fact up to a position (inclusive) gives; its rows are read inside.
+Raises what an unreadable event raises."""
 
 
 class Runner(Reader):
@@ -70,9 +88,13 @@ class Runner(Reader):
         build: Callable[[str], int] | None = None,
         hot: HotRows | None = None,
         pace: Pace | None = None,
+        kin: Kin | None = None,
     ) -> None:
-        """`build` says which build of the view of this name is meant, 0 unless given; it is asked again at every call."""
-        super().__init__(store, views, fold, clock=clock, partitions=partitions, build=build, hot=hot, pace=pace)
+        """`build` says which build of the view of this name is meant, 0 unless given; it is asked again at every call.
+
+        `kin` says who is who; a declaration with features across customers is refused without it.
+        """
+        super().__init__(store, views, fold, clock=clock, partitions=partitions, build=build, hot=hot, pace=pace, kin=kin)
         self._batch_size, self._cached = max(1, batch), max(0, cached) // partitions
         self._shares: tuple[Names, tuple[Partition, ...]] | None = None
 
@@ -88,12 +110,14 @@ class Runner(Reader):
             partitions=self.partitions,
             build=lambda _: build,
             pace=self._pace,
+            kin=self._kin,
         )
 
     def _parts(self, names: Names | None = None) -> tuple[Names, tuple[Partition, ...]]:
         names = names or self.names()
         if self._shares is None or self._shares[0] is not names:
-            parts = (Partition(self._views, self.fold, names, n, self._cached) for n in range(self.partitions))
+            index = self._members.index if self._members is not None else None
+            parts = (Partition(self._views, self.fold, names, n, self._cached, index) for n in range(self.partitions))
             self._shares = names, tuple(parts)
         return self._shares
 
@@ -127,16 +151,18 @@ class Runner(Reader):
         return Progress(start, at, events, target)
 
     def advance(self, shares: Tokens, target: int, on_fact: OnFact | None = None, names: Names | None = None) -> tuple[int, int]:
-        """Fold one batch into those of these shares that are furthest behind; a commit for each.
+        """Fold one batch into those of these shares that are furthest behind, in one commit.
 
         Returns where the furthest behind is now, and how many facts were folded. `names` are those of the view now, if the caller
-        has just asked. Raises ViewMoved, LeaseLost; what was committed before stays.
+        has just asked. Raises ViewMoved, LeaseLost; then nothing was written.
         """
         names, parts = self._parts(names)
         positions = {n: parts[n].position(held=token is not None) for n, token in shares.items()}
         at = min(positions.values(), default=target)
         if at >= target:
             return at, 0
+        if at == 0:
+            self._clear(names)
         behind = [n for n, position in positions.items() if position == at]
         ahead = [position for position in positions.values() if position > at]
         read, to = self._read_batch(at, min([target, *ahead]))
@@ -151,13 +177,23 @@ class Runner(Reader):
         missing = [key for n in behind for key in parts[n].missing(at, keys[n]) if key not in parked]
         rows = self._views.get_many(names.view, missing) if missing else {}
         anchor = anchor_of(to, read[-1]) if read and read[-1].position == to else self._anchor(to)
-        folded = 0
+        try:
+            folded = [parts[n].fold(Batch(sorted_out[n], at, to, anchor, parked, rows), on_fact, shares[n]) for n in behind]
+            moves = [done.move for done in folded]
+            if at == 0:
+                moves.append(Move(names.filling, 0, 0))  # nobody fills it meanwhile
+            changed = {key: row for done in folded for key, row in done.rows.items()}
+            commit(self._views, names, moves, changed, {key: value for done in folded for key, value in done.aside.items()})
+        except BaseException:
+            for n in behind:
+                parts[n].failed()
+            raise
         for n in behind:
-            done, changed = parts[n].fold(Batch(sorted_out[n], at, to, anchor, parked, rows), on_fact, shares[n])
-            folded += done
-            if self._hot is not None and changed:
-                self._hot.put_many(names.view, self._secret(names), changed, to)
-        return to, folded
+            parts[n].moved(to)
+        fresh = {key: row for done in folded for key, row in done.fresh.items()}
+        if self._hot is not None and fresh:
+            self._hot.put_many(names.view, self._secret(names), fresh, to)
+        return to, sum(done.events for done in folded)
 
     def _read_batch(self, at: int, target: int) -> tuple[list[StoredEvent], int]:
         """The next events of our kinds, and the position up to which that is all of them."""
@@ -250,21 +286,43 @@ class Runner(Reader):
     def compute(self, states: States, on_progress: Callable[[Progress], None] | None = None) -> int:
         """Fill a view that is at position 0 with what `states` (such as `handover.duckdb_states`) computes; returns how many facts it took.
 
-        Folding goes on from there. Where an event cannot be read nothing is written, and all is folded one by one. Each share's rows
-        are written in one transaction. Raises ViewMoved when another runner began to fold meanwhile.
+        Folding goes on from there. Where an event cannot be read nothing is left, and all is folded one by one. Rows are written a
+        few thousand at a time and count for nothing until the last, with which every share moves; so memory does not grow with the
+        customers. A fill that was killed is cleared away by the next. Raises ViewMoved when another runner began to fold meanwhile.
         """
-        names, parts = self._parts()
+        names, _ = self._parts()
         head = self._store.head()
+        unmoved = [Move(checkpoint, 0, 0) for checkpoint in names.checkpoints]
+        self._clear(names)
+        step = 0
         try:
-            built = states(self._store, self.fold, head)
+            with states(self._store, self.fold, head) as built:
+                source = iter(built.rows)
+                while rows := dict(islice(source, _FILL_ROWS)):
+                    # Begins anywhere, so that one that was cleared away never takes another's steps for its own.
+                    then = step + 1 if step else secrets.randbelow(1 << 40) + 1
+                    commit(self._views, names, [Move(names.filling, then, step), *unmoved], rows, self._entries(rows))
+                    step = then
+                events = built.events
         except POISON:
+            self._clear(names)
             return 0
-        shares: dict[int, dict[str, bytes]] = defaultdict(dict)
-        for key, row in built.rows.items():
-            shares[names.share_of(key)][key] = row
         anchor = self._anchor(head)
-        for n, part in enumerate(parts):
-            part.fill(shares[n], head, anchor)
+        moves = [Move(checkpoint, head, 0) for checkpoint in names.checkpoints]
+        commit(self._views, names, [*moves, Move(names.filling, step, step)], {}, dict.fromkeys(names.anchors, anchor))
+        self._views.drop(names.filling)
         if on_progress is not None:
-            on_progress(Progress(0, head, built.events, head))
-        return built.events
+            on_progress(Progress(0, head, events, head))
+        return events
+
+    def _entries(self, rows: Mapping[str, bytes]) -> dict[str, bytes | None]:
+        """What stands beside rows that come: who belongs to whom."""
+        if self._members is None:
+            return {}
+        found = (self._members.index(key, self.fold.load(row)) for key, row in rows.items())
+        return moved_entries(frozenset(), frozenset().union(*found))
+
+    def _clear(self, names: Names) -> None:
+        """Take away what a fill left that did not end. One that goes on meanwhile is told ViewMoved."""
+        if self._views.checkpoint(names.filling) and not self._checkpoint(names):
+            self._drop(names)

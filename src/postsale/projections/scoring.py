@@ -85,19 +85,14 @@ class Scorer(Protocol):
 # ---------------------------------------------------------------- the parts of a logistic model
 
 
-class _Data(BaseModel):
+class Data(BaseModel):
+    """Frozen values, checked strictly."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, hide_input_in_errors=True)
 
 
-class ModelData(_Data):
-    """A model as data: canonical JSON, named by its digest, read back without loading any code. InvalidInput for wrong values."""
-
-    format: Literal[1] = 1
-    name: Id
-    version: Annotated[int, Field(ge=1)]
-    owner: Id
-    features: Text  # digest of the declaration whose values it takes
-    trained_on: Text = ""  # id of the data set; "" for a model that somebody wrote by hand
+class Document(Data):
+    """Data that is kept as canonical JSON, named by its digest, and read back without loading any code. InvalidInput for wrong values."""
 
     def __init__(self, /, **data: Any) -> None:
         try:
@@ -111,14 +106,14 @@ class ModelData(_Data):
 
     @classmethod
     def from_json(cls, content: str | bytes) -> Self:
-        """The model that `content` of an earlier one holds. InvalidInput for anything else."""
+        """What `content` of an earlier one holds. InvalidInput for anything else."""
         try:
             return cls.__pydantic_validator__.validate_json(content)  # type: ignore[no-any-return]
         except ValidationError as error:
             refusal = invalid_input(cls.__name__, error)
         raise refusal
 
-    # Not cached: pydantic's copies would keep what was cached of another model.
+    # Not cached: pydantic's copies would keep what was cached of another one.
     @property
     def content(self) -> str:
         """Canonical JSON: what is kept, compared and hashed."""
@@ -130,7 +125,18 @@ class ModelData(_Data):
         return content_digest(self.content)
 
 
-class Number(_Data):
+class ModelData(Document):
+    """A model as data: canonical JSON, named by its digest, read back without loading any code. InvalidInput for wrong values."""
+
+    format: Literal[1] = 1
+    name: Id
+    version: Annotated[int, Field(ge=1)]
+    owner: Id
+    features: Text  # digest of the declaration whose values it takes
+    trained_on: Text = ""  # id of the data set; "" for a model that somebody wrote by hand
+
+
+class Number(Data):
     """A term of a numeric feature: `coefficient · (x - center) / scale`, or `missing` when the value is None.
 
     `of` says what x is: the value itself (true is 1), the days from a time to `as_of`, or the number of elements.
@@ -152,7 +158,7 @@ class Number(_Data):
         return self.coefficient * (number_of(self.of, value, values.as_of_us) - self.center) / self.scale
 
 
-class Category(_Data):
+class Category(Data):
     """A term of a text feature: the coefficient of its level; `other` for a level that was not trained on, and for None."""
 
     as_: Literal["category"] = Field("category", alias="as")
@@ -178,7 +184,7 @@ def number_of(of: str, value: Any, as_of_us: int) -> float:
     raise InvalidInput(what="model", field=of, reason=f"the feature holds a {type(value).__name__}")
 
 
-class Platt(_Data):
+class Platt(Data):
     """Calibration by a logistic curve: probability = 1 / (1 + e^-(slope · z + offset)), z the model's log-odds. Platt 1999."""
 
     kind: Literal["platt"] = "platt"
@@ -191,7 +197,7 @@ class Platt(_Data):
         return sigmoid(self.slope * log_odds + self.offset)
 
 
-class Isotonic(_Data):
+class Isotonic(Data):
     """Calibration by a rising curve through points (log-odds, probability), straight between them, level beyond them."""
 
     kind: Literal["isotonic"] = "isotonic"

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import typing
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import repeat
 from operator import itemgetter
@@ -24,7 +24,8 @@ from postsale.events import canonical
 from postsale.projections.algebra import Leaf
 from postsale.projections.derived import Derived
 from postsale.projections.features import Features
-from postsale.projections.fold import Fact, FeatureValues, Fold
+from postsale.projections.fold import Fact, FeatureValues, Fold, State
+from postsale.projections.related import Who, exchanged, gathered
 
 Knowledge: TypeAlias = Literal["recorded", "claimed"]
 """When a fact was known: when the log recorded it; or, for backfills, when its source says it was knowable, where it says so."""
@@ -50,6 +51,10 @@ class Subject:
     points_us: list[int]
     known: list[Known] = field(default_factory=list)
     later: list[Fact] = field(default_factory=list)
+    merged: Sequence[tuple[int, int | None]] = ()  # times of rows at which it is part of another customer: from, until (exclusive)
+
+    def merged_at(self, at_us: int) -> bool:
+        return any(since <= at_us and (until is None or at_us < until) for since, until in self.merged)
 
 
 def enters_us(fact: Fact, known_us: int, lag_us: int) -> int:
@@ -59,18 +64,43 @@ def enters_us(fact: Fact, known_us: int, lag_us: int) -> int:
 
 def rows_known(fold: Fold, subject: Subject) -> Iterator[FeatureValues]:
     """The features at each point, ascending: exactly the facts that had entered, and not left, by then."""
+    for at, state in zip(subject.points_us, states_known(fold, subject, subject.points_us), strict=True):
+        yield fold.finish(state, at)
+
+
+def states_known(fold: Fold, subject: Subject, times: Sequence[int]) -> Iterator[State]:
+    """The state at each of these times, ascending; each is to be read before the next one is asked for."""
     if any(known.leaves_us is not None for known in subject.known):  # a split customer: what was added cannot be taken away
-        for at in subject.points_us:
+        for at in times:
             here = (k for k in subject.known if k.enters_us <= at and (k.leaves_us is None or at < k.leaves_us))
-            yield fold.finish(fold.fold(k.fact for k in here), at)
+            yield fold.fold(k.fact for k in here)
         return
     facts = sorted(subject.known, key=itemgetter(0))
     state, taken = fold.empty(), 0
-    for at in subject.points_us:
+    for at in times:
         while taken < len(facts) and facts[taken].enters_us <= at:
             fold.add(state, facts[taken].fact)
             taken += 1
-        yield fold.finish(state, at)
+        yield state
+
+
+def rows_related(fold: Fold, subjects: Sequence[Subject], who: Callable[[int], Who[str]]) -> dict[tuple[str, int], FeatureValues]:
+    """The features at each point where some are read across customers, by (customer, point); `who(as_of)` as a row of then may know it.
+
+    `subjects` are all customers, those without points too. Time grows with customers times different points.
+    """
+    times = sorted({at for subject in subjects for at in subject.points_us})
+    known = [(subject, frozenset(subject.points_us), states_known(fold, subject, times)) for subject in subjects]
+    found = {}
+    for at in times:
+        states = {subject.customer: next(each) for subject, _, each in known}
+        apart = {s.customer: states[s.customer] for s, _, _ in known if fold.position(states[s.customer]) and not s.merged_at(at)}
+        related = exchanged(fold, apart, who(at))
+        for subject, points, _ in known:
+            if at in points:
+                name = subject.customer
+                found[name, at] = fold.finish(states[name], at, related.get(name) or gathered(fold, ()))
+    return found
 
 
 def rows_later(fold: Fold, subject: Subject, horizon_us: int, until_us: int) -> Iterator[FeatureValues | None]:
@@ -108,18 +138,24 @@ def training_table(
     horizon_us: int = 0,
     until_us: int = 0,
     only_known: bool = False,
+    who: Callable[[int], Who[str]] | None = None,
 ) -> Any:
     """An Arrow table: `customer`, `as_of`, `known_at`, a column per feature, and, with an outcome, `censored` and `label_…`.
 
     Ordered by (as_of, customer). Keyed features are maps; times are UTC timestamps; labels of censored rows are null. `only_known`:
-    without points at which no fact counts. InvalidInput for a number beyond 64 bits, or a feature named like another column.
+    without points at which no fact counts. With features `across` customers `subjects` are all customers, and `who` as in `rows_related`. InvalidInput for a number beyond 64 bits, or a feature named like another column.
     """
     pa = pyarrow()
     fold, later = Fold(features), Fold(outcome) if outcome else None
     found: list[tuple[int, str, FeatureValues, FeatureValues | None]] = []
+    across: dict[tuple[str, int], FeatureValues] = {}
+    if fold.relations:
+        subjects = list(subjects)
+        across = rows_related(fold, subjects, who or (lambda _: lambda _relation, _id: None))
     for subject in subjects:
         labels = rows_later(later, subject, horizon_us, until_us) if later else repeat(None)
-        for at, values, label in zip(subject.points_us, rows_known(fold, subject), labels, strict=False):
+        mine = (across[subject.customer, at] for at in subject.points_us) if fold.relations else rows_known(fold, subject)
+        for at, values, label in zip(subject.points_us, mine, labels, strict=False):
             if values.newest_us is not None or not only_known:
                 found.append((at, subject.customer, values, label))
     found.sort(key=itemgetter(0, 1))
@@ -219,12 +255,24 @@ def arrow_type(declared: Leaf[Any] | Derived[Any]) -> Any:
 
 def feature_rows(table: Any, features: type[Features]) -> Iterator[FeatureValues]:
     """The rows of a training table as the values that scorers take: the inverse of how the table was made, less histories."""
+    times = table.column("as_of").cast(pyarrow().int64()).to_pylist()
+    for at, values in zip(times, _values(table, features, ""), strict=True):
+        yield FeatureValues(values, at, None, 0)
+
+
+def outcome_rows(table: Any, outcome: type[Features], horizon_us: int) -> Iterator[FeatureValues | None]:
+    """What happened within the horizon of each row, as values of the outcome's declaration; None for a censored row."""
+    times = table.column("as_of").cast(pyarrow().int64()).to_pylist()
+    for at, censored, values in zip(times, table.column("censored").to_pylist(), _values(table, outcome, LABEL), strict=True):
+        yield None if censored else FeatureValues(values, at + horizon_us, None, 0)
+
+
+def _values(table: Any, features: type[Features], prefix: str) -> Iterator[dict[str, Any]]:
     columns: dict[str, list[Any]] = {}
     for name in (*(leaf.name for leaf in columns_of(features)), *(d.name for d in features.deriveds)):
-        values = values_of(table.column(name))
-        if table.schema.field(name).metadata == _JSON:
+        values = values_of(table.column(prefix + name))
+        if table.schema.field(prefix + name).metadata == _JSON:
             values = [None if value is None else json.loads(value) for value in values]
         columns[name] = values
-    times = table.column("as_of").cast(pyarrow().int64()).to_pylist()
-    for at, *row in zip(times, *columns.values(), strict=True):
-        yield FeatureValues(dict(zip(columns, row, strict=True)), at, None, 0)
+    for row in zip(*columns.values(), strict=True):
+        yield dict(zip(columns, row, strict=True))

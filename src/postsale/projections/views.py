@@ -28,6 +28,15 @@ class ViewInfo(NamedTuple):
     rows: int
 
 
+class Move(NamedTuple):
+    """A checkpoint of one view from `expected` to `checkpoint`, under a lease's token if there is one. Equal positions only check."""
+
+    view: str
+    checkpoint: int
+    expected: int
+    token: int | None = None
+
+
 class Views(Protocol):
     """Named tables of bytes with a checkpoint each. Thread-safe. Raises StoreUnavailable when the place cannot be used."""
 
@@ -56,12 +65,14 @@ class Views(Protocol):
         expected: int,
         also: Mapping[str, Rows] | None = None,
         token: int | None = None,
+        moves: Sequence[Move] = (),
     ) -> None:
         """Write rows and move the checkpoint from `expected` to `checkpoint`, all or nothing, in one transaction.
 
         `also` are rows of further views, written in the same transaction; their checkpoints do not move. `token` is the fencing
         token of the lease under which this is written. LeaseLost when the view was written under a greater one, then ViewMoved when
-        it is not at `expected`, then InvalidInput when `checkpoint` lies before it.
+        it is not at `expected`, then InvalidInput when `checkpoint` lies before it. `moves` are checkpoints of further views that move
+        in the same transaction, each refused likewise.
         """
         ...
 
@@ -79,8 +90,9 @@ class Views(Protocol):
     def close(self) -> None: ...
 
 
-def check_move(view: str, checkpoint: int, expected: int, actual: int, token: int | None, newest_token: int) -> None:
-    """LeaseLost, ViewMoved or InvalidInput for a write that a view at `actual`, last written under `newest_token`, must refuse."""
+def check_move(move: Move, actual: int, newest_token: int) -> None:
+    """LeaseLost, ViewMoved or InvalidInput for what a view at `actual`, last written under `newest_token`, must refuse."""
+    view, checkpoint, expected, token = move
     if token is not None and token < newest_token:
         raise LeaseLost(lease=view, token=token, newest_token=newest_token)
     if actual != expected:
@@ -125,10 +137,12 @@ class MemoryViews:
         expected: int,
         also: Mapping[str, Rows] | None = None,
         token: int | None = None,
+        moves: Sequence[Move] = (),
     ) -> None:
         with self._lock:
-            newest = self._tokens.get(view, 0)
-            check_move(view, checkpoint, expected, self._checkpoints.get(view, 0), token, newest)
+            together = (Move(view, checkpoint, expected, token), *moves)
+            for move in together:
+                check_move(move, self._checkpoints.get(move.view, 0), self._tokens.get(move.view, 0))
             for name, changed in {**(also or {}), view: rows}.items():
                 kept = self._rows.setdefault(name, {})
                 for key, value in changed.items():
@@ -136,8 +150,9 @@ class MemoryViews:
                         kept.pop(key, None)
                     else:
                         kept[key] = bytes(value)
-            self._checkpoints[view] = checkpoint
-            self._tokens[view] = max(newest, token or 0)
+            for move in together:
+                self._checkpoints[move.view] = move.checkpoint
+                self._tokens[move.view] = max(self._tokens.get(move.view, 0), move.token or 0)
 
     def drop(self, *views: str) -> None:
         with self._lock:
@@ -277,17 +292,24 @@ class SqliteViews:
         expected: int,
         also: Mapping[str, Rows] | None = None,
         token: int | None = None,
+        moves: Sequence[Move] = (),
     ) -> None:
         with self._transaction() as db:
-            actual, newest = _kept(db, view)
-            check_move(view, checkpoint, expected, actual, token, newest)
+            together = (Move(view, checkpoint, expected, token), *moves)
+            newest = []
+            for move in together:
+                actual, newest_token = _kept(db, move.view)
+                check_move(move, actual, newest_token)
+                newest.append(newest_token)
             for name, changed in {**(also or {}), view: rows}.items():
                 gone = [(name, key) for key, value in changed.items() if value is None]
                 kept = [(name, key, value) for key, value in changed.items() if value is not None]
                 db.executemany("DELETE FROM rows WHERE view = ? AND key = ?", gone)
                 db.executemany("INSERT INTO rows VALUES (?, ?, ?) ON CONFLICT (view, key) DO UPDATE SET value = excluded.value", kept)
-            if checkpoint != expected or (token or 0) > newest:
-                db.execute("INSERT OR REPLACE INTO checkpoints VALUES (?, ?, ?)", (view, checkpoint, max(newest, token or 0)))
+            for move, newest_token in zip(together, newest, strict=True):
+                if move.checkpoint != move.expected or (move.token or 0) > newest_token:
+                    kept_as = (move.view, move.checkpoint, max(newest_token, move.token or 0))
+                    db.execute("INSERT OR REPLACE INTO checkpoints VALUES (?, ?, ?)", kept_as)
 
     def drop(self, *views: str) -> None:
         with self._transaction() as db:

@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import Any, Final, TypeVar
 
 from postsale.errors import StoreUnavailable
-from postsale.projections.views import Rows, ViewInfo, check_move
+from postsale.projections.views import Move, Rows, ViewInfo, check_move
 from postsale.projections.views_postgres_schema import LAYOUT, projector_role, tables_sql, views_schema
 from postsale.store.postgres_link import Connection, Error, Patience, Script, lost
 from postsale.store.postgres_schema import DEFAULT_SCHEMA, check_schema
@@ -199,15 +199,18 @@ class PostgresViews:
         expected: int,
         also: Mapping[str, Rows] | None = None,
         token: int | None = None,
+        moves: Sequence[Move] = (),
     ) -> None:
+        together = (Move(view, checkpoint, expected, token), *moves)
         # In one order everywhere, so that two writers of the same rows do not wait for each other in a circle.
         changed = sorted((name, key, value) for name, its in {**(also or {}), view: rows}.items() for key, value in its.items())
         gone = [(name, key) for name, key, value in changed if value is None]
         kept = [(name, key, bytes(value)) for name, key, value in changed if value is not None]
 
         def work(db: Connection, script: Script) -> None:
-            ((actual, newest),) = self._locked(db, script, [view])
-            check_move(view, checkpoint, expected, actual, token, newest)
+            found = self._locked(db, script, [move.view for move in together])
+            for move, (actual, newest) in zip(together, found, strict=True):
+                check_move(move, actual, newest)
             if kept:
                 db.execute(
                     f"INSERT INTO {self._v}.rows (view, key, value) SELECT * FROM unnest(%s::text[], %s::text[], %b::bytea[])"
@@ -221,9 +224,10 @@ class PostgresViews:
                     " WHERE r.view = g.view AND r.key = g.key",
                     *map(list, zip(*gone, strict=True)),
                 )
-            if checkpoint != expected or (token or 0) > newest:
-                moved = (checkpoint, max(newest, token or 0), view)
-                end.add(f"UPDATE {self._v}.checkpoints SET position = %s, token = %s WHERE view = %s", *moved)
+            for move, (_, newest) in zip(together, found, strict=True):
+                if move.checkpoint != move.expected or (move.token or 0) > newest:
+                    moved = (move.checkpoint, max(newest, move.token or 0), move.view)
+                    end.add(f"UPDATE {self._v}.checkpoints SET position = %s, token = %s WHERE view = %s", *moved)
             end.add("COMMIT")
             end.run(db)
 

@@ -1,4 +1,5 @@
-"""The log: the contract, the stores that keep it, verification, checkpoints and proofs. Keeps bytes; knows no kind of event. Imports events and errors."""
+"""The log: the contract, the stores that keep it, verification, checkpoints and proofs. Keeps bytes; knows no kind of event but
+the one that carries other libraries' events. Imports events and errors."""
 
 from __future__ import annotations
 
@@ -42,6 +43,7 @@ from postsale.store.inclusion import CheckedProof, EventProof, check_proof, prov
 from postsale.store.leases import Lease, Leases
 from postsale.store.memory import MemoryStore
 from postsale.store.notes import Note, VerifierKey
+from postsale.store.opaque import OpaqueEvent
 from postsale.store.postgres_schema import DEFAULT_SCHEMA
 from postsale.store.proofs import Tree, verify_consistency, verify_inclusion
 from postsale.store.quarantine import MemoryQuarantine, SQLiteQuarantine
@@ -74,6 +76,7 @@ __all__ = [
     "MemoryStore",
     "NoneSince",
     "Note",
+    "OpaqueEvent",
     "Outcome",
     "Page",
     "Quarantine",

@@ -63,10 +63,11 @@ class Reads:
             yield db
 
     def _ask(self, tenant: str | None, sql: str, *values: Any) -> list[Any]:
-        """The rows of one statement."""
+        """The rows of one statement, in one round trip."""
         found: list[Any] = []
         script = Script()
         script.add(sql, *values, take=found.extend)
+        script.add("COMMIT")  # else giving the connection back would ask the server once more
         with self._reading(tenant, script):
             return found
 
@@ -241,8 +242,11 @@ class Reads:
                 f"SELECT e.* FROM {self._named_streams()} CROSS JOIN LATERAL (SELECT {COLUMNS} FROM {self._link.schema}.events"
                 " WHERE lane = 1 AND stream = s.no ORDER BY version DESC LIMIT 1) e"
             )
-            with self._reading(tenant) as db:
-                newest |= {event.stream: event for event in self._decoded(db, _binary(db, sql, names))}
+            found: list[Any] = []
+            script = Script()
+            script.add(sql, *names, take=found.extend)  # with the opening in one round trip: few rows, and asked before every write
+            with self._reading(tenant, script) as db:
+                newest |= {event.stream: event for event in self._decoded(db, found)}
         return [newest.get(stream) for stream in streams]
 
     def versions(self, streams: Sequence[StreamId]) -> list[int]:

@@ -4,8 +4,8 @@
         def construct_recorder(self) -> ApplicationRecorder:
             return StoreRecorder(store)
 
-Needs the extra `eventsourcing`; importing this module without it raises MissingExtra. The one module of the store that declares a
-kind of event, so that every reader of the log can decode what came in here. Imports events, errors, the contract, `eventsourcing`.
+Needs the extra `eventsourcing`; importing this module without it raises MissingExtra. Imports opaque,
+events, errors, the contract, `eventsourcing`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from base64 import b64decode, b64encode
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from itertools import islice
-from typing import Any, ClassVar, Final, Literal
+from typing import Any, Final, Literal
 from uuid import UUID
 
 from postsale.errors import (
@@ -31,9 +31,7 @@ from postsale.errors import (
 from postsale.events import (
     Actor,
     Clock,
-    Event,
     Header,
-    Int,
     Lane,
     NewEvent,
     StoredEvent,
@@ -45,6 +43,7 @@ from postsale.events import (
     schema_digest,
 )
 from postsale.store.contract import Query, Store, Submission
+from postsale.store.opaque import OpaqueEvent
 from postsale.store.subscriptions import Subscription
 
 try:
@@ -59,19 +58,6 @@ CATEGORY: Final = "events"
 _PAGE: Final = 500  # notifications that a subscription holds at once
 _HEADER: Final = Header(actor=Actor("system", "eventsourcing")).to_bytes()
 _TAKEN: Final = "another event holds this version of its originator, or versions do not follow one another"
-
-
-class OpaqueEvent(Event):
-    """An event of an `eventsourcing` application as its mapper made it: nothing in it is looked into, imported or sealed.
-
-    `originator` says what the stream's id was to the application: a UUID or a text. `state` is base64, whatever it holds.
-    """
-
-    wire_name: ClassVar[str] = "eventsourcing/event-stored@1"
-    originator: Literal["uuid", "text"]
-    originator_version: Int
-    topic: str
-    state: str
 
 
 class StoreRecorder(upstream.ApplicationRecorder):

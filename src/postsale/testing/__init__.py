@@ -19,7 +19,7 @@ from postsale.testing.engine_stage import Site, Stage  # noqa: E402
 from postsale.testing.evolution import assert_schemas_kept, upcasted  # noqa: E402
 from postsale.testing.given import given  # noqa: E402
 from postsale.testing.network import no_network  # noqa: E402
-from postsale.testing.parity import assert_parity, random_facts  # noqa: E402
+from postsale.testing.parity import assert_parity, random_facts, random_ids  # noqa: E402
 from postsale.testing.scenario import Scenario, asked, consent, decision, effect  # noqa: E402
 from postsale.testing.store_building import Events  # noqa: E402
 from postsale.testing.store_contract import StoreContract  # noqa: E402
@@ -48,5 +48,6 @@ __all__ = [
     "given",
     "no_network",
     "random_facts",
+    "random_ids",
     "upcasted",
 ]

@@ -13,7 +13,7 @@ from postsale.aggregates.identity import ExternalId
 from postsale.aggregates.signals import Signal
 from postsale.app import PostSale
 from postsale.events import ManualClock, from_us, to_us
-from postsale.projections import Features, FeatureValues, Fold, MemoryViews, Runner
+from postsale.projections import Features, FeatureValues, Fold, Kin, MemoryViews, Runner
 
 _TENANT: Final = "test"
 _SHARES: Final = 3
@@ -59,7 +59,9 @@ class Given:
         clock = ManualClock(0)
         with PostSale.open("memory:", clock=clock) as ps:
             tenant, fold = ps.tenant(_TENANT), Fold(self._features)
-            runner = Runner(ps.log.store, MemoryViews(), fold, partitions=_SHARES, clock=clock)
+            views = MemoryViews()
+            kin = Kin(ps.log.store, views, ps.log.vault)
+            runner = Runner(ps.log.store, views, fold, partitions=_SHARES, clock=clock, kin=kin)
             for customer, signal in self._events:
                 clock.move_to(max(clock.now_us(), to_us(signal.occurred_at)))
                 for _ in range(2):
@@ -67,9 +69,9 @@ class Given:
                 runner.catch_up()
             names, found = tenant.names(), {}
             for ref, name in names.items():
-                state = runner.kept(tenant.customer(name).fact_streams).state
-                if fold.newest_us(state) is not None:
-                    found[names[ref]] = fold.finish(state, at_us)
+                state, _, related = runner.kept(tenant.customer(name).fact_streams)
+                if fold.newest_us(state) is not None or (related is not None and related.newest_us is not None):
+                    found[names[ref]] = fold.finish(state, at_us, related)
             return found
 
 

@@ -45,6 +45,7 @@ class Undo:
 
     tool: str  # name@version
     arguments: Mapping[str, str | int | bool]
+    within_s: float | None = None  # after the effect it can be taken back for so long; None: for ever
 
     def of(self, arguments: Mapping[str, Any], *, receipt: str, intent_id: str) -> dict[str, Any]:
         """The arguments that take back one effect. Pure. KeyError for an argument that the effect was not given."""
@@ -86,6 +87,7 @@ class Tool(ABC):
     output: ClassVar[type[BaseModel]] = Receipt
     risk_tier: ClassVar[RiskTier] = "medium"  # how bad a wrong effect is
     undo: ClassVar[Undo | None] = None  # None: it cannot be taken back
+    by_hand: ClassVar[str] = ""  # what a person does where the software cannot take it back; a sentence
 
     sandbox: ClassVar[bool] = False  # True: nothing leaves the building
     timeout_s: ClassVar[float] = 30.0
@@ -112,7 +114,7 @@ class Tool(ABC):
     @cached_property
     def ref(self) -> ToolRef:
         """The contract by name, kind and digest; computed once, because schemas take long to make."""
-        return ToolRef(f"{self.name}@{self.version}", self.kind, contract_digest(self))
+        return ToolRef(f"{self.name}@{self.version}", self.kind, contract_digest(self), self.risk_tier)
 
 
 def contract_digest(tool: Tool) -> str:
@@ -128,6 +130,8 @@ def contract_digest(tool: Tool) -> str:
         contract["risk_tier"] = tool.risk_tier
     if tool.undo is not None:
         contract["undo"] = {"tool": tool.undo.tool, "arguments": dict(tool.undo.arguments)}
+        if tool.undo.within_s is not None:
+            contract["undo"]["within_s"] = repr(float(tool.undo.within_s))
     return hashlib.sha256(canonical(contract)).hexdigest()
 
 
@@ -159,6 +163,8 @@ def check_tool(tool: Tool) -> None:
 def _check_undo(what: str, tool: Tool, undo: Undo) -> None:
     if not _NAMED.match(undo.tool):
         raise BadDeclaration(what=what, reason="undo names a tool as name@version")
+    if undo.within_s is not None and undo.within_s <= 0:
+        raise BadDeclaration(what=what, reason="undo's within_s > 0, or None")
     for name, value in undo.arguments.items():
         if not isinstance(value, str) or not value.startswith("$") or value in ("$receipt", "$intent"):
             continue

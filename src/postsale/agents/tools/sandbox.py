@@ -133,6 +133,7 @@ class SendEmail(SandboxTool):
     """A message to the customer."""
 
     name, version, kind, input = "email.send", 1, "queryable", Email
+    by_hand = "A message cannot be called back: write to the customer that it was sent in error."
 
 
 class Credit(ToolModel):
@@ -181,7 +182,7 @@ def shipped(ledger: Ledger) -> tuple[SandboxTool, ...]:
     return (CreateTask(ledger), CloseTask(ledger), SendEmail(ledger), OfferCredit(ledger), WithdrawCredit(ledger))
 
 
-_COPIED = ("name", "version", "kind", "input", "output", "risk_tier", "undo", "timeout_s", "max_attempts", "backoff_s")
+_COPIED = ("name", "version", "kind", "input", "output", "risk_tier", "undo", "by_hand", "timeout_s", "max_attempts", "backoff_s")
 
 
 def sandbox_of(tool: Tool, ledger: Ledger) -> SandboxTool:
