@@ -181,7 +181,7 @@ def _full(m: Measure) -> None:
     if m.excluded:
         out.print(f"  left out    {escape(_excluded(m))}")
     if m.interval is not None:
-        out.print(f"  interval    {_interval(m)} [dim]{round(100 * m.interval.level)} %, {escape(m.interval.source)}[/]")
+        out.print(f"  interval    {_interval(m)}, of {round(100 * m.interval.level)} %: [dim]{escape(m.interval.source)}[/]")
     if m.note:
         out.print(f"  note        {escape(m.note)}")
     times = m.frame.to_dict()

@@ -71,3 +71,7 @@ def test_a_ratio_is_resampled_in_the_same_way_every_time_and_agrees_with_the_lin
     assert "linearised" in many.source
     assert few.high - few.low == pytest.approx((many.high - many.low) * 2**0.5, rel=0.1)
     assert ratio_interval([1, 2], [2, 2]) is None
+
+
+def test_where_all_customers_have_the_same_ratio_no_interval_claims_certainty() -> None:
+    assert ratio_interval([3, 7, 9, 20, 1], [3, 7, 9, 20, 1]) is None

@@ -39,9 +39,10 @@ def wilson(hits: int, n: int) -> Interval | None:
 
 
 def ratio_interval(parts: Sequence[int], wholes: Sequence[int]) -> Interval | None:
-    """Of sum(parts) / sum(wholes) over customers; None below five of them."""
+    """Of sum(parts) / sum(wholes) over customers; None below five of them, and where all have the same ratio: of what was never seen it
+    knows nothing, and an interval without width would claim certainty."""
     n, whole = len(wholes), sum(wholes)
-    if n < _FEW or not whole:
+    if n < _FEW or not whole or all(p * whole == w * sum(parts) for p, w in zip(parts, wholes, strict=True)):
         return None
     ratio = sum(parts) / whole
     if n > _MANY:
