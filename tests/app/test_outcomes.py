@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from postsale import PostSale, foreign
+from postsale.agents import Agent
 from postsale.aggregates.signals import (
     AdvocacyGiven,
     SubscriptionChanged,
@@ -20,7 +21,8 @@ from postsale.app.outcomes import Outcomes
 from postsale.errors import InvalidInput
 from postsale.events import ManualClock
 
-from .support import ANNA, Where, opened
+from .support import ANNA, Where, failed, opened
+from .test_agents import Mailer, policy
 
 START, END = datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 4, 1, tzinfo=UTC)
 SOON = END + timedelta(seconds=1)  # each record is a microsecond after the last one, while the clock stands
@@ -124,3 +126,24 @@ def test_a_measure_of_several_currencies_is_asked_for_by_currency(where: Where) 
         with pytest.raises(InvalidInput, match="EUR, USD; say which"):
             found.measure("grr")
         assert found.measure("grr", "USD").currency == "USD"
+
+
+def test_triggers_decisions_and_effects_of_an_agent_become_coverage_and_time_to_response(where: Where) -> None:
+    """One of two customers consents and is written to; of the other one the agent decides to do nothing, which is a disposition and no action."""
+    clock, mailer = ManualClock(START + timedelta(days=1)), Mailer()
+    with opened(where, clock=clock, agents=[Agent(policy())], tools=[mailer], sandbox=False) as ps:
+        acme = ps.tenant("acme")
+        acme.agent("mailer").act(reason="test", by=ANNA)
+        for name in "ab":
+            acme.record(name, failed(f"f-{name}", START + timedelta(days=1)))
+        acme.consent("a", "email", "service", evidence="form")
+        ps.run_once()
+        clock.move_to(LATER)
+        found = read(ps)
+        assert len(mailer.sent) == 1
+        triggers, accounts = found.measure("coverage-triggers"), found.measure("coverage-at-risk-accounts")
+        assert (triggers.numerator, triggers.denominator) == (2, 2)
+        assert (accounts.numerator, accounts.denominator) == (1, 2)
+        assert found.measure("time-to-response").numerator == 1
+        nothing = read(ps, conditions={"mailer/none"})
+        assert nothing.measure("time-to-response").n == 0

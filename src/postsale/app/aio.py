@@ -6,8 +6,8 @@ Holds no state of its own: `AsyncPostSale` wraps a `PostSale`, which is safe to 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -231,9 +231,21 @@ class AsyncTenant:
         known_at: datetime | None = None,
         knowledge: Knowledge = "recorded",
         rates: Rates | None = None,
+        conditions: Collection[str] | None = None,
+        reply_within: timedelta | None = None,
     ) -> Outcomes:
         """See `Tenant.outcomes`."""
-        return await asyncio.to_thread(self.sync.outcomes, start, end, as_of=as_of, known_at=known_at, knowledge=knowledge, rates=rates)
+        return await asyncio.to_thread(
+            self.sync.outcomes,
+            start,
+            end,
+            as_of=as_of,
+            known_at=known_at,
+            knowledge=knowledge,
+            rates=rates,
+            conditions=conditions,
+            reply_within=reply_within,
+        )
 
     async def approvals(self, *, as_of: datetime | None = None, known_at: datetime | None = None) -> list[Decision]:
         """See `Tenant.approvals`."""

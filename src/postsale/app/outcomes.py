@@ -5,13 +5,13 @@ Memory grows with customers and with what their histories keep, not with usage.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
 from postsale.aggregates.identity import CUSTOMERS
-from postsale.app.health import membership
+from postsale.app.health import Membership, membership
 from postsale.app.training import claimed_us
 from postsale.errors import InvalidInput
 from postsale.events import Lane, StreamId, from_us, to_us
@@ -19,6 +19,7 @@ from postsale.projections import outcomes as o
 from postsale.projections.features import Features
 from postsale.projections.fold import FeatureValues, Fold, State, fact_of
 from postsale.projections.outcomes.renewals import due_in
+from postsale.projections.outcomes.response import KINDS as RESPONSE
 from postsale.projections.outcomes.revenue import month_starts, readable
 from postsale.projections.runner import CATEGORIES
 from postsale.projections.training import Knowledge
@@ -26,7 +27,7 @@ from postsale.store.contract import Query
 from postsale.store.log import Log
 
 MONTHS: Final = 12
-_DECLARED: Final[tuple[type[Features], ...]] = (o.Revenue, o.Onboarding, o.Adoption, o.Advocacy, o.Answers)
+_DECLARED: Final[tuple[type[Features], ...]] = (o.Revenue, o.Onboarding, o.Adoption, o.Advocacy, o.Answers, o.Support)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +78,19 @@ def frame_of(log: Log, start: datetime, end: datetime, as_of: datetime | None, k
     )
 
 
-def outcomes_of(log: Log, tenant: str, frame: o.Frame, rates: o.Rates | None = None) -> Outcomes:
+def outcomes_of(
+    log: Log,
+    tenant: str,
+    frame: o.Frame,
+    *,
+    rates: o.Rates | None = None,
+    conditions: Collection[str] | None = None,
+    reply_within_us: int | None = None,
+) -> Outcomes:
     """Every outcome of the period. Raises what an unreadable event raises."""
-    values = _values(log, tenant, frame)
+    known_us = None if frame.knowledge == "claimed" else to_us(frame.known_at)
+    members = membership(log, tenant, None, known_us)
+    values = _values(log, tenant, frame, members)
     books = [o.Book.of(ref, v) for ref, v in values[o.Revenue].items()]
     good, _ = readable(books, rates)
     calls = o.renewals(books, frame)
@@ -93,12 +104,28 @@ def outcomes_of(log: Log, tenant: str, frame: o.Frame, rates: o.Rates | None = N
         *o.adoption(values[o.Adoption], frame),
         *o.surveys(values[o.Answers], frame),
         *o.referrals(values[o.Advocacy], frame),
+        *o.response(_happened(log, tenant, frame, members), frame, conditions),
+        *o.tickets(values[o.Support], frame, reply_within_us),
     ]
     history = o.mrr_history(good, month_starts(frame, MONTHS))
     return Outcomes(frame, tuple(measures), tuple(history), tuple(o.movements(good, frame)), tuple(calls))
 
 
-def _values(log: Log, tenant: str, frame: o.Frame) -> Mapping[type[Features], dict[str, FeatureValues]]:
+def _happened(log: Log, tenant: str, frame: o.Frame, members: Membership) -> list[o.Happened]:
+    """What agents and people did, by the account that it belongs to. Nobody claims when a decision was known: it is as recorded."""
+    whole = {part.id: stream.id for stream, parts in members.joined.items() for part in parts if part.category == CUSTOMERS}
+    query = Query(
+        tenant=tenant, category=CUSTOMERS, lane=Lane.DECISION, kinds=RESPONSE, as_of_us=frame.as_of_us, known_at_us=to_us(frame.known_at)
+    )
+    found = []
+    for event in log.events(query):
+        stored = event.stored
+        ref = whole.get(stored.stream.id, stored.stream.id)
+        found.append(o.Happened(ref, stored.occurred_at_us, stored.position, stored.event_id, event.data))
+    return found
+
+
+def _values(log: Log, tenant: str, frame: o.Frame, members: Membership) -> Mapping[type[Features], dict[str, FeatureValues]]:
     """Finished values by declaration and reference, of every customer with a fact that any of them reads: all folded in one pass."""
     claimed = frame.knowledge == "claimed"
     known_us = to_us(frame.known_at)
@@ -117,7 +144,6 @@ def _values(log: Log, tenant: str, frame: o.Frame) -> Mapping[type[Features], di
         for (fold, upto_us), state in zip(folds, own, strict=True):
             if fact.kind in fold.kinds and fact.occurred_at_us <= upto_us:
                 fold.add(state, fact)
-    members = membership(log, tenant, None, None if claimed else known_us)
     customers = {stream for stream in states if stream.category == CUSTOMERS} | members.joined.keys()
     found: dict[type[Features], dict[str, FeatureValues]] = {features: {} for features in _DECLARED}
     for stream in sorted(customers - members.merged):

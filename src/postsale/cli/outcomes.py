@@ -230,7 +230,7 @@ def _figure(value: float, unit: str) -> str:
         return "open"
     if unit == "ratio":
         return f"{100 * value:.1f} %"
-    return f"{value:,.1f} {unit}" if unit == "days" else f"{value:,.2f}"
+    return f"{value:,.1f} {unit}" if unit in {"days", "hours"} else f"{value:,.2f}"
 
 
 def _excluded(m: Measure) -> str:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from postsale.projections import Features
-from postsale.projections.outcomes.declared import Adoption, Advocacy, Answers, Onboarding, Revenue
+from postsale.projections.outcomes.declared import Adoption, Advocacy, Answers, Onboarding, Revenue, Support
 from postsale.testing.parity import assert_parity
 
 
-@pytest.mark.parametrize("features", [Revenue, Onboarding, Adoption, Advocacy, Answers], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("features", [Revenue, Onboarding, Adoption, Advocacy, Answers, Support], ids=lambda f: f.__name__)
 def test_every_way_of_computing_them_agrees(features: type[Features]) -> None:
     assert_parity(features)

@@ -5,9 +5,10 @@
 """
 
 from postsale.projections.outcomes.books import Book, Standing
-from postsale.projections.outcomes.declared import Adoption, Advocacy, Answers, Onboarding, Revenue
+from postsale.projections.outcomes.declared import Adoption, Advocacy, Answers, Onboarding, Revenue, Support
 from postsale.projections.outcomes.measure import Frame, Interval, Measure, Rates
 from postsale.projections.outcomes.renewals import Renewal, hit_rates, renewal_rate, renewals
+from postsale.projections.outcomes.response import Episode, Happened, episodes, response, tickets
 from postsale.projections.outcomes.revenue import Movements, MrrPoint, logo_churn, movements, mrr_history, retention
 from postsale.projections.outcomes.using import adoption, onboarding, referrals, surveys
 
@@ -16,7 +17,9 @@ __all__ = [
     "Advocacy",
     "Answers",
     "Book",
+    "Episode",
     "Frame",
+    "Happened",
     "Interval",
     "Measure",
     "Movements",
@@ -26,7 +29,9 @@ __all__ = [
     "Renewal",
     "Revenue",
     "Standing",
+    "Support",
     "adoption",
+    "episodes",
     "hit_rates",
     "logo_churn",
     "movements",
@@ -35,6 +40,8 @@ __all__ = [
     "referrals",
     "renewal_rate",
     "renewals",
+    "response",
     "retention",
     "surveys",
+    "tickets",
 ]

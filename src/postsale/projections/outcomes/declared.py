@@ -1,4 +1,4 @@
-"""The shipped declarations behind outcomes, one customer each: revenue and contracts, onboarding, adoption, advocacy, answers.
+"""The shipped declarations behind outcomes, one customer each: revenue and contracts, onboarding, adoption, support, advocacy, answers.
 
 Plain features: they run live, over all history and as training rows. What they say about a period or a tenant is in the modules
 beside this one. Imports signals and features.
@@ -38,13 +38,17 @@ from postsale.aggregates.signals import (
     SubscriptionStarted,
     SurveyAnswered,
     SurveyRevised,
+    TicketOpened,
+    TicketReopened,
+    TicketReplied,
+    TicketSolved,
     UsageObserved,
     UserLoggedIn,
 )
 from postsale.events import DAY_US
 from postsale.projections.algebra import Moment
 from postsale.projections.derived import derived
-from postsale.projections.features import Features, count, days, distinct, first_seen, history, last_seen, latest, maximum, total
+from postsale.projections.features import Features, count, days, distinct, first_seen, history, last_seen, latest, maximum, minimum, total
 
 _TERMS: Final = (SubscriptionStarted, SubscriptionChanged, SubscriptionResumed, CancellationWithdrawn)
 _STATED: Final = (*_TERMS, SubscriptionPaused, SubscriptionEnded)
@@ -213,6 +217,17 @@ class Advocacy(Features, version=1, owner="postsale"):
     @derived(unit="referrals", description="converted, and not withdrawn")
     def converted(converted_at: Mapping[str, int], withdrawn_at: Mapping[str, int]) -> int:
         return len(converted_at.keys() - withdrawn_at.keys())
+
+
+class Support(Features, version=1, owner="postsale"):
+    """Tickets by number: when they were opened, first answered in public, and last solved."""
+
+    opened_at = first_seen(TicketOpened, by=lambda e: e.ticket_id)
+    replied_at = first_seen(TicketReplied, by=lambda e: e.ticket_id)
+    reply_min = minimum(TicketReplied, lambda e: e.after_min, by=lambda e: e.ticket_id, unit="minutes")
+    solved_reply_min = minimum(TicketSolved, lambda e: e.first_reply_min, by=lambda e: e.ticket_id, unit="minutes")
+    solved_at = last_seen(TicketSolved, by=lambda e: e.ticket_id)
+    reopened_at = last_seen(TicketReopened, by=lambda e: e.ticket_id)
 
 
 class Answers(Features, version=1, owner="postsale"):

@@ -5,6 +5,7 @@ No arithmetic of outcomes here. Imports events and errors only.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime
@@ -61,12 +62,12 @@ class Interval:
     """Where the value would lie in `level` of like populations, each customer (or answer) counting as one independent draw."""
 
     low: float
-    high: float
+    high: float  # infinite where it is open, as of a median that may never be reached
     level: float
     source: str  # the method, with its reference
 
     def to_dict(self) -> dict[str, Any]:
-        return {"low": self.low, "high": self.high, "level": self.level, "source": self.source}
+        return {"low": self.low, "high": None if self.high == math.inf else self.high, "level": self.level, "source": self.source}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from statistics import median
-from typing import Final
+from typing import Final, Literal
 
 from postsale.events import DAY_US, iso
 from postsale.projections.fold import FeatureValues
@@ -22,18 +22,26 @@ SATISFIED: Final = 750_000
 Customers = Mapping[str, FeatureValues]
 
 
-def median_measure(name: str, waits: Sequence[tuple[int, bool]], frame: Frame, population: str, excluded: Mapping[str, int]) -> Measure:
-    """The Kaplan-Meier median in days of times in microseconds; who has not got there counts as waiting for that long."""
-    found = median_time(waits)
+def median_measure(
+    name: str,
+    waits: Sequence[tuple[int, bool]],
+    frame: Frame,
+    population: str,
+    excluded: Mapping[str, int],
+    *,
+    unit: Literal["hours", "days"] = "days",
+) -> Measure:
+    """The Kaplan-Meier median of times in microseconds; who has not got there counts as waiting for that long."""
+    found, per = median_time(waits), DAY_US if unit == "days" else DAY_US // 24
     there = sum(happened for _, happened in waits)
     interval = None
     if found.median is not None and found.low is not None:
-        high = float("inf") if found.high is None else found.high / DAY_US
-        interval = Interval(found.low / DAY_US, high, LEVEL, "Kaplan-Meier, log-log limits (Brookmeyer and Crowley)")
+        high = float("inf") if found.high is None else round(found.high / per, 6)
+        interval = Interval(round(found.low / per, 6), high, LEVEL, "Kaplan-Meier, log-log limits (Brookmeyer and Crowley)")
     return Measure(
         name=name,
-        value=None if found.median is None else round(found.median / DAY_US, 6),
-        unit="days",
+        value=None if found.median is None else round(found.median / per, 6),
+        unit=unit,
         population=population,
         n=len(waits),
         numerator=there,
