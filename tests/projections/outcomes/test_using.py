@@ -82,9 +82,9 @@ def test_breadth_depth_stickiness_and_utilisation_by_hand() -> None:
 
 
 def test_nps_and_csat_by_hand_where_a_revised_answer_replaces() -> None:
-    """NPS: 10, 9, 8, 3 and a 2 revised to 9: promoters 3, detractors 1 of 5: 40. CSAT 1 to 5: 5, 4, 3; a 1 of 0 to 1: 3 of 4."""
+    """NPS: 10, 9, 7, 6 and a 2 revised to 9: promoters 3, detractors 1 of 5: 40. CSAT 1 to 5: 5, 4, 3; a 1 of 0 to 1: 3 of 4."""
     c = Customer()
-    for n, score in enumerate((10, 9, 8, 3)):
+    for n, score in enumerate((10, 9, 7, 6)):
         c.on(n, SurveyAnswered, survey="nps", score=score, response=f"r{n}")
     c.on(5, SurveyAnswered, survey="nps", score=2, response="again").on(20, SurveyRevised, survey="nps", score=9, response="again")
     c.on(6, SurveyAnswered, survey="nps", score=5, scale_max=5)  # not on the scale of an NPS
