@@ -181,7 +181,7 @@ class Steps:
         done = []
         for part in merged:
             done.append((yield from self._settle(part)))  # what they had open still needs its end
-        raised, customer = yield from self._watch(customer, cause, since_us)
+        raised, customer = yield from self.watching(customer, cause, since_us)
         done.append((yield from self._settle(customer)))
         return Visited(
             raised,
@@ -258,13 +258,14 @@ class Steps:
 
         A live condition rises with time only when it was false at `since_us`: an imported history of troubles is no news.
         """
-        return alone(self.desk, self._watch(self.log.customer(stream), cause, since_us))[0]
+        return alone(self.desk, self.watching(self.log.customer(stream), cause, since_us))[0]
 
     def raises(self, fact: StoredEvent) -> bool:
         """Whether a fact of this origin can raise a trigger in this engine's world."""
         return Header.from_bytes(fact.header).origin in self._raising
 
-    def _watch(self, customer: CustomerAggregate, cause: StoredEvent | None, since_us: int | None) -> Work[tuple[int, CustomerAggregate]]:
+    def watching(self, customer: CustomerAggregate, cause: StoredEvent | None, since_us: int | None) -> Work[tuple[int, CustomerAggregate]]:
+        """`watch` as a work, from the customer just loaded; also returns the customer after it."""
         header = Header.from_bytes(cause.header) if cause is not None else None
         if header is not None and header.origin not in self._raising:
             return 0, customer
