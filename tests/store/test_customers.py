@@ -15,7 +15,7 @@ from tests.store.test_snapshots import NOON, Logs, logs, ops, play
 from postsale.access import FileVault
 from postsale.aggregates.customer import CustomerAggregate
 from postsale.aggregates.decisions import ConsentGiven, PlanReceived, RiskCaseOpened
-from postsale.aggregates.identity import customer_stream
+from postsale.aggregates.identity import StreamJoined, StreamParted, customer_stream
 from postsale.errors import KeyUnavailable, VersionConflict
 from postsale.events import ManualClock, StoredEvent, derive_id
 from postsale.store import MemoryStore, Query, SQLiteStore
@@ -58,10 +58,12 @@ class Broken(MemoryStore):
 
     broken = "c3"
     asked = 0
+    given = 0
 
     def read(self, query: Query) -> Generator[StoredEvent, None, None]:
         self.asked += 1
         for event in super().read(query):
+            self.given += 1
             yield event._replace(data=b"{") if event.stream.id == self.broken else event
 
 
@@ -80,6 +82,23 @@ def test_one_customer_that_cannot_be_read_is_no_others_trouble_and_many_are_one_
     store.broken = ""
     (third,) = logs.quick.customers([(streams[3], None)])
     assert isinstance(third, CustomerAggregate)
+
+
+def test_customers_that_have_snapshots_are_read_on_from_them() -> None:
+    clock = ManualClock(NOON)
+    store = Broken(clock=clock)
+    store.broken = ""
+    logs = Logs(store, clock)
+    streams = [customer_stream("acme", f"c{n}") for n in range(4)]
+    for n in range(40):
+        logs.fact(streams[n % 2])
+    for stream in streams:
+        logs.same(stream)
+    logs.fact(streams[1])
+    store.given = 0
+    found = logs.quick.customers([(stream, None) for stream in streams])
+    assert [in_order(x) for x in found if isinstance(x, CustomerAggregate)] == [in_order(logs.slow.customer(s)) for s in streams]
+    assert store.given < 41 + 10  # by `slow` all 41; by `quick` what is new, and the event that a snapshot is known by
 
 
 def test_appends_made_together_are_sealed_with_keys_of_one_call_and_refused_one_by_one(logs: Logs) -> None:
@@ -113,3 +132,16 @@ def test_nobody_gets_a_key_for_an_event_that_has_nothing_to_seal(logs: Logs) -> 
     with closing(FileVault.in_memory()):
         logs.quick.append_many([(((here, 0, draft),), ())])
     assert logs.vault.subjects("acme", ["c1"], create=False) == {}
+
+
+def test_streams_that_were_parted_since_a_state_was_held_count_no_more(logs: Logs) -> None:
+    here, there, other = (customer_stream("acme", f"c{n}") for n in range(3))
+    for stream in (here, there, other):
+        logs.fact(stream)
+    logs.decide(here, StreamJoined(category=there.category, id=there.id, why="merge"))
+    held = logs.slow.customer(here)
+    assert held.joined == (there,)
+    logs.decide(here, StreamParted(category=there.category, id=there.id, reason="r"))
+    for found, stream in zip(logs.slow.customers([(here, held), (other, logs.slow.customer(other))]), (here, other), strict=True):
+        assert isinstance(found, CustomerAggregate)
+        assert in_order(found) == in_order(logs.slow.customer(stream))

@@ -54,7 +54,7 @@ from postsale.aggregates.decisions import (
     UndoOrdered,
 )
 from postsale.errors import PostSaleError, UnknownDecision, UnknownEvent
-from postsale.events import Event, Lane, Origin, Recorded, StreamId, decode, derive_id
+from postsale.events import Event, Lane, Origin, Recorded, StoredEvent, StreamId, decode, derive_id
 from postsale.store.contract import Appended, Condition, Outcome, Query, StreamAt
 from postsale.store.leases import Lease
 from postsale.store.log import Cause, Draft, Log
@@ -257,7 +257,9 @@ class Desk:
 
     def decision(self, tenant: str, decision_id: UUID) -> Recorded[DecisionRecorded]:
         """A decision, unsealed where this desk may; UnknownDecision when there is none."""
-        stored = self.log.store.find(tenant, decision_id)
+        return self._decision(tenant, decision_id, self.log.store.find(tenant, decision_id))
+
+    def _decision(self, tenant: str, decision_id: UUID, stored: StoredEvent | None) -> Recorded[DecisionRecorded]:
         if stored is None or stored.wire_name != DecisionRecorded.wire_name:
             raise UnknownDecision(tenant=tenant, decision_id=str(decision_id))
         recorded = decode(stored, self._unseal)
@@ -268,7 +270,7 @@ class Desk:
         """What the outbox is to carry out: a decision, or an order to take an effect back. As `decision`."""
         stored = self.log.store.find(tenant, id_)
         if stored is None or stored.wire_name != UndoOrdered.wire_name:
-            decision = self.decision(tenant, id_)
+            decision = self._decision(tenant, id_, stored)
             return Recorded(decision.stored, decision.header, decision.data)
         recorded = decode(stored, self._unseal)
         assert isinstance(recorded.data, UndoOrdered)

@@ -138,6 +138,8 @@ class _Together(Generic[T]):
 
     def _fill(self) -> None:
         free = self._width - len(self._ready) - len(self._calling) - len(self._queue)
+        if free < self._width // 4 and (self._ready or self._calling):
+            return  # works that begin together share their first read
         for work in islice(self._works, free):
             self._ready.append((_Running(self._begun, work), None))
             self._begun += 1
