@@ -18,7 +18,7 @@ from typing import Any, Final, Self, TypeVar
 from uuid import UUID
 
 from postsale.agents.engines.engine import Attended
-from postsale.agents.engines.engine import Visit as Visited
+from postsale.agents.engines.engine import Visit as ToVisit
 from postsale.agents.engines.steps import Steps
 from postsale.errors import EngineUnavailable, MissingExtra, PostSaleError
 from postsale.events import SECOND_US, StoredEvent, StreamId
@@ -106,7 +106,7 @@ class TemporalEngine:
         self._link.run(call())
         return Attended()
 
-    def attend_many(self, visits: Iterable[Visited]) -> Iterator[tuple[Visited, Attended | Exception]]:
+    def attend_many(self, visits: Iterable[ToVisit]) -> Iterator[tuple[ToVisit, Attended | Exception]]:
         """As `attend`, one after another: a call is short, and what follows is done by workers."""
         for visit in visits:
             try:
