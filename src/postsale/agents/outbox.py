@@ -75,7 +75,10 @@ class Outbox:
     def _due_us(self, tenant: str, effect: Effect) -> float:
         due_us = effect_due_us(effect, self._abandoned_us)
         tool = self._toolbox.get(effect.intent.tool) if due_us <= self._desk.now_us() else None
-        return due_us if tool is None else max(due_us, self.gate.next_us(tenant, tool, retry=effect.attempt > 0))
+        if tool is None:
+            return due_us
+        again = effect.attempt > 0
+        return max(due_us, self.gate.next_us(tenant, tool, retry=again, requests=_requests(tool, again)))
 
     def dispatch(self, stream: StreamId, customer: CustomerAggregate | None = None) -> Dispatched:
         """Let every due effect of this customer leave once. Raises ToolUnreachable where none may; a tool's fault is an event."""
@@ -163,8 +166,7 @@ class Outbox:
         def admitted(attempt: int) -> bool:
             if not asked and tool is not None:
                 again = attempt > 1
-                requests = 2 if again and tool.kind == "queryable" else 1
-                asked.append(self.gate.admit(tenant, tool, retry=again, requests=requests) is None)
+                asked.append(self.gate.admit(tenant, tool, retry=again, requests=_requests(tool, again)) is None)
             return asked[0]
 
         return admitted
@@ -296,6 +298,11 @@ class Outbox:
             origin=self._desk.origin,
         )
         return Change((self._desk.draft(event, derive_id(intent_id, step, attempt), cause),))
+
+
+def _requests(tool: Tool, again: bool) -> int:
+    """How many requests one sending may take: a queryable tool is asked first, from the second time on."""
+    return 2 if again and tool.kind == "queryable" else 1
 
 
 def _forgotten(tool: Tool, effect: Effect, now_us: int) -> bool:
