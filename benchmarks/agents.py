@@ -301,7 +301,7 @@ def from_trigger_to_effect(folder: Path, offsets_s: Sequence[float], server: Ser
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
-    chosen = options(__doc__, argv, size=1_000, rounds=1)
+    chosen = options(__doc__, argv, size=800, rounds=1)
     size = chosen.size
     with a_server() as server:
         seconds = fastest(
