@@ -24,10 +24,11 @@ from postsale.agents import Agent
 from postsale.agents.adapters.slack import SlackMessage
 from postsale.agents.adapters.webhook import Webhook
 from postsale.agents.engines import EmbeddedEngine
+from postsale.agents.engines.engine import Visit
 from postsale.agents.tools import Rate, Tool, Toolbox
 from postsale.aggregates.identity import customer_stream
 from postsale.aggregates.signals import InvoicePaymentFailed
-from postsale.events import ManualClock
+from postsale.events import ManualClock, NewEvent
 from postsale.store import SQLiteStore
 from postsale.store.log import Cause, Log
 from postsale.testing.tool_contract import one_effect
@@ -81,8 +82,11 @@ class Steps:
         return wrapped
 
 
-def run(folder: Path, url: str, kind: str, minutes: int, die_at: int) -> None:
-    """Set up what is missing, then visit the customer at START plus minutes; without `die_at` until nothing waits any more."""
+def run(folder: Path, url: str, kind: str, minutes: int, die_at: int, many: int = 0) -> None:
+    """Set up what is missing, then visit the customer at START plus minutes; without `die_at` until nothing waits any more.
+
+    `many`: visit so many customers together.
+    """
     clock = ManualClock(START + timedelta(minutes=minutes))
     store = SQLiteStore(folder / "log.db", clock=clock)
     tool = tool_of(kind, url)
@@ -90,18 +94,35 @@ def run(folder: Path, url: str, kind: str, minutes: int, die_at: int) -> None:
     engine = EmbeddedEngine(log, [Agent(one_effect(tool, ARGUMENTS))], Toolbox([tool], sandbox=False))
     engine.install("acme", "contract")
     engine.set_mode("acme", "contract", "act", person=Person("tests", "os-user"), reason="test")
-    failed = InvoicePaymentFailed(source="test", id="1", occurred_at=START, amount_minor=1, currency="EUR")
-    fact = log.fact(STREAM, failed, said_of="c1", subject="c1", cause=Cause())
-    log.append([fact])
+    streams = [customer_stream("acme", f"c{i}") for i in range(1, (many or 1) + 1)]
+    facts = []
+    for stream in streams:
+        failed = InvoicePaymentFailed(source="test", id=stream.id, occurred_at=START, amount_minor=1, currency="EUR")
+        facts.append(log.fact(stream, failed, said_of=stream.id, subject=stream.id, cause=Cause()))
+    log.append(facts)
+
+    def attend(causes: list[NewEvent | None]) -> int | None:
+        """When to come back."""
+        if not many:
+            (cause,) = causes
+            return engine.attend(STREAM, cause and store.find("acme", cause.event_id)).next_due_us
+        visits = [Visit(s, cause and store.find("acme", cause.event_id)) for s, cause in zip(streams, causes, strict=True)]
+        due = []
+        for _, done in engine.attend_many(visits):
+            if isinstance(done, Exception):
+                raise done
+            due.append(done.next_due_us)
+        return min((x for x in due if x is not None), default=None)
+
     if die_at >= 0:
         steps = Steps(die_at)
         steps.before(store, "append")
         steps.before(store.kv, "put")
         steps.before(socket.socket, "connect", "send", "sendall", "recv")
-        due = engine.attend(STREAM, store.find("acme", fact.event_id)).next_due_us
+        due = attend([*facts])
         while due is not None and not die_at:
             clock.move_to(max(due, clock.now_us()))
-            due = engine.attend(STREAM).next_due_us
+            due = attend([None] * len(streams))
         steps.step()
     store.close()
 
@@ -115,7 +136,7 @@ def main() -> None:
         child = os.fork()
         if not child:
             try:
-                run(Path(order["folder"]), order["url"], order["kind"], order["minutes"], order["die_at"])
+                run(Path(order["folder"]), order["url"], order["kind"], order["minutes"], order["die_at"], order["many"])
             except BaseException:
                 traceback.print_exc()
                 os._exit(1)

@@ -262,3 +262,20 @@ def test_effects_that_failed_together_do_not_come_back_together() -> None:
     assert len({int(p) for p in pauses}) == 30  # every second between half a minute and a minute
     asked = [pause_s(tool, uuid5(UUID(int=0), str(i)), 1, 100.0) for i in range(200)]
     assert 100.0 <= min(asked) <= max(asked) <= 160.0
+
+
+def test_a_second_attempt_that_has_to_ask_first_says_when_there_is_room_for_both_requests() -> None:
+    class Slow(Queryable):
+        rate = Rate(3, 3_600.0)
+
+    tool = Slow(UNAVAILABLE, UNAVAILABLE)
+    w = acting(tool)
+    for ref in ("c1", "c2"):
+        w.attend(w.failed(ref), ref)
+    w.wait(minutes=5)
+    due_us = w.attend(ref="c1").next_due_us
+    assert len(tool.calls) == 2  # one request is left, and two are needed
+    assert due_us is not None
+    assert due_us > w.clock.now_us()
+    w.clock.move_to(due_us)
+    assert w.attend(ref="c1").called == 1

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from postsale.access import FileVault
-from postsale.events import Lane, SystemClock
+from postsale.aggregates.identity import customer_stream
+from postsale.events import Lane, StreamId, SystemClock
 from postsale.store import Query, SQLiteStore
 from postsale.store.log import Log
 from postsale.testing import Answer, Request, Shape, ToolServer
@@ -50,8 +51,8 @@ def process() -> Iterator[Run]:
         assert nursery.stdout is not None
         stdin, stdout = nursery.stdin, nursery.stdout
 
-        def run(folder: Path, server: ToolServer, kind: str, *, minutes: int, die_at: int = 0) -> int:
-            order = {"folder": str(folder), "url": server.url, "kind": kind, "minutes": minutes, "die_at": die_at}
+        def run(folder: Path, server: ToolServer, kind: str, *, minutes: int, die_at: int = 0, many: int = 0) -> int:
+            order = {"folder": str(folder), "url": server.url, "kind": kind, "minutes": minutes, "die_at": die_at, "many": many}
             stdin.write(json.dumps(order) + "\n")
             stdin.flush()
             return int(stdout.readline())
@@ -59,10 +60,10 @@ def process() -> Iterator[Run]:
         yield run
 
 
-def kinds(folder: Path) -> list[str]:
+def kinds(folder: Path, stream: StreamId = STREAM) -> list[str]:
     store = SQLiteStore(folder / "log.db")
     log = Log(store, FileVault(folder / "log.keys"), SystemClock())
-    found = [r.stored.kind for r in log.events(Query(tenant="acme", streams=(STREAM,), lane=Lane.DECISION))]
+    found = [r.stored.kind for r in log.events(Query(tenant="acme", streams=(stream,), lane=Lane.DECISION))]
     store.close()
     return found
 
@@ -116,3 +117,33 @@ def test_killed_again_and_again_at_random_steps_the_effect_is_there_once(kind: s
         assert process(tmp_path, server, kind, minutes=60) == 0
         assert set(statuses) <= {0, -signal.SIGKILL}
         check(tmp_path, kind, server.shape.effects, f"seed {seed}: {statuses}")
+
+
+MANY = 5
+
+
+@pytest.mark.parametrize("kind", list(SHAPES))
+@pytest.mark.parametrize("round_", range(20 if TORTURE else 2))
+def test_killed_at_random_steps_of_visits_made_together_each_effect_is_there_once(
+    kind: str, round_: int, process: Run, tmp_path: Path
+) -> None:
+    seed = random.randrange(2**32)
+    rand = random.Random(seed)
+    with ToolServer(SHAPES[kind]()) as server:
+        statuses = []
+        for again in range(6):
+            if rand.random() < 0.3:
+                server.faults.append(rand.choice(["close-after", "500-after", "500", "half-after"]))
+            statuses.append(process(tmp_path, server, kind, minutes=6 * again, die_at=rand.randrange(1, 40), many=MANY))
+        server.faults.clear()
+        assert process(tmp_path, server, kind, minutes=60, many=MANY) == 0
+        seen = f"seed {seed}: {statuses}"
+        assert set(statuses) <= {0, -signal.SIGKILL}, seen
+        told = [kinds(tmp_path, customer_stream("acme", f"c{i}")) for i in range(1, MANY + 1)]
+        assert all(x.count("agent/decision-recorded") == 1 for x in told), (seen, told)
+        if kind != "unsafe":
+            assert {x[-1] for x in told} == {"effect/succeeded"}, (seen, told)
+            assert len(server.shape.effects) == MANY, seen
+        else:
+            assert {x[-1] for x in told} <= {"effect/succeeded", "effect/unknown"}, (seen, told)
+            assert sum(x[-1] == "effect/succeeded" for x in told) <= len(server.shape.effects) <= MANY, seen

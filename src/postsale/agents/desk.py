@@ -8,17 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Self
 from uuid import UUID
 
 from postsale.access import Unsealer, content_mac
-from postsale.agents.budget import BudgetState, budget_stream, money_stream, settlement
+from postsale.agents.budget import BudgetState, budget_stream, evolve_budget, money_stream, settlement
 from postsale.agents.decide import Mac
 from postsale.agents.escrow import Escrow, Purse, read
 from postsale.agents.limits import MAX_REACH
 from postsale.agents.policy import Budget, Policy
 from postsale.agents.waits import begun
+from postsale.agents.work import CONFLICTS, Append, Load, Work, alone, load
 from postsale.aggregates.artifacts import (
     POLICIES,
     AgentControl,
@@ -40,6 +41,7 @@ from postsale.aggregates.authority import (
 )
 from postsale.aggregates.customer import CustomerAggregate, OpenDecision
 from postsale.aggregates.decisions import (
+    AgentReached,
     BudgetCommitted,
     BudgetCompensated,
     BudgetEvent,
@@ -51,9 +53,9 @@ from postsale.aggregates.decisions import (
     Ordered,
     UndoOrdered,
 )
-from postsale.errors import ConditionFailed, ContentConflict, UnknownDecision, UnknownEvent, VersionConflict
-from postsale.events import Event, Lane, NewEvent, Origin, Recorded, StreamId, decode, derive_id
-from postsale.store.contract import Appended, Condition, Query, StreamAt
+from postsale.errors import PostSaleError, UnknownDecision, UnknownEvent
+from postsale.events import Event, Lane, Origin, Recorded, StoredEvent, StreamId, decode, derive_id
+from postsale.store.contract import Appended, Condition, Outcome, Query, StreamAt
 from postsale.store.leases import Lease
 from postsale.store.log import Cause, Draft, Log
 
@@ -90,6 +92,16 @@ class Change:
 
 
 NOTHING = Change()
+Part = tuple[StreamId, int, Draft]  # of an append: after which version of which decision lane
+
+
+@dataclass(slots=True)
+class _Step:
+    """What a desk has read since its step began, and what is about to be stored in it: money is promised once, whoever comes next."""
+
+    versions: dict[StreamId, int] = field(default_factory=dict)
+    money: dict[StreamId, BudgetState] = field(default_factory=dict)
+    reached: dict[StreamId, tuple[int, int, tuple[int, ...]]] = field(default_factory=dict)
 
 
 class Desk:
@@ -108,12 +120,27 @@ class Desk:
         self._authorities: dict[str, Authority] = {}  # by tenant
         self._since: dict[StreamId, int] = {}  # when the active policy became active
         self._active: dict[StreamId, tuple[int, str]] = {}  # stream -> (version, digest)
+        self._step: _Step | None = None
 
     def under(self, lease: Lease) -> Self:
         """A desk that changes customers only while it holds a lease, which it keeps by the way; LeaseLost afterwards."""
         desk = copy(self)
         desk.lease = lease
         return desk
+
+    def pooled(self) -> Self:
+        """A desk for works that are done together: versions are read once for all of a step. For one thread at a time.
+
+        Conditions hold every append to what was read, as ever; what did not hold is done again alone.
+        """
+        desk = copy(self)
+        desk._step = _Step()
+        return desk
+
+    def begin(self) -> None:
+        """A new step: nothing is known for it yet."""
+        if self._step is not None:
+            self._step = _Step()
 
     def now_us(self) -> int:
         return self.log.clock.now_us()
@@ -128,13 +155,13 @@ class Desk:
     def switches(self, tenant: str, agent: str) -> Switches:
         """The agent's switches now. Holding `conditions` in an append makes "now" exact."""
         streams = switch_streams(tenant, agent)
-        versions = self.log.store.versions(streams)
+        versions = self._versions(streams)
         states = tuple(self._control(s, v) for s, v in zip(streams, versions, strict=True))
         return Switches(states, tuple(StreamAt(s, state.version) for s, state in zip(streams, states, strict=True)))
 
     def control(self, stream: StreamId) -> AgentControl:
         """What one agent stream says now."""
-        return self._control(stream, self.log.store.versions([stream])[0])
+        return self._control(stream, self._version(stream))
 
     def _control(self, stream: StreamId, version: int) -> AgentControl:
         known = self._controls.get(stream)
@@ -158,8 +185,10 @@ class Desk:
         return self._money(budget_stream(tenant, name))
 
     def _money(self, stream: StreamId) -> BudgetState:
+        if self._step is not None and (ahead := self._step.money.get(stream)) is not None:
+            return ahead
         state = self._budgets.get(stream, BudgetState())
-        if self.log.store.versions([stream])[0] != state.version:
+        if self._version(stream) != state.version:
             state = read(self.log, stream, state)
             self._budgets[stream] = state
         return state
@@ -167,8 +196,9 @@ class Desk:
     def reached(self, tenant: str, agent: str, since_us: int) -> tuple[int, int]:
         """Decisions of an agent that acted or asked after an instant, of the newest MAX_REACH; and the version that says so."""
         stream = reach_stream(tenant, agent)
-        version, position, times = self._reached.get(stream, (0, 0, ()))
-        if self.log.store.versions([stream])[0] != version:
+        ahead = self._step.reached.get(stream) if self._step is not None else None
+        version, position, times = ahead or self._reached.get(stream, (0, 0, ()))
+        if ahead is None and self._version(stream) != version:
             for stored in self.log.store.read(Query(tenant=tenant, streams=(stream,), lane=Lane.DECISION, after=position)):
                 version, position, times = stored.version, stored.position, (*times, stored.occurred_at_us)[-MAX_REACH:]
             self._reached[stream] = version, position, times
@@ -177,7 +207,7 @@ class Desk:
     def active_policy(self, tenant: str, name: str) -> tuple[Policy | None, int]:
         """The policy of this name that decides now, and the version of its stream; None when none was activated."""
         stream = policy_stream(tenant, name)
-        version = self.log.store.versions([stream])[0]
+        version = self._version(stream)
         if (known := self._active.get(stream)) is not None and known[0] == version:
             return self._policies[known[1]], version
         active, contents, version = "", {}, 0
@@ -214,7 +244,7 @@ class Desk:
     def authority(self, tenant: str) -> Authority:
         """Who may approve what now. Its stream at this version is a condition that makes "now" exact."""
         stream = authority_stream(tenant)
-        version = self.log.store.versions([stream])[0]
+        version = self._version(stream)
         known = self._authorities.get(tenant)
         if known is None or known.version != version:
             known = Authority()
@@ -227,7 +257,9 @@ class Desk:
 
     def decision(self, tenant: str, decision_id: UUID) -> Recorded[DecisionRecorded]:
         """A decision, unsealed where this desk may; UnknownDecision when there is none."""
-        stored = self.log.store.find(tenant, decision_id)
+        return self._decision(tenant, decision_id, self.log.store.find(tenant, decision_id))
+
+    def _decision(self, tenant: str, decision_id: UUID, stored: StoredEvent | None) -> Recorded[DecisionRecorded]:
         if stored is None or stored.wire_name != DecisionRecorded.wire_name:
             raise UnknownDecision(tenant=tenant, decision_id=str(decision_id))
         recorded = decode(stored, self._unseal)
@@ -238,7 +270,7 @@ class Desk:
         """What the outbox is to carry out: a decision, or an order to take an effect back. As `decision`."""
         stored = self.log.store.find(tenant, id_)
         if stored is None or stored.wire_name != UndoOrdered.wire_name:
-            decision = self.decision(tenant, id_)
+            decision = self._decision(tenant, id_, stored)
             return Recorded(decision.stored, decision.header, decision.data)
         recorded = decode(stored, self._unseal)
         assert isinstance(recorded.data, UndoOrdered)
@@ -259,6 +291,31 @@ class Desk:
     def _lane(self, stream: StreamId) -> list[Event]:
         return [r.data for r in self.log.events(Query(tenant=stream.tenant, streams=(stream,), lane=Lane.DECISION))]
 
+    def _version(self, stream: StreamId) -> int:
+        return self._versions([stream])[0]
+
+    def _versions(self, streams: Sequence[StreamId]) -> list[int]:
+        if self._step is None:
+            return self.log.store.versions(streams)
+        known = self._step.versions
+        new = [stream for stream in streams if stream not in known]
+        if new:
+            known.update(zip(new, self.log.store.versions(new), strict=True))
+        return [known[stream] for stream in streams]
+
+    # ------------------------------------------------------------ the door of works
+
+    def load(self, wants: Sequence[Load]) -> list[CustomerAggregate | Exception]:
+        """Customers, in one read; in place of one that cannot be read, why."""
+        return self.log.customers(wants)
+
+    def store(self, wants: Sequence[Append]) -> list[Outcome]:
+        """Appends, in one call of the store; in place of one that was refused, why."""
+        try:
+            return self.log.append_many(wants)
+        except PostSaleError as error:  # of the whole call
+            return [copy(error) for _ in wants]
+
     # ------------------------------------------------------------ writing
 
     def draft(self, event: Event, event_id: UUID, cause: Cause, subject: str | None = None) -> Draft:
@@ -273,36 +330,62 @@ class Desk:
         Settlements of budgets are added here, in the same append, so that their sums hold through crashes. Returns what
         was appended; the second is None when the rule had nothing to do. Raises the last conflict when none of the tries won.
         """
+        change, stored, _ = alone(self, self.changing(stream, rule, customer))
+        return change, stored
+
+    def changing(
+        self,
+        stream: StreamId,
+        rule: Callable[[CustomerAggregate], Change],
+        customer: CustomerAggregate | None = None,
+        held: CustomerAggregate | None = None,
+    ) -> Work[tuple[Change, Appended | None, CustomerAggregate]]:
+        """`change` as a work; also returns the customer that the rule saw last. What is loaded is folded on from `held`."""
         for attempt in range(1, TRIES + 1):
-            customer = customer if customer is not None and attempt == 1 else self.log.customer(stream)
+            customer = customer if customer is not None and attempt == 1 else (yield from load(stream, customer or held))
             change = rule(customer)
             if not change.drafts:
-                return change, None
+                return change, None, customer
             try:
-                return change, self.append(customer, change)
-            except (ContentConflict, VersionConflict, ConditionFailed):
+                return change, (yield from self.appending(customer, change)), customer
+            except CONFLICTS:
                 if attempt == TRIES:
                     raise
         raise AssertionError("unreachable")
 
     def append(self, customer: CustomerAggregate, change: Change) -> Appended:
         """Store a change decided on `customer`, once. Raises VersionConflict, ConditionFailed, ContentConflict, LeaseLost."""
-        tenant, conditions = customer.stream.tenant, change.conditions
+        return alone(self, self.appending(customer, change))
+
+    def appending(self, customer: CustomerAggregate, change: Change) -> Work[Appended]:
+        """`append` as a work."""
+        conditions = change.conditions
         if self.lease is not None and not change.happened:
             self.lease.keep()
             conditions = (*conditions, self.lease.condition)
+        stored: Appended = yield Append(tuple(self._parts(customer, change)), conditions)
+        return stored
+
+    def _parts(self, customer: CustomerAggregate, change: Change) -> list[Part]:
+        """The events of a change and those that go with it, each after the version that it follows."""
         drafts = (*change.drafts, *(x for draft in change.drafts for x in self._waits(customer, draft)))
-        events = list(self.log.decisions(customer.stream, customer.version, drafts))
-        versions: dict[StreamId, int] = {}  # of budgets; several settlements may follow one another
+        parts: list[Part] = [(customer.stream, customer.version + i, draft) for i, draft in enumerate(drafts)]
+        money: dict[StreamId, BudgetState] = {}  # several settlements may follow one another
         if change.reserve is not None and change.purse is not None:
-            versions[change.purse] = change.purse_version
-            events.append(self._money_event(change.purse, change.reserve, "reserved", change.drafts[0].cause, versions))
+            money[change.purse] = replace(self._money(change.purse), version=change.purse_version)
+            parts.append(self._money_part(change.purse, change.reserve, "reserved", change.drafts[0].cause, money))
         for draft in change.drafts:
             settled = settlement(customer, draft.event)
             if settled is not None:
-                events += self._settled(tenant, *settled, draft.cause, versions)
-        events += [self.log.decision(stream, version, draft) for stream, version, draft in change.beside]
-        return self.log.append(events, conditions)
+                parts += self._settled(customer.stream.tenant, *settled, draft.cause, money)
+        parts += change.beside
+        if self._step is not None:
+            self._step.money.update(money)
+            for stream, version, draft in change.beside:
+                if isinstance(draft.event, AgentReached):
+                    _, position, times = self._step.reached.get(stream) or self._reached.get(stream, (0, 0, ()))
+                    self._step.reached[stream] = version + 1, position, (*times, draft.at_us)[-MAX_REACH:]
+        return parts
 
     def _settled(
         self,
@@ -310,24 +393,24 @@ class Desk:
         known: OpenDecision,
         event: BudgetCommitted | BudgetReleased | BudgetCompensated,
         cause: Cause,
-        versions: dict[StreamId, int],
-    ) -> list[NewEvent]:
+        money: dict[StreamId, BudgetState],
+    ) -> list[Part]:
         """The entry that settles a reservation where it is. Money of a slice that was closed meanwhile goes back to the budget."""
         held = known.reservation
         assert held is not None
         whole = budget_stream(tenant, held.budget)
         where = whole if isinstance(event, BudgetCompensated) else money_stream(tenant, held.budget, known.slice)
-        out = [self._money_event(where, event, "settled", cause, versions)]
+        out = [self._money_part(where, event, "settled", cause, money)]
         if where != whole and isinstance(event, BudgetReleased) and self._money(where).closed:
             back = BudgetSliceReturned(slice=known.slice, period=held.period, amount_minor=held.amount_minor)
-            out.append(self._money_event(whole, back, f"returned:{event.decision_id}", cause, versions))
+            out.append(self._money_part(whole, back, f"returned:{event.decision_id}", cause, money))
         return out
 
-    def _money_event(self, stream: StreamId, event: BudgetEvent, step: str, cause: Cause, versions: dict[StreamId, int]) -> NewEvent:
-        version = versions[stream] if stream in versions else self._money(stream).version
-        versions[stream] = version + 1
+    def _money_part(self, stream: StreamId, event: BudgetEvent, step: str, cause: Cause, money: dict[StreamId, BudgetState]) -> Part:
+        state = money[stream] if stream in money else self._money(stream)
+        money[stream] = evolve_budget(state, event)
         of = getattr(event, "decision_id", stream)
-        return self.log.decision(stream, version, self.draft(event, derive_id(of, "budget", step), cause))
+        return stream, state.version, self.draft(event, derive_id(of, "budget", step), cause)
 
     def _waits(self, customer: CustomerAggregate, draft: Draft) -> Iterable[Draft]:
         """What is waited for from an effect on, in the append that says that it happened."""
@@ -342,4 +425,7 @@ class Desk:
     def append_to(self, stream: StreamId, version: int, events: Sequence[tuple[Event, UUID]], cause: Cause) -> Appended:
         """Events for another decision lane, such as an agent's or a policy's, after `version`."""
         drafts = [self.draft(event, id_, cause) for event, id_ in events]
-        return self.log.append(self.log.decisions(stream, version, drafts))
+        try:
+            return self.log.append(self.log.decisions(stream, version, drafts))
+        finally:
+            self.begin()

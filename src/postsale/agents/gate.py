@@ -146,11 +146,11 @@ class Gate:
                 return None
         return self._clock.now_us() + _CONTENDED_US
 
-    def next_us(self, tenant: str, tool: Tool, *, retry: bool) -> int:
+    def next_us(self, tenant: str, tool: Tool, *, retry: bool, requests: int = 1) -> int:
         """When a call may be made as things stand; 0 when now. Takes nothing."""
         if tool.sandbox:
             return 0
-        return admit(self.state(tenant, tool.ref.name), tool, self._clock.now_us(), retry=retry).wait_us or 0
+        return admit(self.state(tenant, tool.ref.name), tool, self._clock.now_us(), retry=retry, requests=requests).wait_us or 0
 
     def settle(self, tenant: str, tool: Tool, result: Result) -> None:
         """Remember what a result says about the tool. Costs a read, and a write when anything changed."""

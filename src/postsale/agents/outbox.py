@@ -10,7 +10,7 @@ May import the desk, the gate, tools, aggregates, events.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any, Self
@@ -24,6 +24,7 @@ from postsale.agents.desk import NOTHING, Change, Desk
 from postsale.agents.gate import Gate, pause_s
 from postsale.agents.tools.contract import Tool
 from postsale.agents.tools.toolbox import Result, Toolbox
+from postsale.agents.work import Claimed, Room, Work, alone, load
 from postsale.aggregates import decisions as d
 from postsale.aggregates.commands import effect_due_us, effects_due, start_effect
 from postsale.aggregates.customer import CustomerAggregate, Effect
@@ -74,19 +75,26 @@ class Outbox:
     def _due_us(self, tenant: str, effect: Effect) -> float:
         due_us = effect_due_us(effect, self._abandoned_us)
         tool = self._toolbox.get(effect.intent.tool) if due_us <= self._desk.now_us() else None
-        return due_us if tool is None else max(due_us, self.gate.next_us(tenant, tool, retry=effect.attempt > 0))
+        if tool is None:
+            return due_us
+        again = effect.attempt > 0
+        return max(due_us, self.gate.next_us(tenant, tool, retry=again, requests=_requests(tool, again)))
 
     def dispatch(self, stream: StreamId, customer: CustomerAggregate | None = None) -> Dispatched:
         """Let every due effect of this customer leave once. Raises ToolUnreachable where none may; a tool's fault is an event."""
-        customer = customer if customer is not None else self._desk.log.customer(stream)
+        return alone(self._desk, self.dispatching(stream, customer))[0]
+
+    def dispatching(self, stream: StreamId, customer: CustomerAggregate | None = None) -> Work[tuple[Dispatched, CustomerAggregate]]:
+        """`dispatch` as a work; also returns the customer as last seen."""
+        customer = customer if customer is not None else (yield from load(stream))
         called = settled = 0
         known: CustomerAggregate | None = customer  # the first claim needs no second look: its append finds out whether it is stale
         for decision_id, intent_id in self.due(customer):
-            did = self.send(stream, decision_id, intent_id, known)
-            known = None
+            did, seen = yield from self._one(stream, decision_id, intent_id, known, customer)
+            known, customer = None, seen or customer
             called += did.called
             settled += did.settled
-        return Dispatched(called, settled)
+        return Dispatched(called, settled), customer
 
     def due(self, customer: CustomerAggregate) -> list[tuple[UUID, UUID]]:
         """The effects of this customer that are due now, in their order: decision and intent. Changes nothing."""
@@ -95,34 +103,61 @@ class Outbox:
 
     def send(self, stream: StreamId, decision_id: UUID, intent_id: UUID, customer: CustomerAggregate | None = None) -> Dispatched:
         """Let one effect leave once when it is due; called again, or by two, it does nothing more. Raises as `dispatch`."""
-        with reach.simulated_only() if self._desk.origin is Origin.SIMULATION else nullcontext():
-            return self._one(stream, decision_id, intent_id, customer)
+        return alone(self._desk, self._one(stream, decision_id, intent_id, customer, customer))[0]
+
+    def _world(self) -> AbstractContextManager[None]:
+        """Around whatever reaches a tool, never around a wait for somebody else: the world of one work is not another's."""
+        return reach.simulated_only() if self._desk.origin is Origin.SIMULATION else nullcontext()
 
     # ------------------------------------------------------------ one effect
 
-    def _one(self, stream: StreamId, decision_id: UUID, intent_id: UUID, customer: CustomerAggregate | None) -> Dispatched:
+    def _one(
+        self,
+        stream: StreamId,
+        decision_id: UUID,
+        intent_id: UUID,
+        customer: CustomerAggregate | None,
+        held: CustomerAggregate | None,
+    ) -> Work[tuple[Dispatched, CustomerAggregate | None]]:
+        """Claim, call, record; begins with `customer` where it is given, else loads it on from `held`. Also returns it as last seen."""
+        yield Room(True)
+        did = yield from self._claimed(stream, decision_id, intent_id, customer, held)
+        yield Room(False)
+        return did
+
+    def _claimed(
+        self,
+        stream: StreamId,
+        decision_id: UUID,
+        intent_id: UUID,
+        customer: CustomerAggregate | None,
+        held: CustomerAggregate | None,
+    ) -> Work[tuple[Dispatched, CustomerAggregate | None]]:
         decision = self._desk.ordered(stream.tenant, decision_id)
         intent = next((i for i in decision.data.intents if i.intent_id == intent_id), None)
         if intent is None:
-            return Dispatched()
+            return Dispatched(), held
         tool = self._toolbox.get(intent.tool)
         if tool is not None:
-            reach.check(intent.tool, simulated=tool.sandbox)  # before the claim, so that nothing is left started
+            with self._world():
+                reach.check(intent.tool, simulated=tool.sandbox)  # before the claim, so that nothing is left started
         arguments = self._arguments(stream, decision, intent)
         gate = self._admission(stream.tenant, tool)
-        change, stored = self._desk.change(stream, lambda c: self._claim(c, decision, intent, tool, arguments, gate), customer)
+        change, stored, seen = yield from self._desk.changing(
+            stream, lambda c: self._claim(c, decision, intent, tool, arguments, gate), customer, held
+        )
         if stored is None or not stored.stored:
-            return Dispatched()  # nothing to do any more, or another worker won
+            return Dispatched(), seen  # nothing to do any more, or another worker won
         started = change.drafts[0].event
         if not isinstance(started, d.EffectStarted) or tool is None or arguments is None:
-            return Dispatched(settled=1)
-        result = self._call(tool, intent, arguments, again=started.attempt > 1)
-        final, _ = self._desk.change(
-            stream, lambda c: replace(self._record(c, decision, intent, tool, started.attempt, result), happened=True)
+            return Dispatched(settled=1), seen
+        result: Result = yield Claimed(lambda: self._call(tool, intent, arguments, again=started.attempt > 1))
+        final, _, seen = yield from self._desk.changing(
+            stream, lambda c: replace(self._record(c, decision, intent, tool, started.attempt, result), happened=True), held=seen
         )
         self.gate.settle(stream.tenant, tool, result)  # after the record of the effect, which matters more
         done = any(not isinstance(x.event, d.EffectFailed) or x.event.final for x in final.drafts)
-        return Dispatched(called=1, settled=int(done))
+        return Dispatched(called=1, settled=int(done)), seen
 
     def _admission(self, tenant: str, tool: Tool | None) -> Callable[[int], bool]:
         """Asks the gate once for this claim, however often the claim is tried: whether attempt number so may be made."""
@@ -131,8 +166,7 @@ class Outbox:
         def admitted(attempt: int) -> bool:
             if not asked and tool is not None:
                 again = attempt > 1
-                requests = 2 if again and tool.kind == "queryable" else 1
-                asked.append(self.gate.admit(tenant, tool, retry=again, requests=requests) is None)
+                asked.append(self.gate.admit(tenant, tool, retry=again, requests=_requests(tool, again)) is None)
             return asked[0]
 
         return admitted
@@ -222,11 +256,12 @@ class Outbox:
     def _call(self, tool: Tool, intent: d.EffectIntent, arguments: Mapping[str, Any], *, again: bool) -> Result:
         """Send it; a queryable tool is asked before every second sending, also when it said that nothing had happened."""
         key = str(intent.intent_id)
-        if tool.kind == "queryable" and again:
-            found = self._toolbox.query(intent.tool, idempotency_key=key)
-            if found.status != "absent":
-                return found
-        return self._toolbox.call(intent.tool, arguments, idempotency_key=key)
+        with self._world():
+            if tool.kind == "queryable" and again:
+                found = self._toolbox.query(intent.tool, idempotency_key=key)
+                if found.status != "absent":
+                    return found
+            return self._toolbox.call(intent.tool, arguments, idempotency_key=key)
 
     def _record(
         self, c: CustomerAggregate, decision: Recorded[d.Ordered], intent: d.EffectIntent, tool: Tool, attempt: int, result: Result
@@ -263,6 +298,11 @@ class Outbox:
             origin=self._desk.origin,
         )
         return Change((self._desk.draft(event, derive_id(intent_id, step, attempt), cause),))
+
+
+def _requests(tool: Tool, again: bool) -> int:
+    """How many requests one sending may take: a queryable tool is asked first, from the second time on."""
+    return 2 if again and tool.kind == "queryable" else 1
 
 
 def _forgotten(tool: Tool, effect: Effect, now_us: int) -> bool:

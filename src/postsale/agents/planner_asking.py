@@ -109,7 +109,7 @@ class Planning:
 
         Raises NotYet when there is nothing to decide with, ToolUnreachable where no planner may be asked, VersionConflict and ConditionFailed when something came first.
         """
-        row = to_ask(policy, case)
+        row = to_ask(policy, case) if any(rule.plan is not None for rule in policy.rules) else None
         if row is None or row.plan is None:
             return case
         plan, known, now_us = row.plan, pending.plan, self._desk.now_us()

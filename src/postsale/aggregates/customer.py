@@ -471,10 +471,8 @@ def _decided(c: CustomerAggregate, event: d.DecisionRecorded, stored: StoredEven
 
 
 def _put(c: CustomerAggregate, decision: OpenDecision) -> CustomerAggregate:
-    c = replace(c, touches=_touches(c, decision), offered=_offered(c, decision))
-    if decision.done:
-        return replace(c, decisions=_without(c.decisions, decision.decision_id))
-    return replace(c, decisions={**c.decisions, decision.decision_id: decision})
+    decisions = _without(c.decisions, decision.decision_id) if decision.done else {**c.decisions, decision.decision_id: decision}
+    return replace(c, touches=_touches(c, decision), offered=_offered(c, decision), decisions=decisions)
 
 
 def _settle(c: CustomerAggregate, decision_id: UUID, *, disposition: d.Disposition, effects: str, at_us: int) -> CustomerAggregate:

@@ -1,6 +1,6 @@
 """Rounds: whom the agents visit now. New facts, new decisions, what is due, and once a day everybody.
 
-Decides nothing: a visit is `Engine.attend`. Where the rounds have come to is a view; lose it, and everybody who has anything to be
+Decides nothing: visits are `Engine.attend_many`. Where the rounds have come to is a view; lose it, and everybody who has anything to be
 done is visited once. That goes for an engine that works elsewhere too: what it was called for is remembered here, by its name. Part of the wiring: may import everything below `app`.
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 
 from postsale.agents import asking
-from postsale.agents.engines.engine import Attended, Engine
+from postsale.agents.engines.engine import Attended, Engine, Visit
 from postsale.agents.timed import next_us
 from postsale.aggregates.identity import CUSTOMERS
 from postsale.app.readings import Readings, Subject
@@ -121,20 +121,48 @@ class Rounds:
         if anew or now_us // DAY_US != all_us // DAY_US or len(visits) >= _MANY:
             visits = self._worth(tenant, visits, now_us, rows)
             rows |= {_ALL: orjson.dumps(now_us), _RULES: rules}
-        for stream, facts in visits.items():
-            self._lease.keep()
-            due: int | None = now_us  # it is visited again by the next run, unless the visit says otherwise
-            with self._trouble(stream, report):
-                attended = self._engine.attend(stream, self._cause(stream, facts, now_us), since_us=all_us)
-                report.add(attended)
-                due = attended.next_due_us
-                on_progress(1)
-            rows[_due(stream)] = None if due is None else orjson.dumps(due)
+        rows |= self._visit(visits, now_us, all_us, report, on_progress)
         try:
             self._views.write(view, {**rows, _ANCHOR: self._anchor(head)}, checkpoint=head, expected=done)
         except ViewMoved:
             self._lease.renew()  # LeaseLost, when that is why
             raise
+
+    def _visit(
+        self, visits: News, now_us: int, since_us: int, report: RunReport, on_progress: Callable[[int], None]
+    ) -> dict[str, bytes | None]:
+        """Make the visits; the rows that say when each is due again: at the next run, unless its visit says otherwise."""
+        due: dict[str, bytes | None] = {}
+        stop: list[Exception] = []
+
+        def wanted() -> Iterator[Visit]:
+            for stream, facts in visits.items():
+                if stop:  # those under way come to their ends, for what has left is to be recorded
+                    return
+                due[_due(stream)] = orjson.dumps(now_us)
+                cause: list[StoredEvent | None] = []
+                try:
+                    self._lease.keep()
+                    with self._trouble(stream, report):
+                        cause.append(self._cause(stream, facts, now_us))
+                except PostSaleError as error:
+                    stop.append(error)
+                yield from (Visit(stream, fact, since_us) for fact in cause)
+
+        for visit, attended in self._engine.attend_many(wanted()):
+            try:
+                with self._trouble(visit.stream, report):
+                    if isinstance(attended, Exception):
+                        raise attended
+                    report.add(attended)
+                    next_us = attended.next_due_us
+                    due[_due(visit.stream)] = None if next_us is None else orjson.dumps(next_us)
+                    on_progress(1)
+            except Exception as error:
+                stop.append(error)
+        if stop:
+            raise stop[0]
+        return due
 
     def _give(self, tenant: str, report: RunReport) -> None:
         """Commands whose time has come become triggers; the visits that follow find them."""

@@ -300,6 +300,10 @@ class KeyValue(Protocol):
 
     def get(self, space: str, tenant: str, key: str) -> Kept | None: ...
 
+    def get_many(self, space: str, tenant: str, keys: Sequence[str]) -> list[Kept]:
+        """Those records that there are, in one read, in any order."""
+        ...
+
     def put(self, space: str, tenant: str, key: str, value: bytes, *, expected: int | None = None) -> int | None:
         """Write; the new revision. With `expected`, only over exactly that revision (0: only where there is nothing), else None."""
         ...

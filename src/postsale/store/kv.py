@@ -5,9 +5,10 @@ Imports the contract and errors.
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Final
 
@@ -25,6 +26,13 @@ def check_names(**names: str) -> None:
             raise InvalidInput(what="KeyValue", field=field, reason=f"expected 1 to {_MAX_NAME} characters")
         if any(unicodedata.category(character) in ("Cc", "Cs") for character in name):
             raise InvalidInput(what="KeyValue", field=field, reason="expected no control characters, NUL or lone surrogates")
+
+
+def check_keys(space: str, tenant: str, keys: Sequence[str]) -> None:
+    """InvalidInput for a space, a tenant or any key that cannot be kept."""
+    check_names(space=space, tenant=tenant)
+    for key in keys:
+        check_names(key=key)
 
 
 def check_value(value: bytes) -> None:
@@ -51,6 +59,11 @@ class MemoryKeyValue:
         check_names(space=space, tenant=tenant, key=key)
         with self._lock:
             return self._records.get((space, tenant, key))
+
+    def get_many(self, space: str, tenant: str, keys: Sequence[str]) -> list[Kept]:
+        check_keys(space, tenant, keys)
+        with self._lock:
+            return [kept for key in dict.fromkeys(keys) if (kept := self._records.get((space, tenant, key))) is not None]
 
     def put(self, space: str, tenant: str, key: str, value: bytes, *, expected: int | None = None) -> int | None:
         check_names(space=space, tenant=tenant, key=key)
@@ -100,6 +113,14 @@ class SQLiteKeyValue:
         check_names(space=space, tenant=tenant, key=key)
         with self._read() as db:
             return get(db, space, tenant, key)
+
+    def get_many(self, space: str, tenant: str, keys: Sequence[str]) -> list[Kept]:
+        check_keys(space, tenant, keys)
+        if not keys:
+            return []
+        with self._read() as db:
+            sql = "SELECT key, value, revision FROM kv WHERE space = ? AND tenant = ? AND key IN (SELECT value FROM json_each(?))"
+            return [Kept(*row) for row in db.execute(sql, (space, tenant, json.dumps(list(keys))))]
 
     def put(self, space: str, tenant: str, key: str, value: bytes, *, expected: int | None = None) -> int | None:
         check_names(space=space, tenant=tenant, key=key)

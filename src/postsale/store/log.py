@@ -5,17 +5,18 @@ The one place that writes. Stores below keep bytes; rooms above hand in typed ev
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from uuid import UUID
 
-from postsale.access import KeyVault, Unsealer, content_mac, fact_id, seal_fields
+from postsale.access import KeyVault, SubjectKey, Unsealer, content_mac, fact_id, seal_fields
 from postsale.aggregates.anomalies import ANOMALIES, ClockWentBack
 from postsale.aggregates.customer import CustomerAggregate, fold
 from postsale.aggregates.identity import IDENTITY_KINDS
 from postsale.aggregates.signals import Signal
-from postsale.errors import ContentConflict, InvalidInput, PostSaleError, UnknownWireName, UpcastFailed, VersionConflict
+from postsale.errors import ContentConflict, InvalidInput, KeyUnavailable, PostSaleError, UnknownWireName, UpcastFailed, VersionConflict
 from postsale.events import (
     SECOND_US,
     SYSTEM,
@@ -48,6 +49,8 @@ _RACES = 20
 _BACK_US = SECOND_US  # clocks of several machines may differ by less
 _EPISODE_US = 3_600 * SECOND_US
 _FACT = Lane.FACT
+_TOGETHER = 64  # customers of one read
+_AT_ONCE = 100  # of their events, each
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,7 +130,7 @@ class Log:
             mac = content_mac(keys, signal.wire_name.encode(), iso_of(signal.occurred_at).encode(), said_of.encode(), clear)
         else:
             mac = content_mac(keys, source_item)
-        data, sealed = self._seal(signal, clear, stream, event_id, subject) if signal.personal_fields else (clear, {})
+        data, sealed = self._seal(signal, clear, stream, event_id, subject, {}) if signal.personal_fields else (clear, {})
         available_at_us = to_us(signal.available_at) if signal.available_at else None
         raw_mac = content_mac(keys, raw).hex() if raw is not None else ""
         header = _fact_headers(cause, signal.source, keys.id).to_bytes(
@@ -157,12 +160,15 @@ class Log:
             return False
         return encode_payload(before) == encode_payload(now)
 
-    def decision(self, stream: StreamId, expected_version: int, draft: Draft) -> NewEvent:
-        """A decision-lane event. Raises KeyUnavailable when it has personal fields and no key can be had."""
+    def decision(self, stream: StreamId, expected_version: int, draft: Draft, known: Mapping[str, SubjectKey] | None = None) -> NewEvent:
+        """A decision-lane event. Raises KeyUnavailable when it has personal fields and no key can be had.
+
+        `known`: subjects of the tenant whose keys are at hand; any other's is asked for.
+        """
         keys = self.vault.tenant(stream.tenant)
         event, cause = draft.event, draft.cause
         clear = encode_payload(event)
-        data, sealed = self._seal(event, clear, stream, draft.event_id, draft.subject or stream.id)
+        data, sealed = self._seal(event, clear, stream, draft.event_id, draft.subject or stream.id, known or {})
         header = Header(
             actor=cause.actor,
             origin=cause.origin,
@@ -191,6 +197,37 @@ class Log:
             raise outcome
         self.notice(outcome)
         return outcome
+
+    def append_many(self, wanted: Iterable[tuple[Sequence[tuple[StreamId, int, Draft]], Sequence[Condition]]]) -> list[Outcome]:
+        """Several appends of decision-lane events in one call of the store, in order; each is all or none, and fails alone.
+
+        An event comes with its stream and the version that it follows. Keys are asked for in one call. Raises what `Store.append` does.
+        """
+        wanted = list(wanted)
+        keys = self._keys(part for parts, _ in wanted for part in parts)
+        made: list[Submission | PostSaleError] = []
+        for parts, conditions in wanted:
+            try:
+                events = tuple(self.decision(stream, version, draft, keys.get(stream.tenant)) for stream, version, draft in parts)
+                made.append(Submission(events, tuple(conditions)))
+            except PostSaleError as error:
+                made.append(error)
+        outcomes = iter(self.store.append([x for x in made if isinstance(x, Submission)]))
+        all_ = [next(outcomes) if isinstance(x, Submission) else x for x in made]
+        self.notice(*all_)
+        return all_
+
+    def _keys(self, parts: Iterable[tuple[StreamId, int, Draft]]) -> dict[str, Mapping[str, SubjectKey]]:
+        """The keys that seal these events, by tenant. Where one is destroyed, none: whoever needs it finds out alone."""
+        wanted: dict[str, list[str]] = {}
+        for stream, _, draft in parts:
+            if any(getattr(draft.event, name) is not None for name in draft.event.personal_fields):
+                wanted.setdefault(stream.tenant, []).append(draft.subject or stream.id)
+        found: dict[str, Mapping[str, SubjectKey]] = {}
+        for tenant, subjects in wanted.items():
+            with suppress(KeyUnavailable):
+                found[tenant] = self.vault.subjects(tenant, subjects, create=True)
+        return found
 
     def notice(self, *outcomes: Outcome) -> None:
         """Record a clock that went back by a second or more, told by what has just been stored; at most once in an hour of that clock."""
@@ -240,14 +277,16 @@ class Log:
         assert lost is not None
         raise lost
 
-    def _seal(self, event: Event, clear: bytes, stream: StreamId, event_id: UUID, subject: str) -> tuple[bytes, dict[str, tuple[str, str]]]:
+    def _seal(
+        self, event: Event, clear: bytes, stream: StreamId, event_id: UUID, subject: str, known: Mapping[str, SubjectKey]
+    ) -> tuple[bytes, dict[str, tuple[str, str]]]:
         if not event.personal_fields:
             return clear, {}
         fields = event.payload()
         present = [name for name in sorted(event.personal_fields) if name in fields]
         if not present:
             return clear, {}
-        key = self.vault.subjects(stream.tenant, [subject], create=True)[subject]
+        key = known.get(subject) or self.vault.subjects(stream.tenant, [subject], create=True)[subject]
         done = seal_fields(fields, present, key, stream, event_id, event.wire_name)
         return canonical(fields), dict.fromkeys(done, (subject, key.id))
 
@@ -258,12 +297,20 @@ class Log:
         for stored in self.store.read(query):
             yield decode(stored, unseal)
 
-    def customer(self, stream: StreamId, *, as_of_us: int | None = None, known_at_us: int | None = None) -> CustomerAggregate:
+    def customer(
+        self,
+        stream: StreamId,
+        *,
+        as_of_us: int | None = None,
+        known_at_us: int | None = None,
+        held: CustomerAggregate | None = None,
+    ) -> CustomerAggregate:
         """The customer: true at `as_of_us`, as known at `known_at_us`; both inclusive, None is unbounded.
 
-        Who is who has no time in the world: a link or merge counts for every `as_of_us` once it is known.
+        Who is who has no time in the world: a link or merge counts for every `as_of_us` once it is known. `held`: what the log said
+        about this customer before, without bounds; only what is new is read. Not together with bounds.
         """
-        known = self.snapshots.load(stream, known_at_us=known_at_us) if as_of_us is None else None
+        known = held or (self.snapshots.load(stream, known_at_us=known_at_us) if as_of_us is None else None)
         known = known or CustomerAggregate(stream=stream)
         streams = known.fact_streams
         while True:  # a second time where streams are joined; again only when they changed in between
@@ -278,3 +325,69 @@ class Log:
         if as_of_us is None and known_at_us is None:
             self.snapshots.keep(customer, customer.events - known.events)
         return customer
+
+    def customers(self, wanted: Sequence[tuple[StreamId, CustomerAggregate | None]]) -> list[CustomerAggregate | Exception]:
+        """As `customer` for each stream and what is held of it, in few reads; in place of one that cannot be read, its error.
+
+        Memory is bounded by customers, not by events.
+        """
+        fresh = [stream for stream, held in wanted if held is None]
+        snapshots = self.snapshots.load_many(fresh) if len(wanted) > 1 else {}
+        new: list[tuple[int, StreamId, CustomerAggregate]] = []
+        going_on: list[tuple[int, StreamId, CustomerAggregate]] = []
+        rest: list[tuple[int, StreamId, CustomerAggregate | None]] = []
+        for no, (stream, held) in enumerate(wanted):
+            if len(wanted) == 1 or stream in snapshots or (held is not None and held.joined):
+                rest.append((no, stream, held or snapshots.get(stream)))  # each from a position, or over streams, of its own
+            else:
+                (new if held is None else going_on).append((no, stream, held or CustomerAggregate(stream=stream)))
+        out: list[CustomerAggregate | Exception] = [CustomerAggregate(stream=stream) for stream, _ in wanted]
+        for group in (new, going_on):
+            for at in range(0, len(group), _TOGETHER):
+                some = group[at : at + _TOGETHER]
+                for (no, stream, held), found in zip(some, self._side_by_side([held for _, _, held in some]), strict=True):
+                    if found is None:
+                        rest.append((no, stream, held if held.events else None))
+                    else:
+                        out[no] = found
+        for no, stream, held_or_none in rest:
+            try:
+                out[no] = self.customer(stream, held=held_or_none)
+            except Exception as error:
+                out[no] = error
+        return out
+
+    def _side_by_side(self, known: Sequence[CustomerAggregate]) -> list[CustomerAggregate | None]:
+        """Customers that are on one stream each, folded on in one read; None for those that have to be read singly."""
+        states: dict[StreamId, CustomerAggregate | None] = {c.stream: c for c in known}
+        news: dict[StreamId, list[StoredEvent]] = {}
+
+        def take(stream: StreamId) -> None:
+            state = states[stream]
+            try:
+                states[stream] = None if state is None else fold(state, news.pop(stream))
+            except Exception:  # reading it singly says why
+                states[stream] = None
+
+        try:
+            for tenant in {c.stream.tenant for c in known}:
+                mine = [c for c in known if c.stream.tenant == tenant]
+                query = Query(tenant=tenant, streams=tuple(c.stream for c in mine), after=min(c.position for c in mine))
+                after = {c.stream: c.position for c in mine}
+                for stored in self.store.read(query):
+                    if stored.position > after[stored.stream]:
+                        its = news.setdefault(stored.stream, [])
+                        its.append(stored)
+                        if len(its) >= _AT_ONCE:
+                            take(stored.stream)
+            for stream in list(news):
+                take(stream)
+        except PostSaleError:
+            return [None] * len(known)
+        for c in known:
+            state = states[c.stream]
+            if state is not None and state.joined:
+                states[c.stream] = None
+            elif state is not None:
+                self.snapshots.keep(state, state.events - c.events)
+        return [states[c.stream] for c in known]

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from postsale.store.contract import Kept, QuarantineItem
-from postsale.store.kv import check_limit, check_names, check_value
+from postsale.store.kv import check_keys, check_limit, check_names, check_value
 from postsale.store.postgres_link import Link, Script
 from postsale.store.postgres_names import Names, enter
 from postsale.store.quarantine import check_items, check_status
@@ -42,6 +42,11 @@ class PostgresKeyValue(_Beside):
             tenant, f"SELECT key, value, revision FROM {self._link.schema}.kv WHERE {self._mine} AND space = %s AND key = %s", space, key
         )
         return Kept(*rows[0]) if rows else None
+
+    def get_many(self, space: str, tenant: str, keys: Sequence[str]) -> list[Kept]:
+        check_keys(space, tenant, keys)
+        sql = f"SELECT key, value, revision FROM {self._link.schema}.kv WHERE {self._mine} AND space = %s AND key = ANY(%s)"
+        return [Kept(*row) for row in self._run(tenant, sql, space, list(keys))] if keys else []
 
     def put(self, space: str, tenant: str, key: str, value: bytes, *, expected: int | None = None) -> int | None:
         check_names(space=space, tenant=tenant, key=key)

@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import inspect
 import secrets
-from contextlib import closing
+from collections.abc import Sequence
+from contextlib import closing, suppress
 from dataclasses import replace
 from functools import cache
 from hmac import compare_digest
@@ -65,6 +66,24 @@ class Snapshots:
             return None if kept is None else self._read(stream, kept.value, known_at_us)
         except (PostSaleError, ValueError, TypeError, LookupError):  # damaged, or of keys or kinds that are not here
             return None
+
+    def load_many(self, streams: Sequence[StreamId]) -> dict[StreamId, CustomerAggregate]:
+        """The customers that have a snapshot to be believed, as of it."""
+        if not self._every:
+            return {}
+        found: dict[StreamId, CustomerAggregate] = {}
+        by_key = {(stream.tenant, _key(stream)): stream for stream in streams}
+        for tenant in {stream.tenant for stream in streams}:
+            try:
+                kept = self._store.kv.get_many(SNAPSHOTS, tenant, [key for its, key in by_key if its == tenant])
+            except PostSaleError:
+                continue
+            for record in kept:
+                stream = by_key[tenant, record.key]
+                with suppress(PostSaleError, ValueError, TypeError, LookupError):
+                    if (customer := self._read(stream, record.value, None)) is not None:
+                        found[stream] = customer
+        return found
 
     def _read(self, stream: StreamId, value: bytes, known_at_us: int | None) -> CustomerAggregate | None:
         mac, body = value[:_MAC], value[_MAC:]

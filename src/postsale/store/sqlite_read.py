@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import json
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, islice, takewhile
 from operator import itemgetter
 from typing import Any, Final, NamedTuple
@@ -19,6 +19,7 @@ COLUMNS: Final = (
     "position, stream, lane, version, event_id, kind, occurred_at, recorded_at, content_mac, header, data, salt, leaf_index, leaf"
 )
 
+_TOGETHER: Final = 8  # so many streams share their statements: each costs more than an event
 _MAX_CURSORS: Final = 256  # more streams than this are found by a scan
 _FEW_STREAMS: Final = 64  # a category of no more streams than this is read stream by stream
 _SCAN_SHARE: Final = 4  # a tenant with at least one in so many events is read by a scan: it costs less per event than an index
@@ -31,7 +32,7 @@ _LANES: Final = (Lane.FACT, Lane.DECISION)
 def read(db: sqlite3.Connection, query: Query) -> Iterator[StoredEvent]:
     """The events of `query` in the live table, in order. Memory is bounded by the number of names, not of events."""
     selection = _Selection(db, query)
-    decode = Decoder(db)
+    decode = Decoder(db, selection.names)
     for row in selection.rows():
         yield decode(row)
 
@@ -39,9 +40,10 @@ def read(db: sqlite3.Connection, query: Query) -> Iterator[StoredEvent]:
 class Decoder:
     """Rows as events; names are looked up once."""
 
-    def __init__(self, db: sqlite3.Connection) -> None:
+    def __init__(self, db: sqlite3.Connection, streams: Mapping[int, StreamId] | None = None) -> None:
+        """`streams`: names that are known already."""
         self._db = db
-        self._streams: dict[int, StreamId] = {}
+        self._streams: dict[int, StreamId] = dict(streams or {})
         self._kinds: dict[int, tuple[str, bytes]] = {}
 
     def __call__(self, row: Sequence[Any]) -> StoredEvent:
@@ -87,6 +89,16 @@ def stream_number(db: sqlite3.Connection, stream: StreamId) -> int | None:
         "SELECT s.no FROM streams s JOIN tenants t ON t.no = s.tenant WHERE t.name = ? AND s.category = ? AND s.id = ?", stream
     ).fetchone()
     return None if found is None else found[0]
+
+
+def stream_numbers(db: sqlite3.Connection, streams: Sequence[StreamId]) -> dict[int, StreamId]:
+    """Those of these streams that there are, by number, in one statement."""
+    found = db.execute(
+        "SELECT s.no, w.key FROM json_each(?) w CROSS JOIN tenants t ON t.name = json_extract(w.value, '$[0]')"
+        " CROSS JOIN streams s ON s.tenant = t.no AND s.category = json_extract(w.value, '$[1]') AND s.id = json_extract(w.value, '$[2]')",
+        (json.dumps(streams),),
+    )
+    return {no: streams[at] for no, at in found}
 
 
 def known_prefix(db: sqlite3.Connection, known_at_us: int) -> int:
@@ -154,6 +166,19 @@ _OF_STREAM: Final = {
 }
 
 
+_OF_STREAMS: Final = {  # positions first: they come out of a set of them in order, and few bytes are kept for each
+    Lane.FACT: _Arm(
+        "NOT INDEXED WHERE position IN (SELECT position FROM events INDEXED BY facts_by_stream"
+        f" WHERE position >> {BLOCK_BITS} = :block AND stream IN ({{}}) AND lane = 0 AND position > :after)",
+        by_block=True,
+    ),
+    Lane.DECISION: _Arm(
+        "NOT INDEXED WHERE position IN (SELECT position FROM events INDEXED BY decisions_by_version"
+        " WHERE stream IN ({}) AND lane = 1 AND position > :after)"
+    ),
+}
+
+
 class _Selection:
     """A query as one or more arms over disjoint sets of events, merged by position."""
 
@@ -163,6 +188,7 @@ class _Selection:
         self._filters = ["position > :after"]  # what every arm checks
         self._values: dict[str, Any] = {"after": query.after}
         self._arms: list[_Arm] = []
+        self.names: dict[int, StreamId] = {}
         if query.limit != 0:
             self._choose()
 
@@ -225,11 +251,18 @@ class _Selection:
             for stream in self._query.streams
             if self._query.tenant in (None, stream.tenant) and self._query.category in (None, stream.category)
         }
-        return [no for stream in wanted if (no := stream_number(self._db, stream)) is not None]
+        if len(wanted) < _TOGETHER:
+            return [no for stream in wanted if (no := stream_number(self._db, stream)) is not None]
+        self.names = stream_numbers(self._db, list(wanted))
+        return list(self.names)
 
     def _by_streams(self, streams: list[int]) -> None:
         lanes = _LANES if self._query.lane is None else (self._query.lane,)
         if len(streams) * len(lanes) <= _MAX_CURSORS:
+            if len(streams) >= _TOGETHER and not self._query.backward and self._query.limit is None:
+                listed = ", ".join(map(str, streams))
+                self._arms = [_OF_STREAMS[lane]._replace(where=_OF_STREAMS[lane].where.format(listed)) for lane in lanes]
+                return
             arms = [_OF_STREAM[lane] for lane in lanes]
             self._arms = [arm._replace(where=arm.where.format(stream)) for stream in streams for arm in arms]
             return

@@ -163,6 +163,17 @@ class KeyValueContract(Hooks):
         assert store.kv.scan("a", "acme", limit=0) == []
         assert store.kv.scan("nothing", "acme") == []
 
+    def test_many_records_are_read_at_once_and_those_that_are_not_there_are_left_out(self, store: Store) -> None:
+        keys = ["a", "é", "'", "😀"]
+        kept = {Kept(key, key.encode(), store.kv.put("a", "acme", key, key.encode()) or 0) for key in keys}
+        store.kv.put("a", "globex", "b", b"not mine")
+        store.kv.put("b", "acme", "b", b"not mine")
+        found = store.kv.get_many("a", "acme", [*keys, "b", "a"])
+        assert set(found) == kept
+        assert len(found) == len(kept)
+        assert store.kv.get_many("a", "acme", []) == []
+        assert store.kv.get_many("nothing", "acme", keys) == []
+
     @pytest.mark.parametrize(
         "names", [("", "acme", "k"), ("a", "", "k"), ("a", "acme", ""), ("a", "acme", "\x00"), ("a", "acme", "k" * 201)]
     )
@@ -170,6 +181,8 @@ class KeyValueContract(Hooks):
         space, tenant, key = names
         with pytest.raises(InvalidInput):
             store.kv.get(space, tenant, key)
+        with pytest.raises(InvalidInput):
+            store.kv.get_many(space, tenant, ["sound", key])
         with pytest.raises(InvalidInput):
             store.kv.put(space, tenant, key, b"")
         with pytest.raises(InvalidInput):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Protocol, Self
+from typing import NamedTuple, Protocol, Self
 from uuid import UUID
 
 from postsale.agents.engines.steps import Steps
@@ -26,6 +27,14 @@ class Attended:
     next_due_us: int | None = None
 
 
+class Visit(NamedTuple):
+    """Whom to attend to, and why; see `Steps.visit`."""
+
+    stream: StreamId
+    cause: StoredEvent | None = None
+    since_us: int | None = None
+
+
 class Engine(Protocol):
     """Drives the steps of agents. The log is the truth: an engine may die, be lost or be exchanged, and nothing is done twice or left."""
 
@@ -39,6 +48,12 @@ class Engine(Protocol):
 
     def attend(self, stream: StreamId, cause: StoredEvent | None = None, *, since_us: int | None = None) -> Attended:
         """Have everything done that is to be done for one customer now, here or durably elsewhere; see `Steps.visit`."""
+
+    def attend_many(self, visits: Iterable[Visit]) -> Iterator[tuple[Visit, Attended | Exception]]:
+        """`attend` for many, each with what it returned or raised, as they end; none is another's trouble. Read it to its end.
+
+        The next visit is asked for when there is room for it: who wants to stop offers no more.
+        """
 
     def under(self, lease: Lease) -> Self:
         """This engine as long as it holds a lease: what it does here afterwards raises LeaseLost."""

@@ -34,6 +34,7 @@ from postsale.agents.replacing import Edited
 from postsale.agents.timed import next_us, time_brings
 from postsale.agents.tools.toolbox import Toolbox
 from postsale.agents.waits import ended
+from postsale.agents.work import Work, alone, load
 from postsale.aggregates import commands
 from postsale.aggregates import decisions as d
 from postsale.aggregates.artifacts import EVERY_AGENT, AgentControl, Mode, agent_stream, policy_stream
@@ -124,8 +125,15 @@ class Steps:
 
     def under(self, lease: Lease) -> Self:
         """This engine as long as it holds a lease: afterwards its visits raise LeaseLost. Results of tools are recorded all the same."""
+        return self._at(self.desk.under(lease))
+
+    def pooled(self) -> Self:
+        """This engine for works that are done together, by one thread at a time; see `Desk.pooled`."""
+        return self._at(self.desk.pooled())
+
+    def _at(self, desk: Desk) -> Self:
         engine = copy(self)
-        engine.desk = self.desk.under(lease)
+        engine.desk = desk
         engine.outbox = self.outbox.at(engine.desk)
         engine.planning = self.planning.at(engine.desk)
         return engine
@@ -162,13 +170,19 @@ class Steps:
         `cause`: the fact that brings us here, None for the passing of time since `since_us` (default: a day). `stream` may be
         an alias or a merged customer: the visit is to the customer it belongs to; an alias that is not linked yet has none.
         """
-        chain = self._chain(stream)
+        return alone(self.desk, self.visiting(stream, cause, since_us))
+
+    def visiting(self, stream: StreamId, cause: StoredEvent | None = None, since_us: int | None = None) -> Work[Visited]:
+        """`visit` as a work."""
+        chain = yield from self._chain(stream)
         if not chain:
             return Visited()
         *merged, customer = chain
-        done = [self._settle(part) for part in merged]  # what they had open still needs its end
-        raised, moved = self._watch(customer, cause, since_us)
-        done.append(self._settle(self.log.customer(customer.stream) if moved else customer))
+        done = []
+        for part in merged:
+            done.append((yield from self._settle(part)))  # what they had open still needs its end
+        raised, customer = yield from self.watching(customer, cause, since_us)
+        done.append((yield from self._settle(customer)))
         return Visited(
             raised,
             tuple(x for part in done for x in part.decided),
@@ -177,26 +191,27 @@ class Steps:
             tuple(c for part in done for c in part.customers),
         )
 
-    def _settle(self, customer: CustomerAggregate) -> Visited:
+    def _settle(self, customer: CustomerAggregate) -> Work[Visited]:
         """Decide what is pending and record what time brought; no new trigger."""
-        home = customer.stream
-        waiting = sorted(customer.pending.values(), key=lambda t: t.position)
-        decided = tuple(x for x in (self.handle(home, t.trigger_id) for t in waiting) if x is not None)
-        customer = self.log.customer(home) if waiting else customer
-        lapsed, outcomes = self._sweep(customer)
-        customer = self.log.customer(home) if lapsed or outcomes else customer
-        return Visited(0, decided, lapsed, outcomes, (customer,))
+        home, decided = customer.stream, []
+        for trigger in sorted(customer.pending.values(), key=lambda t: t.position):
+            if (made := (yield from self._handle(home, trigger.trigger_id, customer))) is not None:
+                decided.append(made)
+            customer = yield from load(home, customer)
+        lapsed, outcomes = yield from self._sweep(customer)
+        customer = (yield from load(home, customer)) if lapsed or outcomes else customer
+        return Visited(0, tuple(decided), lapsed, outcomes, (customer,))
 
     def due_us(self, stream: StreamId) -> int | None:
         """When the customer of a stream needs a visit although nothing happens, those merged into it included; None: never."""
-        return min((due for c in self._chain(stream) if (due := self.next_due_us(c)) is not None), default=None)
+        return min((due for c in alone(self.desk, self._chain(stream)) if (due := self.next_due_us(c)) is not None), default=None)
 
     def customer_of(self, stream: StreamId) -> CustomerAggregate | None:
         """The customer that facts on this stream belong to now: aliases and merges followed; None for an alias nobody linked."""
-        chain = self._chain(stream)
+        chain = alone(self.desk, self._chain(stream))
         return chain[-1] if chain else None
 
-    def _chain(self, stream: StreamId) -> list[CustomerAggregate]:
+    def _chain(self, stream: StreamId) -> Work[list[CustomerAggregate]]:
         """The customer of a stream, then those it was merged into, the survivor last; empty for an alias nobody linked."""
         if stream.category == ALIASES:
             (newest,) = self.log.store.latest([stream])
@@ -206,7 +221,7 @@ class Steps:
             stream = customer_stream(stream.tenant, event.account)
         chain: list[CustomerAggregate] = []
         for _ in range(_MAX_MERGES):
-            customer = self.log.customer(stream)
+            customer = yield from load(stream)
             chain.append(customer)
             if customer.merged_into is None:
                 break
@@ -243,22 +258,24 @@ class Steps:
 
         A live condition rises with time only when it was false at `since_us`: an imported history of troubles is no news.
         """
-        return self._watch(self.log.customer(stream), cause, since_us)[0]
+        return alone(self.desk, self.watching(self.log.customer(stream), cause, since_us))[0]
 
     def raises(self, fact: StoredEvent) -> bool:
         """Whether a fact of this origin can raise a trigger in this engine's world."""
         return Header.from_bytes(fact.header).origin in self._raising
 
-    def _watch(self, customer: CustomerAggregate, cause: StoredEvent | None, since_us: int | None) -> tuple[int, bool]:
+    def watching(self, customer: CustomerAggregate, cause: StoredEvent | None, since_us: int | None) -> Work[tuple[int, CustomerAggregate]]:
+        """`watch` as a work, from the customer just loaded; also returns the customer after it."""
         header = Header.from_bytes(cause.header) if cause is not None else None
         if header is not None and header.origin not in self._raising:
-            return 0, False
+            return 0, customer
         now_us, stream = self.desk.now_us(), customer.stream
         causing = cause.event_id if cause is not None else derive_id("time", stream, now_us // DAY_US)
         before_us = None
         if cause is None and self._origin is Origin.LIVE:
             before_us = since_us if since_us is not None else now_us - DAY_US
         raised, moved = 0, False
+        known = customer
         for agent in self.agents.values():
             policy, _ = self._policy(stream.tenant, agent)
             depth = header.depth if header is not None else 0
@@ -268,11 +285,11 @@ class Steps:
                 edges = self._edges(c, agent, policy, "fact" if cause is not None else "time", causing, how, before_us)
                 return Change((*edges.drafts, *self._timed(c, agent, policy)))
 
-            change, stored = self.desk.change(stream, rule, None if moved else customer)
+            change, stored, known = yield from self.desk.changing(stream, rule, None if moved else known, known)
             if stored is not None:
                 moved = True
                 raised += sum(isinstance(x.event, d.TriggerRaised) for x in change.drafts) if stored.stored else 0
-        return raised, moved
+        return raised, ((yield from load(stream, known)) if moved else customer)
 
     def _edges(
         self,
@@ -330,15 +347,21 @@ class Steps:
         What the decision read must still hold when it is stored; else it is read and decided anew, and after too many
         rounds recorded as failed.
         """
+        return alone(self.desk, self._handle(stream, trigger_id, None))
+
+    def _handle(self, stream: StreamId, trigger_id: UUID, customer: CustomerAggregate | None) -> Work[UUID | None]:
+        """`handle` as a work, which begins with `customer`, just loaded."""
         for attempt in range(1, TRIES + 2):
-            customer = self.log.customer(stream)
+            if customer is None or attempt > 1:
+                customer = yield from load(stream, customer)
             pending = customer.pending.get(trigger_id)
             agent = self.agents.get(pending.raised.agent) if pending else None
             if pending is None or agent is None:
                 return None
             last = attempt > TRIES
             try:
-                self._decide_once(customer, pending, agent, "what it depends on kept changing while it was being decided" if last else "")
+                problem = "what it depends on kept changing while it was being decided" if last else ""
+                yield from self.desk.appending(customer, self._decided(customer, pending, agent, problem)[0])
             except NotYet as waits:
                 if waits.again:
                     continue
@@ -358,9 +381,6 @@ class Steps:
             if place := self.toolbox.misfit(intent.tool, arguments):
                 raise InvalidInput(what="edit", field=f"arguments.{place}", reason=f"it does not fit the input of {intent.tool}")
         return change, decided
-
-    def _decide_once(self, c: CustomerAggregate, pending: PendingTrigger, agent: Agent, problem: str) -> None:
-        self.desk.append(c, self._decided(c, pending, agent, problem)[0])
 
     def _decided(
         self, c: CustomerAggregate, pending: PendingTrigger, agent: Agent, problem: str, edited: Edited | None = None
@@ -485,7 +505,7 @@ class Steps:
 
     # ------------------------------------------------------------ what time brings
 
-    def _sweep(self, customer: CustomerAggregate) -> tuple[int, int]:
+    def _sweep(self, customer: CustomerAggregate) -> Work[tuple[int, int]]:
         def rule(c: CustomerAggregate) -> Change:
             now_us = self.desk.now_us()
             answered = self.approvals.timed(c)
@@ -503,7 +523,7 @@ class Steps:
                     drafts += [self.desk.draft(x, derive_id(case.case_id, "closed"), how) for x in closing]
             return Change(tuple(drafts), answered.conditions)
 
-        change, _ = self.desk.change(customer.stream, rule, customer)
+        change, _, _ = yield from self.desk.changing(customer.stream, rule, customer)
         lapsed = sum(isinstance(x.event, d.ApprovalLapsed | ApprovalTimedOut) for x in change.drafts)
         return lapsed, sum(isinstance(x.event, d.OutcomeObserved) for x in change.drafts)
 

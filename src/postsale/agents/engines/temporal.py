@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from copy import copy
@@ -18,8 +18,9 @@ from typing import Any, Final, Self, TypeVar
 from uuid import UUID
 
 from postsale.agents.engines.engine import Attended
+from postsale.agents.engines.engine import Visit as ToVisit
 from postsale.agents.engines.steps import Steps
-from postsale.errors import EngineUnavailable, MissingExtra
+from postsale.errors import EngineUnavailable, MissingExtra, PostSaleError
 from postsale.events import SECOND_US, StoredEvent, StreamId
 from postsale.store.leases import Lease
 
@@ -104,6 +105,14 @@ class TemporalEngine:
 
         self._link.run(call())
         return Attended()
+
+    def attend_many(self, visits: Iterable[ToVisit]) -> Iterator[tuple[ToVisit, Attended | Exception]]:
+        """As `attend`, one after another: a call is short, and what follows is done by workers."""
+        for visit in visits:
+            try:
+                yield visit, self.attend(visit.stream, visit.cause, since_us=visit.since_us)
+            except PostSaleError as error:
+                yield visit, error
 
     def settle(self, stream: StreamId) -> None:
         """Wait until everything is done that the customer's workflow was called for. Needs a worker. Raises EngineUnavailable."""
