@@ -116,6 +116,13 @@ class Rounds:
             if (_number(raw) or 0) <= now_us:
                 _, category, id_ = key.split("/", 2)
                 visits.setdefault(StreamId(tenant, category, id_), [])
+        since: dict[StreamId, int] = {}  # of whom the visit failed: since when time has not been looked at
+        for key, raw in self._views.scan(view, "missed/"):
+            _, category, id_ = key.split("/", 2)
+            stream = StreamId(tenant, category, id_)
+            since[stream], *positions = orjson.loads(raw)
+            facts = visits.setdefault(stream, [])
+            facts[:] = [*self._at(set(positions) - {fact.position for fact in facts}), *facts][-_LOOKED_AT:]
         rules = orjson.dumps([policy.digest for _, policy, _ in self._steps.timed(tenant, now=True)])
         anew = anew or done == 0 or self._views.get(view, _RULES) != rules
         if anew or now_us // DAY_US != all_us // DAY_US or len(visits) >= _MANY:
@@ -123,11 +130,17 @@ class Rounds:
             rows |= {_ALL: orjson.dumps(now_us), _RULES: rules}
         for stream, facts in visits.items():
             self._lease.keep()
-            due: int | None = now_us  # it is visited again by the next run, unless the visit says otherwise
+            due: int | None = now_us  # it is visited again by the next run, for the same facts, unless the visit says otherwise
+            since_us = since.get(stream, all_us)
+            rows[_missed(stream)] = orjson.dumps([since_us, *(fact.position for fact in facts)])
             with self._trouble(stream, report):
-                attended = self._engine.attend(stream, self._cause(stream, facts, now_us), since_us=all_us)
+                attended = self._engine.attend(stream, self._cause(stream, facts, now_us), since_us=since_us)
                 report.add(attended)
                 due = attended.next_due_us
+                if stream in since:
+                    rows[_missed(stream)] = None
+                else:
+                    del rows[_missed(stream)]
                 on_progress(1)
             rows[_due(stream)] = None if due is None else orjson.dumps(due)
         try:
@@ -155,6 +168,8 @@ class Rounds:
             raise
         except PostSaleError as error:
             report.problems.append((str(stream), f"{type(error).__name__}: {error}"))
+        except Exception as error:  # an agent's own code, most likely: the type only, since its words may hold personal data
+            report.problems.append((str(stream), f"its visit raised {type(error).__name__}"))
 
     def _position(self, known_at_us: int) -> int:
         """How far the log was at a time."""
@@ -209,6 +224,11 @@ class Rounds:
                 facts.extend(self._newest(stored.stream))
         return visits
 
+    def _at(self, positions: Iterable[int]) -> Iterator[StoredEvent]:
+        """The events at these positions, in order."""
+        for position in sorted(positions):
+            yield from self._log.store.read(Query(after=position - 1, upto=position))
+
     def _newest(self, stream: StreamId) -> list[StoredEvent]:
         """A link or merge is news because of the facts that came with it."""
         try:
@@ -243,7 +263,10 @@ class Rounds:
         if open_matters and (c.pending or c.decisions or c.waits):
             return True
         for agent in self._steps.agents.values():
-            values = agent.values(c, subject.reading, now_us)
+            try:
+                values = agent.values(c, subject.reading, now_us)
+            except Exception:  # an agent's own code: the visit says why
+                return True
             for condition in agent.policy.conditions:
                 was = (agent.name, condition.id) in c.up
                 if condition.up(values, was) != was:
@@ -253,6 +276,11 @@ class Rounds:
 
 def _due(stream: StreamId) -> str:
     return f"due/{stream.category}/{stream.id}"
+
+
+def _missed(stream: StreamId) -> str:
+    """Under this name is what a visit that failed was for, until one succeeds: since when time was not looked at, positions of facts."""
+    return f"missed/{stream.category}/{stream.id}"
 
 
 def _number(raw: bytes | None) -> int | None:
