@@ -1,4 +1,5 @@
-"""A process that has one effect and dies at a step of it by SIGKILL: `python -m tests.agents.killed_dispatch`, a JSON line per run.
+"""A process that has one effect and dies at a step of it by SIGKILL, or stands still there: `python -m tests.agents.killed_dispatch`,
+a JSON line per run, or `{"go_on": PID}` for one that stands still.
 
 It forks for each run, so that a run costs no start of an interpreter. A step is the moment before each thing that anybody else can see,
 which is also the moment after the one before: a write to the log or to its records, a connection, a piece sent or received; and the end.
@@ -12,6 +13,7 @@ import signal
 import socket
 import sys
 import tempfile
+import time
 import traceback
 from collections.abc import Callable
 from contextlib import closing
@@ -60,15 +62,17 @@ def tool_of(kind: str, url: str) -> Tool:
 
 
 class Steps:
-    """Counts steps, and dies at one of them."""
+    """Counts steps, and dies at one of them; or stands still there, and does `woken` when it goes on."""
 
-    def __init__(self, die_at: int) -> None:
-        self.die_at, self.done = die_at, 0
+    def __init__(self, die_at: int, woken: Callable[[], None] | None = None) -> None:
+        self.die_at, self.woken, self.done = die_at, woken, 0
 
     def step(self) -> None:
         self.done += 1
         if self.done == self.die_at:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), signal.SIGKILL if self.woken is None else signal.SIGSTOP)
+            if self.woken is not None:
+                self.woken()
 
     def before(self, owner: Any, *names: str) -> None:
         for name in names:
@@ -82,10 +86,10 @@ class Steps:
         return wrapped
 
 
-def run(folder: Path, url: str, kind: str, minutes: int, die_at: int, many: int = 0) -> None:
+def run(folder: Path, url: str, kind: str, minutes: int, die_at: int, many: int = 0, still: int = 0) -> None:
     """Set up what is missing, then visit the customer at START plus minutes; without `die_at` until nothing waits any more.
 
-    `many`: visit so many customers together.
+    `many`: visit so many customers together. `still`: it does not die but stands still, and when it goes on so many minutes have passed.
     """
     clock = ManualClock(START + timedelta(minutes=minutes))
     store = SQLiteStore(folder / "log.db", clock=clock)
@@ -115,7 +119,13 @@ def run(folder: Path, url: str, kind: str, minutes: int, die_at: int, many: int 
         return min((x for x in due if x is not None), default=None)
 
     if die_at >= 0:
-        steps = Steps(die_at)
+
+        def woken() -> None:
+            clock.advance(timedelta(minutes=still))
+            real = time.monotonic
+            time.monotonic = lambda: real() + 60 * still
+
+        steps = Steps(die_at, woken if still else None)
         steps.before(store, "append")
         steps.before(store.kv, "put")
         steps.before(socket.socket, "connect", "send", "sendall", "recv")
@@ -133,16 +143,20 @@ def main() -> None:
         run(Path(folder), url, "idempotent", 0, -1)  # what is computed once in a process is there before it forks
     for line in sys.stdin:
         order = json.loads(line)
-        child = os.fork()
+        if "go_on" in order:
+            child = order["go_on"]
+            os.kill(child, signal.SIGCONT)
+        else:
+            child = os.fork()
         if not child:
             try:
-                run(Path(order["folder"]), order["url"], order["kind"], order["minutes"], order["die_at"], order["many"])
+                run(Path(order.pop("folder")), **order)
             except BaseException:
                 traceback.print_exc()
                 os._exit(1)
             os._exit(0)
-        _, status = os.waitpid(child, 0)
-        sys.stdout.write(f"{os.waitstatus_to_exitcode(status)}\n")
+        _, status = os.waitpid(child, os.WUNTRACED)
+        sys.stdout.write(f"{child if os.WIFSTOPPED(status) else os.waitstatus_to_exitcode(status)}\n")
         sys.stdout.flush()
 
 

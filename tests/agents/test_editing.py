@@ -252,6 +252,20 @@ def test_whoever_edited_does_not_approve_where_the_policy_asks_for_somebody_else
     assert w.engine.approvals.approve("acme", new, BEN)
 
 
+def test_whoever_edited_first_does_not_approve_what_somebody_edited_further() -> None:
+    """Else two people would get their changes through that nobody else looked at: one edits, the other adds a word, the first approves."""
+    w = World([Agent(Policy.from_toml(ladder()))])
+    w.mode("act")
+    for login in ("anna", "ben", "cara"):
+        grant(w, login, "cs-lead")
+    delegate(w, ANNA, "emil")
+    last = edit(w, edit(w, w.one_decision(), ANNA, amount_minor=3000), BEN, terms="Two weeks.")
+    for person in (ANNA, BEN, Person("emil", "token")):
+        with pytest.raises(ApprovalRefused, match="whoever edited"):
+            w.engine.approvals.approve("acme", last, person)
+    assert w.engine.approvals.approve("acme", last, CARA) is True
+
+
 def test_an_edit_beyond_the_approver_s_limit_goes_to_somebody_with_a_higher_one() -> None:
     w = World([Agent(Policy.from_toml(ladder()))])
     w.mode("act")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -93,6 +94,44 @@ def test_a_source_that_is_down_gives_the_default_and_nothing_of_its_message_is_k
     event = decided(world(source))
     assert (event.rule, event.flags["credits.reason"]) == ("task", "ERROR: ConnectionError")
     assert "canary" not in event.model_dump_json()
+
+
+class Unsayable:
+    def __str__(self) -> str:
+        raise ConnectionError("canary@example.com")
+
+
+@pytest.mark.parametrize("said", [None, (True, "on", "x"), "yes", FlagReading(True, Unsayable(), "x")])  # type: ignore[arg-type]
+def test_a_source_that_says_what_is_no_reading_gives_the_default_and_the_decision_is_made(said: Any) -> None:
+    class Wrong:
+        def read(self, *_: Any, **__: Any) -> Any:
+            return said
+
+    event = decided(world(Wrong()))
+    assert event.rule == "task"
+    assert str(event.flags["credits.reason"]).startswith("ERROR: ")
+    assert "canary" not in event.model_dump_json()
+
+
+def test_a_source_that_hangs_is_left_behind_once_and_asked_again_when_it_is_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("postsale.agents.flags.TIMEOUT_S", 0.05)
+    back, waits = threading.Event(), list[threading.Thread]()
+
+    class Hanging:
+        def read(self, *_: Any, **__: Any) -> FlagReading:
+            waits.append(threading.current_thread())
+            back.wait()
+            return FlagReading(True, "on", "TARGETING_MATCH")
+
+    source = Hanging()
+    event = decided(world(source))
+    assert (event.rule, event.flags["credits.reason"]) == ("task", "ERROR: no answer within 0.05 s")
+    again = decided(world(source))
+    assert (again.rule, again.flags["credits.reason"], len(waits)) == ("task", "ERROR: it still hangs", 1)
+    back.set()
+    waits[0].join()
+    monkeypatch.setattr("postsale.agents.flags.TIMEOUT_S", 5.0)
+    assert decided(world(source)).rule == "credit"
 
 
 @given(value=st.one_of(st.none(), st.floats(), st.text(), st.integers(), st.booleans(), st.binary()), text=st.text())

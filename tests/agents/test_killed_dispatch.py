@@ -1,4 +1,4 @@
-"""SIGKILL at every step of one effect, from the trigger to the record of its result: the receiving server's own record has it once."""
+"""SIGKILL and SIGSTOP at every step of one effect, from the trigger to its result: the receiving server's own record has it once."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ SHAPES: dict[str, type[Shape]] = {"idempotent": Receiver, "queryable": Slack, "u
 
 @pytest.fixture(scope="module")
 def process() -> Iterator[Run]:
-    """Runs of `killed_dispatch`, each in a process of its own: 0, or minus the signal that it died of."""
+    """Runs of `killed_dispatch`, each in a process of its own: 0, minus the signal that it died of, or its number when it stands still."""
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-m", "tests.agents.killed_dispatch"]
     with subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as nursery:
@@ -51,8 +51,19 @@ def process() -> Iterator[Run]:
         assert nursery.stdout is not None
         stdin, stdout = nursery.stdin, nursery.stdout
 
-        def run(folder: Path, server: ToolServer, kind: str, *, minutes: int, die_at: int = 0, many: int = 0) -> int:
-            order = {"folder": str(folder), "url": server.url, "kind": kind, "minutes": minutes, "die_at": die_at, "many": many}
+        def run(
+            folder: Path,
+            server: ToolServer,
+            kind: str,
+            *,
+            minutes: int,
+            die_at: int = 0,
+            many: int = 0,
+            still: int = 0,
+            go_on: int | None = None,
+        ) -> int:
+            order: dict[str, object] = {"folder": str(folder), "url": server.url, "kind": kind, "minutes": minutes, "die_at": die_at}
+            order = {**order, "many": many, "still": still} if go_on is None else {"go_on": go_on}
             stdin.write(json.dumps(order) + "\n")
             stdin.flush()
             return int(stdout.readline())
@@ -100,6 +111,35 @@ def test_killed_at_every_step_in_turn_the_effect_is_there_once(kind: str, proces
             check(folder, kind, server.shape.effects, f"killed at step {step}")
     assert 8 <= died < 199
     assert seen >= {("", 0), ("agent/decision-recorded", 0), ("effect/started", 0), ("effect/started", 1), ("effect/succeeded", 1)}
+
+
+@pytest.mark.parametrize("kind", list(SHAPES))
+def test_a_worker_that_stands_still_at_every_step_in_turn_and_goes_on_after_another_did_the_work_does_nothing_twice(
+    kind: str, process: Run, tmp_path: Path
+) -> None:
+    """Between the last look at the clock and the first piece that is sent nobody can look again: there only the other side can tell."""
+    stood, ready, late = 0, tmp_path / "ready", list[int]()
+    ready.mkdir()
+    with ToolServer(SHAPES[kind]()) as server:
+        assert process(ready, server, kind, minutes=0, die_at=-1) == 0
+    for step in range(1, 200):
+        folder = shutil.copytree(ready, tmp_path / str(step))
+        with ToolServer(SHAPES[kind]()) as server:
+            pid = process(folder, server, kind, minutes=0, die_at=step, still=6)
+            if pid == 0:
+                break  # it has fewer steps
+            assert pid > 0
+            stood += 1
+            assert process(folder, server, kind, minutes=6) == 0
+            by_others = len(server.shape.effects)
+            assert process(folder, server, kind, minutes=6, go_on=pid) == 0
+            if len(server.shape.effects) > by_others and by_others:
+                late.append(step)
+            assert process(folder, server, kind, minutes=20) == 0
+            if step not in late:
+                check(folder, kind, server.shape.effects, f"stood still at step {step}")
+    assert 8 <= stood < 199
+    assert len(late) <= (kind == "queryable"), late
 
 
 @pytest.mark.parametrize("kind", list(SHAPES))

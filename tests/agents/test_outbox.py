@@ -316,6 +316,49 @@ def test_an_effect_that_could_not_leave_for_days_is_cancelled_not_sent_late() ->
     assert results(w) == ["cancelled:it could not leave within 3 days"]
 
 
+def test_a_tool_that_may_take_long_is_not_called_by_a_second_worker_while_the_first_still_may() -> None:
+    """Asked while the first request is under way it would say that nothing has happened."""
+
+    class Slow(Queryable):
+        timeout_s, counted = 600.0, 0
+
+        def call(self, arguments: Task, *, idempotency_key: str, timeout_s: float) -> Receipt:
+            if not self.calls:
+                self.calls.append(idempotency_key)
+                w.wait(seconds=599)
+                EmbeddedEngine(w.log, [Agent(Policy.from_toml(DUNNING))], Toolbox([self], sandbox=False)).attend(w.stream())
+            self.counted += 1
+            return super().call(arguments, idempotency_key=idempotency_key, timeout_s=timeout_s)
+
+    tool = Slow()
+    w = acting(tool)
+    w.attend(w.failed())
+    assert tool.counted == 1
+    assert results(w) == ["succeeded:"]
+
+
+def test_a_worker_that_looks_too_late_after_its_claim_sends_nothing_and_the_effect_is_tried_again() -> None:
+    tool = Queryable()
+    w = acting(tool)
+    put = w.store.append
+
+    def stood_still(*args: object, **kwargs: object) -> object:
+        done = put(*args, **kwargs)
+        if w.kinds()[-1:] == ["effect/started"] and not tool.calls:
+            w.store.append = put
+            w.wait(seconds=271)  # of 300, and the tool may take 30
+        return done
+
+    w.store.append = stood_still
+    w.attend(w.failed())
+    assert tool.calls == []
+    assert results(w) == ["failed:its worker stood still for too long after the claim, and sent nothing"]
+    assert w.engine.outbox.gate.state("acme", tool.ref.name).failures == 0, "that is no fault of the tool"
+    w.wait(minutes=2)
+    w.attend()
+    assert len(tool.effects) == 1
+
+
 def test_two_workers_race_for_an_effect_and_one_calls() -> None:
     tool = Scripted()
     w = acting(tool)

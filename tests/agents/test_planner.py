@@ -402,7 +402,12 @@ def test_a_planner_that_hangs_is_left_after_its_time() -> None:
     assert event.flags["plan.problem"] == "its planner retention failed 1 times, the last with no answer within 1 s"
 
 
-@pytest.mark.parametrize("said", [None, 7, ["x"]])
+class Unsayable:
+    def __str__(self) -> str:
+        raise ConnectionError(CANARY)
+
+
+@pytest.mark.parametrize("said", [Answer(text="{}", model=Unsayable()), None, 7, ["x"]])  # type: ignore[arg-type]
 def test_a_planner_that_returns_something_else_has_failed(said: Any) -> None:
     w = Planned(said)
     w.attend(w.failed())

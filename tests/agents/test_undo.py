@@ -371,6 +371,24 @@ def test_several_workers_at_once_take_each_effect_back_once() -> None:
     assert called(w).count("crm.close_task@1") == 5
 
 
+def test_a_worker_whose_undo_another_one_carried_out_between_its_two_looks_finds_it_finished(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    w = acting()
+    task(w)
+    u, other = undos(w), undos(w)
+    undo, plan = approved(u, w, policy(w)), Undos.plan
+
+    def overtaken(self: Undos, *args: Any, **kwargs: Any) -> Any:
+        if self is u:
+            other.run(w.tenant, undo.id)
+        return plan(self, *args, **kwargs)
+
+    monkeypatch.setattr(Undos, "plan", overtaken)
+    assert u.run(w.tenant, undo.id).state.status == "finished"
+    assert called(w).count("crm.close_task@1") == 1
+
+
 def test_an_effect_is_taken_back_from_a_customer_that_was_merged_meanwhile() -> None:
     w = acting()
     id_ = task(w)

@@ -11,7 +11,10 @@ import pytest
 
 from postsale.access import Person
 from postsale.agents import Agent, Policy, RenewalRescue
+from postsale.agents.evidence import HealthReading
 from postsale.agents.tools import Receipt, Tool, ToolModel
+from postsale.aggregates.customer import CustomerAggregate
+from postsale.aggregates.decisions import Scalar
 from postsale.app import PostSale, Tenant
 from postsale.errors import ApprovalRefused, InvalidInput, NotAllowed, UnknownDecision
 from postsale.events import Id, ManualClock, Text
@@ -512,6 +515,53 @@ def test_a_broken_customer_stops_nobody_else(tmp_path: Path) -> None:
         report = ps.run_once()
         assert [stream for stream, _ in report.problems] == [str(broken)]
         assert len(mailer.sent) == sent + 1
+
+
+def test_an_agent_whose_evidence_raises_for_one_customer_serves_the_others_on_every_kind_of_run(tmp_path: Path) -> None:
+    class Broken(Agent):
+        def evidence(self, customer: CustomerAggregate, health: HealthReading, at_us: int) -> dict[str, Scalar]:
+            if customer.ref == bad:
+                raise ZeroDivisionError("canary.bird@example.com")
+            return {}
+
+    bad, clock = "", ManualClock(NOON)
+    with opened(tmp_path, clock=clock, agents=[Broken(policy())], tools=[Mailer()]) as ps:
+        acme = ps.tenant("acme")
+        acme.record("cus_1", failed("f1"))
+        acme.record("cus_2", failed("f2"))
+        bad = acme.customer("cus_1").stream.id
+        for expected in (1, 0):  # the first run looks at everybody, the next one at what is due
+            report = ps.run_once()
+            assert report.problems == [(f"acme/customers/{bad}", "its visit raised ZeroDivisionError")]
+            assert report.decided == expected
+            clock.advance(timedelta(hours=1))
+        bad = ""
+        assert ps.run_once().decided == 1, "the fact that asked is not forgotten by the visits that failed"
+        assert ps.tenant("acme").decisions("cus_1")[0].recorded.condition == "failing"
+        assert ps.run_once().decided == 0
+
+
+def test_what_time_alone_asks_is_asked_although_the_visits_of_that_day_failed(tmp_path: Path) -> None:
+    class Broken(Agent):
+        def evidence(self, customer: CustomerAggregate, health: HealthReading, at_us: int) -> dict[str, Scalar]:
+            if broken:
+                raise ZeroDivisionError
+            return {}
+
+    broken, clock = False, ManualClock(NOON)
+    text = CALLS.format(name="mailer", approval="none").replace('failed_payments = ">= 1"', 'days_since_last_payment = ">= 30"', 1)
+    silent = Policy.from_toml(text.replace("[inputs]", '[inputs]\ndays_since_last_payment = "integer"'))
+    with opened(tmp_path, clock=clock, agents=[Broken(silent)], tools=[Mailer()]) as ps:
+        ps.tenant("acme").record("cus_1", paid("p1"))
+        assert ps.run_once().decided == 0
+        clock.advance(timedelta(days=29))
+        assert ps.run_once().decided == 0
+        broken = True
+        for _ in range(3):
+            clock.advance(timedelta(days=1))
+            assert len(ps.run_once().problems) == 1
+        broken = False
+        assert ps.run_once().decided == 1
 
 
 def test_two_conditions_at_once_are_two_triggers_with_a_decision_each(where: Where) -> None:

@@ -21,6 +21,16 @@ KERNEL = sys.platform == "linux" and platform.machine() in ARCHITECTURES
 needs_kernel = pytest.mark.skipif(not KERNEL, reason="seccomp is of Linux, and known here for x86_64 and aarch64")
 
 
+on_x86_64 = pytest.mark.skipif(platform.machine() != "x86_64", reason="by its numbers")
+BY_NUMBER = {
+    "io_uring": "io_uring_setup",
+    "openat2": "openat2",
+    "the parent's memory": "process_vm_writev",
+    "a file in memory, past Python": "memfd_create",
+    "a process's descriptor": "pidfd_getfd",
+}
+
+
 def replayed(world: World, **more: Any) -> ReplayReport:
     return replay_many(world.log, "acme", Unsealer(world.log.vault), agents=world.engine.agents.values(), **more)
 
@@ -41,6 +51,10 @@ def replayed(world: World, **more: Any) -> ReplayReport:
         ("a thread that writes", {"a call with signals blocked, such as a thread"}),
         ("a signal", {"kill"}),
         ("randomness", {"getrandom"}),
+        *[pytest.param(way, {tried}, marks=on_x86_64) for way, tried in BY_NUMBER.items()],
+        ("a signal to the parent", {"kill", "system call 110", "system call 173"}),  # it asks for its number first
+        ("a file in memory", {"memfd_create"}),
+        ("a vector to a leaked descriptor", {"writev"}),
         ("a module it did not import", {"open", "openat"}),
     ],
 )

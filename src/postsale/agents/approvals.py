@@ -19,6 +19,7 @@ from postsale.agents.authority import Authorities
 from postsale.agents.control import require_person, require_reason
 from postsale.agents.decide import intent_mac, macs_digest, values_digest
 from postsale.agents.desk import NOTHING, Change, Desk
+from postsale.agents.editing import edit_of
 from postsale.agents.policy_time import ASKED_BY
 from postsale.agents.replacing import Editor, Propose
 from postsale.agents.silence import Silence
@@ -228,6 +229,10 @@ class Approvals:
         right = right_to_answer(asked, asked.level + up, authority, yes.approver, minor, currency, self._desk.now_us())
         if isinstance(right, str):
             raise ApprovalRefused(decision_id=str(decision.event_id), reason=right)
+        if asked.edits == "other" and {yes.approver, right.on_behalf_of} & self._editors(tenant, decision):
+            raise ApprovalRefused(
+                decision_id=str(decision.event_id), reason="whoever edited a proposal does not approve what others made of it"
+            )
         signed = a.ApprovalSigned(
             decision_id=decision.event_id,
             approver=yes.approver,
@@ -241,6 +246,17 @@ class Approvals:
             reason=yes.reason,
         )
         return signed, authority.version
+
+    def _editors(self, tenant: str, decision: Recorded[d.DecisionRecorded]) -> set[str | None]:
+        """Everybody whose changes are in a proposal: an edit of an edit keeps what the first one changed."""
+        editors: set[str | None] = set()
+        edit = edit_of(decision.data.flags)
+        while edit is not None:
+            replaced = self._desk.event(tenant, derive_id(edit.replaces, "approval", a.ApprovalReplaced.wire_name))
+            assert isinstance(replaced, a.ApprovalReplaced)
+            editors.add(replaced.editor)
+            edit = edit_of(self._desk.decision(tenant, edit.replaces).data.flags)
+        return editors
 
     def _changed(self, c: CustomerAggregate, decision: Recorded[d.DecisionRecorded]) -> tuple[tuple[str, ...], dict[str, d.Scalar], int]:
         """What differs from what the decision was bound to; the bound values now; the position up to which facts are in them."""

@@ -3,7 +3,7 @@
 Before a claim the tool's gate is asked: while it is shut, nothing is claimed, nothing is recorded and no attempt is used up.
 
 An idempotent or queryable tool has its effect once through any crash; an unsafe one at most once, and a person looks when
-the outcome is unknown. The kill switch, consent and the customer's version are conditions of every claim.
+the outcome is unknown. A worker that stood still after its claim, until another one may have taken over, does not call any more. The kill switch, consent and the customer's version are conditions of every claim.
 May import the desk, the gate, tools, aggregates, events.
 """
 
@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from copy import copy
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any, Final, Self
 from uuid import UUID
 
 import orjson
@@ -30,6 +30,8 @@ from postsale.aggregates.commands import effect_due_us, effects_due, start_effec
 from postsale.aggregates.customer import CustomerAggregate, Effect
 from postsale.events import DAY_US, SECOND_US, Actor, Event, Origin, Recorded, StreamId, derive_id, from_us, to_us
 from postsale.store.log import Cause
+
+_TOO_LATE: Final = Result("retry", "its worker stood still for too long after the claim, and sent nothing")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +53,16 @@ class Outbox:
         abandoned_after_s: float = 300.0,
         too_late_after_s: float = 3 * 86_400.0,
     ) -> None:
-        """`abandoned_after_s`: a started effect without a result counts as left by a crash after this time.
+        """`abandoned_after_s`: a started effect without a result counts as left by a crash after this time, or three times the longest
+        time-out of a tool where that is longer.
 
         `too_late_after_s`: an effect that could not leave so long after it was due is cancelled, not sent late.
         """
         self._desk = desk
         self._toolbox = toolbox
         self.gate = Gate(desk.log.store.kv, desk.log.clock)
-        self._abandoned_us = int(abandoned_after_s * SECOND_US)
+        longest_s = max((tool.timeout_s for tool in toolbox.all() if not tool.sandbox), default=0.0)
+        self._abandoned_us = int(max(abandoned_after_s, 3 * longest_s) * SECOND_US)
         self._too_late_us = int(too_late_after_s * SECOND_US)
 
     def at(self, desk: Desk) -> Self:
@@ -151,11 +155,13 @@ class Outbox:
         started = change.drafts[0].event
         if not isinstance(started, d.EffectStarted) or tool is None or arguments is None:
             return Dispatched(settled=1), seen
-        result: Result = yield Claimed(lambda: self._call(tool, intent, arguments, again=started.attempt > 1))
+        over_us = change.drafts[0].at_us + self._abandoned_us
+        result: Result = yield Claimed(lambda: self._call(tool, intent, arguments, over_us, again=started.attempt > 1))
         final, _, seen = yield from self._desk.changing(
             stream, lambda c: replace(self._record(c, decision, intent, tool, started.attempt, result), happened=True), held=seen
         )
-        self.gate.settle(stream.tenant, tool, result)  # after the record of the effect, which matters more
+        if result is not _TOO_LATE:
+            self.gate.settle(stream.tenant, tool, result)  # after the record of the effect, which matters more
         done = any(not isinstance(x.event, d.EffectFailed) or x.event.final for x in final.drafts)
         return Dispatched(called=1, settled=int(done)), seen
 
@@ -253,14 +259,19 @@ class Outbox:
             return d.EffectCancelled(decision_id=decision_id, intent_id=intent.intent_id, reason=cancel)
         return d.EffectFailed(decision_id=decision_id, intent_id=intent.intent_id, attempt=effect.attempt, final=True, reason=fail)
 
-    def _call(self, tool: Tool, intent: d.EffectIntent, arguments: Mapping[str, Any], *, again: bool) -> Result:
-        """Send it; a queryable tool is asked before every second sending, also when it said that nothing had happened."""
-        key = str(intent.intent_id)
+    def _call(self, tool: Tool, intent: d.EffectIntent, arguments: Mapping[str, Any], over_us: int, *, again: bool) -> Result:
+        """Send it; a queryable tool is asked before every second sending, also when it said that nothing had happened.
+
+        `over_us`: from then on the claim is nobody's, so what might not be over by then is not begun.
+        """
+        key, last_us = str(intent.intent_id), over_us - int(tool.timeout_s * SECOND_US)
         with self._world():
             if tool.kind == "queryable" and again:
                 found = self._toolbox.query(intent.tool, idempotency_key=key)
                 if found.status != "absent":
                     return found
+            if self._desk.now_us() > last_us:
+                return _TOO_LATE
             return self._toolbox.call(intent.tool, arguments, idempotency_key=key)
 
     def _record(

@@ -221,6 +221,7 @@ class Planning:
             said: object = answer.text if isinstance(answer, Answer) else answer
             if not isinstance(answer, Answer) or not isinstance(said, str | bytes):
                 return f"it answered with {type(said).__name__}"
+            answer = replace(answer, model=clean(str(answer.model))[:200])
         except (ToolUnreachable, LeaseLost):
             raise
         except TimeoutError:
@@ -246,7 +247,7 @@ class Planning:
             answer=kept,
             answer_mac=mac(kept.encode()),
             answer_chars=len(text),
-            model=clean(str(answer.model))[:200],
+            model=answer.model,
             input_tokens=_number(answer.input_tokens, MAX_INT),
             output_tokens=_number(answer.output_tokens, MAX_INT),
             took_ms=took_ms,

@@ -208,14 +208,18 @@ class Undos:
             raise UndoRefused(undo=undo.digest[:12], reason=f"it does not wait for approval: it is {undo.state.status}")
         if digest is not None and digest != undo.digest:
             raise UndoRefused(undo=undo.digest[:12], reason="the plan that was shown is another one")
-        self._still_fits(undo)
+        if self._still_fits(undo) is None:
+            raise UndoRefused(undo=undo.digest[:12], reason="somebody else settled it first")
         event = UndoApproved(digest=undo.digest, approver=person.login, authenticated_by=person.authenticated_by, reason=reason)
         if not self._append(tenant, undo_id, undo.state, event, person.actor):
             raise UndoRefused(undo=undo.digest[:12], reason="somebody else settled it first")
         return self.get(tenant, undo_id)
 
-    def _still_fits(self, undo: Undo) -> int:
-        """The position at which the plan still is what it was; else the undo becomes void. Raises UndoRefused."""
+    def _still_fits(self, undo: Undo) -> int | None:
+        """The position at which the plan still is what it was; else the undo becomes void. Raises UndoRefused.
+
+        None when somebody else was first: what moved the log may be this undo, begun by another worker.
+        """
         p = undo.proposed
         why = changed = None
         if undo.state.expired(self.desk.now_us()):
@@ -225,7 +229,8 @@ class Undos:
             if now.digest == undo.digest:
                 return now.position
             changed = now.digest
-        self._append(undo.tenant, undo.id, undo.state, UndoVoided(digest=p.digest, why="expired" if why else "changed"), SYSTEM)
+        if not self._append(undo.tenant, undo.id, undo.state, UndoVoided(digest=p.digest, why="expired" if why else "changed"), SYSTEM):
+            return None
         told = "its time is over" if why else f"the log moved since it was proposed: the plan of now is {(changed or '')[:12]}"
         raise UndoRefused(undo=p.digest[:12], reason=told)
 
@@ -242,7 +247,10 @@ class Undos:
             case "finished":
                 return undo
             case "approved":
-                event = UndoBegun(digest=undo.digest, position=self._still_fits(undo))
+                position = self._still_fits(undo)
+                if position is None:
+                    return self.run(tenant, undo_id)
+                event = UndoBegun(digest=undo.digest, position=position)
                 self._append(tenant, undo_id, undo.state, event, SYSTEM)
                 undo = self.get(tenant, undo_id)  # begun, by us or by another worker
             case "proposed":

@@ -7,7 +7,7 @@ done is visited once. That goes for an engine that works elsewhere too: what it 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -116,12 +116,19 @@ class Rounds:
             if (_number(raw) or 0) <= now_us:
                 _, category, id_ = key.split("/", 2)
                 visits.setdefault(StreamId(tenant, category, id_), [])
+        since: dict[StreamId, int] = {}  # of whom the visit failed: since when time has not been looked at
+        for key, raw in self._views.scan(view, "missed/"):
+            _, category, id_ = key.split("/", 2)
+            stream = StreamId(tenant, category, id_)
+            since[stream], *positions = orjson.loads(raw)
+            facts = visits.setdefault(stream, [])
+            facts[:] = [*self._at(set(positions) - {fact.position for fact in facts}), *facts][-_LOOKED_AT:]
         rules = orjson.dumps([policy.digest for _, policy, _ in self._steps.timed(tenant, now=True)])
         anew = anew or done == 0 or self._views.get(view, _RULES) != rules
         if anew or now_us // DAY_US != all_us // DAY_US or len(visits) >= _MANY:
             visits = self._worth(tenant, visits, now_us, rows)
             rows |= {_ALL: orjson.dumps(now_us), _RULES: rules}
-        rows |= self._visit(visits, now_us, all_us, report, on_progress)
+        rows |= self._visit(visits, now_us, all_us, since, report, on_progress)
         try:
             self._views.write(view, {**rows, _ANCHOR: self._anchor(head)}, checkpoint=head, expected=done)
         except ViewMoved:
@@ -129,17 +136,25 @@ class Rounds:
             raise
 
     def _visit(
-        self, visits: News, now_us: int, since_us: int, report: RunReport, on_progress: Callable[[int], None]
+        self,
+        visits: News,
+        now_us: int,
+        all_us: int,
+        since: Mapping[StreamId, int],
+        report: RunReport,
+        on_progress: Callable[[int], None],
     ) -> dict[str, bytes | None]:
-        """Make the visits; the rows that say when each is due again: at the next run, unless its visit says otherwise."""
-        due: dict[str, bytes | None] = {}
+        """Make the visits; the rows that say when each is due again: at the next run, for the same facts, unless its visit says otherwise."""
+        rows: dict[str, bytes | None] = {}
         stop: list[Exception] = []
 
         def wanted() -> Iterator[Visit]:
             for stream, facts in visits.items():
                 if stop:  # those under way come to their ends, for what has left is to be recorded
                     return
-                due[_due(stream)] = orjson.dumps(now_us)
+                since_us = since.get(stream, all_us)
+                rows[_due(stream)] = orjson.dumps(now_us)
+                rows[_missed(stream)] = orjson.dumps([since_us, *(fact.position for fact in facts)])
                 cause: list[StoredEvent | None] = []
                 try:
                     self._lease.keep()
@@ -156,13 +171,17 @@ class Rounds:
                         raise attended
                     report.add(attended)
                     next_us = attended.next_due_us
-                    due[_due(visit.stream)] = None if next_us is None else orjson.dumps(next_us)
+                    rows[_due(visit.stream)] = None if next_us is None else orjson.dumps(next_us)
+                    if visit.stream in since:
+                        rows[_missed(visit.stream)] = None
+                    else:
+                        del rows[_missed(visit.stream)]
                     on_progress(1)
             except Exception as error:
                 stop.append(error)
         if stop:
             raise stop[0]
-        return due
+        return rows
 
     def _give(self, tenant: str, report: RunReport) -> None:
         """Commands whose time has come become triggers; the visits that follow find them."""
@@ -183,6 +202,8 @@ class Rounds:
             raise
         except PostSaleError as error:
             report.problems.append((str(stream), f"{type(error).__name__}: {error}"))
+        except Exception as error:  # an agent's own code, most likely: the type only, since its words may hold personal data
+            report.problems.append((str(stream), f"its visit raised {type(error).__name__}"))
 
     def _position(self, known_at_us: int) -> int:
         """How far the log was at a time."""
@@ -237,6 +258,11 @@ class Rounds:
                 facts.extend(self._newest(stored.stream))
         return visits
 
+    def _at(self, positions: Iterable[int]) -> Iterator[StoredEvent]:
+        """The events at these positions, in order."""
+        for position in sorted(positions):
+            yield from self._log.store.read(Query(after=position - 1, upto=position))
+
     def _newest(self, stream: StreamId) -> list[StoredEvent]:
         """A link or merge is news because of the facts that came with it."""
         try:
@@ -271,7 +297,10 @@ class Rounds:
         if open_matters and (c.pending or c.decisions or c.waits):
             return True
         for agent in self._steps.agents.values():
-            values = agent.values(c, subject.reading, now_us)
+            try:
+                values = agent.values(c, subject.reading, now_us)
+            except Exception:  # an agent's own code: the visit says why
+                return True
             for condition in agent.policy.conditions:
                 was = (agent.name, condition.id) in c.up
                 if condition.up(values, was) != was:
@@ -281,6 +310,11 @@ class Rounds:
 
 def _due(stream: StreamId) -> str:
     return f"due/{stream.category}/{stream.id}"
+
+
+def _missed(stream: StreamId) -> str:
+    """Under this name is what a visit that failed was for, until one succeeds: since when time was not looked at, positions of facts."""
+    return f"missed/{stream.category}/{stream.id}"
 
 
 def _number(raw: bytes | None) -> int | None:

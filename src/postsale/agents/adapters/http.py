@@ -103,10 +103,17 @@ class HttpTool(Tool):
         if left_s <= 0:
             raise ToolUncertain(tool=tool, reason="no time was left for another request")
         body: dict[str, Any] = {"data": form} if form is not None else {"content": content} if content is not None else {}
+
+        def in_time(event: str, _info: Mapping[str, Any]) -> None:
+            """A process that stood still while it connected does not send any more: by now another one may have."""
+            if event.endswith(".send_request_headers.started") and time.monotonic() > deadline_s:
+                raise ToolUncertain(tool=tool, reason="no time was left when it was to be sent")
+
         if json is not None:
             body = {"content": orjson.dumps(json)}
             headers = {"Content-Type": "application/json", **headers}
         try:
+            body["extensions"] = {"trace": in_time}
             with self._client.stream(method, self._base + path, headers=headers, params=params, timeout=left_s, **body) as response:
                 raw = bytearray()
                 for piece in response.iter_bytes():

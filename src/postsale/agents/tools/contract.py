@@ -108,7 +108,10 @@ class Tool(ABC):
         """
 
     def query(self, idempotency_key: str, *, timeout_s: float) -> BaseModel | None:
-        """For queryable tools: the output of the call with this key when it took effect, None when it did not."""
+        """For queryable tools: the output of the call with this key when it took effect, None when it did not and will not any more.
+
+        Whoever says None while a request that was given up may still be carried out will be called a second time: raise ToolUncertain.
+        """
         raise NotImplementedError
 
     @cached_property
