@@ -30,7 +30,7 @@ from postsale.aggregates.customer import CustomerAggregate, Touch
 from postsale.aggregates.decisions import BudgetEvent, BudgetReleased, BudgetReserved, DecisionRecorded, Scalar
 from postsale.audit.estimate import Estimate, Sample, estimate
 from postsale.errors import InvalidInput, NotAllowed
-from postsale.events import Lane, StreamId, iso, to_us
+from postsale.events import Lane, StreamId, iso, money_text, to_us
 from postsale.projections.journal import Entry, read_journal
 from postsale.store.contract import Query
 from postsale.store.log import Log
@@ -371,7 +371,11 @@ def _why(own: Policy, candidate: Policy, before: Result, after: Result) -> str:
         return f"no longer suppressed by {before.suppressed_by}"
     if before.disposition != after.disposition:
         return f"{after.disposition} instead of {before.disposition}"
-    return f"{_rows(after)} offers {after.offer_minor} instead of {before.offer_minor} minor units"
+    return f"{_rows(after)} offers {_offer(after)} instead of {_offer(before)}"
+
+
+def _offer(result: Result) -> str:
+    return money_text(result.offer_minor, result.currency) if result.currency else "nothing"
 
 
 def _does(policy: Policy, rule_id: str) -> dict[str, Any]:
