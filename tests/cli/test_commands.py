@@ -117,9 +117,7 @@ def test_every_read_gives_a_table_for_people_and_json_for_programs(index: int, d
     assert "Traceback" not in people.out
 
 
-@pytest.mark.parametrize(
-    "command", [("decision", "list"), ("approval", "list"), ("customer", "timeline"), ("customer", "why"), ("customer", "list")]
-)
+@pytest.mark.parametrize("command", [("decision", "list"), ("customer", "timeline"), ("customer", "why"), ("customer", "list")])
 def test_in_80_columns_no_date_is_cut_no_row_wraps_and_nothing_is_lost(command: tuple[str, ...], demo: tuple[Path, dict[str, Any]]) -> None:
     folder, story = demo
     who = () if command[1] == "list" else (story["example_customer"],)

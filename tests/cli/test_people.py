@@ -170,3 +170,10 @@ def test_a_run_that_leaves_proposals_says_where_they_are_and_an_agent_that_is_no
     for name, why in (("nofile.toml", "there is no such file"), ("postsale.agents:Policy", "'Policy' there is no agent")):
         refused = run("run", "--agent", name, "--db", db)
         assert (refused.code, why in refused.err) == (2, True)
+
+
+def test_in_80_columns_what_waits_is_read_without_the_column_of_which_nothing_changed(db: str) -> None:
+    shown = run("approval", "list", "--db", db, env={"COLUMNS": "80"}).out
+    head = shown.splitlines()[1].split()
+    assert head == ["id", "customer", "agent", "action", "for", "until", "because"]
+    assert max(len(line) for line in shown.splitlines() if not line.startswith("→")) <= 80
