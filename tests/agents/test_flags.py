@@ -17,12 +17,13 @@ from openfeature.flag_evaluation import FlagResolutionDetails
 from openfeature.provider.in_memory_provider import InMemoryFlag, InMemoryProvider
 
 from postsale import PostSale
+from postsale.access import Unsealer
 from postsale.agents import Agent, Policy
 from postsale.agents.adapters.openfeature import OpenFeatureFlags
 from postsale.agents.decide import rederive
 from postsale.agents.flags import FlagInput, FlagReading, read_flags
 from postsale.aggregates.decisions import DecisionRecorded
-from postsale.audit import what_if
+from postsale.audit import explain, what_if
 from postsale.errors import MissingExtra, PolicyInvalid
 from tests.agents.world import DUNNING, World
 
@@ -68,6 +69,12 @@ def test_a_flag_decides_and_is_recorded_with_its_variant_and_reason() -> None:
     assert event.evidence["credits"] is True
     assert event.flags == {"credits": True, "credits.variant": "on", "credits.reason": "TARGETING_MATCH"}
     assert source.asked == [("retention.credits", "acme", "c1")], "once, and by the random reference only"
+
+
+def test_an_explanation_says_who_said_so() -> None:
+    for source, told in ((Source(), "credits = True  (flag on, TARGETING_MATCH)"), (None, "credits = False  (flag, NO_SOURCE)")):
+        w = world(source)
+        assert f"    {told}\n" in str(explain(w.log, "acme", w.one_decision(), Unsealer(w.log.vault)))
 
 
 def test_it_is_not_read_again_when_the_decision_is_made_again() -> None:

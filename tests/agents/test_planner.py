@@ -162,7 +162,7 @@ def shown(w: Planned) -> list[dict[str, Any]]:
 
 def test_a_planner_sees_declared_evidence_and_declared_fields_only() -> None:
     w = Planned()
-    w.profile(seats=77, industry="secret-industry", segment="other")
+    w.profile(seats=7_777_777, industry="secret-industry", segment="other")
     w.ticket(CANARY, priority="high")
     w.subscribed()
     (fact,) = shown(w)
@@ -170,7 +170,7 @@ def test_a_planner_sees_declared_evidence_and_declared_fields_only() -> None:
     assert fact == {"priority": "high"}  # the subject is personal and the policy does not name it
     assert asked.evidence == {"failed_payments": 2, "segment": "other"}
     told = asked.instructions + asked.data
-    assert not [word for word in ("77", "secret-industry", CANARY, "subscription-started") if word in told]
+    assert not [word for word in ("7777777", "secret-industry", CANARY, "subscription-started") if word in told]
 
 
 def test_a_personal_field_is_shown_where_the_policy_names_it_and_only_the_customers_own() -> None:

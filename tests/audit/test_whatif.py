@@ -19,6 +19,7 @@ from postsale.agents.outbox import Outbox
 from postsale.aggregates import decisions as d
 from postsale.aggregates.artifacts import content_digest
 from postsale.aggregates.customer import CustomerAggregate
+from postsale.aggregates.signals import AccountProfiled, SubscriptionStarted
 from postsale.audit import Estimate, WhatIf, what_if
 from postsale.audit.estimate import LEAST, Sample, estimate
 from postsale.audit.whatif import result_of
@@ -316,6 +317,25 @@ def test_a_wider_policy_is_activated_only_when_somebody_says_that_it_is(place: t
     assert run("policy", "show", "active:dunning", "--db", url, "--json").json()["digest"] == Policy.load(file).digest
     with PostSale.open(url) as ps, pytest.raises(PolicyWidens):
         ps.tenant("acme").activate(policy(("count = 2\n", "count = 9\n")), reason="x", by=ANNA)
+
+
+def test_offers_are_summed_as_money(tmp_path: Path) -> None:
+    """49.00, and under a smaller budget none of it."""
+    url, dearer = f"sqlite:///{tmp_path / 'log.db'}", tmp_path / "less.toml"
+    dearer.write_text(DUNNING.replace("amount_minor = 10000", "amount_minor = 4000"))
+    with PostSale.open(url, clock=ManualClock(NOON), agents=[Agent(BASE)]) as ps:
+        acme = ps.tenant("acme")
+        acme.agent("dunning").propose(reason="test", by=ANNA)
+        acme.record("cus_1", AccountProfiled(source="crm", id="p", occurred_at=NOON, segment="vip"))
+        terms = {"subscription_id": "s", "mrr_minor": 4900, "interval": "month", "currency": "EUR", "effective_at": NOON}
+        acme.record("cus_1", SubscriptionStarted(source="b", id="s", occurred_at=NOON, **terms))
+        acme.consent("cus_1", "email", "service", evidence="form")
+        acme.record("cus_1", failed("f", NOON))
+        assert ps.run_once().dispositions == {"awaiting": 1}
+    window = ("--from", "2026-11-01", "--to", "2026-11-30")
+    told = run("decision", "whatif", "--db", url, "--policy", str(dearer), *window)
+    (line,) = [line.split() for line in told.out.splitlines() if line.startswith("offers EUR")]
+    assert line == ["offers", "EUR", "49.00", "0.00", "-49.00"]
 
 
 def test_a_what_if_changes_nothing_and_reaches_no_tool(place: tuple[str, Path]) -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
 
-from postsale.cli.cells import Cell
+from postsale.cli.cells import Cell, fitting
 
 PART = re.compile(r"[^-/._:=]*[-/._:=]*")
 
@@ -41,3 +41,27 @@ def test_nothing_is_lost_no_line_is_too_long_and_no_part_that_fits_is_cut(text: 
     for word in text.split():
         for part in PART.findall(word):
             assert cell_len(part) > width or part in together, (part, wrapped)
+
+
+@given(
+    st.lists(st.lists(st.text("ab/- ", max_size=30), min_size=3, max_size=3), min_size=1, max_size=4),
+    st.integers(10, 60),
+    st.sets(st.integers(0, 2)),
+)
+def test_columns_that_are_fitted_fill_the_width_and_cut_no_part(rows: list[list[str]], width: int, whole: set[int]) -> None:
+    columns = ("id", "agent", "because")
+    widths = fitting(columns, [[Cell(cell) for cell in row] for row in rows], whole, width)
+    if widths is None:
+        return
+    assert sum(widths) + 2 * 2 == width
+    for at, name in enumerate(columns):
+        cells = [row[at] for row in rows]
+        uncut = cells if at in whole else [part for cell in cells for word in cell.split() for part in PART.findall(word)]
+        assert widths[at] >= max(map(len, (name, *uncut)))
+
+
+def test_a_table_that_fits_is_left_alone_and_one_that_never_will_is_too() -> None:
+    rows = [[Cell("ab"), Cell("renewal-rescue"), Cell("one two three")]]
+    assert fitting(("id", "agent", "because"), rows, {0}, 80) is None
+    assert fitting(("id", "agent", "because"), rows, {0}, 28) == [2, 11, 11]
+    assert fitting(("id", "agent", "because"), rows, {0}, 20) is None

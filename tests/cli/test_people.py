@@ -105,7 +105,7 @@ def test_roles_and_delegations_are_given_listed_and_ended(db: str) -> None:
     assert {r["person"] for r in listed["roles"]} == {ME, "cara"}
     assert [x["taker"] for x in listed["delegations"]] == ["ben"]
     shown = run("authority", "list", "--db", db).out
-    assert "5000 EUR minor units" in shown
+    assert "50.00 EUR" in shown
     assert "now" in shown
     assert run("authority", "end", made["delegation_id"][:8], "--reason", "back", "--db", db).code == 0
     assert run("authority", "end", made["delegation_id"][:8], "--reason", "back", "--db", db).code == 2
@@ -122,3 +122,58 @@ def test_cases_are_listed_and_moved_and_what_is_to_come_is_in_order(db: str, tmp
     assert run("case", "move", case["id"][:8], "saving", "--reason", "we talk", "--db", db, "--json").json()["moved"] is True
     assert run("case", "list", "--db", db, "--json").json()[0]["first_action_at"] is not None
     assert "lead" in run("upcoming", "--agent", str(tmp_path / "dunning.toml"), "--db", db).out
+
+
+def test_an_amount_is_typed_in_whole_minor_units_and_shown_as_money(db: str) -> None:
+    """`500.00` must not become five euros."""
+    grant = ("authority", "grant", "zoe", "cs-lead", "--currency", "EUR", "--reason", "x", "--db", db, "--limit")
+    for wrong in ("500.00", "-1", "5e2", "1_000", "x"):
+        refused = run(*grant, wrong)
+        assert (refused.code, "50000 is 500.00 EUR" in " ".join(refused.err.split())) == (2, True), wrong
+    assert run("authority", "list", "--db", db, "--json").json()["roles"][0]["person"] == ME
+    assert "up to 500.00 EUR" in run(*grant, "50000").out
+    assert run("approval", "edit", str(waiting(db)["id"]), "--amount", "20.00", "--reason", "x", "--db", db).code == 2
+
+
+def test_who_may_not_approve_is_told_how_a_role_is_given(db: str) -> None:
+    id_ = str(waiting(db)["id"])
+    assert run("approval", "escalate", id_, "--reason", "not mine", "--db", db).code == 0
+    assert f"postsale authority grant {ME} cs-head" in run("approval", "approve", id_, "--db", db).err
+
+
+def test_the_level_that_is_asked_now_is_marked_only_while_it_is_asked(db: str) -> None:
+    id_ = str(waiting(db)["id"])
+    assert run("approval", "approve", id_, "--db", db).code == 0
+    assert "(now)" not in run("approval", "show", id_, "--db", db).out
+
+
+def test_the_first_of_two_yeses_says_that_another_is_asked_for(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'log.db'}"
+    text = TEXT.replace("people = 1", "people = 2", 1)
+    with PostSale.open(url, agents=[Agent(Policy.from_toml(text))]) as ps:
+        acme = ps.tenant("acme")
+        acme.agent("dunning").propose(reason="test", by=ANNA)
+        acme.authority.grant(ME, "cs-lead", reason="staff list", by=ANNA)
+        failed = InvoicePaymentFailed(source="b", id="f1", occurred_at=datetime.now(UTC), amount_minor=100, currency="EUR", attempt=2)
+        acme.record("cus_42", failed)
+        ps.run_once()
+    id_ = str(waiting(url)["id"])
+    assert "1 of 2 people said yes" in run("approval", "approve", id_, "--db", url).out
+
+
+def test_a_run_that_leaves_proposals_says_where_they_are_and_an_agent_that_is_not_there_is_told_as_such(db: str, tmp_path: Path) -> None:
+    fact = InvoicePaymentFailed(source="b", id="f9", occurred_at=datetime.now(UTC), amount_minor=100, currency="EUR", attempt=2)
+    with PostSale.open(db) as ps:
+        ps.tenant("acme").record("cus_43", fact)
+    ran = run("run", "--agent", str(tmp_path / "dunning.toml"), "--db", db)
+    assert (ran.code, "→ postsale approval list" in ran.out) == (0, True)
+    for name, why in (("nofile.toml", "there is no such file"), ("postsale.agents:Policy", "'Policy' there is no agent")):
+        refused = run("run", "--agent", name, "--db", db)
+        assert (refused.code, why in refused.err) == (2, True)
+
+
+def test_in_80_columns_what_waits_is_read_without_the_column_of_which_nothing_changed(db: str) -> None:
+    shown = run("approval", "list", "--db", db, env={"COLUMNS": "80"}).out
+    head = shown.splitlines()[1].split()
+    assert head == ["id", "customer", "agent", "action", "for", "until", "because"]
+    assert max(len(line) for line in shown.splitlines() if not line.startswith("→")) <= 80

@@ -145,6 +145,12 @@ def test_a_rebuild_says_whether_its_version_is_live_and_what_to_type_until_it_is
     assert (refused.code, "--reason" in refused.err) == (2, True)
 
 
+def test_the_first_version_is_live_without_a_switch_and_a_switch_to_it_says_so(db: str, releases: tuple[str, str]) -> None:
+    name = f"{releases[0]}:Health"
+    assert "facts folded after duckdb's states" in run("projection", "rebuild", name, "--engine", "duckdb", "--db", db).out
+    assert "as the first that was folded." in run("projection", "switch", name, "--reason", "it is good", "--db", db).out
+
+
 @pytest.mark.parametrize("name", ["nonsense", "postsale.projections:Nope", "postsale.projections:Features", "{}:NO_MODEL"])
 def test_what_is_no_declaration_is_refused_by_name(db: str, releases: tuple[str, str], name: str) -> None:
     for command in (("status",), ("prune",), ("rebuild",), ("diff",), ("switch", "--reason", "x"), ("retry",), ("run",)):

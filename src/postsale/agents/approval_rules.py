@@ -16,7 +16,7 @@ from postsale.agents.calendar import due_us
 from postsale.agents.tables import Name, Table, Within
 from postsale.aggregates.asked import ApprovalAsked, ApprovalEscalated, Asked, AskedLevel, OnTimeout
 from postsale.aggregates.authority import Authority, Right
-from postsale.events import from_us, iso, to_us
+from postsale.events import from_us, iso, money_text, to_us
 
 if TYPE_CHECKING:
     from postsale.agents.policy import Policy
@@ -126,5 +126,6 @@ def right_to_answer(
         if asked.edits == "other" and asked.editor is not None and right.on_behalf_of == asked.editor:
             return "whoever edited a proposal does not approve it, nor does their delegate"
         return right
-    amount = "" if minor is None else f" up to {minor} {currency} minor units"
-    return f"{login} has no authority as {' or '.join(dict.fromkeys(wanted))}{amount}"
+    amount = "" if minor is None else f" up to {money_text(minor, currency) if currency else minor}"
+    roles = list(dict.fromkeys(wanted))
+    return f"{login} has no authority as {' or '.join(roles)}{amount}; somebody gives it: postsale authority grant {login} {roles[0]} --reason …"

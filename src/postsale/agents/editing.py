@@ -84,11 +84,6 @@ def edited_values(flags: Mapping[str, Scalar] | None, arguments: object) -> str 
     return orjson.dumps([{k: v for k, v in one.items() if f"{index}.{k}" in edit.arguments} for index, one in enumerate(listed)]).decode()
 
 
-def without_edit(flags: Mapping[str, Scalar] | None) -> dict[str, Scalar] | None:
-    """The flags of the policy's own decision."""
-    return {k: v for k, v in flags.items() if not k.startswith(_MARK)} or None if flags else None
-
-
 def changed_arguments(
     old: Sequence[Mapping[str, Any]], new: Sequence[Mapping[str, Any]], fixed: Sequence[frozenset[str]]
 ) -> tuple[str, ...]:

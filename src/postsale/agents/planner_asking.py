@@ -65,7 +65,11 @@ class Planning:
                 continue
             at = f"rule {rule.id!r}, plan"
             if rule.plan.planner not in agent.planners:
-                raise PolicyInvalid(policy=policy.name, where=f"{at}.planner", reason=f"agent {agent.name!r} has no such planner")
+                raise PolicyInvalid(
+                    policy=policy.name,
+                    where=f"{at}.planner",
+                    reason=f"agent {agent.name!r} has no planner {rule.plan.planner!r}; a file brings none: make it in a module, Agent(policy, planners=[…]), and name that: --agent module:NAME",
+                )
             self._check_facts(policy, rule.plan, at)
             self._check_slots(policy, rule.plan, at)
             prompt = agent.prompts.get(rule.plan.prompt)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from decimal import Decimal
 from uuid import UUID
 
 from postsale.agents.undo import Item, Plan
-from postsale.events import minor_digits
+from postsale.events import money_text
 
 
 def tree(plan: Plan, names: Mapping[str, str] | None = None) -> str:
@@ -61,8 +60,7 @@ def _line(item: Item) -> str:
         case "undo":
             money = ""
             if item.money is not None:
-                digits = minor_digits(item.money.currency)
-                amount = f"{Decimal(item.money.amount_minor).scaleb(-digits):,.{digits}f} {item.money.currency}"
+                amount = money_text(item.money.amount_minor, item.money.currency)
                 money = f"; {amount} go back to {item.money.budget} {item.money.period}"
             return f"take back {item.tool} with {item.with_tool}{money}"
         case "by-hand":

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
@@ -18,7 +17,7 @@ from postsale.access import Unsealer
 from postsale.aggregates import decisions as d
 from postsale.aggregates.artifacts import POLICIES, ArtifactActivated, ArtifactPublished
 from postsale.errors import UnknownDecision
-from postsale.events import MASKED, Lane, Masked, Recorded, decode, from_us, minor_digits
+from postsale.events import MASKED, Lane, Masked, Recorded, decode, from_us, money_text
 from postsale.projections.journal import Entry, read_journal
 from postsale.store.contract import Query
 from postsale.store.log import Log
@@ -131,7 +130,7 @@ class Explanation:
             )
         seen = f", as known at {self.known_at.isoformat()}" if self.known_at else ""
         lines.append(f"  Seen     as of {r.decided_at.isoformat()}{seen}")
-        lines += ["  Known"] + [f"    {name} = {value}" for name, value in sorted(r.evidence.items())]
+        lines += ["  Known"] + [f"    {name} = {value}{_asked_flag(r, name)}" for name, value in sorted(r.evidence.items())]
         p = self.policy
         owner = f", owner {p.owner}, approved by {p.approver} ({p.reason})" if p.owner else ""
         lines.append(f"  Policy   {self.policy.name} {self.policy.digest[:12]}{owner}; row {r.rule or 'none'}")
@@ -143,8 +142,8 @@ class Explanation:
         lines.append(f"  Chosen   {r.action or 'nothing'} — {r.rationale}")
         if r.offer:
             lines.append(
-                f"  Offer    {r.offer.kind} {_money(r.offer.amount_minor, r.offer.currency)}, "
-                f"limit {_money(r.offer.authority_limit_minor, r.offer.currency)}: {r.offer.terms}"
+                f"  Offer    {r.offer.kind} {money_text(r.offer.amount_minor, r.offer.currency)}, "
+                f"limit {money_text(r.offer.authority_limit_minor, r.offer.currency)}: {r.offer.terms}"
             )
         for e in self.effects:
             back = {None: "", "succeeded": ", taken back"}.get(e.undone, f", to be taken back: {e.undone}")
@@ -154,9 +153,10 @@ class Explanation:
         return "\n".join(lines)
 
 
-def _money(minor: int, currency: str) -> str:
-    digits = minor_digits(currency)
-    return f"{Decimal(minor).scaleb(-digits):,.{digits}f} {currency}"
+def _asked_flag(recorded: d.DecisionRecorded, name: str) -> str:
+    """Who said so, of an input that is a flag."""
+    reason, variant = recorded.flags.get(f"{name}.reason"), recorded.flags.get(f"{name}.variant")
+    return "" if reason is None else f"  (flag{f' {variant}' if variant else ''}, {reason})"
 
 
 def explain(log: Log, tenant: str, decision_id: UUID, unseal: Unsealer) -> Explanation:

@@ -16,11 +16,13 @@ import orjson
 from postsale.agents import reach
 from postsale.agents.agent import Agent
 from postsale.agents.decide import case_of, decide, spec_of
+from postsale.agents.editing import REPLACES
 from postsale.agents.evidence import OFFERED, EvidenceRecorder, HealthReading, read_set, rounded
 from postsale.agents.flags import values_of
 from postsale.agents.guardrails import Context, ToolRef, look
 from postsale.agents.models import ActiveModels
 from postsale.agents.policy import Policy
+from postsale.agents.policy_time import ASKED_BY
 from postsale.agents.readings import RunnerHealth
 from postsale.aggregates.customer import CustomerAggregate, fold
 from postsale.aggregates.decisions import DecisionRecorded, Scalar
@@ -153,6 +155,7 @@ class Again:
             if self.health is not None and recorded.model is not None:
                 reading = self._reading(walk, customer, now_us, health_upto, frozenset(inputs), recorded.model)
             values = {n: rounded(v) for n, v in agent.values(customer, reading, now_us).items()}
+            values[ASKED_BY] = walk.asked_by(recorded.condition, recorded.flags, one.position)
             values |= values_of(policy.flags or {}, recorded.flags)  # nobody is asked again: what was recorded is what was said
             evidence = EvidenceRecorder(agent.name, inputs, values, read_set(customer, reading)).everything()
         except ToolUnreachable:  # no evidence, whatever it is worth: whoever asked for it is told
@@ -239,6 +242,17 @@ class Walk:
         cuts = sorted({read_upto, *(p - 1 for p in between), position - 1})
         pairs = [(a, b) for a in cuts for b in cuts if a <= b and (a, b) != (position - 1, position - 1)]
         yield from pairs[:_RACES]
+
+    def asked_by(self, condition: str, flags: Mapping[str, Any] | None, position: int) -> str:
+        """What asked for a decision at a position; for an edited proposal, what asked for the first one that it goes back to."""
+        replaced = (flags or {}).get(REPLACES)
+        if replaced is None:
+            return condition
+        for event in self.events:
+            if event.position < position and event.lane is Lane.DECISION and str(event.event_id) == replaced:
+                before = event.fields()
+                return self.asked_by(str(before.get("condition")), before.get("flags"), event.position)
+        return ""  # no such proposal
 
     def customer(self, upto: int) -> CustomerAggregate:
         """As `Log.customer` reads it: the facts of all streams that are its own by then, the decision lane of its own."""

@@ -17,6 +17,7 @@ from uuid import UUID
 import orjson
 
 from postsale.agents.decide import Difference, Mac, decision_id, first_difference, intent_mac
+from postsale.agents.editing import REPLACES
 from postsale.agents.guardrails import SWITCHES
 from postsale.agents.policy import Policy
 from postsale.aggregates.artifacts import content_digest, policy_stream
@@ -312,7 +313,9 @@ def _context(recorded: AsRecorded, found: Mapping[str, Any], history: History, l
         period = str(payload["context"].get("budget_period", ""))
         slice_ = str(payload["context"].get("budget_slice") or "")
         limit = history.granted.get(slice_, 0) if slice_ else budget.amount_minor
-        possible = {*history.left_minor(slice_ or budget.name, period, limit, after, position)}
+        purse, replaced = slice_ or budget.name, (payload.get("flags") or {}).get(REPLACES)
+        freed = history.freed_minor(UUID(replaced), purse, period, position) if replaced is not None else 0
+        possible = {minor + freed for minor in history.left_minor(purse, period, limit, after, position)}
     if left not in possible:
         yield Difference("context.budget_left_minor", str(left), " or ".join(map(str, sorted(possible, key=str))))
 

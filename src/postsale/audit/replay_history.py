@@ -43,6 +43,7 @@ class Reserved(NamedTuple):
     period: str
     amount_minor: int
     currency: str
+    purse: str  # the stream it was taken from: the budget's own, or a slice of it
 
 
 @dataclass(slots=True)
@@ -103,6 +104,11 @@ class History:
         used = {steps.values[first - 1] if first else 0, *steps.values[first:last]}
         return {max(0, limit_minor - minor) for minor in used}
 
+    def freed_minor(self, replaced: UUID, purse: str, period: str, before: int) -> int:
+        """What a proposal had set aside in a purse: an edit of it, at a position, is decided with that given back."""
+        mine = (r for r in self.reserved.get(replaced, ()) if (r.purse, r.period) == (purse, period) and r.position < before)
+        return sum(r.amount_minor for r in mine)
+
     def _budgets(self, log: Log, upto: int) -> None:
         """Budgets, then the slices that were granted of them: what was reserved in a slice was reserved of its budget."""
         open_: dict[tuple[str, UUID], tuple[str, int]] = {}
@@ -112,7 +118,7 @@ class History:
             match event.data:
                 case BudgetReserved(decision_id=id_, period=period, amount_minor=minor, currency=currency):
                     of = whole.get(budget, budget)
-                    self.reserved.setdefault(id_, []).append(Reserved(event.position, of, period, minor, currency))
+                    self.reserved.setdefault(id_, []).append(Reserved(event.position, of, period, minor, currency, budget))
                     if (budget, id_) in open_:
                         continue
                     open_[budget, id_] = (period, minor)

@@ -18,18 +18,19 @@ from uuid import UUID
 from postsale.agents import reach
 from postsale.agents.budget import BudgetState, budget_stream, evolve_budget
 from postsale.agents.decide import CERTAIN_PPM, case_of, decide, plan_row, spec_of
-from postsale.agents.editing import without_edit
+from postsale.agents.editing import edit_of
 from postsale.agents.evidence import EvidenceRecorder
 from postsale.agents.flags import values_of
 from postsale.agents.guardrails import Context, ToolRef, look, period
 from postsale.agents.policy import NO_ACTION, Policy, Rule
+from postsale.agents.policy_time import ASKED_BY
 from postsale.agents.widening import Wider, widenings
 from postsale.aggregates.artifacts import POLICIES, ArtifactActivated, ArtifactPublished, Mode, policy_stream
 from postsale.aggregates.customer import CustomerAggregate, Touch
 from postsale.aggregates.decisions import BudgetEvent, BudgetReleased, BudgetReserved, DecisionRecorded, Scalar
 from postsale.audit.estimate import Estimate, Sample, estimate
 from postsale.errors import InvalidInput, NotAllowed
-from postsale.events import Lane, StreamId, iso, to_us
+from postsale.events import Lane, StreamId, iso, money_text, to_us
 from postsale.projections.journal import Entry, read_journal
 from postsale.store.contract import Query
 from postsale.store.log import Log
@@ -93,6 +94,7 @@ class WhatIf:
     begin_us: int
     end_us: int
     decisions: int = 0
+    edits: int = 0  # not among the decisions: a person changed what the policy had proposed
     unreadable: int = 0  # their evidence is not to be had any more
     unplanned: int = 0  # the candidate hands them to a planner that was never asked, and a what-if asks none
     changed: list[Changed] = field(default_factory=list)  # in the order of the log
@@ -110,6 +112,7 @@ class WhatIf:
             "from": iso(self.begin_us),
             "to": iso(self.end_us),
             "decisions": self.decisions,
+            "edits": self.edits,
             "unreadable": self.unreadable,
             "unplanned": self.unplanned,
             "before": dict(sorted(self.before.items())),
@@ -152,6 +155,7 @@ class _Replay:
         self.money = _Money(log, tenant, candidate)
         self.replayed: set[UUID] = set()
         self.contacts: dict[StreamId, list[Touch]] = {}  # under the candidate
+        self.otherwise: set[UUID] = set()  # decided otherwise, and the edits of these
         self.alike: set[UUID] = set()  # decisions whose contacts are the recorded ones: these end as those did
 
     def run(self, begin_us: int, end_us: int, everybody: Iterable[tuple[CustomerAggregate, Mapping[str, Scalar]]]) -> WhatIf:
@@ -184,8 +188,15 @@ class _Replay:
     # ------------------------------------------------------------ one decision
 
     def _one(self, entry: Entry, found: WhatIf, samples: list[Sample]) -> None:
-        found.decisions += 1
         recorded, own = entry.recorded, self.policies[entry.recorded.policy]
+        if (edit := edit_of(recorded.flags)) is not None:  # a person's, not a policy's: it stays what it is, or had nothing to change
+            found.edits += 1
+            if edit.replaces in self.otherwise:
+                self.otherwise.add(entry.id)
+                self.replayed.add(entry.id)
+                self.money.replayed.add(entry.id)
+            return
+        found.decisions += 1
         stored = self.log.store.find(self.tenant, entry.id)
         assert stored is not None
         known_us = stored.recorded_at_us - 1
@@ -214,6 +225,7 @@ class _Replay:
                     sums[f"offers {result.currency}"] += result.offer_minor
         why = _why(own, self.candidate, before, after)
         if why:
+            self.otherwise.add(entry.id)
             found.changed.append(Changed(entry.id, entry.stream.id, entry.decided_at, recorded.condition, before, after, why))
         self._carry_on(entry, customer, after_event)
         if (sample := _sample(entry, before, after)) is not None:
@@ -224,7 +236,8 @@ class _Replay:
         inputs = self.candidate.inputs
         if all(own.inputs.get(name) == kind and name in recorded.evidence for name, kind in inputs.items()):
             return {name: recorded.evidence[name] for name in sorted(inputs)}
-        values = {**self.values(customer, to_us(recorded.decided_at), known_us), **values_of(self.candidate.flags or {}, {})}
+        read = {**self.values(customer, to_us(recorded.decided_at), known_us), ASKED_BY: recorded.condition}
+        values = {**read, **values_of(self.candidate.flags or {}, {})}
         return EvidenceRecorder(recorded.agent, inputs, {**values, **_shared(recorded.evidence, own, inputs)}, ()).everything()
 
     def _cannot_plan(self, recorded: DecisionRecorded, own: Policy, evidence: Mapping[str, Scalar]) -> bool:
@@ -252,8 +265,7 @@ class _Replay:
         context = replace(context, paused_by=case.context.paused_by, tiers=case.context.tiers, reached=case.context.reached or 0)
         tools = {name: case.tools.get(name, ToolRef(name, "idempotent", "")) for name in candidate.tools}
         mode = self.mode if self.mode is not None else case.mode
-        flags = without_edit(case.flags)  # a person's change of the proposal is not the candidate's
-        case = replace(case, mode=mode, evidence=evidence, context=context, tools=tools, flags=flags)
+        case = replace(case, mode=mode, evidence=evidence, context=context, tools=tools)
         return decide(spec_of(recorded), candidate, case, _no_mac).event
 
     def _carry_on(self, entry: Entry, customer: CustomerAggregate, after: DecisionRecorded | None) -> None:
@@ -359,7 +371,11 @@ def _why(own: Policy, candidate: Policy, before: Result, after: Result) -> str:
         return f"no longer suppressed by {before.suppressed_by}"
     if before.disposition != after.disposition:
         return f"{after.disposition} instead of {before.disposition}"
-    return f"{_rows(after)} offers {after.offer_minor} instead of {before.offer_minor} minor units"
+    return f"{_rows(after)} offers {_offer(after)} instead of {_offer(before)}"
+
+
+def _offer(result: Result) -> str:
+    return money_text(result.offer_minor, result.currency) if result.currency else "nothing"
 
 
 def _does(policy: Policy, rule_id: str) -> dict[str, Any]:

@@ -151,6 +151,9 @@ def approval_approve(
         id_ = find(t, decision)
         done = t.approve(id_, by=by, reason=reason)
         _settled(id_, "approved" if done else "one yes of several", by.login, json)
+        asked = None if done or json else next((e.asked for e in t.approvals() if e.id == id_), None)
+        if asked is not None:
+            out.print(f"{len(asked.signed)} of {asked.people} people said yes; nothing leaves before the rest do.")
 
 
 @approval_app.command("reject")

@@ -6,6 +6,7 @@ Text only; knows no command and no data. May import rich.
 from __future__ import annotations
 
 import re
+from collections.abc import Container, Sequence
 from typing import Any
 
 from rich.cells import cell_len
@@ -14,6 +15,7 @@ from rich.containers import Lines
 from rich.text import Text
 
 _WORD = re.compile(r"\S+")
+_GAP = 2  # columns of the terminal between two of a table
 _PART = re.compile(r"[^-/._:=]*[-/._:=]*")
 
 
@@ -31,6 +33,24 @@ class Cell(Text):
             return super().wrap(console, width, *args, **options)
         pieces = self.divide(_breaks(self.plain, width))
         return Text("\n").join(pieces).wrap(console, width, *args, **options)
+
+
+def fitting(columns: Sequence[str], rows: Sequence[Sequence[Cell]], whole: Container[int], width: int) -> list[int] | None:
+    """Widths at which no name is cut within a part of it; None when all fits as it is, or nothing would do. `whole`: columns that never wrap."""
+    wanted, least = [cell_len(c) for c in columns], [cell_len(c) for c in columns]
+    for row in rows:
+        for at, cell in enumerate(row):
+            longest = max((cell_len(line) for line in cell.plain.split("\n")), default=0)
+            part = max((cell_len(part) for word in _WORD.findall(cell.plain) for part in _PART.findall(word)), default=0)
+            wanted[at] = max(wanted[at], longest)
+            least[at] = max(least[at], longest if at in whole else part)
+    room = width - _GAP * (len(columns) - 1)
+    if sum(wanted) <= room or sum(least) > room:
+        return None
+    for _ in range(room - sum(least)):  # what is left goes to the column that takes most lines
+        at = max(range(len(columns)), key=lambda at: wanted[at] / max(1, least[at]))
+        least[at] += 1
+    return least
 
 
 def _breaks(text: str, width: int) -> list[int]:

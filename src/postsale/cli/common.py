@@ -31,7 +31,7 @@ from postsale.agents import Agent
 from postsale.agents.tools import Tool
 from postsale.app import PostSale, Tenant
 from postsale.app.files import KEYS_VARIABLE, shown
-from postsale.cli.cells import Cell
+from postsale.cli.cells import Cell, fitting
 from postsale.errors import (
     AnchorUnavailable,
     ApprovalRefused,
@@ -348,13 +348,28 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], 
     """A table for people; says so when there is nothing in it."""
     view = Table(header_style="dim", box=None, pad_edge=False)
     # On a narrow terminal a time takes two lines: what is left is for the cells of text. No minimum widths: they would crop the table.
-    halved = {at for at, column in enumerate(columns) if out.width < _WIDE and column in {"when", "occurred", "recorded", "received"}}
+    halved = {
+        at for at, column in enumerate(columns) if out.width < _WIDE and column in {"when", "until", "occurred", "recorded", "received"}
+    }
+    lines = [
+        [
+            Cell.of(cell.replace(" ", "\n", 1) if at in halved else cell)
+            for at, cell in enumerate("" if c is None else tame(str(c)) for c in row)
+        ]
+        for row in rows
+    ]
+    whole = {
+        at
+        for at, column in enumerate(columns)
+        if column in right or at in halved or column in {"id", "when", "customer"} or not (at or column)
+    }
+    widths = fitting(columns, lines, whole, out.width)
     for at, column in enumerate(columns):
-        short = column in right or at in halved or column in {"id", "when", "customer", "agent"}
-        view.add_column(column, justify="right" if column in right else "left", overflow="fold", no_wrap=short)
-    for row in rows:
-        cells = ("" if cell is None else tame(str(cell)) for cell in row)
-        view.add_row(*(Cell.of(cell.replace(" ", "\n", 1) if at in halved else cell) for at, cell in enumerate(cells)))
+        short = at in whole or (column == "agent" and widths is None)
+        width = None if widths is None else widths[at]
+        view.add_column(column, justify="right" if column in right else "left", overflow="fold", no_wrap=short, width=width)
+    for line in lines:
+        view.add_row(*line)
     if view.row_count:
         out.print(f"[bold]{tame(title)}[/]", soft_wrap=True)  # outside, or a table of narrow columns would cut it
         out.print(view)

@@ -100,8 +100,10 @@ def log_verify(
 
 
 def _show_dispositions(found: DispositionReport) -> None:
-    numbers = {"triggers": found.triggers, "decisions": found.decisions, "waiting": found.waiting, **found.dispositions}
+    numbers = {"triggers": found.triggers, "decisions": found.decisions, "waiting": found.waiting}
     counts("Dispositions", numbers)
+    if found.dispositions:
+        counts("As they were decided, before anybody answered", found.dispositions)
     if found.ok:
         out.print("[green]Every trigger has exactly one decision, and every decision a trigger.[/]")
         return

@@ -34,7 +34,8 @@ def agent_named(name: str) -> Agent:
         agent = found() if isinstance(found, type) and issubclass(found, Agent) else found
         if isinstance(agent, Agent):
             return agent
-    reason = f"expected {', '.join(SHIPPED)}, the path of a policy file (.toml), or module:Agent"
+    found_not = "there is no such file; " if name.endswith(".toml") else f"{attribute!r} there is no agent; " if colon else ""
+    reason = f"{found_not}expected {', '.join(SHIPPED)}, the path of a policy file (.toml), or module:Agent"
     raise InvalidInput(what="option", field="--agent", reason=reason)
 
 

@@ -34,7 +34,7 @@ from postsale.cli.common import (
 )
 from postsale.cli.named import AgentNames, named_agents
 from postsale.errors import InvalidInput, PostSaleError
-from postsale.events import decode, from_us, iso
+from postsale.events import decode, from_us, iso, money_text
 from postsale.projections.journal import Entry
 
 authority_app = Commands(
@@ -43,7 +43,24 @@ authority_app = Commands(
 case_app = Commands(no_args_is_help=True, help="Open risk cases.", epilog=EXIT_CODES)
 Login = Annotated[str, typer.Argument(help="A person's login.")]
 Role = Annotated[str, typer.Argument(help="A role, as policies name it.")]
-Limit = Annotated[int | None, typer.Option("--limit", min=0, help="Up to this amount per proposal, in minor units; none: any amount.")]
+
+
+def minor_units(text: str) -> int:
+    """An amount as it is typed. `500.00` is refused: it would be read as five euros."""
+    if not (text.isascii() and text.isdigit()):
+        raise typer.BadParameter("expected whole minor units: 50000 is 500.00 EUR")
+    return int(text)
+
+
+Limit = Annotated[
+    int | None,
+    typer.Option(
+        "--limit",
+        parser=minor_units,
+        metavar="MINOR",
+        help="Up to this amount per proposal, in minor units (50000 is 500.00 EUR); none: any amount.",
+    ),
+]
 CurrencyCode = Annotated[str | None, typer.Option("--currency", help="Of the limit: ISO 4217, such as EUR.")]
 
 
@@ -96,23 +113,23 @@ def approval_list(db: Db = DEFAULT_DB, tenant: TenantName = None, as_of: AsOf = 
             emit([{**e.to_dict(), **_request(e, changed)} for e, changed in rows])
             return
         names = t.names()
-        table(
-            "Waiting for approval",
-            ("id", "customer", "agent", "action", "for", "until", "changed", "because"),
-            [
-                (
-                    str(e.id)[:8],
-                    escape(names.get(e.stream.id, "")),
-                    escape(e.agent),
-                    e.action,
-                    escape(_who(e)),
-                    f"{until:%Y-%m-%d %H:%M}" if (until := _until(e)) else "",
-                    "?" if changed is None else f"[red]{escape(', '.join(changed))}[/]",
-                    escape(e.recorded.rationale),
-                )
-                for e, changed in rows
-            ],
-        )
+        columns: tuple[str, ...] = ("id", "customer", "agent", "action", "for", "until", "changed", "because")
+        lines: list[tuple[str, ...]] = [
+            (
+                str(e.id)[:8],
+                escape(names.get(e.stream.id, "")),
+                escape(e.agent),
+                escape(e.action or ""),
+                escape(_who(e)),
+                f"{until:%Y-%m-%d %H:%M}" if (until := _until(e)) else "",
+                "?" if changed is None else f"[red]{escape(', '.join(changed))}[/]" if changed else "",
+                escape(e.recorded.rationale),
+            )
+            for e, changed in rows
+        ]
+        if not any(line[6] for line in lines):  # of none: a column less to read past
+            columns, lines = (*columns[:6], columns[7]), [(*line[:6], line[7]) for line in lines]
+        table("Waiting for approval", columns, lines)
         if entries:
             hint(f"postsale approval show {str(entries[0].id)[:8]}   then: postsale approval approve {str(entries[0].id)[:8]}")
 
@@ -137,11 +154,12 @@ def approval_show(decision: DecisionId, db: Db = DEFAULT_DB, tenant: TenantName 
         for intent, given in zip(entry.recorded.intents, arguments or (), strict=False):
             rows += [(f"{intent.tool} {name}", escape(str(value))) for name, value in given.items()]
         rows += [("arguments", "erased, or not yours to read")] if arguments is None and entry.recorded.intents else []
-        rows += [("offer", f"{offer.amount_minor} {offer.currency} minor units, {escape(offer.terms)}")] if offer is not None else []
+        rows += [("offer", f"{money_text(offer.amount_minor, offer.currency)}: {escape(offer.terms)}")] if offer is not None else []
         rows += [("bound to", ", ".join(entry.recorded.bound_to) or "nothing")]
         rows += [("changed since", "?" if changed is None else ", ".join(changed) or "nothing")]
         for index, level in enumerate(entry.asked.levels if entry.asked is not None else ()):
-            mark = " [bold](now)[/]" if entry.asked is not None and index == entry.asked.level else ""
+            now = entry.asked is not None and index == entry.asked.level and entry.disposition == "awaiting"
+            mark = " [bold](now)[/]" if now else ""
             rows.append(
                 (f"level {level.name}", f"{level.role or 'anyone'} until {level.until:%Y-%m-%d %H:%M}, then {level.on_timeout}{mark}")
             )
@@ -153,7 +171,9 @@ def approval_show(decision: DecisionId, db: Db = DEFAULT_DB, tenant: TenantName 
 def approval_edit(
     decision: DecisionId,
     reason: Reason,
-    amount: Annotated[int | None, typer.Option("--amount", min=0, help="The offer, in minor units.")] = None,
+    amount: Annotated[
+        int | None, typer.Option("--amount", parser=minor_units, metavar="MINOR", help="The offer, in minor units: 2000 is 20.00 EUR.")
+    ] = None,
     terms: Annotated[str | None, typer.Option("--terms", help="The offer's terms.")] = None,
     argument: Annotated[
         list[str] | None, typer.Option("--set", help="NAME=VALUE of an argument; N.NAME=VALUE of the effect N, from 0.")
@@ -286,7 +306,7 @@ def authority_list(db: Db = DEFAULT_DB, tenant: TenantName = None, json: Json = 
 
 
 def _limit(minor: int | None, currency: str | None) -> str:
-    return "any amount" if minor is None else f"{minor} {currency} minor units"
+    return "any amount" if minor is None or currency is None else money_text(minor, currency)
 
 
 @authority_app.command("grant")

@@ -136,7 +136,8 @@ def projection_rebuild(
     if json:
         emit({**progress._asdict(), "build": done.build, "serves": done.serves})
     elif done.serves:
-        counts("Rebuilt", {"facts folded": progress.events, "up to position": progress.to_position})
+        by = "facts folded" if states is None else f"facts folded after {escape(engine)}'s states"
+        counts("Rebuilt", {by: progress.events, "up to position": progress.to_position})
         if live is None or live.declared.digest == runner.fold.features.digest:
             out.print("[green]The new build serves.[/]")
             hint(f"postsale projection status{_named(name)}")
@@ -256,9 +257,8 @@ def projection_switch(
     if json:
         emit({**live._asdict(), "declared": live.declared._asdict(), "previous": live.previous and live.previous._asdict()})
         return
-    out.print(
-        f"[green]{escape(live.projection)} version {live.declared.version} is live[/] since {iso(live.since_us)}, by {escape(live.by)}."
-    )
+    by = f"by {escape(live.by)}" if live.by else "as the first that was folded"  # nobody switched to it
+    out.print(f"[green]{escape(live.projection)} version {live.declared.version} is live[/] since {iso(live.since_us)}, {by}.")
     if live.previous is not None:
         out.print(f"[dim]Before it: version {live.previous.version}. Its view is kept.[/]")
         hint(f'postsale projection switch{_named(name)} --back --reason "…"')

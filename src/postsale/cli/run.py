@@ -105,7 +105,8 @@ def run(
         raise typer.Exit(1)
     if report.called:
         out.print("[dim]Effects went to the sandbox. Real tools run in your own process: PostSale.open(…, tools=[…], sandbox=False).[/]")
-    hint("postsale decision list", db=url if simulate else None)
+    next_ = "postsale approval list" if report.dispositions.get("awaiting") else "postsale decision list"
+    hint(next_, db=url if simulate else None)
 
 
 def _on_temporal(db: str, agent: AgentNames, address: str, namespace: str, resync: bool, json: bool) -> None:

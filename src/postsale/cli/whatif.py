@@ -13,6 +13,7 @@ from postsale.aggregates.artifacts import MODES
 from postsale.audit import Estimate, WhatIf
 from postsale.cli.common import DEFAULT_DB, Db, Json, TenantName, emit, hint, opened, out, parse_time, table, tenant_of
 from postsale.errors import InvalidInput
+from postsale.events import money_text
 
 _SHOWN = 30
 _FAIL_ON = ("widen", "change")
@@ -53,6 +54,14 @@ def decision_whatif(
         raise typer.Exit(1 if (fail_on == "widen" and undeclared) or (fail_on == "change" and found.changed) else 0)
 
 
+def _sum(name: str, value: int, sign: str = "") -> str:
+    """A sum as people read it: offers are money, everything else is counted."""
+    if not name.startswith("offers "):
+        return f"{value:{sign},}"
+    plus = "+" if sign and value >= 0 else ""
+    return plus + money_text(value, name.removeprefix("offers ")).partition(" ")[0]
+
+
 def _show(found: WhatIf, *, undeclared: bool) -> None:
     p = found.policy
     told = f"{found.decisions:,} decisions, {len(found.changed):,} would be others"
@@ -60,9 +69,11 @@ def _show(found: WhatIf, *, undeclared: bool) -> None:
         told += f", {found.unplanned:,} cannot be decided again: their planner was never asked"
     if found.unreadable:
         told += f", {found.unreadable:,} cannot be decided again: their evidence is gone"
+    if found.edits:
+        told += f"; edits by people, which stay as they are: {found.edits:,}"
     out.print(f"[bold]{escape(p.name)} v{p.version}[/]  {told}")
     names = sorted({*found.before, *found.after})
-    rows = [(escape(n), f"{found.before[n]:,}", f"{found.after[n]:,}", f"{found.after[n] - found.before[n]:+,}") for n in names]
+    rows = [(escape(n), _sum(n, found.before[n]), _sum(n, found.after[n]), _sum(n, found.after[n] - found.before[n], "+")) for n in names]
     table("In sum", ("", "before", "after", "difference"), rows, right=("before", "after", "difference"))
     changed = [
         (

@@ -6,7 +6,7 @@ Knows no particular kind of event and no store. Imports only the errors.
 from postsale.events.clock import DAY_US, SECOND_US, Clock, ManualClock, SystemClock, from_us, iso, iso_of, to_us
 from postsale.events.envelope import SYSTEM, Actor, FactHeaders, Header, NewEvent, Origin, Recorded, StoredEvent, Unseal, decode
 from postsale.events.evolution import Finding, check_schemas, write_schemas
-from postsale.events.fields import MAX_INT, AmountMinor, Count, Currency, Id, Int, Text, UtcDatetime, minor_digits
+from postsale.events.fields import MAX_INT, AmountMinor, Count, Currency, Id, Int, Text, UtcDatetime, minor_digits, money_text
 from postsale.events.ids import SYSTEM_TENANT, Lane, StreamId, check_tenant, derive_id, uuid_of
 from postsale.events.model import (
     MASKED,
@@ -73,6 +73,7 @@ __all__ = [
     "iso_of",
     "kinds_in",
     "minor_digits",
+    "money_text",
     "registry",
     "schema_digest",
     "schema_of",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import unicodedata
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Annotated, Any, Final
 
 from iso4217 import Currency as _Iso4217
@@ -98,6 +99,12 @@ def _check_currency(code: str) -> str:
 def minor_digits(currency: str) -> int:
     """How many decimal digits the minor unit of an ISO 4217 currency has (EUR 2, JPY 0, KWD 3)."""
     return int(_Iso4217(_check_currency(currency)).exponent or 0)
+
+
+def money_text(minor: int, currency: str) -> str:
+    """An amount as people read it: 450000 minor units of EUR are `4,500.00 EUR`."""
+    digits = minor_digits(currency)
+    return f"{Decimal(minor).scaleb(-digits):,.{digits}f} {currency}"
 
 
 Id = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_check_id)]
