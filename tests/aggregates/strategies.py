@@ -47,7 +47,7 @@ def a(annotation: Any, metadata: tuple[Any, ...] = ()) -> st.SearchStrategy[Any]
     if origin in (Union, types.UnionType):
         return st.one_of([a(t, metadata if t is not type(None) else ()) for t in inner if t is not Masked])
     if origin is tuple:
-        return st.lists(a(inner[0]), max_size=3).map(tuple)
+        return st.lists(a(inner[0]), min_size=_bound(metadata, "min_length", 0), max_size=3).map(tuple)
     if origin is dict:
         return st.dictionaries(a(inner[0]), a(inner[1]), max_size=3)
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):

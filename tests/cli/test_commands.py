@@ -44,7 +44,8 @@ def test_the_commands_are_those_that_are_promised() -> None:
         quarantine list, quarantine retry, agent list, tool list, tool status, agent observe, agent propose, agent act, agent pause, agent resume,
         token issue, schemas check, schemas list, schemas write, log verify, log checkpoint, log key, log prove, log check-proof,
         log chapters, log archive, db migrate, snapshots drop, projection rebuild, projection diff, projection switch, projection retry,
-        projection run, projection features"""
+        projection run, projection features, approval show, approval edit, approval escalate, approval escalations, approval delegate,
+        authority list, authority grant, authority revoke, authority end, case list, case move, upcoming"""
     assert {tuple(c.split()) for c in re.split(r",\s+", promised.strip())} <= set(COMMANDS)
 
 
@@ -85,6 +86,11 @@ def reads(customer: str, decision: str) -> list[tuple[str, ...]]:
         ("decision", "explain", decision),
         ("decision", "replay", decision),
         ("approval", "list"),
+        ("approval", "show", decision),
+        ("approval", "escalations"),
+        ("authority", "list"),
+        ("case", "list"),
+        ("upcoming",),
         ("projection", "status"),
         ("projection", "features"),
         ("quarantine", "list"),

@@ -5,6 +5,7 @@ May import projections, store, access, aggregates, events, errors.
 """
 
 from postsale.agents.agent import Agent
+from postsale.agents.calendar import Calendar
 from postsale.agents.planner import Answer, FunctionPlanner, Planner, Question
 from postsale.agents.policy import Policy
 from postsale.agents.prompts import Prompt
@@ -14,6 +15,7 @@ __all__ = [
     "SHIPPED",
     "Agent",
     "Answer",
+    "Calendar",
     "ChurnOutreach",
     "FunctionPlanner",
     "Planner",

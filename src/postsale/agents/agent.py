@@ -21,8 +21,9 @@ from postsale.agents.decide import AgentSpec
 from postsale.agents.evidence import OFFERED, HealthReading, customer_evidence
 from postsale.agents.expressions import InputType
 from postsale.agents.planner import Planner
-from postsale.agents.policy import Name, Policy
+from postsale.agents.policy import Policy
 from postsale.agents.prompts import Prompt
+from postsale.agents.tables import Name
 from postsale.aggregates.artifacts import EVERY_AGENT
 from postsale.aggregates.customer import CustomerAggregate
 from postsale.aggregates.decisions import Scalar
@@ -42,6 +43,9 @@ _DECIDING = tuple(
         "guardrails",
         "evidence",
         "planner_answer",
+        "calendar",
+        "approval_rules",
+        "editing",
         "decide",
         "agent",
     )

@@ -1,7 +1,8 @@
 """What people say to decisions: approve, reject, set aside, settle what is unknown. Each is bound to what they saw.
 
-An approval holds for exactly these arguments on exactly these values, once; the agent that asked can never give it.
-May import the desk, control, access, aggregates, events. Evidence is read again through a function that is passed in.
+An approval holds for exactly these arguments on exactly these values, once; an agent can never give it. An edit is a new proposal.
+May import the desk, control, access, aggregates, events. Evidence is read again, and an edited proposal decided, through functions that
+are passed in.
 """
 
 from __future__ import annotations
@@ -13,15 +14,23 @@ from uuid import UUID
 import orjson
 
 from postsale.access import Person
+from postsale.agents.approval_rules import escalations, is_over, right_to_answer
+from postsale.agents.authority import Authorities
 from postsale.agents.control import require_person, require_reason
 from postsale.agents.decide import intent_mac, macs_digest, values_digest
 from postsale.agents.desk import NOTHING, Change, Desk
+from postsale.agents.policy_time import ASKED_BY
+from postsale.agents.replacing import Editor, Propose
+from postsale.agents.silence import Silence
+from postsale.agents.waits import refuted
+from postsale.aggregates import asked as a
 from postsale.aggregates import commands
 from postsale.aggregates import decisions as d
+from postsale.aggregates.authority import authority_stream
 from postsale.aggregates.customer import CustomerAggregate
 from postsale.errors import ApprovalRefused, InvalidInput
 from postsale.events import Recorded, StreamId, derive_id
-from postsale.store.contract import NoneSince
+from postsale.store.contract import NoneSince, StreamAt
 from postsale.store.log import Cause
 
 Reread = Callable[[CustomerAggregate, str], tuple[Mapping[str, d.Scalar], int]]
@@ -31,30 +40,83 @@ Reread = Callable[[CustomerAggregate, str], tuple[Mapping[str, d.Scalar], int]]
 class Approvals:
     """The desk where people settle what agents propose. Every method may be called again; the second time refuses or does nothing."""
 
-    def __init__(self, desk: Desk, reread: Reread, agents: frozenset[str] = frozenset()) -> None:
+    def __init__(self, desk: Desk, reread: Reread, agents: frozenset[str] = frozenset(), propose: Propose | None = None) -> None:
         self._desk = desk
         self._reread = reread
-        self._agents = agents
+        self._silence = Silence(desk, self._changed)
+        self._editor = Editor(desk, self._changed, self._silence, propose)
+        self.authority = Authorities(desk, agents)
 
     def approve(
         self, tenant: str, decision_id: UUID, person: Person, *, reason: str = "", seen: Sequence[Mapping[str, Any]] | None = None
-    ) -> None:
-        """Let the decision's effects leave. `seen`: the arguments as they were shown; other ones are refused.
+    ) -> bool:
+        """Let the decision's effects leave; False when more people have to say yes. `seen`: the arguments as shown; others are refused.
 
         Raises ApprovalRefused when the request was used, expired, is not this person's to give, or its arguments, bound
         values or the consent it needs have changed (that is recorded as lapsed first); NotAllowed; UnknownDecision.
         """
-        person = self._person(decision_id, person)
+        person = self._person(tenant, decision_id, person)
         decision = self._desk.decision(tenant, decision_id)
         change, _ = self._desk.change(decision.stored.stream, lambda c: self._approve(c, decision, person, reason, seen))
-        lapsed = change.drafts[0].event if change.drafts else None
-        if isinstance(lapsed, d.ApprovalLapsed):
-            why = "the request expired" if lapsed.why == "expired" else f"these changed since the decision: {lapsed.detail}"
-            raise ApprovalRefused(decision_id=str(decision_id), reason=why)
+        _refuse_closed(decision_id, change)
+        return any(isinstance(x.event, d.ApprovalGranted) for x in change.drafts)
+
+    def edit(
+        self,
+        tenant: str,
+        decision_id: UUID,
+        person: Person,
+        *,
+        reason: str,
+        amount_minor: int | None = None,
+        terms: str | None = None,
+        arguments: Sequence[Mapping[str, Any]] | None = None,
+    ) -> UUID:
+        """Propose something else in place of a waiting decision: the id of the new one, which waits for approval in its turn.
+
+        `arguments`: all of them, one mapping for each effect; what follows from the customer or the offer is not a person's to change.
+        The policy decides again, on today's evidence, with every guardrail, and what does not pass is refused and changes nothing.
+        Raises ApprovalRefused, InvalidInput, NotAllowed, UnknownDecision.
+        """
+        person, reason = self._person(tenant, decision_id, person), require_reason(reason, "edit")
+        decision = self._desk.decision(tenant, decision_id)
+        change, _ = self._desk.change(
+            decision.stored.stream, lambda c: self._editor.change(c, decision, person, reason, amount_minor, terms, arguments)
+        )
+        _refuse_closed(decision_id, change)
+        return next(x.event_id for x in change.drafts if isinstance(x.event, d.DecisionRecorded))
+
+    def escalate(self, tenant: str, decision_id: UUID, person: Person, *, reason: str) -> str:
+        """Hand a waiting decision up to the next level: its name. Raises ApprovalRefused when there is none."""
+        person, reason = self._person(tenant, decision_id, person), require_reason(reason, "escalation")
+        decision = self._desk.decision(tenant, decision_id)
+
+        def rule(c: CustomerAggregate) -> Change:
+            asked = commands.awaiting(c, decision_id).asked
+            if asked is None or asked.level + 1 >= len(asked.levels):
+                raise ApprovalRefused(decision_id=str(decision_id), reason="there is no level above the one that is asked")
+            level = asked.level + 1
+            event = a.ApprovalEscalated(decision_id=decision_id, level=level, name=asked.levels[level].name, by=person.login, reason=reason)
+            how = Cause(actor=person.actor, causation_id=decision_id, correlation_id=decision.data.trigger_id, origin=self._desk.origin)
+            return Change((self._desk.draft(event, derive_id(decision_id, "level", level), how),))
+
+        change, _ = self._desk.change(decision.stored.stream, rule)
+        (draft,) = change.drafts
+        assert isinstance(draft.event, a.ApprovalEscalated)
+        return draft.event.name
+
+    def timed(self, c: CustomerAggregate) -> Change:
+        """What time alone makes of this customer's open requests."""
+        return self._silence.of(c)
+
+    def changed(self, tenant: str, decision_id: UUID) -> tuple[str, ...]:
+        """What differs by now from what the decision was bound to: an approval would be refused. Records nothing."""
+        decision = self._desk.decision(tenant, decision_id)
+        return self._changed(self._desk.log.customer(decision.stored.stream), decision)[0]
 
     def reject(self, tenant: str, decision_id: UUID, person: Person, *, reason: str) -> None:
         """Say no. Raises ApprovalRefused when it does not wait any more, InvalidInput without a reason."""
-        person, reason = self._person(decision_id, person), require_reason(reason, "rejection")
+        person, reason = self._person(tenant, decision_id, person), require_reason(reason, "rejection")
         decision = self._desk.decision(tenant, decision_id)
 
         def rule(c: CustomerAggregate) -> Change:
@@ -65,7 +127,7 @@ class Approvals:
 
     def override(self, tenant: str, decision_id: UUID, person: Person, *, reason: str) -> None:
         """Set a decision aside: effects that have not left are cancelled. Raises UnknownDecision when it is settled already."""
-        person, reason = self._person(decision_id, person), require_reason(reason, "override")
+        person, reason = self._person(tenant, decision_id, person), require_reason(reason, "override")
         decision = self._desk.decision(tenant, decision_id)
 
         def rule(c: CustomerAggregate) -> Change:
@@ -74,9 +136,9 @@ class Approvals:
         self._desk.change(decision.stored.stream, rule)
 
     def settle_unknown(self, tenant: str, decision_id: UUID, intent_id: UUID, *, happened: bool, person: Person, reason: str) -> None:
-        """Say what became of an effect whose outcome nobody knows. InvalidInput when its outcome is known."""
-        person, reason = self._person(decision_id, person), require_reason(reason, "settlement")
-        decision = self._desk.decision(tenant, decision_id)
+        """Say what became of an effect, of a decision or of an order to take one back, whose outcome nobody knows. InvalidInput when it is known."""
+        person, reason = self._person(tenant, decision_id, person), require_reason(reason, "settlement")
+        decision = self._desk.ordered(tenant, decision_id)
 
         def rule(c: CustomerAggregate) -> Change:
             open_ = c.decisions.get(decision_id)
@@ -93,11 +155,22 @@ class Approvals:
 
         self._desk.change(decision.stored.stream, rule)
 
+    def move_case(self, stream: StreamId, case_id: UUID, stage: d.Stage, *, person: Person, reason: str) -> bool:
+        """A person says in which stage a risk case is; False when it is not open, or there already."""
+        person, reason = require_person(person, "move a risk case"), require_reason(reason, "risk case")
+
+        def rule(c: CustomerAggregate) -> Change:
+            how = Cause(actor=person.actor, correlation_id=case_id, origin=self._desk.origin)
+            events = commands.move_case(c, case_id, stage, reason)
+            return Change(tuple(self._desk.draft(e, derive_id(case_id, "moved", c.version), how) for e in events))
+
+        return bool(self._desk.change(stream, rule)[0].drafts)
+
     # ------------------------------------------------------------ rules
 
-    def _person(self, decision_id: UUID, person: Person) -> Person:
+    def _person(self, tenant: str, decision_id: UUID, person: Person) -> Person:
         person = require_person(person, "settle a decision")
-        if person.login in self._agents:
+        if self.authority.is_agent(tenant, person.login):
             raise ApprovalRefused(decision_id=str(decision_id), reason="an agent cannot settle a proposal, its own or another's")
         return person
 
@@ -110,34 +183,76 @@ class Approvals:
         seen: Sequence[Mapping[str, Any]] | None,
     ) -> Change:
         data, id_ = decision.data, decision.event_id
+        known = c.decisions.get(id_)
+        asked = known.asked if known is not None and known.disposition == "awaiting" else None
+        now_us = self._desk.now_us()
+        if known is not None and asked is not None and is_over(asked, now_us):
+            return self._silence.over(c, known, asked, decision)
         switches = self._desk.switches(c.stream.tenant, data.agent)
-        values, position = self._reread(c, data.agent)
-        bound = {name: values.get(name) for name in data.bound_to}
-        changed = [name for name in data.bound_to if bound[name] != data.evidence.get(name)]
-        purpose = str(data.context.get("purpose", ""))
-        changed += [f"consent:{i.channel}/{purpose}" for i in data.intents if i.channel and not c.may_contact(i.channel, purpose)]
-        changed += ["identity:merged"] if c.merged_into else []
-        events = commands.approve(
+        changed, values, position = self._changed(c, decision)
+        events: tuple[d.CustomerEvent, ...] = commands.approve(
             c,
             id_,
             approver=person.login,
             authenticated_by=person.authenticated_by,
             arguments_mac=macs_digest(data.intents),
             offered_mac=self._offered(c.stream, decision, seen),
-            changed=tuple(changed),
-            values_digest=values_digest(bound),
-            now_us=self._desk.now_us(),
+            changed=changed,
+            values_digest=values_digest(values),
+            now_us=now_us,
             reason=reason,
         )
-        if not isinstance(events[0], d.ApprovalGranted):
+        granted = events[0]
+        if not isinstance(granted, d.ApprovalGranted):
             return self._change(events, decision, person, "approval")
         if switches.paused:
             raise ApprovalRefused(decision_id=str(id_), reason="the agent is paused; resume it first")
         conditions: list[Any] = list(switches.conditions)
         if data.must_not_have_changed:
             conditions.append(NoneSince(c.fact_streams, frozenset(data.must_not_have_changed), position))
-        made = self._change(events, decision, person, "approval")
-        return Change(made.drafts, tuple(conditions))
+        made = () if asked is None else self._silence.up(escalations(id_, asked, now_us), decision)
+        if asked is not None:
+            signed, version = self._signature(c.stream.tenant, asked, len(made), decision, granted)
+            conditions.append(StreamAt(authority_stream(c.stream.tenant), version))
+            made = (*made, *self._change((signed,), decision, person, f"signed:{person.login}").drafts)
+        if asked is None or len(asked.signed) + 1 >= asked.people:
+            made = (*made, *self._change((granted,), decision, person, "approval").drafts)
+        return Change(made, tuple(conditions))
+
+    def _signature(
+        self, tenant: str, asked: a.Asked, up: int, decision: Recorded[d.DecisionRecorded], yes: d.ApprovalGranted
+    ) -> tuple[a.ApprovalSigned, int]:
+        """This person's yes, with whose authority it is, and the version of the authority stream that says so."""
+        authority, offer = self._desk.authority(tenant), decision.data.offer
+        minor, currency = (None, None) if offer is None else (offer.amount_minor, offer.currency)
+        right = right_to_answer(asked, asked.level + up, authority, yes.approver, minor, currency, self._desk.now_us())
+        if isinstance(right, str):
+            raise ApprovalRefused(decision_id=str(decision.event_id), reason=right)
+        signed = a.ApprovalSigned(
+            decision_id=decision.event_id,
+            approver=yes.approver,
+            authenticated_by=yes.authenticated_by,
+            on_behalf_of=right.on_behalf_of,
+            delegation_id=right.delegation_id,
+            role=right.role,
+            authority_version=authority.version,
+            arguments_mac=yes.arguments_mac,
+            values_digest=yes.values_digest,
+            reason=yes.reason,
+        )
+        return signed, authority.version
+
+    def _changed(self, c: CustomerAggregate, decision: Recorded[d.DecisionRecorded]) -> tuple[tuple[str, ...], dict[str, d.Scalar], int]:
+        """What differs from what the decision was bound to; the bound values now; the position up to which facts are in them."""
+        data = decision.data
+        values, position = self._reread(c, data.agent)
+        now = {**values, ASKED_BY: data.evidence.get(ASKED_BY)}  # what asked does not change
+        bound = {name: now.get(name) for name in data.bound_to}
+        changed = [name for name in data.bound_to if bound[name] != data.evidence.get(name)]
+        purpose = str(data.context.get("purpose", ""))
+        changed += [f"consent:{i.channel}/{purpose}" for i in data.intents if i.channel and not c.may_contact(i.channel, purpose)]
+        changed += ["identity:merged"] if c.merged_into else []
+        return (*changed, *refuted(c, data.trigger_id)), bound, position
 
     def _offered(self, stream: StreamId, decision: Recorded[d.DecisionRecorded], seen: Sequence[Mapping[str, Any]] | None) -> str:
         """The digest of the arguments that are approved: of those shown, else of those recorded."""
@@ -152,8 +267,25 @@ class Approvals:
         ]
         return macs_digest(again)
 
-    def _change(self, events: Sequence[d.CustomerEvent], decision: Recorded[d.DecisionRecorded], person: Person, step: str) -> Change:
+    def _change(
+        self, events: Sequence[d.CustomerEvent], decision: Recorded[d.DecisionRecorded] | Recorded[d.Ordered], person: Person, step: str
+    ) -> Change:
         cause = Cause(actor=person.actor, causation_id=decision.event_id, correlation_id=decision.data.trigger_id, origin=self._desk.origin)
         if not events:
             return NOTHING
         return Change(tuple(self._desk.draft(e, derive_id(decision.event_id, step, e.wire_name), cause) for e in events))
+
+
+def _refuse_closed(decision_id: UUID, change: Change) -> None:
+    """Refuse where the request was closed instead, which is recorded by now."""
+    for draft in change.drafts:
+        match draft.event:
+            case d.ApprovalLapsed(why="expired"):
+                why = "the request expired"
+            case d.ApprovalLapsed(detail=detail):
+                why = f"these changed since the decision: {detail}"
+            case a.ApprovalTimedOut(outcome=outcome):
+                why = f"nobody answered in time, which by its policy means to {outcome}"
+            case _:
+                continue
+        raise ApprovalRefused(decision_id=str(decision_id), reason=why)

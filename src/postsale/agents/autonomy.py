@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from postsale.agents.editing import edit_of
 from postsale.agents.policy import Downgrade, Policy, Promotion
 from postsale.aggregates.artifacts import MODES, Mode
 from postsale.events import DAY_US, to_us
@@ -147,8 +148,8 @@ def _downgrade(asked: Downgrade, entries: Sequence[Entry]) -> tuple[Criterion, .
 
 
 def _answer(entry: Entry) -> bool | None:
-    """What a person said to a proposal; None: nobody was asked, or nobody answered."""
-    if entry.approver is None:
+    """What a person said to a proposal; None: nobody was asked, or nobody answered; what a person edited is not the agent's."""
+    if entry.approver is None or edit_of(entry.recorded.flags) is not None:
         return None
     return entry.suppressed_by != "approval:rejected"
 

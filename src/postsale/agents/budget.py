@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Any, assert_never
 from uuid import UUID
 
+from postsale.aggregates import asked as a
 from postsale.aggregates import decisions as d
 from postsale.aggregates.customer import CustomerAggregate, OpenDecision
 from postsale.aggregates.decisions import (
@@ -153,7 +154,7 @@ def settlement(
             others = [e for k, e in effects.items() if k != intent]
             if not spent and all(e.settled for e in others):
                 return known, BudgetReleased(decision_id=known.decision_id, reason="its effect did not happen")
-        case d.ApprovalRejected() | d.ApprovalLapsed():
+        case d.ApprovalRejected() | d.ApprovalLapsed() | a.ApprovalTimedOut(outcome="reject") | a.ApprovalReplaced():
             return known, BudgetReleased(decision_id=known.decision_id, reason="it was not approved")
         case d.DecisionOverridden():
             if not any(e.status in {"started", "succeeded", "unknown"} or e.ambiguous for e in effects.values()):

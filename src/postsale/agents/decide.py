@@ -13,6 +13,8 @@ from uuid import UUID
 
 import orjson
 
+from postsale.agents.approval_rules import ends_us
+from postsale.agents.editing import edit_of
 from postsale.agents.expressions import Value
 from postsale.agents.guardrails import Context, ToolRef, beyond, first_failed, forbidding, judge, mode_for, over_authority, too_risky
 from postsale.agents.planner_answer import Asked, Filled, Planned, options_of, read_answer
@@ -98,8 +100,11 @@ def values_digest(values: Mapping[str, Scalar]) -> str:
     return content_digest(canonical(dict(values)).decode())
 
 
-def decide(spec: AgentSpec, policy: Policy, case: Case, mac: Mac) -> Decided:
-    """The decision on one trigger. The same arguments give the same bytes, always and everywhere."""
+def decide(spec: AgentSpec, policy: Policy, case: Case, mac: Mac, edited: Sequence[Mapping[str, Any]] | None = None) -> Decided:
+    """The decision on one trigger. The same arguments give the same bytes, always and everywhere.
+
+    `edited`: the arguments of a proposal that a person edited; the case's flags say which of them are theirs.
+    """
     chosen, no_row, eligible = _choose(policy, case.evidence)
     offer, problem = None, ""
     arguments: list[dict[str, Any]] = []
@@ -109,15 +114,21 @@ def decide(spec: AgentSpec, policy: Policy, case: Case, mac: Mac) -> Decided:
     if plan is not None:
         chosen, because, eligible = _handed_over(policy, chosen[0], plan, case, because, eligible)
     values = plan.values if plan is not None else {}
+    edit = edit_of(case.flags)
     try:
         for rule in chosen:
             made = _offer(rule, case.evidence, values)
-            arguments.append({k: _argument(v, case, because, made, values) for k, v in sorted(rule.arguments.items())})
+            made = made if edit is None else edit.offer(made)
+            clear_of = {k: _argument(v, case, because, made, values) for k, v in sorted(rule.arguments.items())}
+            place = sum(r.tool is not None for r in chosen[: len(arguments)])  # among the effects
+            arguments.append(clear_of if edit is None or rule.tool is None else edit.fill(place, clear_of, edited))
             offer = made if made is not None else offer
     except _NoValue as missing:
         offer, problem = None, str(missing)
     if case.flags and "failed" in case.flags:  # what surrounds the decision broke; recorded, so that it is made again alike
         problem = str(case.flags["failed"])
+    if edit is not None and (not chosen or chosen[0].id != edit.rule):
+        problem = problem or f"the policy does not propose {edit.rule} any more, which was edited"
     mode, segment = mode_for(policy, case.mode, case.evidence)
     verdicts = judge(
         policy, chosen, no_row, offer, case.context, mode=mode, depth=case.depth, tools=case.tools, segment=segment, evidence=case.evidence
@@ -131,7 +142,7 @@ def decide(spec: AgentSpec, policy: Policy, case: Case, mac: Mac) -> Decided:
         or any(rule.then == "ask" for rule in forbidding(policy.guardrails.sequence or (), chosen, case.context))
         or too_risky(policy, chosen)
     )
-    asks = asks or any(asked.person for asked in beyond(policy, chosen, offer, case.context, case.evidence))
+    asks = asks or edit is not None or any(asked.person for asked in beyond(policy, chosen, offer, case.context, case.evidence))
     disposition = _disposition(chosen, offer, mode, suppressed_by, problem, asks=asks)
     acts = bool(chosen) and disposition in {"acted", "awaiting"}
     if problem:
@@ -164,6 +175,8 @@ def decide(spec: AgentSpec, policy: Policy, case: Case, mac: Mac) -> Decided:
             currency=offer.currency,
         )
     until_us = case.decided_at_us + g.approval_expires_h * 3_600 * SECOND_US
+    if policy.approvals is not None and disposition == "awaiting":
+        until_us = ends_us(policy.approvals, policy, case.decided_at_us)[-1]
     event = DecisionRecorded(
         trigger_id=case.trigger_id,
         agent=spec.name,
@@ -384,14 +397,17 @@ def rederive(recorded: DecisionRecorded, arguments: str | None, policy: Policy, 
         return Rederived(recorded, (), Difference("policy", recorded.policy, policy.digest), False)
     try:
         case = case_of(recorded, answer)
-        again = decide(spec_of(recorded), policy, case, mac or (lambda _: ""))
+        edited = orjson.loads(arguments) if arguments is not None else None
+        again = decide(spec_of(recorded), policy, case, mac or (lambda _: ""), edited)
     except (InvalidInput, PolicyInvalid, KeyError, ValueError) as error:
         return Rederived(recorded, (), Difference("(deciding)", "a decision", type(error).__name__), False)
     event = again.event
     unread = case.asked is not None and case.asked.erased
     if unread:
         event = event.model_copy(update={"arguments": arguments})
-    if mac is None or unread:
+    edit = edit_of(recorded.flags)
+    lost = arguments is None and edit is not None and bool(edit.arguments)  # what a person wrote cannot be made again
+    if mac is None or unread or lost:
         kept = {i.intent_id: i.arguments_mac for i in recorded.intents}
         intents = tuple(i.model_copy(update={"arguments_mac": kept.get(i.intent_id, "")}) for i in event.intents)
         event = event.model_copy(update={"intents": intents})
@@ -401,7 +417,7 @@ def rederive(recorded: DecisionRecorded, arguments: str | None, policy: Policy, 
         event = event.model_copy(update={"arguments": None})
     left, right = encode_payload(compare), encode_payload(event)
     difference = first_difference(left, right)
-    checked = not unread and (not recorded.intents or arguments is not None or mac is not None)
+    checked = not unread and (not recorded.intents or arguments is not None or (mac is not None and not lost))
     return Rederived(again.event, again.arguments, difference, checked)
 
 

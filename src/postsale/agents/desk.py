@@ -6,7 +6,7 @@ May import store, access, aggregates, events and the pure modules of this room.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from copy import copy
 from dataclasses import dataclass
 from typing import NamedTuple, Self
@@ -18,7 +18,9 @@ from postsale.agents.decide import Mac
 from postsale.agents.escrow import Escrow, Purse, read
 from postsale.agents.limits import MAX_REACH
 from postsale.agents.policy import Budget, Policy
+from postsale.agents.waits import begun
 from postsale.aggregates.artifacts import (
+    POLICIES,
     AgentControl,
     AgentEvent,
     ArtifactActivated,
@@ -27,6 +29,15 @@ from postsale.aggregates.artifacts import (
     policy_stream,
     switch_streams,
     untouched,
+)
+from postsale.aggregates.authority import (
+    Authority,
+    AuthorityDelegated,
+    DelegationRevoked,
+    RoleGranted,
+    RoleRevoked,
+    authority_stream,
+    evolve_authority,
 )
 from postsale.aggregates.customer import CustomerAggregate, OpenDecision
 from postsale.aggregates.decisions import (
@@ -37,6 +48,7 @@ from postsale.aggregates.decisions import (
     BudgetReserved,
     BudgetSliceReturned,
     DecisionRecorded,
+    EffectSucceeded,
     Ordered,
     UndoOrdered,
 )
@@ -94,6 +106,8 @@ class Desk:
         self._reached: dict[StreamId, tuple[int, int, tuple[int, ...]]] = {}  # version, position, times
         self.escrow = escrow
         self._policies: dict[str, Policy] = {}  # by digest
+        self._authorities: dict[str, Authority] = {}  # by tenant
+        self._since: dict[StreamId, int] = {}  # when the active policy became active
         self._active: dict[StreamId, tuple[int, str]] = {}  # stream -> (version, digest)
 
     def under(self, lease: Lease) -> Self:
@@ -174,12 +188,43 @@ class Desk:
                 contents[recorded.data.digest] = untouched(recorded.position, recorded.data)
             elif isinstance(recorded.data, ArtifactActivated):
                 active = recorded.data.digest
+                self._since[stream] = recorded.stored.occurred_at_us
         if not active:
             return None, version
         if active not in self._policies:
             self._policies[active] = Policy.from_json(contents[active])
         self._active[stream] = (version, active)
         return self._policies[active], version
+
+    def seen_policy(self, tenant: str, name: str) -> tuple[Policy | None, int]:
+        """The active policy as this process last read it, and since when it is active (now for none): for times to come, not decisions."""
+        stream = policy_stream(tenant, name)
+        known = self._active.get(stream)
+        policy = self._policies[known[1]] if known is not None else self.active_policy(tenant, name)[0]
+        return policy, self._since.get(stream, self.now_us())
+
+    def policy(self, tenant: str, digest: str) -> Policy | None:
+        """Any published version by its digest; None when there is none."""
+        if digest not in self._policies:
+            published = Query(tenant=tenant, category=POLICIES, lane=Lane.DECISION, kinds=frozenset({"artifact/published"}))
+            for recorded in self.log.events(published):
+                if isinstance(recorded.data, ArtifactPublished) and recorded.data.digest == digest:
+                    self._policies[digest] = Policy.from_json(recorded.data.content)
+        return self._policies.get(digest)
+
+    def authority(self, tenant: str) -> Authority:
+        """Who may approve what now. Its stream at this version is a condition that makes "now" exact."""
+        stream = authority_stream(tenant)
+        version = self.log.store.versions([stream])[0]
+        known = self._authorities.get(tenant)
+        if known is None or known.version != version:
+            known = Authority()
+            for recorded in self.log.events(Query(tenant=tenant, streams=(stream,), lane=Lane.DECISION)):
+                event = recorded.data
+                assert isinstance(event, RoleGranted | RoleRevoked | AuthorityDelegated | DelegationRevoked)
+                known = evolve_authority(known, event, recorded.event_id)
+            self._authorities[tenant] = known
+        return known
 
     def decision(self, tenant: str, decision_id: UUID) -> Recorded[DecisionRecorded]:
         """A decision, unsealed where this desk may; UnknownDecision when there is none."""
@@ -247,7 +292,8 @@ class Desk:
         if self.lease is not None and not change.happened:
             self.lease.keep()
             conditions = (*conditions, self.lease.condition)
-        events = list(self.log.decisions(customer.stream, customer.version, change.drafts))
+        drafts = (*change.drafts, *(x for draft in change.drafts for x in self._waits(customer, draft)))
+        events = list(self.log.decisions(customer.stream, customer.version, drafts))
         versions: dict[StreamId, int] = {}  # of budgets; several settlements may follow one another
         if change.reserve is not None and change.purse is not None:
             versions[change.purse] = change.purse_version
@@ -283,6 +329,16 @@ class Desk:
         versions[stream] = version + 1
         of = getattr(event, "decision_id", stream)
         return self.log.decision(stream, version, self.draft(event, derive_id(of, "budget", step), cause))
+
+    def _waits(self, customer: CustomerAggregate, draft: Draft) -> Iterable[Draft]:
+        """What is waited for from an effect on, in the append that says that it happened."""
+        event = draft.event
+        open_ = customer.decisions.get(event.decision_id) if isinstance(event, EffectSucceeded) else None
+        if open_ is None or not open_.action:
+            return
+        policy = self.policy(customer.stream.tenant, open_.policy)
+        for wait_id, began in begun(policy, open_, draft.at_us) if policy is not None and policy.waits else ():
+            yield Draft(began, wait_id, draft.at_us, draft.cause)
 
     def append_to(self, stream: StreamId, version: int, events: Sequence[tuple[Event, UUID]], cause: Cause) -> Appended:
         """Events for another decision lane, such as an agent's or a policy's, after `version`."""

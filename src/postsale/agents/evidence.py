@@ -119,6 +119,7 @@ OFFERED: Mapping[str, Offered] = {
     "industry": Offered("text", "from the CRM"),
     "seats": Offered("integer", "of the subscription, else from the CRM"),
     "time_zone": Offered("text", "IANA name, from the CRM"),
+    "asked_by": Offered("text", "which trigger, schedule, wait, sla or command asks; missing until one does"),
 }
 
 
@@ -172,6 +173,7 @@ def customer_evidence(customer: CustomerAggregate, health: HealthReading, at_us:
         "industry": _text(profile.get("industry")),
         "seats": next((x for x in map(_int, (f.get("seats"), terms_now.get("seats"), profile.get("seats"))) if x is not None), None),
         "time_zone": _text(profile.get("time_zone")),
+        "asked_by": None,
     }
     return values
 

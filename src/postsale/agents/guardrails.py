@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from zoneinfo import ZoneInfo
 
 from postsale.agents.expressions import Value
 from postsale.agents.limits import TIERS, Asked, authority, offered, reach, tool_risk
 from postsale.agents.policy import NO_ACTION, Budget, Policy, ProbabilityFloor, Rule, SequenceRule
+from postsale.agents.schedules import CUSTOMER, zone_of
 from postsale.aggregates.artifacts import MODES, AgentControl, Mode
 from postsale.aggregates.customer import CustomerAggregate
 from postsale.aggregates.decisions import Offer, Scalar, Verdict
@@ -62,6 +63,7 @@ class Context:
     tiers: Mapping[str, str] = field(default_factory=dict)  # tool -> the risk its contract declares, where the policy limits it
     reached: int | None = None  # decisions of this agent that acted within the policy's hours
     offered_minor: int | None = None  # to this customer within the policy's days; None: more than is remembered
+    zone_of: str = ""  # whose zone it is: the customer's, the policy's, or utc, because nobody has one; "" in old records
 
     def scalars(self) -> dict[str, Scalar]:
         """The context as a decision records it. `from_scalars` is the inverse."""
@@ -83,6 +85,8 @@ class Context:
             out["budget_slice"] = self.budget_slice
         out |= {f"tier.{tool}": tier for tool, tier in self.tiers.items()}
         out |= {name: value for name in ("reached", "offered_minor") if (value := getattr(self, name)) is not None}
+        if self.zone_of:
+            out["time_zone_of"] = self.zone_of
         return out
 
     @classmethod
@@ -108,6 +112,7 @@ class Context:
             tiers={k[5:]: str(v) for k, v in values.items() if k.startswith("tier.")},
             reached=_integer(values.get("reached")),
             offered_minor=_integer(values.get("offered_minor")),
+            zone_of=str(values.get("time_zone_of") or ""),
         )
 
 
@@ -125,7 +130,7 @@ def look(
 ) -> Context:
     """The context of one decision. `switches` are the states of `artifacts.switch_streams`, in that order."""
     g = policy.guardrails
-    zone = _zone(evidence.get("time_zone"), g.quiet_hours.default_zone if g.quiet_hours else "UTC")
+    zone, zone_of_whom = zone_of(CUSTOMER, evidence.get("time_zone"), g.quiet_hours.default_zone if g.quiet_hours else policy.zone)
     likely = evidence.get(g.probability.input) if g.probability else None
     paused = ["retired" if state.retired else name for name, state in zip(SWITCHES, switches, strict=False) if state.paused]
     return Context(
@@ -143,6 +148,7 @@ def look(
         tiers={} if g.tool_risk is None else {name: tools[name].tier for name in policy.tools if tools is not None and name in tools},
         reached=reached if g.blast_radius is not None else None,
         offered_minor=None if g.authority is None else offered(g.authority, customer, now_us),
+        zone_of=zone_of_whom,
     )
 
 
@@ -358,14 +364,3 @@ def _authority(chosen: Sequence[Rule], offer: Offer | None) -> Verdict:
 
 def _integer(value: Scalar) -> int | None:
     return value if type(value) is int else None
-
-
-def _zone(named: Value, default: str) -> str:
-    """The customer's zone, or the policy's default when it is unknown to us or to the zone database."""
-    if isinstance(named, str):
-        try:
-            ZoneInfo(named)
-        except (ZoneInfoNotFoundError, ValueError, OSError):
-            return default
-        return named
-    return default

@@ -14,25 +14,30 @@ from pathlib import Path
 from string import Formatter
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import BaseModel, Field, JsonValue, ValidationError
 
+from postsale.agents.approval_rules import ApprovalRules
+from postsale.agents.calendar import Calendar
 from postsale.agents.expressions import Cell, InputType, Value, all_of, parse_cell
 from postsale.agents.flags import FlagInput
 from postsale.agents.limits import TIERS, Authority, BlastRadius, Tier, ToolRisk
 from postsale.agents.planner_policy import PlanRow
 from postsale.agents.regions import Box, box_of
+from postsale.agents.schedules import Schedule
+from postsale.agents.sla import Sla
+from postsale.agents.tables import Kind, Name, Table
+from postsale.agents.waits import WaitFor
 from postsale.aggregates.artifacts import content_digest
 from postsale.aggregates.customer import MAX_RECENT, MAX_TOUCHES
 from postsale.errors import PolicyInvalid
 from postsale.events import MAX_INT, Currency, Id, Text, canonical
 
 NO_ACTION = "none"
+_SOME = Field(min_length=1, max_length=50)
 _STORED = "stored"  # the validation context of a policy that the log holds
 MAX_FREQUENCY = 50  # below MAX_TOUCHES, the contacts that a customer's state remembers
 assert MAX_FREQUENCY < MAX_TOUCHES
 
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
-Kind = Annotated[str, Field(pattern=r"^[a-z0-9-]+(\.[a-z0-9-]+)*/[a-z0-9-]+$")]  # a wire name without its version
 ToolName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*@[1-9][0-9]*$")]
 Minor = Annotated[int, Field(ge=0, le=MAX_INT)]
 Percent = Annotated[int, Field(ge=0, le=100)]
@@ -44,9 +49,7 @@ Cells = dict[str, JsonValue]  # input name -> cell; checked and compiled by `exp
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, hide_input_in_errors=True, populate_by_name=True
-    )
+    model_config = Table.model_config
 
 
 class Trigger(_Model):
@@ -227,7 +230,7 @@ class Policy(_Model):
     widens: bool | None = None  # declares that this version lets the agent do more than the one before it
     priorities: tuple[Name, ...] | None = None  # actions, the most important first; for `priority` and `output-order`
     tree: dict[str, JsonValue] | None = None  # the table as a tree, from which `rules` follow; see `tree`
-    triggers: Annotated[tuple[Trigger, ...], Field(alias="trigger", min_length=1, max_length=100)]
+    triggers: Annotated[tuple[Trigger, ...], Field(alias="trigger", max_length=100)] = ()
     rules: Annotated[tuple[Rule, ...], Field(alias="rule", min_length=1, max_length=500)]
     options: Annotated[Annotated[tuple[Rule, ...], Field(min_length=1, max_length=200)] | None, Field(alias="option")] = (
         None  # what planners may choose
@@ -235,6 +238,11 @@ class Policy(_Model):
     guardrails: Guardrails
     autonomy: Autonomy | None = None
     outcome: Outcome | None = None
+    approvals: ApprovalRules | None = None
+    calendar: Calendar | None = None  # of business hours
+    schedules: Annotated[Annotated[tuple[Schedule, ...], _SOME] | None, Field(alias="schedule")] = None
+    waits: Annotated[Annotated[tuple[WaitFor, ...], _SOME] | None, Field(alias="wait")] = None
+    slas: Annotated[Annotated[tuple[Sla, ...], _SOME] | None, Field(alias="sla")] = None
 
     def model_post_init(self, context: Any, /) -> None:
         """Every policy object is a valid one: compiling and checking is part of making it."""
@@ -370,6 +378,22 @@ class Policy(_Model):
             out[name] = parse_cell(cell, self.inputs[name], policy=self.name, where=f"{where}.{name}")
         return out
 
+    def holds(self, when: Cells, where: str, values: Mapping[str, Value]) -> bool:
+        """Whether a condition holds; an empty one does."""
+        return bool(all_of(self.cells(when, where))(values))
+
+    @property
+    def timed(self) -> bool:
+        """Whether time alone may ask it, beyond what its conditions say."""
+        return bool(self.schedules or self.waits or self.slas)
+
+    @property
+    def zone(self) -> str | None:
+        """The zone of whoever has none of their own: the calendar's, else that of the quiet hours; None where the policy names none."""
+        if self.calendar is not None:
+            return self.calendar.zone
+        return self.guardrails.quiet_hours.default_zone if self.guardrails.quiet_hours else None
+
     @property
     def channels(self) -> tuple[str, ...]:
         """Every channel that a row may use, sorted."""
@@ -485,7 +509,7 @@ def fill(text: str, values: Mapping[str, Value]) -> str:
 def _place(loc: tuple[int | str, ...], data: Mapping[str, Any]) -> str:
     """A pydantic path with rows named by their id: `rule 2 'call-owner', offer.currency`."""
     parts, rest = list(loc), ""
-    if len(parts) >= 2 and parts[0] in {"rule", "trigger", "option"} and isinstance(parts[1], int):
+    if len(parts) >= 2 and parts[0] in {"rule", "trigger", "option", "schedule", "wait", "sla"} and isinstance(parts[1], int):
         rows = data.get(str(parts[0]), [])
         row = rows[parts[1]] if isinstance(rows, list) and parts[1] < len(rows) else {}
         id_ = row.get("id") if isinstance(row, Mapping) else None

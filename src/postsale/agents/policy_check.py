@@ -7,12 +7,14 @@ from typing import NoReturn
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from postsale.agents import tree
+from postsale.agents.approval_rules import check_rules
 from postsale.agents.expressions import InputType
 from postsale.agents.flags import FAILED, fits
 from postsale.agents.limits import TIERS
 from postsale.agents.planner_answer import slots_of
 from postsale.agents.planner_policy import FROM_PLAN, PLAN, PlanRow
 from postsale.agents.policy import BUILT_IN, NO_ACTION, SEVERAL, OfferRow, Policy, Rule, placeholders
+from postsale.agents.policy_time import check_time
 from postsale.agents.regions import meet, point_in, shown
 from postsale.errors import PolicyInvalid
 
@@ -39,6 +41,8 @@ def check(policy: Policy, *, stored: bool = False) -> None:
         c.priorities()
         c.overlaps()
     c.guardrails()
+    check_rules(policy, c.bad)
+    check_time(policy, c.bad)
 
 
 class _Check:
@@ -72,6 +76,8 @@ class _Check:
                 self.bad("guardrails.bound_to", f"{name!r} is a flag, which is not asked for again")
 
     def triggers(self) -> None:
+        if not (self.p.triggers or self.p.schedules or self.p.waits or self.p.slas):
+            self.bad("trigger", "nothing ever asks this policy: it needs a trigger, a schedule, a wait or an sla")
         seen: set[str] = set()
         for t in self.p.triggers:
             if t.id in seen:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from textwrap import wrap
 from typing import Any
 
-from postsale.agents import tree
+from postsale.agents import policy_time, tree
 from postsale.agents.policy import NO_ACTION, Cells, Change, Hit, Policy, Rule
 
 _WIDTH = 36
@@ -27,6 +27,7 @@ def table(policy: Policy) -> str:
     for t in policy.triggers:
         until = f", until {_words(policy, t.until, t.id)}" if t.until else ""
         lines.append(f"  {t.id}: {_words(policy, t.when, t.id)}{until}")
+    lines += policy_time.lines(policy)
     order = f" ({', '.join(policy.priorities)})" if policy.priorities else ""
     if (its := tree.tree_of(policy)) is not None:
         lines += ["", *tree.lines(policy, its, lambda rule: _row(policy, rule)[2])]
@@ -59,9 +60,10 @@ def table(policy: Policy) -> str:
         lines.append(f"  {g.budget.amount_minor} {g.budget.currency} minor units per {g.budget.per} from budget {g.budget.name}")
     if g.probability:
         lines.append(f"  only where {g.probability.of} is at least {g.probability.at_least_percent} % likely, by a calibrated model")
-    lines.append(
-        f"  depth {g.max_depth}; an approval expires after {g.approval_expires_h} h" + _list("; it is void when these change", g.bound_to)
-    )
+    expires = f"an approval expires after {g.approval_expires_h} h" if policy.approvals is None else "approvals as below"
+    lines.append(f"  depth {g.max_depth}; {expires}" + _list("; it is void when these change", g.bound_to))
+    lines += [] if policy.approvals is None else policy_time.people(policy.approvals)
+    lines += policy_time.hours(policy)
     if g.must_not_have_changed:
         lines.append("  decided again when one of these arrives meanwhile: " + ", ".join(g.must_not_have_changed))
     if g.appetite:

@@ -13,8 +13,9 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, JsonValue, Tag, ValidationError
 
 from postsale.agents.expressions import Cell, InputType, cell_of, parse_cell
-from postsale.agents.policy import Cells, Name, Policy, Rule
+from postsale.agents.policy import Cells, Policy, Rule
 from postsale.agents.regions import HIGH, LOW, Box, Values, box_of, meet, point_in, shown, values_of
+from postsale.agents.tables import Name
 from postsale.errors import PolicyInvalid
 
 MAX_DEPTH = 8

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from postsale.agents import policy_time
 from postsale.agents.expressions import Value
 from postsale.agents.limits import TIERS, ToolRisk
 from postsale.agents.planner_policy import PlanRow, Slot
@@ -53,13 +54,9 @@ def widenings(old: Policy, new: Policy) -> tuple[Wider, ...]:
     for name, kind in new.inputs.items():
         if old.inputs.get(name, kind) != kind:
             return (Wider(f"inputs.{name}", f"it was declared {old.inputs[name]}, so its rows cannot be compared"),)
-    return (
-        *_rows(old, new),
-        *_options(old, new),
-        *_triggers(old, new),
-        *_limits(old.guardrails, new.guardrails),
-        *_autonomy(old.autonomy, new.autonomy),
-    )
+    limits = (*_limits(old.guardrails, new.guardrails), *_autonomy(old.autonomy, new.autonomy))
+    time = (Wider(where, why) for where, why in policy_time.wider(old, new))
+    return (*_rows(old, new), *_options(old, new), *_triggers(old, new), *limits, *time)
 
 
 # ---------------------------------------------------------------- rows

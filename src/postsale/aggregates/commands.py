@@ -42,7 +42,8 @@ def clear_trigger(c: CustomerAggregate, cleared: d.TriggerCleared) -> tuple[d.Cu
 # ---------------------------------------------------------------- approvals
 
 
-def _awaiting(c: CustomerAggregate, decision_id: UUID) -> OpenDecision:
+def awaiting(c: CustomerAggregate, decision_id: UUID) -> OpenDecision:
+    """The open request; ApprovalRefused when it does not wait."""
     known = c.decisions.get(decision_id)
     if known is None or known.disposition != "awaiting":
         raise ApprovalRefused(decision_id=str(decision_id), reason="it is not waiting for approval: used already, settled, or unknown")
@@ -67,7 +68,7 @@ def approve(
     Raises ApprovalRefused when it is not waiting, when the arguments differ, or when the approver is the agent itself.
     An expired or outdated request returns ApprovalLapsed: the caller appends it and then refuses.
     """
-    known = _awaiting(c, decision_id)
+    known = awaiting(c, decision_id)
     if approver == known.agent:
         raise ApprovalRefused(decision_id=str(decision_id), reason="an agent cannot approve its own proposal")
     if arguments_mac != offered_mac:
@@ -89,18 +90,18 @@ def approve(
 
 
 def reject(c: CustomerAggregate, decision_id: UUID, *, approver: str, authenticated_by: str, reason: str) -> tuple[d.CustomerEvent, ...]:
-    known = _awaiting(c, decision_id)
+    known = awaiting(c, decision_id)
     if approver == known.agent:
         raise ApprovalRefused(decision_id=str(decision_id), reason="an agent cannot settle its own proposal")
     return (d.ApprovalRejected(decision_id=decision_id, approver=approver, authenticated_by=authenticated_by, reason=reason),)
 
 
-def lapse_expired(c: CustomerAggregate, now_us: int) -> tuple[d.CustomerEvent, ...]:
-    """Requests whose time is over."""
+def lapse_expired(c: CustomerAggregate, now_us: int) -> tuple[d.ApprovalLapsed, ...]:
+    """Requests whose time is over; those under rules of their own end by these."""
     return tuple(
         d.ApprovalLapsed(decision_id=k, why="expired")
         for k, o in c.decisions.items()
-        if o.disposition == "awaiting" and o.expires_at_us is not None and now_us >= o.expires_at_us
+        if o.disposition == "awaiting" and o.asked is None and o.expires_at_us is not None and now_us >= o.expires_at_us
     )
 
 
@@ -174,6 +175,12 @@ def open_case(c: CustomerAggregate, reason: str, trigger_id: UUID) -> tuple[d.Cu
     if c.cases:
         return ()
     return (d.RiskCaseOpened(case_id=derive_id(trigger_id, "risk-case"), reason=reason, trigger_id=trigger_id),)
+
+
+def move_case(c: CustomerAggregate, case_id: UUID, stage: d.Stage, reason: str) -> tuple[d.CustomerEvent, ...]:
+    """`()` when it is not open, or is in that stage already."""
+    case = c.cases.get(case_id)
+    return () if case is None or case.stage == stage else (d.RiskCaseMoved(case_id=case_id, stage=stage, reason=reason),)
 
 
 def close_case(c: CustomerAggregate, case_id: UUID, result: Literal["recovered", "lost"], reason: str) -> tuple[d.CustomerEvent, ...]:

@@ -12,7 +12,9 @@ from types import MappingProxyType
 from typing import Any, TypeVar, assert_never
 from uuid import UUID
 
+from postsale.aggregates import asked as a
 from postsale.aggregates import decisions as d
+from postsale.aggregates import timed as t
 from postsale.aggregates.identity import MergedInto, SplitFrom, StreamJoined, StreamParted, customer_stream
 from postsale.events import SEALED, Lane, StoredEvent, StreamId, decode, iso, to_us
 
@@ -71,6 +73,9 @@ class OpenDecision:
     slice: str = ""  # of the budget, that the reservation is in; "" is the budget itself
     trigger_id: UUID | None = None
     undoes: tuple[UUID, UUID] | None = None  # it is no decision but an order to take back: (decision, effect)
+    policy: str = ""  # its digest
+    action: str | None = None
+    asked: a.Asked | None = None  # the rules under which it waits for people, when the policy has any
 
     @property
     def done(self) -> bool:
@@ -106,6 +111,8 @@ class RiskCase:
     opened_at_us: int
     stage_since_us: int
     reason: str
+    acted_us: int | None = None  # the first effect that happened, or a person moved the case
+    missed: frozenset[tuple[str, str, int, str]] = frozenset()  # (agent, sla, since, warned or breached)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +160,8 @@ class CustomerAggregate:
     offered: tuple[Offered, ...] = ()  # the newest MAX_OFFERS
     offers_forgotten_us: int = -1  # when the newest offer was made that is not among them any more
     cases: Mapping[UUID, RiskCase] = field(default_factory=lambda: _EMPTY)  # open ones
+    waits: Mapping[UUID, t.Wait] = field(default_factory=lambda: _EMPTY)
+    came: Mapping[tuple[str, str], t.Came] = field(default_factory=lambda: _EMPTY)  # (agent, schedule, wait or sla): the newest
     recent: Mapping[str, tuple[int, ...]] = field(default_factory=lambda: _EMPTY)  # kind, of either lane -> its newest times, ascending
 
     @property
@@ -232,9 +241,12 @@ def evolve_facts(customer: CustomerAggregate, facts: Sequence[StoredEvent]) -> C
     decisions = customer.decisions
     for stored in facts if decisions else ():
         decisions = {k: _succeeds(o, stored) for k, o in decisions.items()}
+    waits = customer.waits
+    for stored in facts if waits else ():
+        waits = {k: _arrives(w, stored) for k, w in waits.items()}
     position = max((stored.position for stored in facts), default=0)
     recent = {**customer.recent, **{kind: _newest(customer, kind, at) for kind, at in times.items()}}
-    return replace(customer, facts=summaries, decisions=decisions, recent=recent, position=max(customer.position, position))
+    return replace(customer, facts=summaries, decisions=decisions, waits=waits, recent=recent, position=max(customer.position, position))
 
 
 def _newest(customer: CustomerAggregate, kind: str, more_us: Sequence[int]) -> tuple[int, ...]:
@@ -252,6 +264,13 @@ def _succeeds(o: OpenDecision, fact: StoredEvent) -> OpenDecision:
     if by is None or o.success is not None or fact.kind not in o.outcome_kinds or not o.decided_at_us < fact.occurred_at_us <= by:
         return o
     return replace(o, success=fact.event_id)
+
+
+def _arrives(w: t.Wait, fact: StoredEvent) -> t.Wait:
+    """What counts is when it is said to have happened, however late that becomes known."""
+    if w.met is not None or fact.kind not in w.kinds or not w.begun_us < fact.occurred_at_us < w.until_us:
+        return w
+    return replace(w, met=fact.event_id)
 
 
 def evolve_decision(customer: CustomerAggregate, stored: StoredEvent) -> CustomerAggregate:
@@ -283,7 +302,7 @@ def _evolve(c: CustomerAggregate, event: d.CustomerEvent, stored: StoredEvent) -
             return replace(
                 c,
                 triggers={**c.triggers, (agent, condition): stored.event_id},
-                up=c.up if event.cause == "command" else c.up | {(agent, condition)},
+                up=c.up if event.cause == "command" or _by_time(c, event) else c.up | {(agent, condition)},
                 pending={**c.pending, stored.event_id: pending},
             )
         case d.TriggerCleared(agent=agent, condition=condition):
@@ -311,7 +330,7 @@ def _evolve(c: CustomerAggregate, event: d.CustomerEvent, stored: StoredEvent) -
         case d.EffectStarted(decision_id=id_, intent_id=intent, attempt=attempt):
             return _started(c, id_, intent, attempt, at)
         case d.EffectSucceeded(decision_id=id_, intent_id=intent):
-            return _effect(c, id_, intent, status="succeeded")
+            return _effect(_acted(c, at), id_, intent, status="succeeded")
         case d.EffectFailed(decision_id=id_, intent_id=intent, final=False, retry_at=retry_at):
             c = _ambiguous(c, id_, intent) if event.ambiguous else c
             return _effect(c, id_, intent, status="retry", retry_at_us=to_us(retry_at) if retry_at else 0)
@@ -328,7 +347,7 @@ def _evolve(c: CustomerAggregate, event: d.CustomerEvent, stored: StoredEvent) -
             return replace(c, cases={**c.cases, case_id: RiskCase(case_id, "at-risk", at, at, reason)})
         case d.RiskCaseMoved(case_id=case_id, stage=stage):
             case = c.cases.get(case_id)
-            return c if case is None else replace(c, cases={**c.cases, case_id: replace(case, stage=stage, stage_since_us=at)})
+            return c if case is None else replace(c, cases={**c.cases, case_id: replace(_act(case, at), stage=stage, stage_since_us=at)})
         case d.RiskCaseClosed(case_id=case_id):
             return replace(c, cases=_without(c.cases, case_id))
         case StreamJoined(category=category, id=id_):
@@ -359,7 +378,61 @@ def _evolve(c: CustomerAggregate, event: d.CustomerEvent, stored: StoredEvent) -
             return _put(c, order)
         case d.CommandIssued():
             return c
+        case a.ApprovalAsked(decision_id=id_):
+            known = c.decisions.get(id_)
+            return c if known is None else _put(c, replace(known, asked=a.begin(event)))
+        case a.ApprovalSigned(decision_id=id_) | a.ApprovalEscalated(decision_id=id_):
+            known = c.decisions.get(id_)
+            return c if known is None or known.asked is None else _put(c, replace(known, asked=a.evolve_asked(known.asked, event)))
+        case a.ApprovalTimedOut(decision_id=id_, outcome="approve"):
+            return _settle(c, id_, disposition="acted", effects="ready", at_us=at)
+        case a.ApprovalTimedOut(decision_id=id_) | a.ApprovalReplaced(decision_id=id_):
+            return without_proposal(c, id_, at)
+        case t.ScheduleCame(agent=agent, schedule=name, due_at=due_at, day=day):
+            return replace(c, came={**c.came, (agent, name): t.Came(stored.event_id, to_us(due_at), day)})
+        case t.WaitBegan(agent=agent, wait=name, decision_id=id_, kinds=kinds, until=until):
+            over = [k for k, w in c.waits.items() if w.due is not None][-t.MAX_OVER + 1 :]  # for facts that come late
+            kept = {k: w for k, w in c.waits.items() if w.due is None or k in over}
+            wait = t.Wait(stored.event_id, agent, name, id_, kinds, at, to_us(until))
+            return replace(c, waits={**kept, stored.event_id: wait})
+        case t.WaitEnded(wait_id=wait_id, result="due", agent=agent, wait=name):
+            waited = c.waits.get(wait_id)
+            waits = c.waits if waited is None else {**c.waits, wait_id: replace(waited, due=stored.event_id)}
+            return replace(c, waits=waits, came={**c.came, (agent, name): t.Came(stored.event_id, at)})
+        case t.WaitEnded(wait_id=wait_id):
+            return replace(c, waits=_without(c.waits, wait_id))
+        case t.SlaWarned() | t.SlaBreached():
+            return _missed(c, event, stored)
     assert_never(event)
+
+
+def without_proposal(c: CustomerAggregate, decision_id: UUID, at_us: int) -> CustomerAggregate:
+    """The customer once a proposal is closed and nothing of it left."""
+    return _settle(c, decision_id, disposition="suppressed", effects="cancelled", at_us=at_us)
+
+
+def _by_time(c: CustomerAggregate, raised: d.TriggerRaised) -> bool:
+    """Whether time asked, once, rather than a condition that lasts."""
+    came = c.came.get((raised.agent, raised.condition))
+    return came is not None and came.event_id == raised.causing_event
+
+
+def _acted(c: CustomerAggregate, at_us: int) -> CustomerAggregate:
+    return replace(c, cases={k: _act(case, at_us) for k, case in c.cases.items()}) if c.cases else c
+
+
+def _act(case: RiskCase, at_us: int) -> RiskCase:
+    return case if case.acted_us is not None else replace(case, acted_us=at_us)
+
+
+def _missed(c: CustomerAggregate, event: t.SlaWarned | t.SlaBreached, stored: StoredEvent) -> CustomerAggregate:
+    case = c.cases.get(event.case_id)
+    c = replace(c, came={**c.came, (event.agent, event.sla): t.Came(stored.event_id, to_us(event.due_at))})
+    if case is None:
+        return c
+    what = "warned" if isinstance(event, t.SlaWarned) else "breached"
+    said = case.missed | {(event.agent, event.sla, to_us(event.since), what)}
+    return replace(c, cases={**c.cases, case.case_id: replace(case, missed=said)})
 
 
 def _planning(c: CustomerAggregate, trigger_id: UUID, plan: OpenPlan) -> CustomerAggregate:
@@ -383,6 +456,8 @@ def _decided(c: CustomerAggregate, event: d.DecisionRecorded, stored: StoredEven
         reservation=event.reservation,
         slice=str(event.context.get("budget_slice") or ""),
         trigger_id=event.trigger_id,
+        policy=event.policy,
+        action=event.action,
     )
     touches = c.touches
     if event.disposition in {"acted", "awaiting"}:

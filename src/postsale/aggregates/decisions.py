@@ -1,7 +1,7 @@
 """The decision lane: triggers, decisions, approvals, consent, overrides, commands, effects, outcomes, risk cases, budgets.
 
 A closed union: `match` with `assert_never` finds a forgotten case. Wire names and fields are the storage format.
-May import `events` only. Rules live in `customer.py` and in `agents`, never here.
+May import `events` and the other events of this lane. Rules live in `customer.py` and in `agents`, never here.
 """
 
 from __future__ import annotations
@@ -9,10 +9,13 @@ from __future__ import annotations
 from typing import Annotated, ClassVar, Literal
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from postsale.aggregates.artifacts import Digest
+from postsale.aggregates.asked import ApprovalAsked, ApprovalEscalated, ApprovalReplaced, ApprovalSigned, ApprovalTimedOut
 from postsale.aggregates.identity import MergedInto, SplitFrom, StreamJoined, StreamParted
+from postsale.aggregates.parts import Part
+from postsale.aggregates.timed import ScheduleCame, SlaBreached, SlaWarned, WaitBegan, WaitEnded
 from postsale.aggregates.undos import UNDO_AGENT
 from postsale.events import AmountMinor, Count, Currency, Event, Id, Int, Personal, Text, UtcDatetime
 
@@ -20,12 +23,6 @@ Disposition = Literal["acted", "awaiting", "suppressed", "failed"]
 Scalar = bool | Int | Text | None  # what evidence may hold: no floats, so that bytes and thresholds are exact
 Ppm = Annotated[int, Field(ge=0, le=1_000_000)]
 Arguments = Annotated[str, Field(max_length=100_000)]  # canonical JSON
-
-
-class Part(BaseModel):
-    """A frozen value inside an event."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, hide_input_in_errors=True)
 
 
 # ---------------------------------------------------------------- what makes an agent decide
@@ -374,6 +371,9 @@ class OutcomeObserved(Event):
 # ---------------------------------------------------------------- risk cases
 
 
+Stage = Literal["at-risk", "plan-in-place", "saving"]
+
+
 class RiskCaseOpened(Event):
     """The customer is at risk. Stages: at-risk → plan-in-place → saving → closed (recovered | lost)."""
 
@@ -388,7 +388,7 @@ class RiskCaseMoved(Event):
 
     wire_name: ClassVar[str] = "risk/case-moved@1"
     case_id: UUID
-    stage: Literal["at-risk", "plan-in-place", "saving"]
+    stage: Stage
     reason: Text
 
 
@@ -498,6 +498,16 @@ CustomerEvent = (
     | RiskCaseOpened
     | RiskCaseMoved
     | RiskCaseClosed
+    | ApprovalAsked
+    | ApprovalSigned
+    | ApprovalEscalated
+    | ApprovalTimedOut
+    | ApprovalReplaced
+    | ScheduleCame
+    | WaitBegan
+    | WaitEnded
+    | SlaWarned
+    | SlaBreached
     | StreamJoined
     | StreamParted
     | MergedInto

@@ -16,6 +16,7 @@ import orjson
 
 from postsale.agents import asking
 from postsale.agents.engines.engine import Attended, Engine
+from postsale.agents.timed import next_us
 from postsale.aggregates.identity import CUSTOMERS
 from postsale.app.readings import Readings, Subject
 from postsale.errors import KeyUnavailable, LeaseLost, NotLive, PostSaleError, StoreUnavailable, ToolUnreachable, ViewMoved
@@ -27,6 +28,7 @@ from postsale.store.leases import Lease
 from postsale.store.log import Log
 
 _VIEW = "rounds"
+_RULES = "rules"  # digests of the policies by which time was looked at
 _ALL = "all"  # when everybody was looked at: what rises with time is compared with how it was then
 _ENGINE = "engine"  # by name: the one that was told
 _ANCHOR = "anchor"  # the leaf of the last event the rounds have seen
@@ -37,7 +39,15 @@ _TOLD_AGAIN_US = (
 _MANY = 500  # from so many visits on, one pass over everybody is cheaper than looking at each
 News = dict[StreamId, list[StoredEvent]]
 _WAKING = frozenset(
-    {"approval/granted", "customer/command-issued", "undo/ordered", "identity/stream-joined", "identity/merged-into", "identity/split-from"}
+    {
+        "approval/granted",
+        "customer/command-issued",
+        "undo/ordered",
+        "identity/stream-joined",
+        "identity/merged-into",
+        "identity/split-from",
+        "risk/case-moved",
+    }
 )
 
 
@@ -106,8 +116,11 @@ class Rounds:
             if (_number(raw) or 0) <= now_us:
                 _, category, id_ = key.split("/", 2)
                 visits.setdefault(StreamId(tenant, category, id_), [])
-        if anew or done == 0 or now_us // DAY_US != all_us // DAY_US or len(visits) >= _MANY:
-            visits, rows[_ALL] = self._worth(tenant, visits, now_us), orjson.dumps(now_us)
+        rules = orjson.dumps([policy.digest for _, policy, _ in self._steps.timed(tenant, now=True)])
+        anew = anew or done == 0 or self._views.get(view, _RULES) != rules
+        if anew or now_us // DAY_US != all_us // DAY_US or len(visits) >= _MANY:
+            visits = self._worth(tenant, visits, now_us, rows)
+            rows |= {_ALL: orjson.dumps(now_us), _RULES: rules}
         for stream, facts in visits.items():
             self._lease.keep()
             due: int | None = now_us  # it is visited again by the next run, unless the visit says otherwise
@@ -163,13 +176,20 @@ class Rounds:
         event = next(iter(self._log.store.read(Query(after=position - 1, upto=position))), None)
         return event.leaf if event is not None else b""
 
-    def _worth(self, tenant: str, visits: News, now_us: int) -> News:
-        """One cheap pass over everybody finds who has anything to be done; news of the others needs no visit."""
+    def _worth(self, tenant: str, visits: News, now_us: int, rows: dict[str, bytes | None]) -> News:
+        """One cheap pass over everybody finds who has anything to be done; news of the others needs no visit.
+
+        For whom time will bring something, a row in `rows` says when to visit.
+        """
+        timed = self._steps.timed(tenant)
         worth: News = {stream: facts for stream, facts in visits.items() if stream.category != CUSTOMERS}
         unreadable: set[StreamId] = set()
         for subject in self._readings.subjects(tenant, now_us, self._wanted, unreadable):
             c = subject.customer
-            if self._moved(subject, now_us):
+            due_us = min((at for name, policy, since_us in timed for at in next_us(c, name, policy, since_us)), default=None)
+            if due_us is not None:
+                rows[_due(c.stream)] = orjson.dumps(due_us)
+            if (due_us is not None and due_us <= now_us) or self._moved(subject, now_us):
                 facts = [fact for stream in c.fact_streams for fact in visits.get(stream, [])]
                 worth[c.stream] = sorted(facts, key=lambda e: e.position)
         return {**worth, **{stream: [] for stream in unreadable}}  # the visit says why
@@ -220,7 +240,7 @@ class Rounds:
     def _moved(self, subject: Subject, now_us: int, *, open_matters: bool = True) -> bool:
         """Whether a visit has anything to do: a condition that changed, or a matter that is open."""
         c = subject.customer
-        if open_matters and (c.pending or c.decisions):
+        if open_matters and (c.pending or c.decisions or c.waits):
             return True
         for agent in self._steps.agents.values():
             values = agent.values(c, subject.reading, now_us)

@@ -24,6 +24,7 @@ from postsale.aggregates.signals import Signal
 from postsale.app.directory import as_external
 from postsale.app.health import CustomerRow, customer_rows, states_of
 from postsale.app.importing import Importer, ImportReport, Refused
+from postsale.app.people import TenantPeople
 from postsale.app.readings import health_of, lifecycle_of
 from postsale.app.recorder import Entry, Receipt, RecordReport
 from postsale.app.related import all_related, members_of
@@ -51,7 +52,7 @@ if TYPE_CHECKING:
     from postsale.app.postsale import PostSale
 
 
-class Tenant(TenantData, TenantAgents, TenantTools):
+class Tenant(TenantData, TenantAgents, TenantPeople, TenantTools):
     """A tenant of an open `PostSale`. Cheap to make; safe to use from several threads."""
 
     def __init__(self, ps: PostSale, name: str) -> None:
@@ -351,14 +352,15 @@ class Tenant(TenantData, TenantAgents, TenantTools):
 
     def approve(
         self, decision_id: UUID | str, *, by: Person | None = None, reason: str = "", seen: Sequence[Mapping[str, Any]] | None = None
-    ) -> None:
-        """Let a waiting decision's effects leave, once. `by` is an authenticated person, by default the owner of this process.
+    ) -> bool:
+        """Let a waiting decision's effects leave, once; False when its policy asks for more people. `by` is an authenticated person, by
+        default the owner of this process.
 
         `seen`: the arguments as they were shown to the person; other ones are refused. Raises ApprovalRefused when it does not
         wait (any more), expired, or what it was bound to has changed; NotAllowed; UnknownDecision.
         """
         id_ = _uuid(decision_id)
-        self._engine_of(id_).approvals.approve(self.name, id_, self._ps.person(by), reason=reason, seen=seen)
+        return self._engine_of(id_).approvals.approve(self.name, id_, self._ps.person(by), reason=reason, seen=seen)
 
     def reject(self, decision_id: UUID | str, *, reason: str, by: Person | None = None) -> None:
         """Say no to a waiting decision. Raises ApprovalRefused, InvalidInput without a reason, UnknownDecision."""
@@ -366,9 +368,11 @@ class Tenant(TenantData, TenantAgents, TenantTools):
         self._engine_of(id_).approvals.reject(self.name, id_, self._ps.person(by), reason=reason)
 
     def settle(self, decision_id: UUID | str, intent_id: UUID | str, *, happened: bool, reason: str, by: Person | None = None) -> None:
-        """Say what became of an effect whose outcome nobody knows."""
+        """Say what became of an effect whose outcome nobody knows; `decision_id` may be an undo's order (`undo status`)."""
         id_, intent = _uuid(decision_id), _uuid(intent_id)
-        self._engine_of(id_).approvals.settle_unknown(self.name, id_, intent, happened=happened, person=self._ps.person(by), reason=reason)
+        self._engine_of(self._ps.decision_of(self.name, id_)).approvals.settle_unknown(
+            self.name, id_, intent, happened=happened, person=self._ps.person(by), reason=reason
+        )
 
     def _engine_of(self, decision_id: UUID) -> EmbeddedEngine:
         stored = self._ps.decision_stream(self.name, decision_id)

@@ -18,6 +18,7 @@ from postsale.access import Unsealer, content_mac
 from postsale.agents import SHIPPED, Agent, reach
 from postsale.agents.agent import decider_digest
 from postsale.agents.decide import Mac
+from postsale.agents.editing import edited_values
 from postsale.agents.policy import Policy
 from postsale.aggregates.identity import CUSTOMERS
 from postsale.audit.replay_again import Models, Wanted, blanked
@@ -275,7 +276,9 @@ class _Run:
                     seen = report.deciders.setdefault(name, {})
                     seen[one.payload["decider_digest"]] = seen.get(one.payload["decider_digest"], 0) + 1
                     report.models[one.payload.get("model") or ""] += 1
-                    wanted = Wanted(stored.position, blanked(one.payload, erased=one.erased), one.payload["policy"], key, said)
+                    edited = edited_values(one.payload.get("flags"), one.payload.get("arguments"))
+                    inputs = blanked(one.payload, erased=one.erased)
+                    wanted = Wanted(stored.position, inputs, one.payload["policy"], key, said, edited)
                     asked.append(Asked(str(stored.event_id), name, wanted))
                     recorded.append((one, lane))
             customers.append(Customer(stream, events, asked))

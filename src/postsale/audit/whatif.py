@@ -18,6 +18,7 @@ from uuid import UUID
 from postsale.agents import reach
 from postsale.agents.budget import BudgetState, budget_stream, evolve_budget
 from postsale.agents.decide import CERTAIN_PPM, case_of, decide, plan_row, spec_of
+from postsale.agents.editing import without_edit
 from postsale.agents.evidence import EvidenceRecorder
 from postsale.agents.flags import values_of
 from postsale.agents.guardrails import Context, ToolRef, look, period
@@ -251,7 +252,8 @@ class _Replay:
         context = replace(context, paused_by=case.context.paused_by, tiers=case.context.tiers, reached=case.context.reached or 0)
         tools = {name: case.tools.get(name, ToolRef(name, "idempotent", "")) for name in candidate.tools}
         mode = self.mode if self.mode is not None else case.mode
-        case = replace(case, mode=mode, evidence=evidence, context=context, tools=tools)
+        flags = without_edit(case.flags)  # a person's change of the proposal is not the candidate's
+        case = replace(case, mode=mode, evidence=evidence, context=context, tools=tools, flags=flags)
         return decide(spec_of(recorded), candidate, case, _no_mac).event
 
     def _carry_on(self, entry: Entry, customer: CustomerAggregate, after: DecisionRecorded | None) -> None:

@@ -37,6 +37,7 @@ from postsale.cli.health import health_app
 from postsale.cli.ingest import ingest_app, quarantine_app
 from postsale.cli.log import log_app
 from postsale.cli.models import model_app
+from postsale.cli.people import authority_app, case_app, upcoming
 from postsale.cli.policies import policy_app
 from postsale.cli.projections import projection_app
 from postsale.cli.prompts import prompt_app
@@ -75,11 +76,14 @@ log_app.command("check-certificate")(log_check_certificate)
 
 app.command()(demo)
 app.command()(run)
+app.command()(upcoming)
 app.add_typer(ingest_app, name="ingest")
 app.add_typer(customer_app, name="customer")
 app.add_typer(health_app, name="health")
 app.add_typer(decision_app, name="decision")
 app.add_typer(approval_app, name="approval")
+app.add_typer(authority_app, name="authority")
+app.add_typer(case_app, name="case")
 app.add_typer(agent_app, name="agent")
 app.add_typer(tool_app, name="tool")
 app.add_typer(model_app, name="model")

@@ -12,6 +12,8 @@ from functools import lru_cache, partial
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 from postsale.aggregates.artifacts import AgentPaused, AgentResumed, ArtifactActivated, ArtifactRetired, AutonomyChanged
+from postsale.aggregates.asked import ApprovalAsked, ApprovalEscalated, ApprovalReplaced, ApprovalSigned
+from postsale.aggregates.authority import AuthorityDelegated, DelegationRevoked, RoleGranted, RoleRevoked
 from postsale.aggregates.decisions import ApprovalGranted, ApprovalRejected, DecisionOverridden
 from postsale.aggregates.identity import AliasLinked, MergedInto, SplitFrom, StreamJoined, StreamParted
 from postsale.errors import BadDeclaration
@@ -63,6 +65,14 @@ _KEYS: Final[dict[type[Event], tuple[str, ...]]] = {
     SplitFrom: ("survivor",),
     ApprovalGranted: ("approver",),
     ApprovalRejected: ("approver",),
+    ApprovalAsked: ("editor",),
+    ApprovalSigned: ("approver", "on_behalf_of"),
+    ApprovalEscalated: ("by",),
+    ApprovalReplaced: ("editor",),
+    RoleGranted: ("person", "owner"),
+    RoleRevoked: ("person", "owner"),
+    AuthorityDelegated: ("giver", "taker"),
+    DelegationRevoked: ("owner",),
     DecisionOverridden: ("by",),
     AutonomyChanged: ("owner",),
     AgentPaused: ("owner",),

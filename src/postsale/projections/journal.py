@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from postsale.aggregates import asked as a
 from postsale.aggregates import decisions as d
 from postsale.events import Event, Lane, Recorded, StoredEvent, StreamId, decode, from_us
 from postsale.store.contract import Query, Store
@@ -30,6 +31,11 @@ KINDS = frozenset(
         d.EffectCancelled,
         d.UndoOrdered,
         d.OutcomeObserved,
+        a.ApprovalAsked,
+        a.ApprovalSigned,
+        a.ApprovalEscalated,
+        a.ApprovalTimedOut,
+        a.ApprovalReplaced,
     )
 )
 """The kinds of event that change a journal entry."""
@@ -51,6 +57,8 @@ class Entry:
     outcome: str | None = None  # success, none; None while it is open or where none was declared
     history: tuple[tuple[datetime, str], ...] = field(default=())  # what happened to it, in order
     undone: Mapping[UUID, str] = field(default_factory=dict)  # effect -> how its taking back stands, in the words of `effects`
+    asked: a.Asked | None = None  # the rules under which it waits, or waited, for people
+    replaced_by: UUID | None = None  # the decision that took its place when a person edited it
 
     @property
     def agent(self) -> str:
@@ -77,6 +85,7 @@ class Entry:
             "approver": self.approver,
             "outcome": self.outcome,
             "undone": {str(k): v for k, v in self.undone.items()},
+            "replaced_by": None if self.replaced_by is None else str(self.replaced_by),
         }
 
 
@@ -127,6 +136,22 @@ class Journal:
                 return self._suppress(entry, at, f"rejected by {by} ({how}): {reason}", "approval:rejected", by)
             case d.ApprovalLapsed(why=why):
                 return self._suppress(entry, at, f"approval lapsed: {why}", f"approval:{why}", None)
+            case a.ApprovalAsked():
+                return replace(entry, asked=a.begin(event))
+            case a.ApprovalSigned(approver=by, authenticated_by=how, on_behalf_of=of):
+                entry = replace(entry, asked=entry.asked and a.evolve_asked(entry.asked, event))
+                return self._move(entry, at, f"yes from {by} ({how})" + (f" for {of}" if of else ""))
+            case a.ApprovalEscalated(name=name, by=by, reason=reason):
+                entry = replace(entry, asked=entry.asked and a.evolve_asked(entry.asked, event))
+                return self._move(entry, at, f"escalated to {name}" + (f" by {by}" if by else "") + f": {reason}")
+            case a.ApprovalTimedOut(outcome="approve", level=level):
+                effects = _move_open(entry, "ready")
+                return self._move(entry, at, f"approved by silence of {level}, as its policy says", disposition="acted", effects=effects)
+            case a.ApprovalTimedOut(level=level):
+                return self._suppress(entry, at, f"rejected by silence of {level}, as its policy says", "approval:timed-out", None)
+            case a.ApprovalReplaced(replaced_by=new, editor=by, authenticated_by=how, changed=changed, reason=reason):
+                told = f"edited by {by} ({how}): {', '.join(changed)}: {reason}"
+                return replace(self._suppress(entry, at, told, "approval:replaced", None), replaced_by=new)
             case d.DecisionOverridden(by=by, reason=reason):
                 return self._suppress(entry, at, f"overridden by {by}: {reason}", "override", entry.approver)
             case d.EffectStarted(intent_id=intent, attempt=attempt):

@@ -7,7 +7,7 @@ two places that load tools.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from copy import copy
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -17,9 +17,10 @@ from uuid import UUID
 from postsale.access import Person
 from postsale.agents import asking, control
 from postsale.agents.agent import Agent
+from postsale.agents.approval_rules import asked_of
 from postsale.agents.approvals import Approvals
 from postsale.agents.budget import money_stream
-from postsale.agents.decide import Case, Decided, decide, decision_id
+from postsale.agents.decide import Case, Decided, decide, decision_id, plan_row
 from postsale.agents.desk import NOTHING, TRIES, Change, Desk, Switches, reach_stream
 from postsale.agents.escrow import Escrow, Purse
 from postsale.agents.evidence import EvidenceRecorder, HealthReading, HealthSource, NoHealth, read_set, rounded
@@ -27,19 +28,33 @@ from postsale.agents.flags import FAILED, FlagSource, read_flags
 from postsale.agents.guardrails import look, period
 from postsale.agents.outbox import Outbox
 from postsale.agents.planner_asking import NotYet, Planning
-from postsale.agents.policy import Policy
+from postsale.agents.policy import Budget, Policy
+from postsale.agents.policy_time import ASKED_BY
+from postsale.agents.replacing import Edited
+from postsale.agents.timed import next_us, time_brings
 from postsale.agents.tools.toolbox import Toolbox
+from postsale.agents.waits import ended
 from postsale.aggregates import commands
 from postsale.aggregates import decisions as d
 from postsale.aggregates.artifacts import EVERY_AGENT, AgentControl, Mode, agent_stream, policy_stream
+from postsale.aggregates.asked import ApprovalTimedOut
 from postsale.aggregates.customer import CustomerAggregate, PendingTrigger
 from postsale.aggregates.identity import ALIASES, AliasLinked, customer_stream
-from postsale.errors import BadDeclaration, ConditionFailed, ContentConflict, InvalidInput, NotLive, StoreUnavailable, VersionConflict
-from postsale.events import DAY_US, SECOND_US, Actor, Event, Header, Origin, StoredEvent, StreamId, decode, derive_id
+from postsale.errors import (
+    ApprovalRefused,
+    BadDeclaration,
+    ConditionFailed,
+    ContentConflict,
+    InvalidInput,
+    NotLive,
+    StoreUnavailable,
+    VersionConflict,
+)
+from postsale.events import DAY_US, SECOND_US, Actor, Event, Header, Origin, StoredEvent, StreamId, decode, derive_id, to_us
 from postsale.projections.scoring import as_evidence
 from postsale.store.contract import Condition, NoneSince, StreamAt
 from postsale.store.leases import Lease
-from postsale.store.log import Cause, Log
+from postsale.store.log import Cause, Draft, Log
 
 _MAX_MERGES = 16
 
@@ -103,7 +118,7 @@ class Steps:
             self.planning.check(agent, agent.policy)
             self.agents[agent.name] = agent
         self.outbox = Outbox(self.desk, self.toolbox, **(outbox or {}))
-        self.approvals = Approvals(self.desk, self._reread, frozenset(self.agents))
+        self.approvals = Approvals(self.desk, self._reread, frozenset(self.agents), self._propose)
         self._origin = origin
         self._raising = {Origin.LIVE} if origin is Origin.LIVE else set(Origin)
 
@@ -199,12 +214,27 @@ class Steps:
         return chain
 
     def next_due_us(self, c: CustomerAggregate) -> int | None:
-        """When this customer needs a visit although nothing happens: retries, planners, expiries, outcomes; None: never."""
+        """When this customer needs a visit although nothing happens: retries, planners, expiries, outcomes, times; None: never."""
         times = [self.outbox.next_due_us(c), self.planning.next_due_us(c, self.agents)]
-        times += [o.expires_at_us for o in c.decisions.values() if o.disposition == "awaiting" and o.expires_at_us is not None]
+        waiting = [o for o in c.decisions.values() if o.disposition == "awaiting"]
+        times += [o.expires_at_us for o in waiting if o.expires_at_us is not None]
+        times += [o.asked.until_us for o in waiting if o.asked is not None]
+        times += [at for name, policy, since_us in self.timed(c.stream.tenant) for at in next_us(c, name, policy, since_us)]
         times += [o.outcome_by_us + 1 for o in c.decisions.values() if o.disposition == "acted" and o.outcome_by_us is not None]
         first = min(times)
         return None if first == float("inf") else int(first)
+
+    def timed(self, tenant: str, *, now: bool = False) -> list[tuple[str, Policy, int]]:
+        """Agents that time alone may ask, with their policies as last seen, and since when these are active.
+
+        `now`: look again, and install those of which no version is active yet: time cannot wait for somebody to be visited.
+        """
+        for agent in self.agents.values() if now else ():
+            known, _ = self.desk.active_policy(tenant, agent.policy.name)
+            if known is None and agent.policy.timed:
+                self.install(tenant, agent.name)
+        seen = ((agent.name, *self.desk.seen_policy(tenant, agent.policy.name)) for agent in self.agents.values())
+        return [(name, policy, since_us) for name, policy, since_us in seen if policy is not None and policy.timed]
 
     # ------------------------------------------------------------ triggers
 
@@ -235,7 +265,8 @@ class Steps:
             how = Cause(actor=Actor("agent", agent.name), causation_id=causing, depth=depth, origin=self._origin)
 
             def rule(c: CustomerAggregate, agent: Agent = agent, policy: Policy = policy, how: Cause = how) -> Change:
-                return self._edges(c, agent, policy, "fact" if cause is not None else "time", causing, how, before_us)
+                edges = self._edges(c, agent, policy, "fact" if cause is not None else "time", causing, how, before_us)
+                return Change((*edges.drafts, *self._timed(c, agent, policy)))
 
             change, stored = self.desk.change(stream, rule, None if moved else customer)
             if stored is not None:
@@ -277,6 +308,15 @@ class Steps:
             return NOTHING
         return Change(tuple(drafts))
 
+    def _timed(self, c: CustomerAggregate, agent: Agent, policy: Policy) -> Iterator[Draft]:
+        """Schedules, waits and terms whose time has come."""
+        if not policy.timed or self.desk.control(agent_stream(c.stream.tenant, agent.name)).retired:
+            return
+        now_us, since_us = self.desk.now_us(), self.desk.seen_policy(c.stream.tenant, policy.name)[1]
+        for event, id_ in time_brings(c, agent.name, policy, since_us, now_us, lambda: self._values(c, agent, now_us)[0]):
+            causing = event.causing_event if isinstance(event, d.TriggerRaised) else None
+            yield self.desk.draft(event, id_, Cause(actor=Actor("agent", agent.name), causation_id=causing, origin=self._origin))
+
     def ask(self, stream: StreamId, agent: str, command: str, *, person: Person, reason: str, at: datetime | None = None) -> UUID:
         """A person asks an agent to decide, now or at an instant to come: the trigger's id. See `asking.ask`."""
         return asking.ask(self.desk, stream, self._agent(agent).name, command, person=person, reason=reason, at=at)
@@ -312,11 +352,24 @@ class Steps:
             return decision_id(trigger_id)
         raise AssertionError("unreachable")
 
+    def _propose(self, c: CustomerAggregate, pending: PendingTrigger, edited: Edited) -> tuple[Change, Decided]:
+        change, decided = self._decided(c, pending, self._agent(pending.raised.agent), "", edited)
+        for intent, arguments in zip(decided.event.intents, decided.arguments, strict=True):
+            if place := self.toolbox.misfit(intent.tool, arguments):
+                raise InvalidInput(what="edit", field=f"arguments.{place}", reason=f"it does not fit the input of {intent.tool}")
+        return change, decided
+
     def _decide_once(self, c: CustomerAggregate, pending: PendingTrigger, agent: Agent, problem: str) -> None:
+        self.desk.append(c, self._decided(c, pending, agent, problem)[0])
+
+    def _decided(
+        self, c: CustomerAggregate, pending: PendingTrigger, agent: Agent, problem: str, edited: Edited | None = None
+    ) -> tuple[Change, Decided]:
+        """The decision about a trigger, or about a person's edit, with what it must hold on."""
         tenant = c.stream.tenant
         switches = self.desk.switches(tenant, agent.name)
         policy, policy_version = self._policy(tenant, agent)
-        looked = self._decide(c, pending, agent, policy, switches, problem)
+        looked = self._decide(c, pending, agent, policy, switches, problem, edited)
         decided, event, id_ = looked.decided, looked.decided.event, looked.decided.decision_id
         how = Cause(
             actor=Actor("agent", agent.name),
@@ -326,6 +379,9 @@ class Steps:
             origin=self._origin,
         )
         drafts = [self.desk.draft(event, id_, how, c.ref)]
+        if event.disposition == "awaiting":
+            asked = asked_of(policy, id_, to_us(event.decided_at), None if edited is None else edited.editor)
+            drafts += [self.desk.draft(asked, derive_id(id_, "asked"), how)] if asked is not None else []
         if decided.opens_case is not None:
             opened = commands.open_case(c, decided.opens_case, pending.trigger_id)
             drafts += [self.desk.draft(e, derive_id(id_, "risk-case"), how) for e in opened]
@@ -343,37 +399,44 @@ class Steps:
             r = event.reservation
             reserve = d.BudgetReserved(decision_id=id_, period=r.period, amount_minor=r.amount_minor, currency=r.currency)
             purse = money_stream(tenant, r.budget, str(event.context.get("budget_slice") or ""))
-        self.desk.append(
-            c,
-            Change(
-                tuple(drafts), tuple(conditions), reserve=reserve, purse=purse, purse_version=looked.purse_version, beside=tuple(beside)
-            ),
+        made = Change(
+            tuple(drafts), tuple(conditions), reserve=reserve, purse=purse, purse_version=looked.purse_version, beside=tuple(beside)
         )
+        return made, decided
 
     def _decide(
-        self, c: CustomerAggregate, pending: PendingTrigger, agent: Agent, policy: Policy, switches: Switches, problem: str
+        self,
+        c: CustomerAggregate,
+        pending: PendingTrigger,
+        agent: Agent,
+        policy: Policy,
+        switches: Switches,
+        problem: str,
+        edited: Edited | None,
     ) -> _Looked:
         now_us, tenant, budget = self.desk.now_us(), c.stream.tenant, policy.guardrails.budget
-        flags = read_flags(policy.flags or {}, policy.inputs, self.flags, tenant=tenant, customer=c.ref)
+        asked = read_flags(policy.flags or {}, policy.inputs, self.flags, tenant=tenant, customer=c.ref)
         health = HealthReading(position=c.position)
         try:
             values, health = self._values(c, agent, now_us)
-            values |= {name: flags[name] for name in policy.flags or {}}
+            values[ASKED_BY] = pending.raised.condition if edited is None else edited.asked_by
+            values |= {name: asked[name] for name in policy.flags or {}}
             evidence = EvidenceRecorder(agent.name, policy.inputs, values, read_set(c, health)).everything()
         except (StoreUnavailable, NotLive):
             raise
         except Exception as error:  # the agent's own code: its trigger must not stay without a disposition
-            evidence = dict.fromkeys(sorted(policy.inputs)) | {name: flags[name] for name in sorted(policy.flags or {})}
+            evidence = dict.fromkeys(sorted(policy.inputs)) | {name: asked[name] for name in sorted(policy.flags or {})}
             where = f" {error.field!r}" if isinstance(error, InvalidInput) else ""
             problem = f"its evidence{where} could not be read: {type(error).__name__}"
         purse = Purse(0, None, 0)
         if budget is not None:
-            purse = self.desk.purse(tenant, budget, period(budget, now_us), 0)
+            purse = self._purse(tenant, budget, now_us, 0, edited)
         reached, reach_version, radius = None, 0, policy.guardrails.blast_radius
         if radius is not None:
             reached, reach_version = self.desk.reached(tenant, agent.name, now_us - radius.hours * 3_600 * SECOND_US)
         left = purse.left_minor if budget is not None else None
         reads = read_set(c, health)
+        flags: dict[str, d.Scalar] = {**asked, **({FAILED: problem} if problem else {}), **({} if edited is None else edited.edit.flags())}
         case = Case(
             trigger_id=pending.trigger_id,
             condition=pending.raised.condition,
@@ -395,25 +458,42 @@ class Steps:
             ),
             tools=self.toolbox.refs,
             model=health.model,
-            flags={**flags, **({FAILED: problem} if problem else {})} or None,
+            flags=flags or None,
         )
-        case = self.planning.prepare(c, pending, agent, policy, case)
-        mac = self.desk.mac(tenant)
-        decided = decide(agent.spec, policy, case, mac)
+        if edited is None:
+            case = self.planning.prepare(c, pending, agent, policy, case)
+        elif plan_row(policy, case.evidence) is not None:
+            why = "a planner decides here, and what it answered cannot be edited: reject it, or have the agent asked again"
+            raise ApprovalRefused(decision_id=str(edited.edit.replaces), reason=why)
+        mac, clear = self.desk.mac(tenant), None if edited is None else edited.arguments
+        decided = decide(agent.spec, policy, case, mac, clear)
         offer, short = decided.event.offer, (decided.event.suppressed_by or "").startswith("budget:")
         if budget is not None and offer is not None and self.desk.escrow is not None and (short or decided.event.reservation is not None):
-            purse = self.desk.purse(tenant, budget, period(budget, now_us), offer.amount_minor)
+            purse = self._purse(tenant, budget, now_us, offer.amount_minor, edited)
             context = replace(case.context, budget_left_minor=purse.left_minor, budget_slice=purse.slice or "")
-            decided = decide(agent.spec, policy, replace(case, context=context), mac)
+            decided = decide(agent.spec, policy, replace(case, context=context), mac, clear)
         return _Looked(decided, reads[0].fact_position, purse.version, reach_version, health)
+
+    def _purse(self, tenant: str, budget: Budget, now_us: int, wanted_minor: int, edited: Edited | None) -> Purse:
+        """Money for a decision; what the proposal gives back that it takes the place of is there again, where it was taken from."""
+        its = period(budget, now_us)
+        purse = self.desk.purse(tenant, budget, its, wanted_minor)
+        freed = None if edited is None else edited.freed
+        if edited is None or freed is None or (freed.budget, freed.period, edited.freed_from) != (budget.name, its, purse.slice or ""):
+            return purse
+        return purse._replace(left_minor=purse.left_minor + freed.amount_minor)
 
     # ------------------------------------------------------------ what time brings
 
     def _sweep(self, customer: CustomerAggregate) -> tuple[int, int]:
         def rule(c: CustomerAggregate) -> Change:
             now_us = self.desk.now_us()
-            events: list[d.CustomerEvent] = [*commands.lapse_expired(c, now_us), *commands.observe_outcomes(c, now_us)]
-            drafts = [self._swept(c, e) for e in events]
+            answered = self.approvals.timed(c)
+            events = commands.observe_outcomes(c, now_us)
+            drafts = [*answered.drafts, *(self._swept(c, e) for e in events)]
+            for end in ended(c):
+                id_ = derive_id(end.wait_id, "ended", end.result)
+                drafts.append(self.desk.draft(end, id_, Cause(causation_id=end.fact_event or end.wait_id, origin=self._origin)))
             for case in c.cases.values():
                 won = [e for e in events if isinstance(e, d.OutcomeObserved) and e.outcome == "success"]
                 won = [e for e in won if case.opened_at_us <= c.decisions[e.decision_id].decided_at_us]
@@ -421,17 +501,16 @@ class Steps:
                     how = Cause(causation_id=e.fact_event, correlation_id=e.decision_id, origin=self._origin)
                     closing = commands.close_case(c, case.case_id, "recovered", f"decision {e.decision_id} succeeded")
                     drafts += [self.desk.draft(x, derive_id(case.case_id, "closed"), how) for x in closing]
-            return Change(tuple(drafts))
+            return Change(tuple(drafts), answered.conditions)
 
         change, _ = self.desk.change(customer.stream, rule, customer)
-        lapsed = sum(isinstance(x.event, d.ApprovalLapsed) for x in change.drafts)
+        lapsed = sum(isinstance(x.event, d.ApprovalLapsed | ApprovalTimedOut) for x in change.drafts)
         return lapsed, sum(isinstance(x.event, d.OutcomeObserved) for x in change.drafts)
 
     def _swept(self, c: CustomerAggregate, event: Event) -> Any:
         id_: UUID = event.decision_id  # type: ignore[attr-defined]
-        step = "approval" if isinstance(event, d.ApprovalLapsed) else "outcome"
         how = Cause(causation_id=id_, correlation_id=c.decisions[id_].trigger_id, origin=self._origin)
-        return self.desk.draft(event, derive_id(id_, step, event.wire_name), how)
+        return self.desk.draft(event, derive_id(id_, "outcome", event.wire_name), how)
 
     # ------------------------------------------------------------ reading
 

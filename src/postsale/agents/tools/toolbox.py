@@ -93,7 +93,7 @@ class Toolbox:
         try:
             self._tools[name].input.model_validate(dict(arguments))
         except ValidationError as error:
-            return ".".join(map(str, error.errors(include_input=False, include_url=False)[0]["loc"])) or "(whole)"
+            return _place(error)
         return ""
 
     def call(self, name: str, arguments: Mapping[str, Any], *, idempotency_key: str) -> Result:
@@ -103,8 +103,7 @@ class Toolbox:
         try:
             checked = tool.input.model_validate(dict(arguments))
         except ValidationError as error:
-            place = ".".join(map(str, error.errors(include_input=False, include_url=False)[0]["loc"]))
-            return Result("refused", f"the arguments do not fit the tool's input at {place or '(whole)'}")
+            return Result("refused", f"the arguments do not fit the tool's input at {_place(error)}")
         return _guarded(tool, lambda: tool.call(checked, idempotency_key=idempotency_key, timeout_s=tool.timeout_s))
 
     def query(self, name: str, *, idempotency_key: str) -> Result:
@@ -171,3 +170,7 @@ def within(timeout_s: float, call: Callable[[], T]) -> T:
 def _plain(reason: str) -> str:
     text = "".join(ch if ch.isprintable() else " " for ch in reason)
     return text[:500]
+
+
+def _place(error: ValidationError) -> str:
+    return ".".join(map(str, error.errors(include_input=False, include_url=False)[0]["loc"])) or "(whole)"
