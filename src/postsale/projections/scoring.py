@@ -90,6 +90,7 @@ _Weight = Annotated[float, Field(ge=-1e9, le=1e9)]
 _Center = Annotated[float, Field(ge=-1e18, le=1e18)]
 _Scale = Annotated[float, Field(ge=1e-12, le=1e18)]
 
+
 class Data(BaseModel):
     """Frozen values, checked strictly."""
 
