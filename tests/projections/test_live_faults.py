@@ -118,7 +118,9 @@ def test_a_rebuild_killed_midway_under_live_writers_and_resumed_ends_with_the_di
         assert runner.digest() == whole(store, FOLD), seed
 
 
-def test_a_disk_that_is_full_in_the_middle_of_a_rebuild_leaves_what_serves_and_the_rebuild_goes_on_when_there_is_space(tmp_path: Path) -> None:
+def test_a_disk_that_is_full_in_the_middle_of_a_rebuild_leaves_what_serves_and_the_rebuild_goes_on_when_there_is_space(
+    tmp_path: Path,
+) -> None:
     """The kernel refuses to let a file grow; the error is typed, the old build serves on, and nothing of the new one is half-written."""
     seed = random.getrandbits(32)
     place = f"sqlite:///{tmp_path / 'log.db'}", "-", str(tmp_path / "log.views")
