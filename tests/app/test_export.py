@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import random
 import shutil
@@ -10,6 +11,7 @@ import subprocess
 import sys
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import polars
 import pytest
@@ -18,8 +20,8 @@ from hypothesis import strategies as st
 
 from postsale.aggregates.signals import InvoicePaid, UsageObserved
 from postsale.app import PostSale
-from postsale.errors import ExportRefused, ExportUnwritable, InvalidInput, LeaseHeld, Unsupported
-from postsale.events import ManualClock, decode, iso_of
+from postsale.errors import ExportRefused, ExportUnwritable, InvalidInput, LeaseHeld, UnknownWireName, Unsupported
+from postsale.events import ManualClock, decode, iso_of, registry
 from postsale.projections import Features, count, total
 from postsale.projections.datasets import pseudonym
 from postsale.projections.event_tables import ENVELOPE, event_tables
@@ -303,3 +305,23 @@ def test_features_that_were_changed_without_a_new_version_are_refused(tmp_path: 
         acme.export.features(Payments, str(tmp_path / "out"), as_of=NOON)
         with pytest.raises(ExportRefused, match="next version"):
             acme.export.features(changed(), str(tmp_path / "out"), as_of=NOON)
+
+
+def test_an_event_that_cannot_be_read_ends_a_run_with_its_error_alone(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    """Files that were begun are given up without a word, and the next run, which can read it, leaves nothing out."""
+    with lively(tmp_path) as ps, pytest.MonkeyPatch.context() as patch:
+        last, acme = head(ps), ps.tenant("acme")
+        real, unraisable = registry.get, []
+        patch.setattr(sys, "unraisablehook", unraisable.append)
+        patch.setattr(registry, "get", lambda name, position=None: _unknown(name) if position == last else real(name, position))
+        with pytest.raises(UnknownWireName):
+            acme.export.log(str(tmp_path / "out"))
+        gc.collect()
+        assert unraisable == []
+        patch.undo()
+        acme.export.log(str(tmp_path / "out"))
+        assert sum(map(len, rows(tmp_path / "out").values())) == sum(1 for _ in ps.log.store.read(Query(tenant="acme")))
+
+
+def _unknown(name: str) -> Any:
+    raise UnknownWireName(wire_name=name)

@@ -311,3 +311,76 @@ def test_a_merge_moves_members_at_once_without_a_new_fact() -> None:
         assert FOLD.finish(state, ps.clock.now_us(), related)["friends_paid"] == {"EUR": 9800}
         acme.split("cus_3", reason="not the same", by=ANNA)
         check_now(ps, runner, kept=True)
+
+
+class Meddling(MemoryViews):
+    """Something happens to the view just before a scan that begins with a prefix, once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.then: tuple[str, Any] | None = None
+
+    def scan(self, view: str, prefix: str = "") -> Any:
+        if self.then is not None and prefix.startswith(self.then[0]):
+            (_, meddle), self.then = self.then, None
+            meddle()
+        return super().scan(view, prefix)
+
+
+@pytest.mark.parametrize("shares", [1, 3])
+@pytest.mark.parametrize("refolded", [0, 2], ids=["dropped", "dropped and folded half-way"])
+def test_a_view_dropped_while_members_are_looked_up_hides_none_of_them(shares: int, refolded: int) -> None:
+    """As when another build serves and this one is cleared away under a reader: read from the log, and kept as old as it says."""
+    with opened(None, clock=ManualClock(NOON)) as ps:
+        acme, views = ps.tenant("acme"), Meddling()
+        for n in range(1, 5):
+            acme.record(f"cus_{n}", invited(f"i{n}", NOON, referrer="cus_1"))
+            acme.record(f"cus_{n}", paid(f"p{n}", NOON))
+        runner, other = runner_on(ps, views, shares), runner_on(ps, views, shares, batch=2)
+        streams, expected = acme.customer("cus_1").fact_streams, {"EUR": 3 * 4900}
+
+        def drop() -> None:
+            other.drop()
+            if refolded:
+                views.then = "belongs/", lambda: other.advance(dict.fromkeys(range(shares)), ps.log.store.head())
+
+        for _ in range(2):
+            runner.catch_up()
+            views.then = "belongs/", drop
+            read = runner.read_state(streams)
+            assert views.then is None
+            assert FOLD.finish(read.state, ps.clock.now_us(), read.related)["friends_paid"] == expected
+        runner.catch_up()
+        views.then = "belongs/", drop
+        read = runner.kept(streams)
+        assert (read.position, FOLD.finish(read.state, ps.clock.now_us(), read.related)["friends_paid"] == expected) in [
+            (8, True),
+            (0, False),
+        ]
+
+
+@pytest.mark.parametrize("prefix", ["belongs/", "parked/"])
+def test_a_stream_that_is_freed_while_members_are_looked_up_is_among_them(prefix: str) -> None:
+    """Another process folds it again, and takes it from those that wait: it is found there or by its entry, never by neither."""
+    with opened(None, clock=ManualClock(NOON)) as ps:
+        acme, views = ps.tenant("acme"), Meddling()
+        acme.record("cus_1", paid("o", NOON))
+        at = acme.record("cus_2", invited("i", NOON, referrer="cus_1")).position
+        acme.record("cus_2", paid("p", NOON))
+        runner, other = runner_on(ps, views), runner_on(ps, views)
+        with pytest.MonkeyPatch.context() as patch:
+            real = registry.get
+            patch.setattr(registry, "get", lambda name, position=None: _unknown(name) if position == at else real(name, position))
+            runner.catch_up()
+        streams = acme.customer("cus_1").fact_streams
+        for read in (runner.read_state, runner.kept):
+            assert len(runner.parked()) == 1
+            views.then = prefix, other.retry
+            state, position, related = read(streams)
+            paid_by = FOLD.finish(state, ps.clock.now_us(), related)["friends_paid"]
+            assert paid_by == {"EUR": 4900} or position < at, read.__name__
+            assert views.then is None
+            other.drop()
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(registry, "get", lambda name, position=None: _unknown(name) if position == at else real(name, position))
+                runner.catch_up()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -275,6 +276,47 @@ def test_a_model_over_features_that_changed_says_nothing() -> None:
         ps.model = HealthModel(name="other", version=1, features=Fewer, components=(Component("paid", 1, lambda v: v["paid"]),))
         (score,) = ps.tenant("acme").models.scores("cus_1")
         assert (score.status, score.scored, score.parts) == ("features changed", None, ())
+
+
+HUGE = {
+    "an intercept beyond all bounds": ('"intercept":-2.0', '"intercept":1e308'),
+    "a coefficient beyond all bounds": ('"coefficient":0.6', '"coefficient":-1e308'),
+    "a scale of almost nothing": ('"scale":30.0', '"scale":1e-308'),
+    "a calibration beyond all bounds": ('"offset":2.0', '"offset":1e308'),
+    "a number that is none": ('"intercept":-2.0', '"intercept":NaN'),
+    "a key that is there twice": ('"intercept":-2.0', '"intercept":-2.0,"intercept":9.0'),
+    "a time beyond 53 bits": ('"made_at_us":', '"made_at_us":1152921504606846976,"valid_days":9,"made_at":'),
+}
+
+
+@pytest.mark.parametrize("what", HUGE)
+def test_a_card_with_numbers_that_cannot_be_meant_is_refused_where_it_is_read(what: str) -> None:
+    old, new = HUGE[what]
+    content = card(2.0).content
+    assert old in content
+    content = content.replace(old, new)
+    if what == "a time beyond 53 bits":
+        content = re.sub(r',"valid_days":9,"made_at":[0-9]+', "", content)
+    with pytest.raises(InvalidInput):
+        ModelCard.from_json(content)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda text: text.replace('"failed_90d"', '"no_such_feature"'), "no_such_feature"),
+        (lambda text: re.sub(r'"made_at_us":[0-9]+', f'"made_at_us":{int((NOON + 9 * DAY).timestamp() * 1e6)}', text), "to come"),
+    ],
+)
+def test_a_card_that_can_score_nobody_or_is_from_the_future_is_not_activated(change: Any, reason: str) -> None:
+    """A feature that the declaration does not have; a day that keeps the card from ever being too old."""
+    its = ModelCard.from_json(change(card(2.0).content))
+    with opened(None) as ps:
+        models = ps.tenant("acme").models
+        models.publish(its, reason="trained", by=ANNA)
+        with pytest.raises(ModelRefused, match=reason):
+            models.activate("churn", its.digest, reason="r", by=ANNA)
+        assert models.history("churn").active is None
 
 
 # ---------------------------------------------------------------- what is said of a customer

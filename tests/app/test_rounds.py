@@ -9,8 +9,10 @@ from pathlib import Path
 
 from postsale.access import FileVault
 from postsale.agents import ChurnOutreach, RenewalRescue
+from postsale.aggregates.signals import InvoicePaid
 from postsale.app import PostSale
 from postsale.events import ManualClock, StoredEvent
+from postsale.projections import Component, Features, HealthModel, count, derived
 from postsale.projections.views import MemoryViews
 from postsale.store import MemoryStore, Query
 from postsale.testing.engine_stage import effects_of, embedded, staged
@@ -107,3 +109,37 @@ def test_agents_that_move_to_another_engine_and_back_leave_nothing_that_was_due_
                 s.wait(hours=1)
             assert s.kinds("a")[-1] == "effect/succeeded"
             assert len(effects_of(s)) == 1
+
+
+class Rates(Features, version=1, owner="tests"):
+    """Its author did not think of customers with two payments."""
+
+    paid = count(InvoicePaid)
+
+    @derived(unit="ratio")
+    def rate(paid: int) -> float:
+        return 1 / (paid - 2)
+
+
+def test_a_feature_whose_function_raises_for_one_customer_stops_nobody_elses_agents() -> None:
+    """That customer is named with the feature, nobody decides about it, and the others, of this tenant and of others, are decided about."""
+    model = HealthModel(name="rates", version=1, features=Rates, components=(Component("paid", 1, lambda v: v["paid"]),))
+    clock = ManualClock(NOON)
+    with opened(None, clock=clock, agents=[RenewalRescue()], health=model) as ps:
+        for name in ("acme", "globex"):
+            tenant = ps.tenant(name)
+            for n in range(1, 4):
+                for k in range(n if name == "acme" else 1):
+                    tenant.record(f"cus_{n}", paid(f"p{n}{k}"))
+                tenant.record(f"cus_{n}", subscribed(f"s{n}"))
+        ps.run_once()
+        clock.move_to(SOON)
+        for name in ("acme", "globex"):
+            for n in range(1, 4):
+                ps.tenant(name).record(f"cus_{n}", cancelled(f"c{n}", SOON))
+        report = ps.run_once()
+        stream = ps.tenant("acme").customer("cus_2").stream
+        assert [key for key, _ in report.problems] == [str(stream)]
+        assert "feature.rate: its function raised ZeroDivisionError" in report.problems[0][1]
+        decided = {(name, n): bool(ps.tenant(name).decisions(f"cus_{n}")) for name in ("acme", "globex") for n in range(1, 4)}
+        assert decided == {key: key != ("acme", 2) for key in decided}

@@ -4,15 +4,18 @@ python -m …live_worker URL SCHEMA VIEWS ROLE ARGUMENT      SCHEMA is - for a l
 
 write SEED        append 40 times 25 facts, told one line each
 rebuild COMMITS   rebuild the view beside the one that serves, and kill itself after so many commits; 0: to the end
+full BYTES        rebuild while no file may grow beyond so many bytes, as on a full disk; says the error
 project TTL_S     keep the view up to date until SIGTERM; says "ready" when it is
 """
 
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import sys
 
+from postsale.errors import StoreUnavailable
 from postsale.events import SECOND_US, SystemClock
 from postsale.projections import CustomerHealth, Fold, Projector, Runner, SqliteViews, Views
 from postsale.projections.deployments import Deployments
@@ -71,6 +74,15 @@ def main(url: str, schema: str, where: str, role: str, argument: str) -> None:
         leases = Leases(store.kv, None if left else Later())
         done = Deployments(store.kv).rebuild(store, runner, leases, on_progress=committed)
         say(f"{done.progress.from_position} {done.serves}")
+    elif role == "full":
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(argument), resource.RLIM_INFINITY))
+        try:
+            Deployments(store.kv).rebuild(store, runner, Leases(store.kv))
+            say("rebuilt")
+        except StoreUnavailable as error:
+            say(str(error))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     elif role == "project":
         projector = Projector(store, [runner], Leases(store.kv), ttl_s=float(argument))
         signal.signal(signal.SIGTERM, lambda *_: projector.stop())

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import pickle
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from postsale.aggregates.signals import InvoicePaid, TicketOpened, UsageObserved
-from postsale.errors import InvalidInput, LeaseHeld, NotLive
+from postsale.errors import InvalidInput, LeaseHeld, LeaseLost, NotLive
 from postsale.events import ManualClock
 from postsale.projections import Features, Fold, MemoryViews, Runner, count, days, derived, total
 from postsale.projections.comparing import compare
 from postsale.projections.deployments import Declared, Deployments
 from postsale.projections.runner import Built
-from postsale.store import Leases, MemoryStore
+from postsale.store import Lease, Leases, MemoryStore
 
 from .customers import day
 from .list_store import ListStore
@@ -300,3 +300,26 @@ def test_views_of_two_projections_are_not_compared() -> None:
     store = ListStore()
     with pytest.raises(InvalidInput, match="one projection"):
         compare(*(Runner(store, MemoryViews(), Fold(f)) for f in (OLD, Other)), day(0))  # type: ignore[misc]
+
+
+def test_a_rebuild_that_stood_still_until_others_rebuilt_does_not_put_its_own_build_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped after it had made sure of its lease and before its build serves; two others end meanwhile, and its build is dropped."""
+    w = World(30)
+    runner, renew = w.runner(OLD), Lease.renew
+    runner.catch_up()
+    served: list[int] = []
+
+    def stands_still(lease: Lease) -> None:
+        renew(lease)
+        if not served:
+            served.append(0)
+            w.clock.advance(timedelta(hours=1))
+            served.extend(w.deployments.rebuild(w.store, w.runner(OLD), w.leases("another")).build for _ in range(2))
+
+    monkeypatch.setattr(Lease, "renew", stands_still)
+    with pytest.raises(LeaseLost):
+        w.deployments.rebuild(w.store, w.runner(OLD), w.leases("one"))
+    live = w.deployments.live("Pulse")
+    assert live is not None
+    assert (served, live.builds, live.building) == ([0, 1, 2], {runner.base: 2}, {})
+    assert (runner.position(), runner.digest()) == (30, whole(w.store, Fold(OLD)))

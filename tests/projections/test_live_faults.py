@@ -118,6 +118,28 @@ def test_a_rebuild_killed_midway_under_live_writers_and_resumed_ends_with_the_di
         assert runner.digest() == whole(store, FOLD), seed
 
 
+def test_a_disk_that_is_full_in_the_middle_of_a_rebuild_leaves_what_serves_and_the_rebuild_goes_on_when_there_is_space(
+    tmp_path: Path,
+) -> None:
+    """The kernel refuses to let a file grow; the error is typed, the old build serves on, and nothing of the new one is half-written."""
+    seed = random.getrandbits(32)
+    place = f"sqlite:///{tmp_path / 'log.db'}", "-", str(tmp_path / "log.views")
+    with opened(place) as (store, _, runner):
+        Facts(seed, customers=1_500).append(store, 1_500)
+        runner.catch_up()
+        served, digest = runner.view, runner.digest()
+        assert digest == whole(store, FOLD), seed
+    limit = max(path.stat().st_size for path in tmp_path.iterdir()) + 4_096
+    with processes() as start:
+        assert "views file log.views" in ended(start(place, "full", limit)), seed
+        with opened(place) as (_, _, runner):
+            assert (runner.view, runner.digest()) == (served, digest), seed
+        from_position, serves = ended(start(place, "rebuild", 0)).split()
+        assert (int(from_position) > 0, serves) == (True, "True"), seed
+    with opened(place) as (_, _, runner):
+        assert (runner.view, runner.digest()) == (f"{served}~1", digest), seed
+
+
 @pytest.mark.parametrize("trouble", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stood still"])
 def test_when_a_projector_is_lost_the_others_take_its_shares_and_nothing_is_lost_or_counted_twice(trouble: signal.Signals) -> None:
     """Three share a view on a server; one is killed, or stands still beyond its leases and wakes up again, while two write."""

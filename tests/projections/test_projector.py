@@ -301,3 +301,16 @@ Shared.TestCase.settings = settings(max_examples=25, stateful_step_count=25, sup
 
 class TestProjectorsThatComeAndGo(Shared.TestCase):  # type: ignore[misc]
     """In any order, under any clock."""
+
+
+@pytest.mark.parametrize("partitions", [1, 8])
+def test_a_view_that_another_process_dropped_is_folded_again_although_nothing_is_appended(partitions: int) -> None:
+    """Who holds a share does not ask where it stands for every batch; now and then it does."""
+    world = World(partitions=partitions)
+    world.facts.append(world.store, 40)
+    one = world.projector()
+    fold_all([one])
+    world.runner().drop()
+    world.later(TTL_S / 6)
+    fold_all([one])
+    assert (world.runner().position(), world.runner().digest()) == (40, whole(world.store, FOLD))

@@ -29,6 +29,7 @@ from postsale.aggregates.artifacts import (
     evolve_agent,
     policy_stream,
     switch_streams,
+    untouched,
 )
 from postsale.aggregates.authority import (
     Authority,
@@ -214,7 +215,7 @@ class Desk:
         for recorded in self.log.events(Query(tenant=tenant, streams=(stream,), lane=Lane.DECISION)):
             version = recorded.stored.version
             if isinstance(recorded.data, ArtifactPublished):
-                contents[recorded.data.digest] = recorded.data.content
+                contents[recorded.data.digest] = untouched(recorded.position, recorded.data)
             elif isinstance(recorded.data, ArtifactActivated):
                 active = recorded.data.digest
                 self._since[stream] = recorded.stored.occurred_at_us

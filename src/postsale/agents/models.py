@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 from postsale.access import Person
 from postsale.agents.control import require_person, require_reason
 from postsale.agents.desk import TRIES, Desk
-from postsale.aggregates.artifacts import MODELS, ArtifactActivated, ArtifactPublished, ArtifactRetired, content_digest, model_stream
+from postsale.aggregates.artifacts import MODELS, ArtifactActivated, ArtifactPublished, ArtifactRetired, model_stream, untouched
 from postsale.errors import ContentConflict, UnknownModel, VersionConflict
 from postsale.events import Event, Lane, Recorded, StreamId, derive_id
 from postsale.projections.model_card import OTHER_SCORES, CardScorer, ModelCard
@@ -198,7 +198,8 @@ class Models:
         stored, event = recorded.stored, recorded.data
         h = replace(h, version=stored.version)
         match event:
-            case ArtifactPublished(digest=digest, content=content) if content_digest(content) == digest:
+            case ArtifactPublished(digest=digest):
+                content = untouched(stored.position, event)
                 card = self._cards.setdefault(digest, ModelCard.from_json(content))
                 new = Published(card, digest, stored.recorded_at_us, recorded.header.actor.id)
                 return replace(h, published=(*h.published, new))

@@ -1,7 +1,7 @@
 """Versions of what decides: policies, models, prompts live in the log by content hash; activation is an event of its own.
 
 Streams: `tenant/policies/<name>` (and models, prompts alike), `tenant/agents/<name>` for autonomy and the kill switch.
-May import `events` only.
+May import `events` and errors only.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Annotated, ClassVar, Literal, assert_never
 
 from pydantic import Field
 
+from postsale.errors import LogDamaged
 from postsale.events import SYSTEM_TENANT, Event, Id, StreamId, Text
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]  # SHA-256, hex
@@ -37,6 +38,13 @@ class ArtifactPublished(Event):
     name: Id
     digest: Digest
     content: Content
+
+
+def untouched(position: int, published: ArtifactPublished) -> str:
+    """The content that was published at a position. LogDamaged when it is not what its digest says: nothing may be decided by it."""
+    if content_digest(published.content) != published.digest:
+        raise LogDamaged(position=position, reason=f"the {published.of} {published.name!r} is not what its digest says")
+    return published.content
 
 
 class ArtifactActivated(Event):

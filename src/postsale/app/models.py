@@ -191,7 +191,13 @@ class TenantModels:
                 f"it takes {found.name} version {found.version} ({found.digest[:12]}), and agents read {live}",
                 "Train it anew over these features, or run the code that declares its own.",
             )
+        try:
+            card.score(self._ps.model.fold.finish(self._ps.model.fold.empty(), self._ps.clock.now_us()))
+        except InvalidInput as error:
+            refuse(f"it cannot score a customer: {error.field}, {error.reason}", f"Train it over {features.__name__}.")
         self._ps.deployments.require(features)
+        if card.made_at_us > self._ps.clock.now_us():
+            refuse(f"it says that it was made on {iso(card.made_at_us)[:10]}, which is to come", "Mend the clock that it was made by.")
         if card.stale_at(self._ps.clock.now_us()):
             old = iso(card.made_at_us)[:10]
             refuse(f"it was made on {old} and says that it is good for {card.valid_days} days", "Train it anew.")

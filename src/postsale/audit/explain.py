@@ -15,7 +15,7 @@ import orjson
 
 from postsale.access import Unsealer
 from postsale.aggregates import decisions as d
-from postsale.aggregates.artifacts import POLICIES, ArtifactActivated, ArtifactPublished
+from postsale.aggregates.artifacts import POLICIES, ArtifactActivated, ArtifactPublished, untouched
 from postsale.errors import UnknownDecision
 from postsale.events import MASKED, Lane, Masked, Recorded, decode, from_us, money_text
 from postsale.projections.journal import Entry, read_journal
@@ -238,8 +238,8 @@ def _policy(log: Log, tenant: str, recorded: d.DecisionRecorded, *, upto: int) -
     active: tuple[ArtifactActivated, datetime] | None = None
     for event in log.events(Query(tenant=tenant, category=POLICIES, lane=Lane.DECISION, upto=upto)):
         match event.data:
-            case ArtifactPublished(digest=digest, content=text) if digest == recorded.policy:
-                content = orjson.loads(text)
+            case ArtifactPublished(digest=digest) as published if digest == recorded.policy:
+                content = orjson.loads(untouched(event.position, published))
             case ArtifactActivated(digest=digest) as activated if digest == recorded.policy:
                 active = (activated, event.occurred_at)
     if active is None:

@@ -25,7 +25,7 @@ from postsale.agents.guardrails import Context, ToolRef, look, period
 from postsale.agents.policy import NO_ACTION, Policy, Rule
 from postsale.agents.policy_time import ASKED_BY
 from postsale.agents.widening import Wider, widenings
-from postsale.aggregates.artifacts import POLICIES, ArtifactActivated, ArtifactPublished, Mode, policy_stream
+from postsale.aggregates.artifacts import POLICIES, ArtifactActivated, ArtifactPublished, Mode, policy_stream, untouched
 from postsale.aggregates.customer import CustomerAggregate, Touch
 from postsale.aggregates.decisions import BudgetEvent, BudgetReleased, BudgetReserved, DecisionRecorded, Scalar
 from postsale.audit.estimate import Estimate, Sample, estimate
@@ -165,8 +165,8 @@ class _Replay:
         active: Policy | None = None
         for event in self.log.events(published):
             match event.data:
-                case ArtifactPublished(digest=digest, content=content):
-                    self.policies[digest] = Policy.from_json(content)
+                case ArtifactPublished(digest=digest) as published_as:
+                    self.policies[digest] = Policy.from_json(untouched(event.position, published_as))
                 case ArtifactActivated(digest=digest) if event.stored.recorded_at_us <= end_us:
                     active = self.policies.get(digest, active)
         found = WhatIf(self.candidate, active.digest if active else "", begin_us, end_us)

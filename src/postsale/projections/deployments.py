@@ -117,8 +117,12 @@ class Deployments:
             progress = _caught_up(store, beside, told, stop)
             if progress.to_position < progress.target or stop():
                 return Rebuilt(progress, build, False)
-            lease.renew()
-            self._change(name, lambda now: _served(_must(now), view, build))
+
+            def serving(now: Live | None) -> Live:
+                lease.renew()  # after the record was read: whoever stood still since, and lost the lease, finds the record changed
+                return _served(_must(now), view, build)
+
+            self._change(name, serving)
             for old in range(build):  # also one that a killed rebuild left behind
                 runner.at_build(old).drop()
             return Rebuilt(progress, build, True)

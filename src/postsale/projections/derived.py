@@ -14,7 +14,7 @@ from functools import reduce
 from types import NoneType
 from typing import Any, Generic, TypeVar, overload
 
-from postsale.errors import BadDeclaration
+from postsale.errors import BadDeclaration, InvalidInput, PostSaleError
 from postsale.projections.algebra import Leaf, Moment
 
 R = TypeVar("R", covariant=True)
@@ -25,7 +25,7 @@ T = TypeVar("T")
 @dataclass(frozen=True, eq=False)
 class Derived(Generic[R]):
     """A pure function of other features, by their names. Not called, and None, when a feature it needs is None
-    and the parameter's annotation does not admit None."""
+    and the parameter's annotation does not admit None. InvalidInput, naming the feature, when its function raises."""
 
     function: Callable[..., R]
     unit: str = ""
@@ -39,9 +39,16 @@ class Derived(Generic[R]):
         for name, value in zip(self.needs, args, strict=True):
             if value is None and name not in self.optional:
                 return None
-        result = self.function(*args)
-        # Engines agree to about 1e-14; what is compared with a threshold is rounded first.
-        return round(result, 9) if isinstance(result, float) else result  # type: ignore[return-value]
+        try:
+            result = self.function(*args)
+        except PostSaleError:
+            raise
+        except Exception as error:  # any defect of a user's function is one customer's trouble, and typed
+            raised = type(error).__name__  # without its text: values may be personal
+        else:
+            # Engines agree to about 1e-14; what is compared with a threshold is rounded first.
+            return round(result, 9) if isinstance(result, float) else result  # type: ignore[return-value]
+        raise InvalidInput(what="feature", field=self.name, reason=f"its function raised {raised} for what is known of a customer")
 
 
 def derived(*, unit: str = "", description: str = "") -> Callable[[Callable[..., R]], Derived[R]]:

@@ -154,7 +154,11 @@ class Place:
                 self._fs.create_dir(os.path.dirname(path), recursive=True)
             with self._fs.open_output_stream(partial) as stream:
                 sink = Sink(stream)
-                yield sink
+                try:
+                    yield sink
+                except BaseException:
+                    sink.given_up = True
+                    raise
             if self._local:
                 _synced(partial)
             self._fs.move(partial, path)
@@ -185,8 +189,12 @@ class Sink:
         self._stream = stream
         self._digest = hashlib.sha256()
         self.size = 0
+        self.given_up = False
+        """Set when the file failed: what is written from then on goes nowhere."""
 
     def write(self, raw: Any) -> int:
+        if self.given_up:  # a writer that was left behind ends its file when it goes
+            return len(raw)
         self._digest.update(raw)
         self._stream.write(raw)
         self.size += len(raw)

@@ -15,7 +15,7 @@ from postsale.aggregates.identity import CUSTOMERS
 from postsale.events import Lane, StreamId
 from postsale.projections.fold import Fold, Related, State, fact_of
 from postsale.projections.kin import Kin, chunked
-from postsale.projections.partition import PARKED, Names, load_parked
+from postsale.projections.partition import PARKED, Names, Parked, load_parked
 from postsale.projections.related import gathered, named
 from postsale.projections.views import Views
 from postsale.store.contract import Query, Store
@@ -51,22 +51,26 @@ class Members:
         """With every fact the log holds: by the view's entries, and by what is newer in the log. Raises what an unreadable event of theirs raises."""
         tenant, aliases = self._whose(streams)
         head = self._store.head()
-        oldest = min(map(self._views.checkpoint, names.checkpoints))  # before the entries: who left one since is in the log after it
-        found = self._entries(names, tenant, aliases)
+        found, oldest, parked = self._candidates(names, tenant, aliases)
         query = Query(tenant=tenant, lane=Lane.FACT, kinds=self._kinds, after=oldest, upto=head)
         found |= {event.stream for event in self._store.read(query)} if oldest < head else set()
-        for key, raw in self._views.scan(names.aside, f"{PARKED}{tenant}/"):
-            stream, at = StreamId(*key.removeprefix(PARKED).split("/", 2)), load_parked(raw).position
-            waiting = Query(streams=(stream,), lane=Lane.FACT, kinds=self._kinds, after=at - 1, upto=head, limit=1)
+        for waits in parked:
+            stream = StreamId(*waits.key.split("/", 2))
+            waiting = Query(streams=(stream,), lane=Lane.FACT, kinds=self._kinds, after=waits.position - 1, upto=head, limit=1)
             found |= {stream} if next(iter(self._store.read(waiting)), None) is not None else set()
         customers = self._others(tenant, streams, found, head)
         return self._gathered(tenant, aliases, states(customers)[0] if customers else [])
 
-    def kept(self, names: Names, streams: Streams, states: Callable[[Names, Sequence[Streams]], list[State]]) -> Related:
-        """As the view keeps them. Who is who comes from the log even so."""
+    def kept(
+        self, names: Names, streams: Streams, states: Callable[[Names, Sequence[Streams]], tuple[list[State], int | None]]
+    ) -> tuple[Related, int]:
+        """As the view keeps them, and the position that this is as old as. Who is who comes from the log even so."""
         tenant, aliases = self._whose(streams)
-        customers = self._others(tenant, streams, self._entries(names, tenant, aliases), self._store.head())
-        return self._gathered(tenant, aliases, states(names, customers) if customers else [])
+        found, oldest, parked = self._candidates(names, tenant, aliases)
+        customers = self._others(tenant, streams, found, self._store.head())
+        members, at = states(names, customers) if customers else ([], None)
+        waiting = (waits.position - 1 for waits in parked)  # whose members those are, nobody knows
+        return self._gathered(tenant, aliases, members), min([oldest, *waiting, *([] if at is None else [at])])
 
     def then(self, streams: Streams, query: Query) -> Related:
         """At other times than now, by the bounds of `query`: from every fact of the tenant that says whose member somebody is."""
@@ -87,6 +91,16 @@ class Members:
         """The tenant of a customer, and all its ids."""
         refs = [stream.id for stream in streams if stream.category == CUSTOMERS]
         return streams[0].tenant, self._kin.aliases(streams[0].tenant, refs, known_at_us=known_at_us)
+
+    def _candidates(self, names: Names, tenant: str, aliases: Iterable[str]) -> tuple[set[StreamId], int, list[Parked]]:
+        """Streams that the view has entries for, up to which position those are all there are, and the tenant's streams that wait."""
+        # Before the entries: who left one since is in the log after it, and a stream that `retry` frees in between has one.
+        before = list(map(self._views.checkpoint, names.checkpoints))
+        parked = [load_parked(raw) for _, raw in self._views.scan(names.aside, f"{PARKED}{tenant}/")]
+        found = self._entries(names, tenant, aliases)
+        now = map(self._views.checkpoint, names.checkpoints)
+        dropped = any(at < was for at, was in zip(now, before, strict=True))
+        return found, 0 if dropped else min(before), parked
 
     def _entries(self, names: Names, tenant: str, aliases: Iterable[str]) -> set[StreamId]:
         prefixes = [self._prefix(relation, tenant, alias) for relation in self._fold.relations for alias in aliases]

@@ -11,6 +11,7 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
+from postsale.errors import InvalidInput
 from postsale.events import DAY_US, Text
 from postsale.projections.features import Features
 from postsale.projections.fold import FeatureValues
@@ -144,8 +145,12 @@ class ModelCard(Document):
         return at_us > self.made_at_us + self.valid_days * DAY_US
 
     def score(self, values: FeatureValues) -> Scored | None:
-        """What the model says, less what the card does not let it say at `values.as_of_us`."""
-        scored = self.model.score(values)
+        """What the model says, less what the card does not let it say at `values.as_of_us`. InvalidInput where it cannot be calculated."""
+        try:
+            scored = self.model.score(values)
+        except (KeyError, TypeError, ArithmeticError):  # not of these features after all, or parameters that nobody fitted
+            reason = "the card cannot be calculated over these features"
+            raise InvalidInput(what=f"model {self.name!r}", field="score", reason=reason) from None
         if isinstance(scored, Probability) and (self.gives != "probability" or self.stale_at(values.as_of_us)):
             return Rank(scored.probability_ppm)
         return scored

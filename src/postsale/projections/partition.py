@@ -141,6 +141,10 @@ class Partition:
             return self._at
         return self._views.checkpoint(self._checkpoint)
 
+    def look_again(self) -> None:
+        """Ask the view where it stands before folding on."""
+        self._at = None
+
     def missing(self, at: int, keys: Iterable[str]) -> list[str]:
         """Of these streams those whose rows are to be read before folding on from `at`."""
         if self._states_at != at:

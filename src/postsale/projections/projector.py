@@ -152,6 +152,7 @@ class _Job:
         every_us = int(self._ttl_s * SECOND_US) // 6
         if not self._look_at_us - every_us <= self._clock.now_us() < self._look_at_us:
             self._settle()
+            self._runner.look_again()
             self._look_at_us = self._clock.now_us() + every_us
         if not self.leases:
             return 0, False

@@ -19,7 +19,7 @@ from postsale.events import DAY_US, Id
 from postsale.projections.fold import FeatureValues
 from postsale.projections.scoring import MICRO, Expected, ModelData
 
-_Positive = Annotated[float, Field(gt=0)]
+_Positive = Annotated[float, Field(gt=0, le=1e9)]
 
 
 class PurchaseState(NamedTuple):

@@ -220,14 +220,12 @@ class Reader:
         found: list[Read] = []
 
         def look() -> int:
-            everywhere = None if self._members is None or not keys else self._checkpoint(names)  # members may be in any share
             positions, rows, parked = self._rows(names, keys)
             true = {key: parked[key].position - 1 if key in parked else positions[key] for key in keys}
             oldest, related = min(true.values(), default=wanted), None
-            if self._members is not None and everywhere is not None:
-                related = self._members.kept(names, streams, self._kept_states)
-                waiting = (record.position - 1 for record in self.parked() if record.key.startswith(f"{streams[0].tenant}/"))
-                oldest = min(oldest, everywhere, *waiting)  # whose members those are, nobody knows
+            if self._members is not None and keys:
+                related, theirs = self._members.kept(names, streams, self._kept_states)  # members may be in any share
+                oldest = min(oldest, theirs)
             found[:] = [Read(self._merged(rows.values()), oldest, related)]
             self._warm(names, rows, true)
             return found[0].position
@@ -235,9 +233,10 @@ class Reader:
         await_position(f"view {names.view}", look, wanted, within_s, self._pace)
         return found[0]
 
-    def _kept_states(self, names: Names, customers: Sequence[Sequence[StreamId]]) -> list[State]:
-        _, rows, _ = self._rows(names, [str(stream) for streams in customers for stream in streams])
-        return [self._merged(rows[key] for key in map(str, streams) if key in rows) for streams in customers]
+    def _kept_states(self, names: Names, customers: Sequence[Sequence[StreamId]]) -> tuple[list[State], int | None]:
+        positions, rows, _ = self._rows(names, [str(stream) for streams in customers for stream in streams])
+        states = [self._merged(rows[key] for key in map(str, streams) if key in rows) for streams in customers]
+        return states, min(positions.values(), default=None)
 
     def _secret(self, names: Names, *, now: bool = False) -> bytes:
         """Under which this view's hot rows are sealed: another one each time it begins anew."""

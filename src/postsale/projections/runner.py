@@ -220,6 +220,11 @@ class Runner(Reader):
             parts[n].claim(token)
         self.retry(shares=shares)
 
+    def look_again(self) -> None:
+        """Let the next `advance` ask where every share stands, also of those that are held: the view may have been dropped since."""
+        for part in self._parts()[1]:
+            part.look_again()
+
     # ------------------------------------------------------------ parked streams
 
     def retry(self, on_fact: OnFact | None = None, shares: Tokens | None = None) -> tuple[Parked, ...]:

@@ -7,6 +7,7 @@ finished features; nothing is pickled. Fitting is `fitting`, how good a score is
 
 from __future__ import annotations
 
+import json
 import math
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sized
@@ -84,11 +85,22 @@ class Scorer(Protocol):
 
 # ---------------------------------------------------------------- the parts of a logistic model
 
+# Bounds far beyond any fit, within which no score overflows.
+_Weight = Annotated[float, Field(ge=-1e9, le=1e9)]
+_Center = Annotated[float, Field(ge=-1e18, le=1e18)]
+_Scale = Annotated[float, Field(ge=1e-12, le=1e18)]
+
 
 class Data(BaseModel):
     """Frozen values, checked strictly."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, hide_input_in_errors=True)
+
+
+def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(found := dict(pairs)) != len(pairs):
+        raise InvalidInput(what="document", field="(whole)", reason="a key is there twice: which of the two counts, nobody can tell")
+    return found
 
 
 class Document(Data):
@@ -108,9 +120,14 @@ class Document(Data):
     def from_json(cls, content: str | bytes) -> Self:
         """What `content` of an earlier one holds. InvalidInput for anything else."""
         try:
-            return cls.__pydantic_validator__.validate_json(content)  # type: ignore[no-any-return]
+            made: Self = cls.__pydantic_validator__.validate_json(content)
+            json.loads(content, object_pairs_hook=_each_key_once)
+            made.content  # noqa: B018  # raises for what cannot be kept
+            return made
         except ValidationError as error:
             refusal = invalid_input(cls.__name__, error)
+        except TypeError:
+            refusal = InvalidInput(what=cls.__name__, field="(whole)", reason="expected integers of at most 53 bits")
         raise refusal
 
     # Not cached: pydantic's copies would keep what was cached of another one.
@@ -145,10 +162,10 @@ class Number(Data):
     as_: Literal["number"] = Field("number", alias="as")
     feature: Id
     of: Literal["value", "age_days", "size"] = "value"
-    coefficient: float
-    center: float = 0.0
-    scale: Annotated[float, Field(gt=0)] = 1.0
-    missing: float = 0.0
+    coefficient: _Weight
+    center: _Center = 0.0
+    scale: _Scale = 1.0
+    missing: _Weight = 0.0
 
     def term(self, values: FeatureValues) -> float:
         """Its part of the log-odds."""
@@ -163,8 +180,8 @@ class Category(Data):
 
     as_: Literal["category"] = Field("category", alias="as")
     feature: Id
-    levels: dict[Text, float]
-    other: float = 0.0
+    levels: dict[Text, _Weight]
+    other: _Weight = 0.0
 
     def term(self, values: FeatureValues) -> float:
         """Its part of the log-odds."""
@@ -188,8 +205,8 @@ class Platt(Data):
     """Calibration by a logistic curve: probability = 1 / (1 + e^-(slope · z + offset)), z the model's log-odds. Platt 1999."""
 
     kind: Literal["platt"] = "platt"
-    slope: float
-    offset: float
+    slope: _Weight
+    offset: _Weight
     calibrated_on: Text
 
     def probability(self, log_odds: float) -> float:
@@ -243,7 +260,7 @@ class LogisticModel(ModelData):
 
     kind: Literal["logistic"] = "logistic"
     outcome: Text  # in words, with its horizon
-    intercept: float
+    intercept: _Weight
     terms: tuple[Term, ...]
     calibration: Annotated[Platt | Isotonic, Field(discriminator="kind")] | None = None
 

@@ -18,7 +18,7 @@ from postsale.projections.fold import FeatureValues
 from postsale.projections.purchases import PurchaseModel
 from postsale.projections.scoring import MICRO, Expected, ModelData
 
-_Positive = Annotated[float, Field(gt=0)]
+_Positive = Annotated[float, Field(gt=0, le=1e15)]
 
 
 class ValueModel(ModelData):
@@ -34,7 +34,7 @@ class ValueModel(ModelData):
     bought: Id  # how many purchases that is
     currency: Annotated[str, Field(min_length=3, max_length=3)]
     p: _Positive
-    q: Annotated[float, Field(gt=1)]  # at 1 and below the mean of all customers is infinite
+    q: Annotated[float, Field(gt=1, le=1e15)]  # at 1 and below the mean of all customers is infinite
     gamma: _Positive  # minor units
 
     @property
