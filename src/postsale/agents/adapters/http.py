@@ -105,8 +105,8 @@ class HttpTool(Tool):
         body: dict[str, Any] = {"data": form} if form is not None else {"content": content} if content is not None else {}
 
         def in_time(event: str, _info: Mapping[str, Any]) -> None:
-            """A process that stood still while it connected does not send any more: by now another one may have."""
-            if event.endswith(".send_request_headers.started") and time.monotonic() > deadline_s:
+            """A process that stood still while it connected, or before the body, does not send any more: by now another one may have."""
+            if event.endswith((".send_request_headers.started", ".send_request_body.started")) and time.monotonic() > deadline_s:
                 raise ToolUncertain(tool=tool, reason="no time was left when it was to be sent")
 
         if json is not None:
