@@ -172,6 +172,8 @@ class Again:
             budget_slice=said.budget_slice,
             tools={name: ToolRef(name, "", "", tier) for name, tier in said.tiers.items()},
             reached=said.reached,
+            agent=recorded.agent,
+            contact_limits=said.contact_limits,
         )
         return {
             "evidence": evidence,
