@@ -13,7 +13,7 @@ from postsale.agents import SHIPPED, control
 from postsale.agents.conversation import conversations
 from postsale.agents.decide import rederive
 from postsale.agents.readings import RunnerHealth
-from postsale.aggregates.conversations import ContactLimit
+from postsale.aggregates.conversations import ContactLimit, ConversationEnded
 from postsale.aggregates.decisions import DecisionRecorded
 from postsale.aggregates.signals import (
     AccountChurned,
@@ -39,7 +39,7 @@ from postsale.projections import CUSTOMER_HEALTH, MemoryViews, Runner
 from postsale.projections.journal import read_journal
 from tests.agents.world import ANNA, BEN, World
 
-BUDGET = ContactLimit(3, 30)
+BUDGET = ContactLimit(1, 30)  # less than any policy allows by itself, so that it is the budget that holds
 
 
 def seven(order: list[str] | None = None) -> World:
@@ -154,6 +154,13 @@ class Seven(RuleBasedStateMachine):
     def one_conversation(self) -> None:
         assert len(talking(self.w)) <= 1, talking(self.w)
         assert len({o.agent for o in conversations(self.w.customer(), self.w.clock.now_us())}) <= 1
+
+    @invariant()
+    def nobody_takes_over_from_a_more_important_agent(self) -> None:
+        rank = {e.id: list(SHIPPED).index(e.agent) for e in read_journal(self.w.store, self.w.tenant)}
+        for r in self.w.events():
+            if isinstance(r.data, ConversationEnded) and r.data.by is not None and r.data.why == "taken-over":
+                assert rank[r.data.by] < rank[r.data.decision_id]
 
     @invariant()
     def within_the_budget(self) -> None:
