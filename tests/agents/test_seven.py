@@ -110,12 +110,21 @@ class Seven(RuleBasedStateMachine):
         self.w = seven(order)
         self.w.attend(self.w.subscribed(mrr_minor=12_000))
 
-    @rule(names=st.lists(st.sampled_from(sorted(FACTS)), min_size=1, max_size=3))
+    @rule(names=st.lists(st.sampled_from(sorted({*FACTS} - {"small"})), min_size=1, max_size=2))
     def happens(self, names: list[str]) -> None:
         for name in names:
             self.w.wait(minutes=1)
             fact = FACTS[name](self.w)
         self.w.attend(fact)
+
+    @rule()
+    def goals_are_reached(self) -> None:
+        """What is under way ends well, and a week goes by: room for the next one."""
+        self.w.wait(minutes=1)
+        for name in ("paid", "small", "step", "used", "invited"):
+            fact = FACTS[name](self.w)
+        self.w.attend(fact)
+        self.w.wait(days=7)
 
     @rule(agents=st.lists(st.sampled_from(sorted(SHIPPED)), min_size=1, max_size=3, unique=True), dispatch=st.booleans())
     def people_ask(self, agents: list[str], dispatch: bool) -> None:
@@ -127,7 +136,7 @@ class Seven(RuleBasedStateMachine):
         else:
             self.w.engine.visit(self.w.stream())  # decided; what it comes to has not left yet
 
-    @rule(days=st.sampled_from([1, 3, 10, 25]))
+    @rule(days=st.sampled_from([1, 7, 25]))
     def time_passes(self, days: int) -> None:
         self.w.wait(days=days)
         self.w.attend(since_us=self.w.clock.now_us() - days * DAY_US)
@@ -145,7 +154,7 @@ class Seven(RuleBasedStateMachine):
                 pass  # it lapsed, which is recorded
         self.w.attend()
 
-    @rule(purpose=st.sampled_from(["service", "marketing"]), given_=st.booleans())
+    @rule(purpose=st.sampled_from(["service", "marketing"]), given_=st.sampled_from([True, True, False]))
     def consent_changes(self, purpose: str, given_: bool) -> None:
         self.w.consent(purpose=purpose, given=given_)
         self.w.attend()
