@@ -15,7 +15,7 @@ from postsale.agents.budget import Sums
 from postsale.agents.outbox import Outbox
 from postsale.agents.tools import Toolbox
 from postsale.agents.tools.contract import Undo as Contract
-from postsale.agents.tools.sandbox import CreateTask, Ledger
+from postsale.agents.tools.sandbox import CloseTask, CreateTask, Ledger
 from postsale.agents.undo import Scope, items_of
 from postsale.agents.undo_text import tree
 from postsale.agents.undoing import Undo, Undos
@@ -473,3 +473,29 @@ def test_by_model_the_decisions_that_its_reading_was_evidence_for_are_named() ->
         assert [i.decision for i in undos(w).plan(w.tenant, Scope("model", name)).items] == [id_]
     with pytest.raises(InvalidInput, match="begins so"):
         undos(w).plan(w.tenant, Scope("model", "cccc"))
+
+
+@pytest.mark.parametrize("happened", [True, False])
+def test_a_person_settles_a_taking_back_of_which_nobody_knows_whether_it_happened(happened: bool) -> None:
+    class BreaksOff(CloseTask):
+        kind = "unsafe"
+        sandbox = False
+
+        def call(self, arguments: Any, *, idempotency_key: str, timeout_s: float) -> Any:
+            raise ConnectionResetError
+
+    class RealTask(CreateTask):
+        sandbox = False
+
+        def call(self, arguments: Any, *, idempotency_key: str, timeout_s: float) -> Any:
+            return super().call(arguments, idempotency_key=idempotency_key, timeout_s=timeout_s)
+
+    w = acting(Toolbox([RealTask(Ledger()), BreaksOff(Ledger())], sandbox=False))
+    id_ = task(w)
+    u = undos(w)
+    undo = u.run(w.tenant, approved(u, w, Scope("decision", str(id_))).id)
+    assert [e.status for e in undo.items] == ["unknown"]
+    (order,) = [r.event_id for r in w.events() if r.data.wire_name == "undo/ordered@1"]
+    taking_back = derive_id(effect_of(w, id_), "undo")
+    w.engine.approvals.settle_unknown(w.tenant, order, taking_back, happened=happened, person=ANNA, reason="looked")
+    assert [e.status for e in u.run(w.tenant, undo.id).items] == ["undone" if happened else "failed"]

@@ -48,6 +48,7 @@ _ONLY_SYNC = {
     },
     "PostSale": {
         "authenticate",
+        "decision_of",
         "decision_stream",
         "engine_for",
         "engine_of",

@@ -201,6 +201,8 @@ def test_a_decision_names_the_active_model_and_replays_with_it_after_another_was
         assert rescue_decides(ps, clock, 3).recorded.evidence["churn_probability_ppm"] is None
         for entry, models in [(without, ()), (acts, ("churn",)), (suppressed, ("churn",))]:
             assert acme.replay(entry.id).models == models
+        report = acme.replay_many()
+        assert (report.ok, dict(report.counts), dict(report.reasons)) == (True, {"same": 4}, {})
 
 
 def test_a_recorded_score_that_the_named_model_does_not_give_is_found() -> None:

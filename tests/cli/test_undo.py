@@ -89,3 +89,15 @@ def test_a_plan_that_the_log_overtook_is_refused(where: tuple[str, ...]) -> None
         ps.run_once()
     refused = run("undo", "approve", digest[:12], "--reason", "x", *where)
     assert (refused.code, "the log moved" in refused.err) == (3, True)
+
+
+def test_what_is_known_is_not_settled_and_a_decision_is_set_aside(where: tuple[str, ...]) -> None:
+    last = run("decision", "explain", "last", *where, "--json").json()
+    effect = last["effects"][0]["idempotency_key"]
+    settled = run("decision", "settle", last["id"], effect, "--happened", "--reason", "looked", *where)
+    assert settled.code == 2
+    assert "not waiting for somebody to look" in settled.err
+    assert run("decision", "settle", "00000000", effect, "--happened", "--reason", "looked", *where).code == 4
+    aside = run("decision", "override", last["id"][:8], "--reason", "by mistake", *where, "--json")
+    assert (aside.code, aside.json()["result"]) == (0, "set aside")
+    assert run("decision", "explain", "last", *where, "--json").json()["disposition"] == "suppressed"

@@ -9,7 +9,7 @@ import pytest
 
 from postsale.aggregates.signals import InvoicePaid, InvoicePaymentFailed, Signal
 from postsale.errors import BadDeclaration
-from postsale.events import Registry, registry
+from postsale.events import DAY_US, Registry, registry
 from postsale.projections import (
     Fact,
     Features,
@@ -22,6 +22,7 @@ from postsale.projections import (
     derived,
     fact_from,
     first_seen,
+    fold,
     history,
     last_seen,
     latest,
@@ -29,6 +30,7 @@ from postsale.projections import (
     minimum,
     total,
 )
+from postsale.testing import assert_parity
 
 from .support import Everything, Measured
 
@@ -231,12 +233,63 @@ def test_sessions_and_state_machines_are_derived_from_the_facts_in_their_order()
                 stage = {("new", "a"): "tried", ("tried", "b"): "live"}.get((stage, step.value), stage)
             return stage
 
-    fold = Fold(Sessions)
+    its = Fold(Sessions)
     late = [(3, 300, "b"), (1, 500, "b"), (2, 10, "a"), (4, 310, "a"), (5, 10, "b")]  # position, time, label
-    state = fold.fold(Fact(Measured.wire_name.partition("@")[0], position, at, at, {"label": label}) for position, at, label in late)
-    values = fold.finish(state, 1_000)
+    state = its.fold(Fact(Measured.wire_name.partition("@")[0], position, at, at, {"label": label}) for position, at, label in late)
+    values = its.finish(state, 1_000)
     assert [moment[:2] for moment in values.of(Sessions.steps)] == [(10, 2), (10, 5), (300, 3), (310, 4), (500, 1)]
     assert (values.of(Sessions.sessions), values.of(Sessions.stage)) == (3, "live")
+
+
+class Steps(Features, version=1, owner="x"):
+    """A state machine and sessions, fact by fact."""
+
+    steps = history(Measured, lambda e: e.label, window=days(3))
+    by_step = history(Measured, by=lambda e: e.step, window=days(3))
+
+    @fold(steps, start="new")
+    def stage(state: str, step: Moment) -> str:
+        """How far it got."""
+        return {("new", "a"): "tried", ("tried", "b"): "live"}.get((state, step.value), state)
+
+    @fold(by_step, start=[0, None], unit="(sessions, last seen)")
+    def sessions(state: list[int | None], step: Moment) -> list[int | None]:
+        state[0] = (state[0] or 0) + (state[1] is None or step.at_us - state[1] > DAY_US // 2)  # a state may be changed in place
+        state[1] = step.at_us
+        return state
+
+    @derived()
+    def live(stage: str) -> bool:
+        return stage == "live"
+
+
+def test_a_fold_goes_through_late_facts_in_their_place_and_each_time_from_its_start():
+    facts = [(3, 300, "b"), (1, 500, "b"), (2, 10, "a"), (4, 310, "a"), (5, 10, "b")]  # position, time, label
+    facts = [Fact(Measured.wire_name.partition("@")[0], p, at, at, {"label": label, "step": p % 2}) for p, at, label in facts]
+    its = Fold(Steps)
+    for _ in range(2):
+        values = its.finish(its.fold(facts), 1_000)
+        assert (values.of(Steps.stage), values.of(Steps.live)) == ("live", True)
+        assert values.of(Steps.sessions) == {0: [1, 310], 1: [1, 500]}
+    assert (its.finish(its.empty(), 1_000).of(Steps.stage), Steps.stage.description, Steps.sessions.unit) == (
+        "new",
+        "How far it got.",
+        "(sessions, last seen)",
+    )
+
+
+def test_a_fold_is_the_same_on_every_engine():
+    assert_parity(Steps)
+
+
+def test_a_fold_over_what_is_no_history_of_its_class_is_refused():
+    with pytest.raises(BadDeclaration, match="expected a history"):
+        fold(count(Measured), start=0)
+    with pytest.raises(BadDeclaration, match="takes the state and the next fact"):
+        fold(history(Measured, window=days(3)), start=0)(lambda state: state)
+    for elsewhere in (history(Measured, window=days(3)), Steps.steps):
+        with pytest.raises(BadDeclaration, match="its history is not a feature of"):
+            declare(a=count(Measured), b=fold(elsewhere, start=0)(lambda state, _: state + 1))
 
 
 def test_declarations_do_not_inherit_and_are_not_instantiated():

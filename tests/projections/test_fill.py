@@ -57,7 +57,7 @@ def test_until_the_last_row_is_written_no_row_counts(views, partitions: int) -> 
     def look() -> None:
         assert runner.status().rows > 0
         assert list(runner.rows()) == []
-        assert runner.kept(streams) == (FOLD.empty(), 0)
+        assert runner.kept(streams) == (FOLD.empty(), 0, None)
         assert FOLD.digest(runner.read_state(streams).state) == expected
         looked.append(runner.position())
 

@@ -136,9 +136,9 @@ class Approvals:
         self._desk.change(decision.stored.stream, rule)
 
     def settle_unknown(self, tenant: str, decision_id: UUID, intent_id: UUID, *, happened: bool, person: Person, reason: str) -> None:
-        """Say what became of an effect whose outcome nobody knows. InvalidInput when its outcome is known."""
+        """Say what became of an effect, of a decision or of an order to take one back, whose outcome nobody knows. InvalidInput when it is known."""
         person, reason = self._person(tenant, decision_id, person), require_reason(reason, "settlement")
-        decision = self._desk.decision(tenant, decision_id)
+        decision = self._desk.ordered(tenant, decision_id)
 
         def rule(c: CustomerAggregate) -> Change:
             open_ = c.decisions.get(decision_id)
@@ -267,7 +267,9 @@ class Approvals:
         ]
         return macs_digest(again)
 
-    def _change(self, events: Sequence[d.CustomerEvent], decision: Recorded[d.DecisionRecorded], person: Person, step: str) -> Change:
+    def _change(
+        self, events: Sequence[d.CustomerEvent], decision: Recorded[d.DecisionRecorded] | Recorded[d.Ordered], person: Person, step: str
+    ) -> Change:
         cause = Cause(actor=person.actor, causation_id=decision.event_id, correlation_id=decision.data.trigger_id, origin=self._desk.origin)
         if not events:
             return NOTHING

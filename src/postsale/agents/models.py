@@ -126,6 +126,11 @@ class Models:
         scorer = None if found is None else self._scorer(found.card, digest)
         return scorer if scorer is not None and scorer.of_this_target else None
 
+    def cards(self, tenant: str) -> dict[str, CardScorer]:
+        """Every version that the log has, by digest, but for those whose target is another by now."""
+        published = (one for name in self.published_names(tenant) for one in self.history(tenant, name).published)
+        return {one.digest: scorer for one in published if (scorer := self._scorer(one.card, one.digest)).of_this_target}
+
     def _scorer(self, card: ModelCard, digest: str) -> CardScorer:
         return CardScorer(card, digest, self._targets.get(card.name))
 

@@ -15,6 +15,7 @@ from uuid import UUID
 
 from postsale.access import Person
 from postsale.agents import Agent
+from postsale.agents.engines import Engine
 from postsale.aggregates.customer import CustomerAggregate
 from postsale.aggregates.signals import Signal
 from postsale.app.health import CustomerRow
@@ -66,10 +67,18 @@ class AsyncPostSale:
         return AsyncTenant(self.sync.tenant(name))
 
     async def run_once(
-        self, *, agents: Sequence[Agent] | None = None, on_progress: Callable[[int], None] | None = None, wait_s: float = 90.0
+        self,
+        *,
+        agents: Sequence[Agent] | None = None,
+        engine: Engine | None = None,
+        everybody: bool = False,
+        on_progress: Callable[[int], None] | None = None,
+        wait_s: float = 90.0,
     ) -> RunReport:
         """See `PostSale.run_once`; `on_progress` is called in the worker thread."""
-        return await asyncio.to_thread(self.sync.run_once, agents=agents, on_progress=on_progress, wait_s=wait_s)
+        return await asyncio.to_thread(
+            self.sync.run_once, agents=agents, engine=engine, everybody=everybody, on_progress=on_progress, wait_s=wait_s
+        )
 
     async def checkpoint(self, tenant: str, anchor: Anchor | None = None) -> Checkpoint:
         """See `PostSale.checkpoint`."""

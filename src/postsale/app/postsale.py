@@ -28,6 +28,7 @@ from postsale.agents.reach import simulated_only
 from postsale.agents.readings import RunnerHealth
 from postsale.agents.tools import Tool, Toolbox
 from postsale.aggregates.artifacts import Mode
+from postsale.aggregates.decisions import UndoOrdered
 from postsale.app import operating, simulation
 from postsale.app.directory import Directory, random_ref
 from postsale.app.files import SHARES, file_of, keys_path, on_server, open_hot, open_views, shown
@@ -39,7 +40,7 @@ from postsale.app.simulation import Simulated
 from postsale.app.tenant import Tenant
 from postsale.audit.replay import policy_of
 from postsale.errors import BadDeclaration, InvalidInput, StoreUnavailable, UnknownDecision, Unsupported, ViewMoved
-from postsale.events import DAY_US, SYSTEM_TENANT, Clock, ManualClock, Origin, StreamId, SystemClock, check_tenant, to_us
+from postsale.events import DAY_US, SYSTEM_TENANT, Clock, ManualClock, Origin, StreamId, SystemClock, check_tenant, decode, to_us
 from postsale.projections import Features, Fold, HealthModel
 from postsale.projections.customer_health import CUSTOMER_HEALTH
 from postsale.projections.deployments import Deployments
@@ -286,6 +287,12 @@ class PostSale:
         if stored is None or stored.kind != "agent/decision-recorded":
             raise UnknownDecision(tenant=tenant, decision_id=str(decision_id))
         return stored.stream
+
+    def decision_of(self, tenant: str, id_: UUID) -> UUID:
+        """The decision that an id names: itself, or the one of which an order to take back took an effect."""
+        stored = self.log.store.find(tenant, id_)
+        event = decode(stored).data if stored is not None and stored.wire_name == UndoOrdered.wire_name else None
+        return event.decision_id if isinstance(event, UndoOrdered) else id_
 
     # ------------------------------------------------------------ work
 

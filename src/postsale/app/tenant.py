@@ -368,9 +368,11 @@ class Tenant(TenantData, TenantAgents, TenantPeople, TenantTools):
         self._engine_of(id_).approvals.reject(self.name, id_, self._ps.person(by), reason=reason)
 
     def settle(self, decision_id: UUID | str, intent_id: UUID | str, *, happened: bool, reason: str, by: Person | None = None) -> None:
-        """Say what became of an effect whose outcome nobody knows."""
+        """Say what became of an effect whose outcome nobody knows; `decision_id` may be an undo's order (`undo status`)."""
         id_, intent = _uuid(decision_id), _uuid(intent_id)
-        self._engine_of(id_).approvals.settle_unknown(self.name, id_, intent, happened=happened, person=self._ps.person(by), reason=reason)
+        self._engine_of(self._ps.decision_of(self.name, id_)).approvals.settle_unknown(
+            self.name, id_, intent, happened=happened, person=self._ps.person(by), reason=reason
+        )
 
     def _engine_of(self, decision_id: UUID) -> EmbeddedEngine:
         stored = self._ps.decision_stream(self.name, decision_id)

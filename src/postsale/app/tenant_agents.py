@@ -105,7 +105,7 @@ class TenantAgents:
             end_us=None if end is None else to_us(end),
             ids=frozenset(decision_uuid(id_) for id_ in decisions),
         )
-        models, agents = Models(ps.model, ps.scorers), [*ps.agents, *ps.engine.agents.values()]
+        models, agents = Models(ps.model, ps.scorers, ps.models.cards(self.name)), [*ps.agents, *ps.engine.agents.values()]
         return replay_many(ps.log, self.name, ps.unsealer, scope, agents=agents, models=models, bind=bind, on_progress=on_progress)
 
     def certify(

@@ -8,7 +8,7 @@ Pure; may import everything below `audit` that is without tools and engines.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, cast
 
 import orjson
@@ -19,6 +19,7 @@ from postsale.agents.decide import case_of, decide, spec_of
 from postsale.agents.evidence import OFFERED, EvidenceRecorder, HealthReading, read_set, rounded
 from postsale.agents.flags import values_of
 from postsale.agents.guardrails import Context, ToolRef, look
+from postsale.agents.models import ActiveModels
 from postsale.agents.policy import Policy
 from postsale.agents.readings import RunnerHealth
 from postsale.aggregates.customer import CustomerAggregate, fold
@@ -27,6 +28,7 @@ from postsale.errors import InvalidInput, PostSaleError, ToolUnreachable
 from postsale.events import DAY_US, Lane, StoredEvent, StreamId, canonical, decode_payload, encode_payload, to_us
 from postsale.projections.fold import Fact, State, fact_of
 from postsale.projections.health import HealthModel
+from postsale.projections.model_card import CardScorer
 from postsale.projections.runner import Runner
 from postsale.projections.scoring import Scorer
 from postsale.projections.why import TREND_DAYS
@@ -80,6 +82,7 @@ class Models:
 
     model: HealthModel
     scorers: tuple[Scorer, ...] = ()
+    cards: Mapping[str, CardScorer] = field(default_factory=dict)  # by digest: every model that the tenant's log has
 
     @property
     def health(self) -> RunnerHealth:
@@ -95,6 +98,7 @@ class Again:
         self.policies: dict[str, Policy] = {}
         self.health = models.health if models is not None else None
         self.model = models.model if models is not None else None
+        self.cards = models.cards if models is not None else {}
 
     def customer(self, stream: StreamId, events: Sequence[StoredEvent], wanted: Sequence[Wanted]) -> Iterator[dict[str, Any]]:
         """An answer for each decision, in order. `events`: of the customer's own stream, and facts of all it was ever joined with."""
@@ -147,7 +151,7 @@ class Again:
         problem = ""
         try:
             if self.health is not None and recorded.model is not None:
-                reading = self._reading(walk, customer, now_us, health_upto, frozenset(inputs))
+                reading = self._reading(walk, customer, now_us, health_upto, frozenset(inputs), recorded.model)
             values = {n: rounded(v) for n, v in agent.values(customer, reading, now_us).items()}
             values |= values_of(policy.flags or {}, recorded.flags)  # nobody is asked again: what was recorded is what was said
             evidence = EvidenceRecorder(agent.name, inputs, values, read_set(customer, reading)).everything()
@@ -191,14 +195,19 @@ class Again:
         """Names whose values may come from a read model: features, some built-in ones, and whatever the agent makes of both."""
         return frozenset(n for n in inputs if n in FROM_HEALTH or n in agent.offers or n not in OFFERED)
 
-    def _reading(self, walk: Walk, customer: CustomerAggregate, now_us: int, upto: int, inputs: frozenset[str]) -> HealthReading:
+    def _reading(
+        self, walk: Walk, customer: CustomerAggregate, now_us: int, upto: int, inputs: frozenset[str], named: str
+    ) -> HealthReading:
         assert self.health is not None
         assert self.model is not None
         state = walk.state("now", customer.fact_streams, now_us, upto)
         before_us = now_us - TREND_DAYS * DAY_US
         before = walk.state("before", customer.fact_streams, before_us, upto) if "health_trend" in inputs else None
         digest = self.model.fold.digest(state)
-        return self.health.reading(state, now_us, position=max(upto, customer.position), state_hash=digest, before=before)
+        digests = (one.partition(":")[2] for one in named.split(" ")[1:])
+        active = ActiveModels(tuple(self.cards[d] for d in digests if d in self.cards))
+        at = max(upto, customer.position)
+        return self.health.reading(state, now_us, position=at, state_hash=digest, before=before, models=active)
 
 
 def _same(found: Mapping[str, Any], recorded: DecisionRecorded) -> bool:

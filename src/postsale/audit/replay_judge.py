@@ -32,6 +32,7 @@ from postsale.audit.replay_sandbox import TRIED_STATUS, Sandbox
 from postsale.errors import SandboxFailed, SandboxViolation
 from postsale.events import StoredEvent, StreamId
 from postsale.projections.health import Component, HealthModel
+from postsale.projections.targets import Target
 
 WITHIN_S: Final = 60.0  # of one decision, and of the start
 _AHEAD: Final = 2  # batches sent before the first one's answers are taken
@@ -230,6 +231,8 @@ class _Pickler(pickle.Pickler):
             module, name = _declared(what)
             weights = [c.weight for c in what.components]
             return reweighed, (module, name, weights, what.bands, what.rows, what.weighing)
+        if isinstance(what, Target):
+            return declared, _named(what)
         if isinstance(what, type) and what.__module__ == "__main__":
             raise pickle.PicklingError("a class of the program itself")
         return NotImplemented
@@ -245,6 +248,20 @@ def reweighed(module: str, name: str, weights: Sequence[int], bands: Any, rows: 
     base: HealthModel = getattr(importlib.import_module(module), name)
     components = tuple(replace(c, weight=weight) for c, weight in zip(base.components, weights, strict=True))
     return replace(base, components=components, bands=bands, rows=rows, weighing=weighing)
+
+
+def declared(module: str, name: str) -> Any:
+    """What a module declares under a name."""
+    return getattr(importlib.import_module(module), name)
+
+
+def _named(target: Target) -> tuple[str, str]:
+    """Where a target is declared. PicklingError when it is nowhere."""
+    for module in list(sys.modules.values()):
+        for name, found in list(getattr(module, "__dict__", {}).items()):
+            if found is target and module.__name__ != "__main__":
+                return module.__name__, name
+    raise pickle.PicklingError("no module declares this target")
 
 
 def _declared(model: HealthModel) -> tuple[str, str]:

@@ -163,12 +163,53 @@ def approval_reject(decision: DecisionId, reason: Reason, db: Db = DEFAULT_DB, t
         _settled(id_, "rejected", by.login, json)
 
 
+@decision_app.command("override")
+def decision_override(decision: DecisionId, reason: Reason, db: Db = DEFAULT_DB, tenant: TenantName = None, json: Json = False) -> None:
+    """Set a decision aside: effects that have not left are cancelled; the reason is recorded. For those that have, see `postsale undo`."""
+    with opened(db) as ps:
+        t, by = tenant_of(ps, tenant), person(ps)
+        id_ = find(t, decision)
+        t.override(id_, by=by, reason=reason)
+        _settled(id_, "set aside", by.login, json)
+
+
+@decision_app.command("settle")
+def decision_settle(
+    decision: DecisionId,
+    effect: Annotated[UUID, typer.Argument(help="The effect: its idempotency key in `decision explain --json`.")],
+    reason: Reason,
+    happened: Annotated[bool, typer.Option("--happened/--did-not-happen", help="What you found where the effect would be.")],
+    db: Db = DEFAULT_DB,
+    tenant: TenantName = None,
+    json: Json = False,
+) -> None:
+    """Say what became of an effect whose outcome nobody knows. DECISION may be the whole id of an undo's order."""
+    with opened(db) as ps:
+        t, by = tenant_of(ps, tenant), person(ps)
+        id_ = _order(decision) or find(t, decision)
+        t.settle(id_, effect, happened=happened, by=by, reason=reason)
+        _settled(id_, f"settled: it {'happened' if happened else 'did not happen'}", by.login, json)
+
+
+def _order(text: str) -> UUID | None:
+    try:
+        return UUID(text)
+    except ValueError:
+        return None
+
+
 def _settled(decision_id: UUID, what: str, by: str, json: bool) -> None:
     if json:
         emit({"decision_id": str(decision_id), "result": what, "by": by})
         return
     out.print(f"{what.capitalize()} by [bold]{escape(by)}[/].")
-    hint("postsale run" if what == "approved" else "postsale approval list")
+    hint(
+        "postsale run"
+        if what == "approved"
+        else "postsale approval list"
+        if what in {"rejected", "one yes of several"}
+        else "postsale decision list"
+    )
 
 
 # ---------------------------------------------------------------- agents

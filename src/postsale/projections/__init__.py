@@ -9,7 +9,7 @@ from postsale.projections.changes import Changed
 from postsale.projections.crossing import Crossing, Move
 from postsale.projections.customer_health import CUSTOMER_HEALTH, CustomerHealth
 from postsale.projections.deployments import Deployments
-from postsale.projections.derived import Derived, derived
+from postsale.projections.derived import Derived, derived, fold
 from postsale.projections.features import (
     Features,
     across,
@@ -94,6 +94,7 @@ __all__ = [
     "fact_from",
     "fact_of",
     "first_seen",
+    "fold",
     "fold_all",
     "history",
     "last_seen",

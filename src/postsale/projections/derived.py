@@ -1,6 +1,6 @@
 """Derived features: pure functions of other features, named by their parameters; checked and put in order at declaration.
 
-Knows no leaf's inside, no signal and no state. Imports the errors only.
+A `fold` is one too, of the facts that a `history` keeps. Knows no leaf's inside, no signal and no state. Imports algebra and errors.
 """
 
 from __future__ import annotations
@@ -8,13 +8,18 @@ from __future__ import annotations
 import inspect
 import typing
 from collections.abc import Callable, Collection, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, replace
+from functools import reduce
 from types import NoneType
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, overload
 
 from postsale.errors import BadDeclaration
+from postsale.projections.algebra import Leaf, Moment
 
 R = TypeVar("R", covariant=True)
+K = TypeVar("K")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +33,7 @@ class Derived(Generic[R]):
     name: str = ""
     needs: tuple[str, ...] = ()
     optional: frozenset[str] = frozenset()  # parameters that accept None
+    over: Leaf[Any] | None = None  # the history that a `fold` goes over, until the class names it
 
     def __call__(self, *args: Any) -> R | None:
         for name, value in zip(self.needs, args, strict=True):
@@ -49,6 +55,54 @@ def derived(*, unit: str = "", description: str = "") -> Callable[[Callable[...,
         return Derived(function, unit, description or inspect.getdoc(function) or "")
 
     return declare
+
+
+@overload
+def fold(
+    facts: Leaf[tuple[Moment, ...]], *, start: T, unit: str = "", description: str = ""
+) -> Callable[[Callable[[T, Moment], T]], Derived[T]]: ...
+@overload
+def fold(
+    facts: Leaf[Mapping[K, tuple[Moment, ...]]], *, start: T, unit: str = "", description: str = ""
+) -> Callable[[Callable[[T, Moment], T]], Derived[Mapping[K, T]]]: ...
+def fold(facts: Any, *, start: Any, unit: str = "", description: str = "") -> Any:
+    """Declare a feature that goes through facts one by one in their order: a state machine, sessions, a streak.
+
+        logins = history(UserLoggedIn, window=days(90))
+
+        @fold(logins, start=(0, None), unit="(streak in days, last day)")
+        def streak(state: tuple[int, int | None], login: Moment) -> tuple[int, int | None]: ...
+
+    `facts` is a `history` of the same class; the decorated function takes the state so far (at first a copy of `start`) and the next fact
+    by (occurred_at, position), and gives the state after it. With `by=` each key has its own. It must be pure; late facts are gone through in
+    their place, because all are gone through each time. Not part of the digest: raise the version of the class when you change it.
+    """
+    if not isinstance(facts, Leaf) or facts.operation != "history":
+        raise BadDeclaration(what="fold", reason="expected a history(…) of the same class: what it goes through must be kept, in order")
+
+    def declare(step: Callable[[Any, Moment], Any]) -> Derived[Any]:
+        plain = [p for p in inspect.signature(step).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD and p.default is p.empty]
+        if len(plain) != 2 or len(plain) != len(inspect.signature(step).parameters):
+            raise BadDeclaration(what=f"fold({getattr(step, '__name__', '…')})", reason="the function takes the state and the next fact")
+
+        def through(kept: Any) -> Any:
+            if facts.by is not None:
+                return {key: reduce(step, moments, deepcopy(start)) for key, moments in kept.items()}
+            return reduce(step, kept, deepcopy(start))
+
+        return Derived(through, unit, description or inspect.getdoc(step) or "", over=facts)
+
+    return declare
+
+
+def bound_fold(owner: str, name: str, declared: Derived[Any], members: Mapping[str, object]) -> Derived[Any]:
+    """The fold with its name, and that of the history of this class that it goes over."""
+    kept = next((n for n, member in members.items() if member is declared.over), None)
+    if kept is None:
+        raise BadDeclaration(
+            what=f"{owner}.{name}", reason=f"its history is not a feature of {owner}; declare it here, by a name of its own"
+        )
+    return replace(declared, name=name, needs=(kept,), over=None)
 
 
 def bound(owner: str, name: str, declared: Derived[Any]) -> Derived[Any]:

@@ -24,7 +24,7 @@ from typing import Any, ClassVar, Final, TypeVar, overload
 from postsale.errors import BadDeclaration
 from postsale.events import Event, canonical, registry
 from postsale.projections.algebra import HALF_LIVES, Across, Leaf, Moment, Operation, Window
-from postsale.projections.derived import Derived, bound, ordered
+from postsale.projections.derived import Derived, bound, bound_fold, ordered
 from postsale.projections.tracing import trace
 
 S = TypeVar("S", bound=Event)
@@ -413,7 +413,7 @@ class Features:
         declared = {n: member for n, member in vars(cls).items() if isinstance(member, (Leaf, Derived))}
         for n, member in vars(cls).items():
             if isinstance(member, FunctionType) and not n.startswith("__"):
-                raise BadDeclaration(what=f"{name}.{n}", reason="a plain method; decorate it with @derived()")
+                raise BadDeclaration(what=f"{name}.{n}", reason="a plain method; decorate it with @derived() or @fold(…)")
         for n in declared:
             if n.startswith("_") or n in vars(Features) or n in Features.__annotations__:
                 raise BadDeclaration(what=f"{name}.{n}", reason="this name is reserved")
@@ -423,7 +423,11 @@ class Features:
             if leaf.across is not None and relations.setdefault(*leaf.across) != leaf.across.source:
                 reason = f"{leaf.across.relation} names ids of two systems; declare a relation for each"
                 raise BadDeclaration(what=f"{name}.{n}", reason=reason)
-        deriveds = {n: bound(name, n, m) for n, m in declared.items() if isinstance(m, Derived)}
+        deriveds = {
+            n: bound(name, n, m) if m.over is None else bound_fold(name, n, m, declared)
+            for n, m in declared.items()
+            if isinstance(m, Derived)
+        }
         if not leaves:
             raise BadDeclaration(what=name, reason="declares no feature over signals")
         for n in declared:
