@@ -206,7 +206,9 @@ def customer_evidence(customer: CustomerAggregate, health: HealthReading, at_us:
         "days_since_renewal": _days_since(facts.get(RENEWED), at_us),
         "account_lost": _lost(facts.get(LOST), running, paid),
         "advocacy_acts": _count(facts.get(ADVOCACY)),
-        "days_since_advocacy": min((x for x in (_days_since(facts.get(k), at_us) for k in (ADVOCACY, REVIEW)) if x is not None), default=None),
+        "days_since_advocacy": min(
+            (x for x in (_days_since(facts.get(k), at_us) for k in (ADVOCACY, REVIEW)) if x is not None), default=None
+        ),
         "review_stars": _int(customer.latest(REVIEW, "stars")),
         "referrals_invited": _count(facts.get(INVITED)),
         "days_since_referral_invited": _days_since(facts.get(INVITED), at_us),
