@@ -46,6 +46,7 @@ MODULES = (
     "postsale.aggregates.artifacts",
     "postsale.aggregates.customer",
     "postsale.projections",
+    "postsale.projections.outcomes",
     "postsale.projections.related",
     "postsale.projections.training",
     "postsale.projections.datasets",

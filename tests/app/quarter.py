@@ -8,7 +8,7 @@ from itertools import groupby
 from postsale.aggregates.signals import Signal
 from postsale.app import PostSale, Tenant
 from postsale.events import ManualClock
-from postsale.simulator import Delivery, Vendor
+from postsale.simulator import TROUBLED, ConsentGivenAt, Delivery, Vendor
 
 from .support import ANNA
 
@@ -20,7 +20,7 @@ def lived_through(ps: PostSale, clock: ManualClock, *, seed: int, customers: int
     """The whole story of one seed: deliveries by the day, approvals and rejections every few days, a pause for a week."""
     acme = ps.tenant("acme")
     agent = acme.agent("renewal-rescue")
-    vendor = Vendor(seed, customers=customers, start=START, days=days)
+    vendor = Vendor(seed, customers=customers, start=START, days=days, model=TROUBLED)
     by_day = {day: list(part) for day, part in groupby(vendor.arrivals(), key=lambda a: (a.at - START).days)}
     for day in range(days):
         clock.move_to(START + timedelta(days=day, hours=13))
@@ -35,8 +35,8 @@ def lived_through(ps: PostSale, clock: ManualClock, *, seed: int, customers: int
         report = acme.record_many(signals)
         assert report.rejects == []
         for a in today:
-            if not isinstance(a, Delivery):
-                acme.consent(a.customer, a.channel, a.purpose, evidence="form")
+            if isinstance(a, ConsentGivenAt):
+                acme.consent(a.customer, a.channel, a.purpose, given=a.given, evidence="form")
         ps.run_once()
         for number, waiting in enumerate(acme.approvals() if day % 3 == 0 else []):
             if number % 3 == 0:

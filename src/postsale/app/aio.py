@@ -6,8 +6,8 @@ Holds no state of its own: `AsyncPostSale` wraps a `PostSale`, which is safe to 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -20,6 +20,7 @@ from postsale.aggregates.customer import CustomerAggregate
 from postsale.aggregates.signals import Signal
 from postsale.app.health import CustomerRow
 from postsale.app.importing import ImportReport, Refused
+from postsale.app.outcomes import Outcomes
 from postsale.app.postsale import PostSale
 from postsale.app.recorder import Receipt, RecordReport
 from postsale.app.rounds import RunReport
@@ -34,6 +35,8 @@ from postsale.projections import Features, FeatureValues
 from postsale.projections.freshness import WITHIN_S, AtLeast
 from postsale.projections.journal import Entry as Decision
 from postsale.projections.lifecycle import Lifecycle
+from postsale.projections.outcomes import Rates
+from postsale.projections.training import Knowledge
 from postsale.projections.why import Health
 from postsale.store import Anchor, Checkpoint, EventProof, VerifierKey, VerifyReport
 
@@ -218,6 +221,31 @@ class AsyncTenant:
     ) -> list[Decision]:
         """See `Tenant.decisions`."""
         return await asyncio.to_thread(self.sync.decisions, customer, as_of=as_of, known_at=known_at)
+
+    async def outcomes(
+        self,
+        start: datetime,
+        end: datetime,
+        *,
+        as_of: datetime | None = None,
+        known_at: datetime | None = None,
+        knowledge: Knowledge = "recorded",
+        rates: Rates | None = None,
+        conditions: Collection[str] | None = None,
+        reply_within: timedelta | None = None,
+    ) -> Outcomes:
+        """See `Tenant.outcomes`."""
+        return await asyncio.to_thread(
+            self.sync.outcomes,
+            start,
+            end,
+            as_of=as_of,
+            known_at=known_at,
+            knowledge=knowledge,
+            rates=rates,
+            conditions=conditions,
+            reply_within=reply_within,
+        )
 
     async def approvals(self, *, as_of: datetime | None = None, known_at: datetime | None = None) -> list[Decision]:
         """See `Tenant.approvals`."""

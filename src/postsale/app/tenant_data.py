@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, cast
 
@@ -10,11 +10,13 @@ from postsale.aggregates.identity import CUSTOMERS, ExternalId
 from postsale.app.directory import as_external
 from postsale.app.exporting import Exports
 from postsale.app.models import TenantModels
+from postsale.app.outcomes import Outcomes, frame_of, outcomes_of
 from postsale.app.training import Question, Rows, TrainingRows, ascending, microseconds
 from postsale.errors import UnknownCustomer
 from postsale.events import to_us
 from postsale.projections import Features
 from postsale.projections.datasets import Datasets, Manifest, pseudonym
+from postsale.projections.outcomes import Rates
 from postsale.projections.training import Knowledge
 
 if TYPE_CHECKING:
@@ -73,6 +75,30 @@ class TenantData:
         rows = Rows(self._ps.log, self.name, question).made(self._ps.log.vault.tenant(self.name))
         self._datasets.remember(rows.manifest, rows.table.column("customer").to_pylist())
         return rows
+
+    def outcomes(
+        self,
+        start: datetime,
+        end: datetime,
+        *,
+        as_of: datetime | None = None,
+        known_at: datetime | None = None,
+        knowledge: Knowledge = "recorded",
+        rates: Rates | None = None,
+        conditions: Collection[str] | None = None,
+        reply_within: timedelta | None = None,
+    ) -> Outcomes:
+        """What came of the period [start, end): retention, churn, renewals, onboarding, adoption, surveys, referrals, response.
+
+        What takes effect at `start` is in the period. Facts that occurred by `as_of` (default now) and were known by `known_at` count, late
+        ones about the period too; `claimed`: known when the source says so. Money is in minor units per month, per currency, never added;
+        `rates` convert it all. `conditions`, as `agent/condition`, are those that mean high risk (default: of every agent all); `reply_within`
+        is a term for first replies to tickets, wall-clock. Each measure says its population, who was left out and why, and its interval. Raises InvalidInput for a
+        period that is empty or not over at `as_of`.
+        """
+        frame = frame_of(self._ps.log, start, end, as_of, known_at, knowledge)
+        within_us = None if reply_within is None else microseconds(reply_within)
+        return outcomes_of(self._ps.log, self.name, frame, rates=rates, conditions=conditions, reply_within_us=within_us)
 
     def datasets(self) -> list[Manifest]:
         """Every data set that was made of this tenant's customers, by name."""

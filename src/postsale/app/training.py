@@ -248,7 +248,7 @@ class Rows:
         query = Query(tenant=self._tenant, lane=Lane.FACT, kinds=frozenset(kinds), upto=self._position)
         for stored in self._log.store.read(query):
             if stored.stream.category in CATEGORIES:
-                known_us = _claimed_us(stored) if claimed else stored.recorded_at_us
+                known_us = claimed_us(stored) if claimed else stored.recorded_at_us
                 found.setdefault(stored.stream, []).append((known_us, fact_of(stored)))
         return found
 
@@ -357,7 +357,7 @@ def _declared(features: type[Features]) -> Declared:
     return Declared(features.__name__, features.version, features.digest, features.owner)
 
 
-def _claimed_us(stored: StoredEvent) -> int:
+def claimed_us(stored: StoredEvent) -> int:
     """When the source says that the fact was knowable; when it was recorded, where the source says nothing."""
     if _CLAIM not in stored.header:
         return stored.recorded_at_us

@@ -37,6 +37,7 @@ from postsale.cli.health import health_app
 from postsale.cli.ingest import ingest_app, quarantine_app
 from postsale.cli.log import log_app
 from postsale.cli.models import model_app
+from postsale.cli.outcomes import outcome_app, using_dict, using_lines
 from postsale.cli.people import authority_app, case_app, upcoming
 from postsale.cli.policies import policy_app
 from postsale.cli.projections import projection_app
@@ -49,6 +50,7 @@ from postsale.cli.undo import undo_app
 from postsale.cli.whatif import decision_whatif
 from postsale.events import Masked
 from postsale.projections.model_card import figure
+from postsale.projections.outcomes import Adoption, Advocacy, Onboarding
 
 app = Commands(
     name="postsale",
@@ -80,6 +82,7 @@ app.command()(upcoming)
 app.add_typer(ingest_app, name="ingest")
 app.add_typer(customer_app, name="customer")
 app.add_typer(health_app, name="health")
+app.add_typer(outcome_app, name="outcome")
 app.add_typer(decision_app, name="decision")
 app.add_typer(approval_app, name="approval")
 app.add_typer(authority_app, name="authority")
@@ -148,14 +151,18 @@ def customer_show(
         at, known = parse_time(as_of), parse_time(known_at)
         state, health = t.customer(customer, as_of=at, known_at=known), t.health(customer, as_of=at, known_at=known)
         lifecycle, scores = t.lifecycle(customer, as_of=at, known_at=known), t.models.scores(customer, as_of=at, known_at=known)
+        using = [t.features(f, customer, as_of=at, known_at=known) for f in (Onboarding, Adoption, Advocacy)]
         if json:
             said = {"lifecycle": lifecycle.to_dict(), "scores": [score.to_dict() for score in scores]}
+            said |= {name: using_dict(values) for name, values in zip(("onboarding", "adoption", "advocacy"), using, strict=True)}
             emit({"customer": customer, "state": state.to_dict(), "health": health.to_dict(), **said})
             return
         out.print(
             f"[bold]{escape(customer)}[/]  health {health.score if health.score is not None else '–'} {_BAND.get(health.band or '', '')}"
         )
         out.print(escape(str(lifecycle)))
+        for line in using_lines(*using):
+            out.print(escape(line))
         for score in scores:
             out.print(f"{escape(score.name)}: {figure(score.scored)} [dim]{escape(score.outcome)}[/]")
         table(

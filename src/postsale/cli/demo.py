@@ -18,7 +18,7 @@ from postsale.app import PostSale, RecordReport, Tenant
 from postsale.cli.agents import decision_rows
 from postsale.cli.common import counts, emit, out, progress, table
 from postsale.events import ManualClock
-from postsale.simulator import ConsentGivenAt, Delivery, Vendor
+from postsale.simulator import TROUBLED, ConsentGivenAt, Delivery, EffectsLeft, Vendor
 
 _TENANT = "acme"
 _DAYS = 91
@@ -40,7 +40,7 @@ def demo(
     clock = ManualClock(start)
     with PostSale.open(url, agents=[RenewalRescue()], clock=clock) as ps:
         acme = ps.tenant(_TENANT)
-        recorded = _live_through(ps, acme, clock, Vendor(seed, customers=customers, start=start, days=_DAYS), quiet=json)
+        recorded = _live_through(ps, acme, clock, Vendor(seed, customers=customers, start=start, days=_DAYS, model=TROUBLED), quiet=json)
         story = _tell(ps, acme, recorded, quiet=json)
     story["tampering"] = _tamper(folder, quiet=json)
     if json:
@@ -69,29 +69,22 @@ def _live_through(ps: PostSale, acme: Tenant, clock: ManualClock, vendor: Vendor
         61: ("act", "30 days without a rejection"),
         vendor.days - 7: ("propose", "quarter end: a person looks at everything"),
     }
-    total, arrivals = RecordReport(), iter(vendor.arrivals())
-    pending = next(arrivals, None)
+    total, left = RecordReport(), EffectsLeft(ps, _TENANT)
     with progress(f"{vendor.days} days of {vendor.customers} customers", vendor.days, quiet=quiet) as advance:
         for day in range(vendor.days):
             if day in steps:
                 mode, reason = steps[day]
                 getattr(agent, mode)(reason=reason)
-            midday = vendor.start + timedelta(days=day, hours=13)
-            signals = []
-            consents = []
-            while pending is not None and pending.at <= midday:
-                if isinstance(pending, Delivery):
-                    signals.append((pending.customer, pending.signal))
-                else:
-                    consents.append(pending)
-                pending = next(arrivals, None)
-            clock.move_to(midday)
+            clock.move_to(vendor.start + timedelta(days=day, hours=13))
+            arrivals = vendor.day(day - 1) if day else []  # what came yesterday, all of it
+            signals = [(a.customer, a.signal) for a in arrivals if isinstance(a, Delivery)]
             part = acme.record_many(signals)
             total.recorded += part.recorded
             total.duplicates += part.duplicates
             total.rejects += part.rejects
-            _consent(acme, consents)
+            _consent(acme, [a for a in arrivals if isinstance(a, ConsentGivenAt)])
             ps.run_once()
+            vendor.act(left.new())  # customers respond to what left for them
             if day % 2:  # every other day somebody looks at the queue, and lets the older half of it pass
                 for waiting in acme.approvals()[::2]:
                     if day < vendor.days - 8:
@@ -103,7 +96,7 @@ def _live_through(ps: PostSale, acme: Tenant, clock: ManualClock, vendor: Vendor
 
 def _consent(acme: Tenant, consents: list[ConsentGivenAt]) -> None:
     for c in consents:
-        acme.consent(c.customer, c.channel, c.purpose, evidence="sign-up form")
+        acme.consent(c.customer, c.channel, c.purpose, given=c.given, evidence="their own word")
 
 
 def _tell(ps: PostSale, acme: Tenant, recorded: RecordReport, *, quiet: bool) -> dict[str, object]:

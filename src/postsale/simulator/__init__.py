@@ -1,8 +1,45 @@
 """A documented generative model of a software vendor's customers, seeded: what the demo shows and tests feed on.
 
-Pure: a seed gives the same deliveries everywhere. May import `aggregates` and `events`; nothing here reaches a log.
+A seed gives the same deliveries everywhere. `Vendor` reaches no log; `EffectsLeft` and `fit` read one. May import `app` and below.
 """
 
-from postsale.simulator.vendor import ARCHETYPES, Archetype, ConsentGivenAt, Delivery, Vendor
+from postsale.simulator.fit import Fitted, Moment, fit, fit_statistics
+from postsale.simulator.loop import MEANINGS, EffectsLeft, Meaning
+from postsale.simulator.model import ACTIONS, SOURCES, TROUBLED, Action, Archetype, Response, Source, VendorModel
+from postsale.simulator.sources import Arrival, Delivery
+from postsale.simulator.state import ConsentGivenAt, ErasureRequestedAt, Tally
+from postsale.simulator.statistics import Stat, Statistics, statistics_of, statistics_of_story
+from postsale.simulator.truth import Effects, Outcome, Truth
+from postsale.simulator.vendor import Effect, Vendor
 
-__all__ = ["ARCHETYPES", "Archetype", "ConsentGivenAt", "Delivery", "Vendor"]
+__all__ = [
+    "ACTIONS",
+    "MEANINGS",
+    "SOURCES",
+    "TROUBLED",
+    "Action",
+    "Archetype",
+    "Arrival",
+    "ConsentGivenAt",
+    "Delivery",
+    "Effect",
+    "Effects",
+    "EffectsLeft",
+    "ErasureRequestedAt",
+    "Fitted",
+    "Meaning",
+    "Moment",
+    "Outcome",
+    "Response",
+    "Source",
+    "Stat",
+    "Statistics",
+    "Tally",
+    "Truth",
+    "Vendor",
+    "VendorModel",
+    "fit",
+    "fit_statistics",
+    "statistics_of",
+    "statistics_of_story",
+]

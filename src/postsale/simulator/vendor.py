@@ -1,302 +1,223 @@
-"""The vendor: who its customers are, what happens to them, and how its five sources report it, imperfectly.
+"""The vendor: its customers, lived day by day, as its five sources report them, imperfectly; and what it does about them.
 
-The model, in order. Each customer has an archetype and a plan. Engagement starts between 0.5 and 1.15 and is multiplied every week by
-the archetype's drift and a log-normal shock. Usage per weekday is Poisson with mean seats x engagement x 3. Invoices fall
-due monthly; each charge fails with the archetype's probability and is tried again after 3 and 7 days. Tickets are Poisson per
-week with mean tickets_per_week / engagement; one in five is escalated where engagement is low. One NPS answer per quarter is
-normal around 10 x engagement. A customer whose engagement is below 0.45 cancels, to the end of the next month, with a chance of
-one in eight each week, once. CRM says who the customer is and when the contract renews.
+    vendor = Vendor(7, customers=60, start=start)
+    for day in range(vendor.days):
+        for arrival in vendor.day(day): ...  # what reached us on that day
+        vendor.act(effects)                  # what left for customers; they respond from the next day on
 
-Then the sources: each delivers after its own exponential delay (so signals arrive late and out of order), repeats a share
-of deliveries word for word, and one source is silent for a day and catches up afterwards.
+Pure: a seed gives the same story everywhere. The layers are `latent`, `account`, `money`, `product`, `voice` and `sources`; the equations
+are in docs/the-simulated-vendor.md. May import `aggregates`, `events` and the simulator's layers.
 """
 
 from __future__ import annotations
 
-import math
-import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Literal
+from itertools import chain
 
-from postsale.aggregates.signals import (
-    AccountProfiled,
-    CancellationScheduled,
-    InvoicePaid,
-    InvoicePaymentFailed,
-    RenewalDue,
-    Signal,
-    SubscriptionStarted,
-    SurveyAnswered,
-    TicketEscalated,
-    TicketOpened,
-    TicketSolved,
-    UsageObserved,
-)
+from postsale.errors import InvalidInput
+from postsale.events import to_us
+from postsale.simulator import account, money, product, voice
+from postsale.simulator.draws import Stream
+from postsale.simulator.latent import YEAR, live, new_customer, respond
+from postsale.simulator.model import ACTIONS, Action, Source, VendorModel
+from postsale.simulator.sources import Arrival, Sources
+from postsale.simulator.state import Customer, Happening, Tally, World
+from postsale.simulator.truth import Outcome, Truth
 
-Source = Literal["crm", "billing", "ticketing", "product", "survey"]
-_DELAY_H: dict[Source, float] = {"crm": 6.0, "billing": 0.2, "ticketing": 1.0, "product": 12.0, "survey": 2.0}
-_REPEATED = 0.04
-_FEATURES = ("reports", "search", "export", "api", "sharing")
-_ZONES = ("Europe/Berlin", "America/New_York", "Asia/Tokyo", "Europe/London")
+_DAY = timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True)
-class Archetype:
-    """A way of being a customer. `drift` multiplies engagement weekly; `fails` is the chance that one charge fails."""
+class Effect:
+    """An effect that left for a customer, as what it is to that customer. `id` makes it count once."""
 
-    name: str
-    share: float
-    drift: float
-    fails: float
-    tickets_per_week: float
-
-
-ARCHETYPES: tuple[Archetype, ...] = (
-    Archetype("steady", 0.45, 1.00, 0.01, 0.10),
-    Archetype("growing", 0.20, 1.03, 0.01, 0.15),
-    Archetype("fading", 0.15, 0.82, 0.05, 0.10),
-    Archetype("card trouble", 0.12, 0.98, 0.65, 0.15),
-    Archetype("unhappy", 0.08, 0.90, 0.10, 0.90),
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Delivery:
-    """A signal reaching us: `at` is when it arrives, which may be long after it occurred."""
-
-    at: datetime
+    id: object
     customer: str
-    signal: Signal
-
-
-@dataclass(frozen=True, slots=True)
-class ConsentGivenAt:
-    """A customer agreeing to be written to about its account."""
-
+    action: Action
     at: datetime
-    customer: str
-    channel: str
-    purpose: str
-
-
-Arrival = Delivery | ConsentGivenAt
 
 
 class Vendor:
-    """A vendor with `customers` customers observed for `days` days from `start` (aware). The same seed, the same story."""
+    """A vendor with `customers` customers at the start and newcomers since, for `days` days from `start` (aware).
 
-    def __init__(self, seed: int = 7, *, customers: int = 60, start: datetime, days: int = 91) -> None:
+    The same seed and model give the same world: what an action changes is its effect, on its customer and those it invites. Days are
+    lived once, in order. Raises InvalidInput for numbers below 0 and a start without a time zone.
+    """
+
+    def __init__(self, seed: int = 7, *, customers: int = 60, start: datetime, days: int = 91, model: VendorModel | None = None) -> None:
+        to_us(start)
+        for name, number in (("customers", customers), ("days", days)):
+            if number < 0:
+                raise InvalidInput(what="Vendor", field=name, reason="expected 0 or more")
         self.seed, self.customers, self.start, self.days = seed, customers, start, days
+        self.model = model if model is not None else VendorModel()
+        self._world = World(self.model, seed, start)
+        self._sources = Sources(self._world)
+        self._here = {name: new_customer(self._world, name) for name in (f"cus_{n + 1:03d}" for n in range(customers))}
+        self._coming: list[tuple[int, Customer]] = []  # soonest last
+        self._acts: dict[int, list[tuple[str, Action]]] = {}  # by day
+        self._acted: set[object] = set()
+        self._lived = 0
 
-    def arrivals(self) -> list[Arrival]:
-        """Everything that reaches us, by time of arrival."""
-        rng = random.Random(self.seed)
-        silent_source: Source = rng.choice(("ticketing", "product"))
-        silent_from = self.start + timedelta(days=rng.randrange(20, max(21, self.days - 10)))
-        out: list[Arrival] = []
-        for number in range(self.customers):
-            story = list(self._customer(random.Random(f"{self.seed}/{number}"), number))
-            out.extend(a for a in story if isinstance(a, ConsentGivenAt))
-            for source, customer, signal in (a for a in story if not isinstance(a, ConsentGivenAt)):
-                at = signal.occurred_at + timedelta(hours=rng.expovariate(1 / _DELAY_H[source]))
-                if source == silent_source and silent_from <= at < silent_from + timedelta(days=1):
-                    at = silent_from + timedelta(days=1, minutes=rng.randrange(120))
-                out.append(Delivery(at, customer, signal))
-                if rng.random() < _REPEATED:
-                    out.append(Delivery(at + timedelta(hours=rng.uniform(0.1, 48)), customer, signal))
-        end = self.start + timedelta(days=self.days)
-        return sorted((a for a in out if a.at < end), key=lambda a: (a.at, a.customer))
+    # ------------------------------------------------------------ the story
 
-    # ------------------------------------------------------------ one customer
+    def day(self, number: int) -> list[Arrival]:
+        """What reaches us on a day, by time of arrival. Days are asked for in order, each once; InvalidInput otherwise."""
+        for c, happening in self._live(number):
+            self._sources.take(c, happening)
+        return list(self._sources.arrived(self.start + (number + 1) * _DAY))
 
-    def _customer(self, rng: random.Random, number: int) -> Iterator[tuple[Source, str, Signal] | ConsentGivenAt]:
-        name = f"cus_{number + 1:03d}"
-        kind = rng.choices(ARCHETYPES, [a.share for a in ARCHETYPES])[0]
-        seats = rng.choice((3, 5, 10, 25, 60))
-        mrr_minor = seats * rng.choice((1900, 2900, 4900))
-        renews = self.start + timedelta(days=rng.randrange(40, 200))
-        source_ids = _Ids(name)
-        joined = self.start - timedelta(days=rng.randrange(30, 700))
+    def arrivals(self) -> Iterator[Arrival]:
+        """Every day's arrivals, of all days that are left, with nobody acting: streamed."""
+        return chain.from_iterable(self.day(number) for number in range(self._lived, self.days))
 
-        yield (
-            "crm",
-            name,
-            AccountProfiled(
-                source="crm",
-                id=source_ids.next("profile"),
-                occurred_at=self.start + timedelta(minutes=number),
-                name=f"Company {number + 1}",
-                segment="smb" if seats < 10 else "mid-market" if seats < 60 else "enterprise",
-                time_zone=rng.choice(_ZONES),
-                seats=seats,
-                starts_at=joined,
-            ),
-        )
-        yield (
-            "crm",
-            name,
-            RenewalDue(
-                source="crm", id=source_ids.next("renewal"), occurred_at=self.start, renews_at=renews, auto_renews=rng.random() < 0.4
-            ),
-        )
-        yield (
-            "billing",
-            name,
-            SubscriptionStarted(
-                source="billing",
-                id=source_ids.next("subscription"),
-                occurred_at=self.start,
-                subscription_id=f"sub_{number + 1:03d}",
-                mrr_minor=mrr_minor,
-                interval="month",
-                currency="EUR",
-                effective_at=joined,
-                seats=seats,
-            ),
-        )
-        if rng.random() < 0.8:
-            yield ConsentGivenAt(self.start + timedelta(hours=1 + number % 5), name, "email", "service")
-        yield from self._billing(rng, name, source_ids, kind, mrr_minor)
-        yield from self._weeks(rng, name, source_ids, kind, seats, mrr_minor)
+    def live(self, until: int | None = None) -> None:
+        """Live on to the end of the story, or to the beginning of day `until`, without making signals: for the truth alone."""
+        for _ in self.story(until):
+            pass
 
-    def _billing(self, rng: random.Random, name: str, ids: _Ids, kind: Archetype, mrr_minor: int) -> Iterator[tuple[Source, str, Signal]]:
-        due = self.start + timedelta(days=rng.randrange(0, 30), hours=rng.randrange(24))
-        while due < self.start + timedelta(days=self.days):
-            invoice = ids.next("invoice")
-            for attempt, wait in enumerate((0, 3, 7), start=1):
-                at = due + timedelta(days=wait)
-                if rng.random() >= kind.fails:
-                    yield (
-                        "billing",
-                        name,
-                        InvoicePaid(
-                            source="billing",
-                            id=ids.next("paid"),
-                            occurred_at=at,
-                            amount_minor=mrr_minor,
-                            currency="EUR",
-                            invoice_id=invoice,
-                        ),
-                    )
-                    break
-                yield (
-                    "billing",
-                    name,
-                    InvoicePaymentFailed(
-                        source="billing",
-                        id=ids.next("failed"),
-                        occurred_at=at,
-                        amount_minor=mrr_minor,
-                        currency="EUR",
-                        invoice_id=invoice,
-                        attempt=attempt,
-                        reason="card_declined",
-                    ),
-                )
-            due += timedelta(days=30)
+    def story(self, until: int | None = None) -> Iterator[tuple[Customer, Happening]]:
+        """As `live`, and what happens to whom on the way, before any source has a word in it."""
+        for number in range(self._lived, self.days if until is None else until):
+            yield from self._live(number)
 
-    def _weeks(
-        self, rng: random.Random, name: str, ids: _Ids, kind: Archetype, seats: int, mrr_minor: int
-    ) -> Iterator[tuple[Source, str, Signal]]:
-        engagement = rng.uniform(0.5, 1.15)
-        asked = rng.randrange(10, 80)
-        cancelled = False
-        for day in range(self.days):
-            at = self.start + timedelta(days=day, hours=rng.uniform(7, 18))
-            if day % 7 == 0:
-                engagement = min(1.5, max(0.02, engagement * kind.drift * math.exp(rng.gauss(0, 0.08))))
-                for _ in range(_poisson(rng, kind.tickets_per_week / max(0.2, engagement))):
-                    yield from self._ticket(rng, name, ids, at + timedelta(hours=rng.uniform(0, 100)), engagement)
-                if not cancelled and engagement < 0.45 and rng.random() < 0.125:
-                    cancelled = True
-                    yield (
-                        "billing",
-                        name,
-                        CancellationScheduled(
-                            source="billing",
-                            id=ids.next("cancelled"),
-                            occurred_at=at,
-                            subscription_id=f"sub_{name.removeprefix('cus_')}",
-                            mrr_minor=mrr_minor,
-                            interval="month",
-                            currency="EUR",
-                            effective_at=at + timedelta(days=30),
-                            seats=seats,
-                        ),
-                    )
-            if at.weekday() < 5 and (uses := _poisson(rng, seats * engagement * 3)):
-                active = min(seats, max(1, round(seats * min(1.0, engagement * rng.uniform(0.6, 1.0)))))
-                yield (
-                    "product",
-                    name,
-                    UsageObserved(
-                        source="product",
-                        id=ids.next("usage"),
-                        occurred_at=at,
-                        feature=rng.choice(_FEATURES),
-                        count=uses,
-                        active_users=active,
-                    ),
-                )
-            if day == asked:
-                score = min(10, max(0, round(rng.gauss(10 * min(1.0, engagement), 1.5))))
-                yield (
-                    "survey",
-                    name,
-                    SurveyAnswered(source="survey", id=ids.next("nps"), occurred_at=at, survey="nps", score=score, contact=f"{name}-admin"),
-                )
+    # ------------------------------------------------------------ what we do about it
 
-    @staticmethod
-    def _ticket(rng: random.Random, name: str, ids: _Ids, at: datetime, engagement: float) -> Iterator[tuple[Source, str, Signal]]:
-        ticket = ids.next("ticket")
-        priority: Literal["low", "normal", "high"] = rng.choice(("low", "normal", "normal", "high"))
-        yield (
-            "ticketing",
-            name,
-            TicketOpened(
-                source="ticketing", id=f"{ticket}-opened", occurred_at=at, ticket_id=ticket, priority=priority, contact=f"{name}-admin"
-            ),
-        )
-        if engagement < 0.6 and rng.random() < 0.2:
-            yield (
-                "ticketing",
-                name,
-                TicketEscalated(source="ticketing", id=f"{ticket}-escalated", occurred_at=at + timedelta(hours=4), ticket_id=ticket),
-            )
-        minutes = round(rng.lognormvariate(6.5, 0.8))
-        yield (
-            "ticketing",
-            name,
-            TicketSolved(
-                source="ticketing",
-                id=f"{ticket}-solved",
-                occurred_at=at + timedelta(minutes=minutes),
-                ticket_id=ticket,
-                first_reply_min=max(1, minutes // 5),
-                resolution_min=minutes,
-            ),
-        )
+    def respond(self, customer: str, action: Action, at: datetime) -> None:
+        """An action reaches a customer at `at`; it responds on that day, or on the next one to be lived if that is later.
+
+        An action about a customer that is not there any more changes nothing. Raises InvalidInput for an unknown customer or action.
+        """
+        if customer not in self._here:
+            raise InvalidInput(what="respond", field="customer", reason="expected one of this vendor's customers")
+        if action not in ACTIONS:
+            raise InvalidInput(what="respond", field="action", reason=f"expected one of {', '.join(ACTIONS)}")
+        self._acts.setdefault(max((at - self.start).days, self._lived), []).append((customer, action))
+
+    def act(self, effects: Iterable[Effect]) -> int:
+        """Effects that left: each reaches its customer, once, however often it is handed in. How many were new."""
+        new = 0
+        for effect in effects:
+            if effect.id not in self._acted:
+                self._acted.add(effect.id)
+                self.respond(effect.customer, effect.action, effect.at)
+                new += 1
+        return new
+
+    # ------------------------------------------------------------ the truth
+
+    def outcomes(self) -> dict[str, Outcome]:
+        """What became of every customer so far, by its id, in the order in which they came."""
+        return {name: _outcome(c) for name, c in self._here.items() if c.begun}
+
+    def truth(self) -> Truth:
+        """What all actions so far have truly changed: this world beside the same one with nobody acting, which is lived for it."""
+        other = self.twin()
+        other.live(self._lived)
+        return Truth.of(self.outcomes(), other.outcomes())
+
+    def effect_of(self, action: Action, *, day: int) -> Truth:
+        """The true average effect of one action: on every customer there at the beginning of that day, once, in this world from its start.
+
+        Up to the end of the story. `by_archetype` says whom it helps and whom it harms. Lives two whole stories.
+        """
+        acted = self.twin()
+        acted.live(day)
+        for name in acted.outcomes():
+            acted.respond(name, action, self.start + day * _DAY)
+        acted.live()
+        return acted.truth()
+
+    @property
+    def tallies(self) -> Mapping[str, Tally]:
+        """How often each random process has struck, beside the mean and variance that the model gives that number.
+
+        Expected of each day just before it, so a z beyond 4 is a fault of the program (or of a change to it), whatever the parameters.
+        """
+        return self._world.tallies
+
+    @property
+    def acts(self) -> tuple[tuple[int, str, Action], ...]:
+        """Every action so far or to come: day, customer, action."""
+        return tuple((day, *act) for day in sorted(self._acts) for act in self._acts[day])
+
+    def silent_days(self, source: Source) -> list[int]:
+        """On which days of the story the source says nothing."""
+        return [day for day in range(self.days) if self._sources.silent(source, day)]
+
+    def twin(self) -> Vendor:
+        """The same world at its beginning, with nobody acting."""
+        return Vendor(self.seed, customers=self.customers, start=self.start, days=self.days, model=self.model)
+
+    # ------------------------------------------------------------ inside
+
+    def _live(self, number: int) -> Iterator[tuple[Customer, Happening]]:
+        if number != self._lived:
+            raise InvalidInput(what="day", field="number", reason=f"days are lived in order, each once; the next one is {self._lived}")
+        world = self._world
+        world.begin(number)
+        self._lived += 1
+        if number % YEAR == 0:
+            self._expect_newcomers(number)
+        while self._coming and self._coming[-1][0] <= number:
+            comes = self._coming.pop()[1]
+            self._here[comes.name] = comes
+            if comes.referrer is not None:
+                self._here[comes.referrer].converted += 1
+        today: dict[str, list[Action]] = {}
+        for name, action in self._acts.get(number, ()):
+            today.setdefault(name, []).append(action)
+        for c in list(self._here.values()):
+            if c.ended is None:
+                for happening in self._customer(c, sorted(today.get(c.name, ()))):
+                    yield c, happening
+        if world.coming:
+            self._coming = sorted([*self._coming, *world.coming], key=lambda x: (-x[0], x[1].name))
+            world.coming = []
+
+    def _customer(self, c: Customer, actions: list[Action]) -> Iterator[Happening]:
+        world = self._world
+        if not c.begun:
+            yield from account.begin(c, world)
+        news = live(c, world)
+        for action in actions:
+            respond(c, action, self.model, world.day)
+        yield from account.people(c, world, news)
+        yield from product.onboarding(c, world)
+        yield from product.use(c, world)
+        yield from voice.tickets(c, world)
+        yield from voice.surveys(c, world)
+        yield from voice.speaking_up(c, world)
+        yield from account.contract(c, world)
+        if c.ended is None:
+            yield from account.growth(c, world)
+            yield from money.charges(c, world)
+
+    def _expect_newcomers(self, number: int) -> None:
+        """The year's newcomers; how many there are and when they come does not depend on how long the story is."""
+        year, new = number // YEAR, round(self.customers * self.model.growth_per_year)
+        for n in range(year * new, (year + 1) * new):
+            name = f"new_{n + 1:03d}"
+            joined = number + Stream(self.seed, "newcomer", name).of("comes").whole(YEAR)
+            self._coming.append((joined, new_customer(self._world, name, joined)))
+        self._coming.sort(key=lambda x: (-x[0], x[1].name))
 
 
-class _Ids:
-    """Delivery ids that are stable for a customer whatever happens to others."""
-
-    def __init__(self, customer: str) -> None:
-        self._customer, self._n = customer, 0
-
-    def next(self, what: str) -> str:
-        self._n += 1
-        return f"{self._customer}-{what}-{self._n}"
-
-
-def _poisson(rng: random.Random, mean: float) -> int:
-    """Knuth's method for small means, the normal approximation above 30."""
-    if mean > 30:
-        return max(0, round(rng.gauss(mean, math.sqrt(mean))))
-    limit, k, p = math.exp(-mean), 0, rng.random()
-    while p > limit:
-        k += 1
-        p *= rng.random()
-    return k
+def _outcome(c: Customer) -> Outcome:
+    running = c.ended is None and c.trial_until is None and c.paused_until is None
+    return Outcome(
+        archetype=c.archetype.name,
+        joined=c.joined,
+        ended=c.ended,
+        avoidable=c.avoidable,
+        due=c.due,
+        renewed=c.renewed,
+        mrr_minor=c.mrr_minor if running else 0,
+        collected_minor=c.collected_minor,
+        invited=c.invited,
+        converted=c.converted,
+        satisfaction=c.satisfaction,
+        acted=dict(c.acted),
+    )

@@ -1,0 +1,47 @@
+"""Outcomes: what came of it all, over a period. Pure functions of finished values of customers; a tenant's are wired in `app`.
+
+`declared` holds the features, `books` reads recurring revenue at any time, `revenue`, `renewals`, `using` and `response` make measures,
+`intervals` says how sure they are.
+"""
+
+from postsale.projections.outcomes.books import Book, Standing
+from postsale.projections.outcomes.declared import Adoption, Advocacy, Answers, Onboarding, Revenue, Support
+from postsale.projections.outcomes.measure import Frame, Interval, Measure, Rates
+from postsale.projections.outcomes.renewals import Renewal, hit_rates, renewal_rate, renewals
+from postsale.projections.outcomes.response import Episode, Happened, episodes, response, tickets
+from postsale.projections.outcomes.revenue import Movements, MrrPoint, logo_churn, movements, mrr_history, retention
+from postsale.projections.outcomes.using import adoption, onboarding, referrals, surveys
+
+__all__ = [
+    "Adoption",
+    "Advocacy",
+    "Answers",
+    "Book",
+    "Episode",
+    "Frame",
+    "Happened",
+    "Interval",
+    "Measure",
+    "Movements",
+    "MrrPoint",
+    "Onboarding",
+    "Rates",
+    "Renewal",
+    "Revenue",
+    "Standing",
+    "Support",
+    "adoption",
+    "episodes",
+    "hit_rates",
+    "logo_churn",
+    "movements",
+    "mrr_history",
+    "onboarding",
+    "referrals",
+    "renewal_rate",
+    "renewals",
+    "response",
+    "retention",
+    "surveys",
+    "tickets",
+]

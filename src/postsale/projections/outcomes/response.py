@@ -1,0 +1,205 @@
+"""How soon and how often somebody acts: risk episodes, triggers, risk cases and their terms, tickets. Pure.
+
+An episode of an account begins when a condition of an agent became true by a fact or by time passing, or a risk case was opened, and
+ends with the first action: an effect that happened outside a sandbox, or a person moving the case. What happens in between belongs to it;
+a case that is closed before any action ends it unanswered. Schedules, waits and terms that ask an agent are no crossing of a threshold.
+Imports `aggregates`, `using`, intervals, measure and folds.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Final, NamedTuple
+from uuid import UUID
+
+from postsale.aggregates import decisions as d
+from postsale.aggregates import timed as t
+from postsale.events import DAY_US, Event
+from postsale.projections.fold import FeatureValues
+from postsale.projections.outcomes.intervals import wilson
+from postsale.projections.outcomes.measure import Frame, Measure
+from postsale.projections.outcomes.using import median_measure
+
+_READ: Final[tuple[type[Event], ...]] = (
+    d.TriggerRaised,
+    d.DecisionRecorded,
+    d.EffectSucceeded,
+    d.RiskCaseOpened,
+    d.RiskCaseMoved,
+    d.RiskCaseClosed,
+    t.ScheduleCame,
+    t.WaitEnded,
+    t.SlaWarned,
+    t.SlaBreached,
+)
+KINDS: Final = frozenset(cls.wire_name.partition("@")[0] for cls in _READ)
+"""The kinds of event of the decision lane that are read here."""
+STAGES: Final = ("at-risk", "plan-in-place", "saving")
+_HOUR_US: Final = DAY_US // 24
+_MINUTE_US: Final = _HOUR_US // 60
+
+
+class Happened(NamedTuple):
+    """An event of an account's decision lane."""
+
+    ref: str  # the account it belongs to
+    at_us: int
+    position: int
+    event_id: UUID
+    event: Event
+
+
+class Episode(NamedTuple):
+    """An account at high risk, and what came first: an action, or the end of what is known."""
+
+    ref: str
+    since_us: int
+    until_us: int
+    acted: bool
+
+
+def episodes(happened: Iterable[Happened], as_of_us: int, conditions: Collection[str] | None = None) -> list[Episode]:
+    """By account and time. `conditions` are those that mean risk, as `agent/condition`; None: each of every agent."""
+    events = sorted(happened, key=lambda h: (h.ref, h.at_us, h.position))
+    timed = {h.event_id for h in events if isinstance(h.event, t.ScheduleCame | t.WaitEnded | t.SlaWarned | t.SlaBreached)}
+    found: list[Episode] = []
+    since: dict[str, int] = {}
+    for ref, at, _, _, event in events:
+        match event:
+            case d.RiskCaseOpened():
+                since.setdefault(ref, at)
+            case d.TriggerRaised(agent=agent, condition=condition, cause=cause, causing_event=causing):
+                risk = conditions is None or f"{agent}/{condition}" in conditions
+                if risk and cause != "command" and causing not in timed:
+                    since.setdefault(ref, at)
+            case d.EffectSucceeded(sandbox=False) | d.RiskCaseMoved() | d.RiskCaseClosed() if ref in since:
+                found.append(Episode(ref, since.pop(ref), at, not isinstance(event, d.RiskCaseClosed)))
+            case _:
+                pass
+    found += [Episode(ref, at, as_of_us, acted=False) for ref, at in since.items()]
+    return sorted(found)
+
+
+def response(happened: Sequence[Happened], frame: Frame, conditions: Collection[str] | None = None) -> list[Measure]:
+    """Of the period: time to response, the share of at-risk accounts with an action, of triggers with a disposition, and risk cases."""
+    begun = [e for e in episodes(happened, frame.as_of_us, conditions) if frame.start_us <= e.since_us < frame.end_us]
+    waits = [(e.until_us - e.since_us, e.acted) for e in begun]
+    accounts = {e.ref for e in begun}
+    triggers = {h.event_id for h in happened if isinstance(h.event, d.TriggerRaised) and frame.start_us <= h.at_us < frame.end_us}
+    decided = {h.event.trigger_id for h in happened if isinstance(h.event, d.DecisionRecorded)}
+    reached, disposed = len({e.ref for e in begun if e.acted}), len(triggers & decided)
+    return [
+        median_measure("time-to-response", waits, frame, "risk episodes that began in the period", {}, unit="hours"),
+        share("coverage-at-risk-accounts", reached, len(accounts), "accounts with a risk episode that began in the period", frame),
+        share(
+            "coverage-triggers",
+            disposed,
+            len(triggers),
+            "triggers of the period; covered once a decision was recorded, whatever it was",
+            frame,
+        ),
+        *_cases(happened, frame),
+    ]
+
+
+def share(
+    name: str, hits: int, n: int, population: str, frame: Frame, excluded: Mapping[str, int] | None = None, note: str = ""
+) -> Measure:
+    """A proportion with its Wilson interval."""
+    return Measure(
+        name=name,
+        value=round(hits / n, 9) if n else None,
+        unit="ratio",
+        population=population,
+        n=n,
+        numerator=hits,
+        denominator=n,
+        excluded=excluded or {},
+        interval=wilson(hits, n),
+        frame=frame,
+        note=note,
+    )
+
+
+def _cases(happened: Sequence[Happened], frame: Frame) -> list[Measure]:
+    """Risk cases opened in the period: recovered of those that are closed, terms kept, and how long they were in each stage."""
+    stages: dict[UUID, list[tuple[str, int]]] = {}
+    closed: dict[UUID, tuple[int, str]] = {}
+    breached: set[UUID] = set()
+    terms = False
+    for h in sorted(happened, key=lambda h: (h.at_us, h.position)):
+        match h.event:
+            case d.RiskCaseOpened(case_id=case_id):
+                stages[case_id] = [("at-risk", h.at_us)]
+            case d.RiskCaseMoved(case_id=case_id, stage=stage) if case_id in stages:
+                stages[case_id].append((stage, h.at_us))
+            case d.RiskCaseClosed(case_id=case_id, result=result):
+                closed[case_id] = (h.at_us, result)
+            case t.SlaWarned():
+                terms = True
+            case t.SlaBreached(case_id=case_id):
+                terms = True
+                breached.add(case_id)
+            case _:
+                pass
+    opened = [c for c, passed in stages.items() if frame.start_us <= passed[0][1] < frame.end_us]
+    ended = [c for c in opened if c in closed]
+    recovered = sum(closed[c][1] == "recovered" for c in ended)
+    still = Counter({"still open": len(opened) - len(ended)}) if len(opened) > len(ended) else Counter[str]()
+    made = [share("cases-recovered", recovered, len(ended), "risk cases opened in the period and closed since", frame, still)]
+    judged = [c for c in opened if c in breached or c in closed] if terms else []
+    out = {"still open, nothing missed": len(opened) - len(judged)} if terms else {"no term was ever warned of or missed": len(opened)}
+    kept = sum(c not in breached for c in judged)
+    note = "by the terms of the policies, in their business hours where they say so"
+    population = "risk cases opened in the period that are closed or missed a term"
+    made.append(share("sla-risk-cases", kept, len(judged), population, frame, {k: n for k, n in out.items() if n}, note if judged else ""))
+    for stage in STAGES:
+        waits = [w for c in opened for w in _in_stage(stages[c], stage, closed.get(c), frame.as_of_us)]
+        made.append(
+            median_measure(f"case-time-{stage}", waits, frame, "stays in this stage of cases opened in the period", {}, unit="hours")
+        )
+    return made
+
+
+def _in_stage(passed: list[tuple[str, int]], stage: str, closed: tuple[int, str] | None, as_of_us: int) -> Iterable[tuple[int, bool]]:
+    end, over = (as_of_us, False) if closed is None else (closed[0], True)
+    for i, (name, since) in enumerate(passed):
+        if name == stage:
+            last = i + 1 == len(passed)
+            yield (end if last else passed[i + 1][1]) - since, over if last else True
+
+
+# ---------------------------------------------------------------- tickets
+
+
+def tickets(customers: Mapping[str, FeatureValues], frame: Frame, reply_within_us: int | None = None) -> list[Measure]:
+    """Tickets opened in the period: time to the first public reply and to the solution, wall-clock; with a term, the share that kept it.
+
+    Values of `Support`. A ticket whose opening is not known is not counted.
+    """
+    replies: list[tuple[int, bool]] = []
+    solved: list[tuple[int, bool]] = []
+    for v in customers.values():
+        for ticket, at in v["opened_at"].items():
+            if not frame.start_us <= at < frame.end_us:
+                continue
+            told = v["reply_min"].get(ticket, v["solved_reply_min"].get(ticket))
+            replied = v["replied_at"].get(ticket)
+            wait = told * _MINUTE_US if told is not None else None if replied is None else replied - at
+            replies.append((frame.as_of_us - at, False) if wait is None else (max(0, wait), True))
+            end = v["solved_at"].get(ticket)
+            end = None if end is None or v["reopened_at"].get(ticket, end - 1) > end else end  # it is open again
+            solved.append((frame.as_of_us - at, False) if end is None else (max(0, end - at), True))
+    population = "tickets opened in the period"
+    made = [
+        median_measure("first-reply-time", replies, frame, population, {}, unit="hours"),
+        median_measure("resolution-time", solved, frame, population, {}, unit="hours"),
+    ]
+    if reply_within_us is not None:
+        running = sum(not there and wait <= reply_within_us for wait, there in replies)
+        kept = sum(there and wait <= reply_within_us for wait, there in replies)
+        out = {"not answered, and the term is not over": running} if running else {}
+        note = f"{reply_within_us / _HOUR_US:g} hours, wall-clock"
+        made.append(share("sla-first-reply", kept, len(replies) - running, population, frame, out, note))
+    return made
