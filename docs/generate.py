@@ -40,6 +40,7 @@ MODULES = (
     "postsale.aggregates.signals",
     "postsale.aggregates.decisions",
     "postsale.aggregates.asked",
+    "postsale.aggregates.conversations",
     "postsale.aggregates.authority",
     "postsale.aggregates.timed",
     "postsale.aggregates.artifacts",

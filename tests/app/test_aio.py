@@ -31,6 +31,7 @@ _ONLY_SYNC = {
         "agent_names",
         "cases",
         "changed_since",
+        "contact_budget",
         "datasets",
         "datasets_of",
         "edit",

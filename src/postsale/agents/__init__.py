@@ -9,7 +9,16 @@ from postsale.agents.calendar import Calendar
 from postsale.agents.planner import Answer, FunctionPlanner, Planner, Question
 from postsale.agents.policy import Policy
 from postsale.agents.prompts import Prompt
-from postsale.agents.shipped import SHIPPED, ChurnOutreach, RenewalRescue
+from postsale.agents.shipped import (
+    SHIPPED,
+    ChurnOutreach,
+    HealthCheck,
+    OnboardingOptimisation,
+    PostRenewalOutreach,
+    ReferralInvitation,
+    RenewalRescue,
+    Upsell,
+)
 
 __all__ = [
     "SHIPPED",
@@ -18,9 +27,14 @@ __all__ = [
     "Calendar",
     "ChurnOutreach",
     "FunctionPlanner",
+    "HealthCheck",
+    "OnboardingOptimisation",
     "Planner",
     "Policy",
+    "PostRenewalOutreach",
     "Prompt",
     "Question",
+    "ReferralInvitation",
     "RenewalRescue",
+    "Upsell",
 ]

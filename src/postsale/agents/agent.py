@@ -43,6 +43,7 @@ _DECIDING = tuple(
         "guardrails",
         "evidence",
         "planner_answer",
+        "conversation",
         "calendar",
         "approval_rules",
         "editing",

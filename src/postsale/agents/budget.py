@@ -15,6 +15,7 @@ from uuid import UUID
 
 from postsale.aggregates import asked as a
 from postsale.aggregates import decisions as d
+from postsale.aggregates.conversations import ConversationEnded
 from postsale.aggregates.customer import CustomerAggregate, OpenDecision
 from postsale.aggregates.decisions import (
     BudgetCommitted,
@@ -156,7 +157,8 @@ def settlement(
                 return known, BudgetReleased(decision_id=known.decision_id, reason="its effect did not happen")
         case d.ApprovalRejected() | d.ApprovalLapsed() | a.ApprovalTimedOut(outcome="reject") | a.ApprovalReplaced():
             return known, BudgetReleased(decision_id=known.decision_id, reason="it was not approved")
-        case d.DecisionOverridden():
+        case d.DecisionOverridden() | ConversationEnded():
             if not any(e.status in {"started", "succeeded", "unknown"} or e.ambiguous for e in effects.values()):
-                return known, BudgetReleased(decision_id=known.decision_id, reason="a person set it aside")
+                by = "a person set it aside" if isinstance(event, d.DecisionOverridden) else "its conversation ended"
+                return known, BudgetReleased(decision_id=known.decision_id, reason=by)
     return None

@@ -5,6 +5,8 @@ May import the desk and what is below it. No decision is made here.
 
 from __future__ import annotations
 
+from pydantic import ValidationError
+
 from postsale.access import Person
 from postsale.agents.autonomy import lower
 from postsale.agents.desk import TRIES, Desk
@@ -24,6 +26,7 @@ from postsale.aggregates.artifacts import (
     agent_stream,
     policy_stream,
 )
+from postsale.aggregates.conversations import ContactBudgetSet, ContactLimit, contacts_stream
 from postsale.errors import ContentConflict, InvalidInput, NotAllowed, PolicyWidens, VersionConflict
 from postsale.events import SYSTEM, SYSTEM_TENANT, Actor, Event, Lane, StreamId, derive_id
 from postsale.store.contract import Query
@@ -77,6 +80,30 @@ def activate_policy(
         drafts = [(e, derive_id(stream, version + i, e.wire_name, policy.digest)) for i, e in enumerate(events)]
         try:
             desk.append_to(stream, version, drafts, Cause(actor=SYSTEM if person is None else person.actor, origin=desk.origin))
+        except (ContentConflict, VersionConflict):
+            if attempt == TRIES:
+                raise
+            continue
+        return True
+    raise AssertionError("unreachable")
+
+
+def set_contact_budget(desk: Desk, tenant: str, channel: str, limit: ContactLimit, *, person: Person, reason: str) -> bool:
+    """How often all agents together may contact a customer on a channel from now on; False when it is so already."""
+    owner, why = require_person(person, "limit contacts").login, require_reason(reason, "contacts")
+    try:
+        event = ContactBudgetSet(channel=channel, count=limit.most, days=limit.days, owner=owner, reason=why)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        raise InvalidInput(what="contacts", field=str(first["loc"][0]), reason=str(first["msg"])) from None
+    stream = contacts_stream(tenant)
+    for attempt in range(1, TRIES + 1):
+        limits, now = desk.contact_limits(tenant)
+        if limits.get(channel) == limit:
+            return False
+        drafts = [(event, derive_id(stream, now.version, event.wire_name))]
+        try:
+            desk.append_to(stream, now.version, drafts, Cause(actor=person.actor, origin=desk.origin))
         except (ContentConflict, VersionConflict):
             if attempt == TRIES:
                 raise

@@ -40,6 +40,7 @@ from postsale.aggregates.authority import (
     authority_stream,
     evolve_authority,
 )
+from postsale.aggregates.conversations import ContactBudgetSet, ContactLimit, contacts_stream
 from postsale.aggregates.customer import CustomerAggregate, OpenDecision
 from postsale.aggregates.decisions import (
     AgentReached,
@@ -116,6 +117,7 @@ class Desk:
         self._controls: dict[StreamId, AgentControl] = {}
         self._budgets: dict[StreamId, BudgetState] = {}
         self._reached: dict[StreamId, tuple[int, int, tuple[int, ...]]] = {}  # version, position, times
+        self._contacts: dict[str, tuple[int, dict[str, ContactLimit]]] = {}  # by tenant: version, limits by channel
         self.escrow = escrow
         self._policies: dict[str, Policy] = {}  # by digest
         self._authorities: dict[str, Authority] = {}  # by tenant
@@ -204,6 +206,16 @@ class Desk:
                 version, position, times = stored.version, stored.position, (*times, stored.occurred_at_us)[-MAX_REACH:]
             self._reached[stream] = version, position, times
         return sum(at_us > since_us for at_us in times), version
+
+    def contact_limits(self, tenant: str) -> tuple[dict[str, ContactLimit], StreamAt]:
+        """How often all agents together may contact a customer, by channel, as far as anybody said; and the condition that it is so now."""
+        stream = contacts_stream(tenant)
+        (version,) = self.log.store.versions([stream])
+        known = self._contacts.get(tenant)
+        if known is None or known[0] != version:
+            said = [event for event in self._lane(stream) if isinstance(event, ContactBudgetSet)]
+            known = self._contacts[tenant] = (len(said), {e.channel: ContactLimit(e.count, e.days) for e in said})
+        return known[1], StreamAt(stream, known[0])
 
     def active_policy(self, tenant: str, name: str) -> tuple[Policy | None, int]:
         """The policy of this name that decides now, and the version of its stream; None when none was activated."""

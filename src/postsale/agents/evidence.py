@@ -35,6 +35,15 @@ PROFILE = "crm/account-profiled"
 RENEWAL = "crm/renewal-due"
 USAGE = "product/usage-observed"
 SURVEYS = ("survey/answered", "survey/revised")
+STEP = "product/onboarding-step-completed"
+MILESTONE = "product/milestone-reached"
+LOST = "crm/account-churned"
+RENEWED = "crm/renewal-called-finally"
+ADVOCACY = "advocacy/given"
+REVIEW = "advocacy/review-published"
+INVITED = "referral/invited"
+CONVERTED = "referral/converted"
+DETRACTOR = 6  # an answer to "how likely are you to recommend us" up to here, of 10
 TICKETS = ("ticketing/ticket-opened", "ticketing/ticket-solved", "ticketing/ticket-escalated")
 
 
@@ -112,6 +121,22 @@ OFFERED: Mapping[str, Offered] = {
     "escalations": Offered("integer", "tickets escalated, ever"),
     "survey_score": Offered("integer", "of the newest survey answer, on its own scale"),
     "survey": Offered("text", "nps, csat or ces, of that answer"),
+    "days_since_last_survey": Offered("integer", "whole days since the newest survey answer"),
+    "days_since_detractor": Offered("integer", "whole days since somebody at the customer last answered 0 to 6 of 10 to an NPS survey"),
+    "onboarding_steps_done": Offered("integer", "onboarding steps reported done, ever"),
+    "onboarding_steps_left": Offered("integer", "of the plan, never below 0; missing before the first step"),
+    "days_since_onboarding_step": Offered("integer", "whole days since the newest step"),
+    "milestones": Offered("integer", "milestones reported reached, ever"),
+    "seat_use_percent": Offered("integer", "active users in the newest usage, in percent of the seats"),
+    "renewal_outcome": Offered("text", "how the newest renewal ended: renew, expand, contract, churn or unsure"),
+    "days_since_renewal": Offered("integer", "whole days since that was said"),
+    "account_lost": Offered("boolean", "whether the CRM closed the account, and neither terms nor a payment came after it"),
+    "advocacy_acts": Offered("integer", "times the customer spoke up for us, ever"),
+    "days_since_advocacy": Offered("integer", "whole days since the customer last spoke up for us or reviewed us in public"),
+    "review_stars": Offered("integer", "of the newest public review"),
+    "referrals_invited": Offered("integer", "people the customer invited, ever"),
+    "days_since_referral_invited": Offered("integer", "whole days since the newest invitation"),
+    "referrals_converted": Offered("integer", "of those who were invited, how many bought"),
     "risk_case_open": Offered("boolean", "whether a risk case is open"),
     "awaiting_approval": Offered("integer", "decisions about this customer that wait for a person"),
     "segment": Offered("text", "from the CRM"),
@@ -139,7 +164,11 @@ def customer_evidence(customer: CustomerAggregate, health: HealthReading, at_us:
     gap = _gap_days(paid)
     since_paid = _days_since(paid, at_us)
     opened, solved, escalated = (facts[k].count if k in facts else None for k in TICKETS)
-    terms_now = running.latest if running is not None and kind != ENDED else {}
+    terms_now = _terms_of(running, kind)
+    seats = next((x for x in map(_int, (f.get("seats"), terms_now.get("seats"), profile.get("seats"))) if x is not None), None)
+    active = _int(customer.latest(USAGE, "active_users"))
+    done = _count(facts.get(STEP))
+    plan = _int(customer.latest(STEP, "steps"))
     values: dict[str, Scalar] = {n: rounded(v) for n, v in f.items() if v is None or isinstance(v, int | str | float)}
     values |= {
         "health": rounded(health.score),
@@ -166,12 +195,30 @@ def customer_evidence(customer: CustomerAggregate, health: HealthReading, at_us:
         "escalations": escalated or 0,
         "survey_score": _int(answer.get("score")),
         "survey": _text(answer.get("survey")),
+        "days_since_last_survey": None if survey is None else _days_since(survey[1], at_us),
+        "days_since_detractor": _days_since_detractor(f.get("last_detracted"), survey, at_us),
+        "onboarding_steps_done": done,
+        "onboarding_steps_left": None if plan is None else max(0, plan - done),
+        "days_since_onboarding_step": _days_since(facts.get(STEP), at_us),
+        "milestones": _count(facts.get(MILESTONE)),
+        "seat_use_percent": None if not seats or active is None else active * 100 // seats,
+        "renewal_outcome": _text(customer.latest(RENEWED, "call")),
+        "days_since_renewal": _days_since(facts.get(RENEWED), at_us),
+        "account_lost": _lost(facts.get(LOST), running, paid),
+        "advocacy_acts": _count(facts.get(ADVOCACY)),
+        "days_since_advocacy": min(
+            (x for x in (_days_since(facts.get(k), at_us) for k in (ADVOCACY, REVIEW)) if x is not None), default=None
+        ),
+        "review_stars": _int(customer.latest(REVIEW, "stars")),
+        "referrals_invited": _count(facts.get(INVITED)),
+        "days_since_referral_invited": _days_since(facts.get(INVITED), at_us),
+        "referrals_converted": _count(facts.get(CONVERTED)),
         "risk_case_open": bool(customer.cases),
         "awaiting_approval": sum(1 for o in customer.decisions.values() if o.disposition == "awaiting"),
         "segment": _text(profile.get("segment")),
         "country": _text(profile.get("country")),
         "industry": _text(profile.get("industry")),
-        "seats": next((x for x in map(_int, (f.get("seats"), terms_now.get("seats"), profile.get("seats"))) if x is not None), None),
+        "seats": seats,
         "time_zone": _text(profile.get("time_zone")),
         "asked_by": None,
     }
@@ -244,6 +291,28 @@ def _failed(failed: KindSummary | None, paid: KindSummary | None) -> int:
         return 0
     attempt = failed.latest.get("attempt", 1)
     return attempt if type(attempt) is int else 1
+
+
+def _count(summary: KindSummary | None) -> int:
+    return 0 if summary is None else summary.count
+
+
+def _terms_of(running: KindSummary | None, kind: str) -> Mapping[str, Any]:
+    return {} if running is None or kind == ENDED else running.latest
+
+
+def _lost(lost: KindSummary | None, terms: KindSummary | None, paid: KindSummary | None) -> bool:
+    return lost is not None and all(lost.latest_at_us >= later.latest_at_us for later in (terms, paid) if later is not None)
+
+
+def _days_since_detractor(last_us: object, survey: tuple[str, KindSummary] | None, at_us: int) -> int | None:
+    """As the read models remember it; without them only the newest answer is known."""
+    if type(last_us) is int:
+        return _days(at_us - last_us)
+    if survey is None or survey[1].latest.get("survey") != "nps":
+        return None
+    score = _int(survey[1].latest.get("score"))
+    return _days_since(survey[1], at_us) if score is not None and score <= DETRACTOR else None
 
 
 def _gap_days(paid: KindSummary | None) -> int | None:

@@ -11,11 +11,13 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
+from postsale.agents.conversation import Contacts, contacts_of, holder, verdicts
 from postsale.agents.expressions import Value
 from postsale.agents.limits import TIERS, Asked, authority, offered, reach, tool_risk
 from postsale.agents.policy import NO_ACTION, Budget, Policy, ProbabilityFloor, Rule, SequenceRule
 from postsale.agents.schedules import CUSTOMER, zone_of
 from postsale.aggregates.artifacts import MODES, AgentControl, Mode
+from postsale.aggregates.conversations import ContactLimit
 from postsale.aggregates.customer import CustomerAggregate
 from postsale.aggregates.decisions import Offer, Scalar, Verdict
 from postsale.events import DAY_US, from_us
@@ -63,6 +65,9 @@ class Context:
     tiers: Mapping[str, str] = field(default_factory=dict)  # tool -> the risk its contract declares, where the policy limits it
     reached: int | None = None  # decisions of this agent that acted within the policy's hours
     offered_minor: int | None = None  # to this customer within the policy's days; None: more than is remembered
+    priority: int | None = None  # of the agent among all agents; None: its policy takes no part
+    conversation_with: str = ""  # the other agent that speaks with the customer and does not have to yield
+    contacts: Mapping[str, Contacts] = field(default_factory=dict)  # by channel, by all agents together
     zone_of: str = ""  # whose zone it is: the customer's, the policy's, or utc, because nobody has one; "" in old records
 
     def scalars(self) -> dict[str, Scalar]:
@@ -85,9 +90,18 @@ class Context:
             out["budget_slice"] = self.budget_slice
         out |= {f"tier.{tool}": tier for tool, tier in self.tiers.items()}
         out |= {name: value for name in ("reached", "offered_minor") if (value := getattr(self, name)) is not None}
+        if self.priority is not None:
+            out |= {"priority": self.priority, "conversation_with": self.conversation_with}
+            for channel, (made, most, days) in self.contacts.items():
+                out |= {f"contacts.{channel}": made, f"contact_limit.{channel}": most, f"contact_days.{channel}": days}
         if self.zone_of:
             out["time_zone_of"] = self.zone_of
         return out
+
+    @property
+    def contact_limits(self) -> dict[str, ContactLimit]:
+        """The budget of contacts as it stood."""
+        return {channel: ContactLimit(c.most, c.days) for channel, c in self.contacts.items()}
 
     @classmethod
     def from_scalars(cls, values: Mapping[str, Scalar]) -> Context:
@@ -112,6 +126,13 @@ class Context:
             tiers={k[5:]: str(v) for k, v in values.items() if k.startswith("tier.")},
             reached=_integer(values.get("reached")),
             offered_minor=_integer(values.get("offered_minor")),
+            priority=_integer(values.get("priority")),
+            conversation_with=str(values.get("conversation_with") or ""),
+            contacts={
+                k[9:]: Contacts(v, _integer(values.get(f"contact_limit.{k[9:]}")) or 0, _integer(values.get(f"contact_days.{k[9:]}")) or 1)
+                for k, v in values.items()
+                if k.startswith("contacts.") and isinstance(v, int)
+            },
             zone_of=str(values.get("time_zone_of") or ""),
         )
 
@@ -127,9 +148,11 @@ def look(
     budget_slice: str | None = None,
     tools: Mapping[str, ToolRef] | None = None,
     reached: int | None = None,
+    agent: str = "",
+    contact_limits: Mapping[str, ContactLimit] | None = None,
 ) -> Context:
-    """The context of one decision. `switches` are the states of `artifacts.switch_streams`, in that order."""
-    g = policy.guardrails
+    """The context of one decision of `agent`. `switches` are the states of `artifacts.switch_streams`, in that order."""
+    g, priority = policy.guardrails, None if policy.conversation is None else policy.conversation.priority
     zone, zone_of_whom = zone_of(CUSTOMER, evidence.get("time_zone"), g.quiet_hours.default_zone if g.quiet_hours else policy.zone)
     likely = evidence.get(g.probability.input) if g.probability else None
     paused = ["retired" if state.retired else name for name, state in zip(SWITCHES, switches, strict=False) if state.paused]
@@ -148,6 +171,9 @@ def look(
         tiers={} if g.tool_risk is None else {name: tools[name].tier for name in policy.tools if tools is not None and name in tools},
         reached=reached if g.blast_radius is not None else None,
         offered_minor=None if g.authority is None else offered(g.authority, customer, now_us),
+        priority=priority,
+        conversation_with="" if priority is None else holder(customer, agent, priority, now_us),
+        contacts={} if priority is None else contacts_of(customer, policy.channels, contact_limits or {}, now_us),
         zone_of=zone_of_whom,
     )
 
@@ -228,6 +254,8 @@ def judge(
         ),
         *_tools(chosen, tools),
     ]
+    acts = bool(chosen) and chosen[0].action != NO_ACTION
+    out += verdicts(policy.conversation, acts, contacting, context.conversation_with, context.contacts)
     if not contacting:
         out.append(_say("consent", "consent:none", True, "", "this does not contact the customer"))
     for channel in dict.fromkeys(contacting):

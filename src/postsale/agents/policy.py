@@ -18,6 +18,7 @@ from pydantic import BaseModel, Field, JsonValue, ValidationError
 
 from postsale.agents.approval_rules import ApprovalRules
 from postsale.agents.calendar import Calendar
+from postsale.agents.conversation import Conversation
 from postsale.agents.expressions import Cell, InputType, Value, all_of, parse_cell
 from postsale.agents.flags import FlagInput
 from postsale.agents.limits import TIERS, Authority, BlastRadius, Tier, ToolRisk
@@ -238,6 +239,7 @@ class Policy(_Model):
     guardrails: Guardrails
     autonomy: Autonomy | None = None
     outcome: Outcome | None = None
+    conversation: Conversation | None = None
     approvals: ApprovalRules | None = None
     calendar: Calendar | None = None  # of business hours
     schedules: Annotated[Annotated[tuple[Schedule, ...], _SOME] | None, Field(alias="schedule")] = None

@@ -41,6 +41,7 @@ def check(policy: Policy, *, stored: bool = False) -> None:
         c.priorities()
         c.overlaps()
     c.guardrails()
+    c.conversation()
     check_rules(policy, c.bad)
     check_time(policy, c.bad)
 
@@ -283,6 +284,26 @@ class _Check:
                 example = shown(point_in(met) or {})
                 why = "both match" if p.hit == "unique" else "both match and do not say the same"
                 self.bad(f"rule {later.id!r}, when", f"it overlaps with rule {earlier.id!r}: {why} with {example}")
+
+    def conversation(self) -> None:
+        """A conversation has an end: the outcome's time at the latest. Stops are conditions on what is watched."""
+        its = self.p.conversation
+        if its is None:
+            return
+        if self.p.outcome is None:
+            self.bad("conversation", "it ends with its outcome: declare [outcome]")
+        seen: set[str] = set()
+        for stop in its.stop:
+            at = f"stop {stop.id!r}"
+            if stop.id in seen:
+                self.bad(at, "this id is used twice")
+            seen.add(stop.id)
+            if not stop.when:
+                self.bad(f"{at}, when", "an empty condition would end every conversation at once")
+            for name in stop.when:
+                if name in (self.p.flags or {}):
+                    self.bad(f"{at}, when.{name}", "a flag ends no conversation: it is asked for when a decision is made")
+            self.p.cells(stop.when, f"{at}, when")
 
     # ------------------------------------------------------------ limits
 

@@ -81,6 +81,9 @@ def table(policy: Policy) -> str:
     if (autonomy := policy.autonomy) is not None and autonomy.by is not None:
         most = ", ".join(f"{name} {mode}" for name, mode in sorted(autonomy.segments.items()))
         lines.append(f"  at most, by {autonomy.by}: {most}{'; ' if most else ''}else {autonomy.otherwise}")
+    if (talk := policy.conversation) is not None:
+        lines.append(f"  priority {talk.priority}: one conversation with a customer at a time, and 1 goes first")
+        lines += [f"  a conversation ends, {s.id}: {_words(policy, s.when, s.id)}" for s in talk.stop]
     if policy.outcome:
         lines.append(f"  success is {' or '.join(policy.outcome.on)} within {policy.outcome.within_days} days")
     return "\n".join(lines)

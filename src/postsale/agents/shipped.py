@@ -24,9 +24,57 @@ class ChurnOutreach(Agent):
         return _shipped("churn-outreach.toml")
 
 
+class OnboardingOptimisation(Agent):
+    """For new subscribers: onboarding that has not begun, has stalled, or has brought no value yet."""
+
+    @classmethod
+    def default_policy(cls) -> Policy:
+        return _shipped("onboarding-optimisation.toml")
+
+
+class HealthCheck(Agent):
+    """For subscribers who are not at risk yet: health that slips, silence, tickets that pile up."""
+
+    @classmethod
+    def default_policy(cls) -> Policy:
+        return _shipped("health-check.toml")
+
+
+class Upsell(Agent):
+    """For well subscribers: seats that are used up, a plan that has become too small, what goes with what they have."""
+
+    @classmethod
+    def default_policy(cls) -> Policy:
+        return _shipped("upsell.toml")
+
+
+class PostRenewalOutreach(Agent):
+    """For subscribers who have renewed: thanks, what was missing, and how it goes in the new term."""
+
+    @classmethod
+    def default_policy(cls) -> Policy:
+        return _shipped("post-renewal-outreach.toml")
+
+
+class ReferralInvitation(Agent):
+    """For promoters, advocates and reviewers: would they recommend us to somebody."""
+
+    @classmethod
+    def default_policy(cls) -> Policy:
+        return _shipped("referral-invitation.toml")
+
+
 def _shipped(name: str) -> Policy:
     return Policy.from_toml((files("postsale.agents") / "policies" / name).read_text(encoding="utf-8"), name=name)
 
 
-SHIPPED: dict[str, type[Agent]] = {"renewal-rescue": RenewalRescue, "churn-outreach": ChurnOutreach}
-"""The shipped agents by name."""
+SHIPPED: dict[str, type[Agent]] = {
+    "renewal-rescue": RenewalRescue,
+    "churn-outreach": ChurnOutreach,
+    "health-check": HealthCheck,
+    "onboarding-optimisation": OnboardingOptimisation,
+    "post-renewal-outreach": PostRenewalOutreach,
+    "upsell": Upsell,
+    "referral-invitation": ReferralInvitation,
+}
+"""The shipped agents by name, in the order of their priority."""

@@ -55,6 +55,7 @@ def widenings(old: Policy, new: Policy) -> tuple[Wider, ...]:
         if old.inputs.get(name, kind) != kind:
             return (Wider(f"inputs.{name}", f"it was declared {old.inputs[name]}, so its rows cannot be compared"),)
     limits = (*_limits(old.guardrails, new.guardrails), *_autonomy(old.autonomy, new.autonomy))
+    limits = (*limits, *_conversation(old, new))
     time = (Wider(where, why) for where, why in policy_time.wider(old, new))
     return (*_rows(old, new), *_options(old, new), *_triggers(old, new), *limits, *time)
 
@@ -257,6 +258,20 @@ def _limits(old: Guardrails, new: Guardrails) -> Iterator[Wider]:
     for rule in old.sequence or ():
         if not any(_as_strict(rule, other) for other in new.sequence or ()):
             yield Wider(f"guardrails.sequence {rule.id!r}", "what it forbade becomes possible")
+
+
+def _conversation(old: Policy, new: Policy) -> Iterator[Wider]:
+    was, now = old.conversation, new.conversation
+    if was is None:
+        return
+    if now is None:
+        yield Wider("conversation", "it no longer waits for other agents, nor keeps to the contacts of all of them together")
+        return
+    if now.priority < was.priority:
+        yield Wider("conversation.priority", "it may speak where it had to wait")
+    for stop in was.stop:
+        if stop not in now.stop:
+            yield Wider(f"conversation.stop {stop.id!r}", "a conversation goes on where it ended")
 
 
 def _autonomy(old: Autonomy | None, new: Autonomy | None) -> Iterator[Wider]:

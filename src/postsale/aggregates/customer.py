@@ -15,6 +15,7 @@ from uuid import UUID
 from postsale.aggregates import asked as a
 from postsale.aggregates import decisions as d
 from postsale.aggregates import timed as t
+from postsale.aggregates.conversations import ConversationEnded, sets_aside
 from postsale.aggregates.identity import MergedInto, SplitFrom, StreamJoined, StreamParted, customer_stream
 from postsale.events import SEALED, Lane, StoredEvent, StreamId, decode, iso, to_us
 
@@ -76,6 +77,8 @@ class OpenDecision:
     policy: str = ""  # its digest
     action: str | None = None
     asked: a.Asked | None = None  # the rules under which it waits for people, when the policy has any
+    priority: int | None = None  # of its agent among all agents; None: it is no conversation
+    purpose: str = ""  # that consent was asked for
 
     @property
     def done(self) -> bool:
@@ -343,6 +346,8 @@ def _evolve(c: CustomerAggregate, event: d.CustomerEvent, stored: StoredEvent) -
         case d.OutcomeObserved(decision_id=id_):
             known = c.decisions.get(id_)
             return c if known is None else _put(c, replace(known, outcome_by_us=None))
+        case ConversationEnded(decision_id=id_):
+            return _ended(c, id_, at)
         case d.RiskCaseOpened(case_id=case_id, reason=reason):
             return replace(c, cases={**c.cases, case_id: RiskCase(case_id, "at-risk", at, at, reason)})
         case d.RiskCaseMoved(case_id=case_id, stage=stage):
@@ -458,6 +463,8 @@ def _decided(c: CustomerAggregate, event: d.DecisionRecorded, stored: StoredEven
         trigger_id=event.trigger_id,
         policy=event.policy,
         action=event.action,
+        priority=rank if type(rank := event.context.get("priority")) is int else None,
+        purpose=str(event.context.get("purpose") or ""),
     )
     touches = c.touches
     if event.disposition in {"acted", "awaiting"}:
@@ -483,6 +490,18 @@ def _settle(c: CustomerAggregate, decision_id: UUID, *, disposition: d.Dispositi
     moved = {k: replace(e, status=effects, ready_at_us=at_us) if e.status in waiting else e for k, e in known.effects.items()}
     outcome_by = known.outcome_by_us if disposition == "acted" else None
     return _put(c, replace(known, disposition=disposition, effects=moved, outcome_by_us=outcome_by))
+
+
+def _ended(c: CustomerAggregate, decision_id: UUID, at_us: int) -> CustomerAggregate:
+    """A conversation's decision ends: what has not left is cancelled; it has acted where something left, else it is set aside."""
+    known = c.decisions.get(decision_id)
+    if known is None:
+        return c
+    moved = (e.status if e.status not in {"held", "ready", "retry"} else "cancelled" for e in known.effects.values())
+    disposition: d.Disposition = "suppressed" if sets_aside(known.disposition, moved) else known.disposition
+    c = _settle(c, decision_id, disposition=disposition, effects="cancelled", at_us=at_us)
+    known = c.decisions.get(decision_id)
+    return c if known is None else _put(c, replace(known, outcome_by_us=None))
 
 
 def _effect(c: CustomerAggregate, decision_id: UUID, intent_id: UUID, **changes: Any) -> CustomerAggregate:

@@ -13,6 +13,7 @@ from pydantic import Field
 
 from postsale.aggregates.artifacts import Digest
 from postsale.aggregates.asked import ApprovalAsked, ApprovalEscalated, ApprovalReplaced, ApprovalSigned, ApprovalTimedOut
+from postsale.aggregates.conversations import ConversationEnded
 from postsale.aggregates.identity import MergedInto, SplitFrom, StreamJoined, StreamParted
 from postsale.aggregates.parts import Part
 from postsale.aggregates.timed import ScheduleCame, SlaBreached, SlaWarned, WaitBegan, WaitEnded
@@ -495,6 +496,7 @@ CustomerEvent = (
     | EffectCancelled
     | UndoOrdered
     | OutcomeObserved
+    | ConversationEnded
     | RiskCaseOpened
     | RiskCaseMoved
     | RiskCaseClosed

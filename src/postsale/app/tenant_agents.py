@@ -15,6 +15,7 @@ from postsale.agents.prompts_log import Known as KnownPrompt
 from postsale.agents.prompts_log import activate_prompt, known_prompts
 from postsale.agents.retiring import settle_retired
 from postsale.aggregates.artifacts import EVERY_AGENT, AgentControl, Mode
+from postsale.aggregates.conversations import ContactLimit
 from postsale.aggregates.customer import CustomerAggregate
 from postsale.aggregates.identity import CUSTOMERS
 from postsale.app.tenant_data import Customer
@@ -132,6 +133,14 @@ class TenantAgents:
         """
         why, who = control.require_reason(reason, "policy"), self._ps.person(by)
         return control.activate_policy(self._ps.engine.desk, self.name, policy, person=who, reason=why, widens=widens)
+
+    def contact_budget(self, channel: str, *, at_most: int, days: int, reason: str, by: Person | None = None) -> bool:
+        """How often all agents together may contact a customer on a channel within any `days`; False when it is so already.
+
+        Said once for the tenant. On a channel of which nothing is said it is 4 contacts in 30 days. Raises InvalidInput for more than 50.
+        """
+        who, limit = self._ps.person(by), ContactLimit(at_most, days)
+        return control.set_contact_budget(self._ps.engine.desk, self.name, channel, limit, person=who, reason=reason)
 
     def policy(self, name: str) -> Policy | None:
         """The policy of this name that decides now; None when none was activated."""

@@ -58,7 +58,7 @@ OUTPUTS: Final[Mapping[str, Any]] = {
 FROM_HEALTH: Final = frozenset(
     {
         "health", "health_band", "health_trend", "health_row", "lifecycle_stage", "subscribed", "mrr_minor", "currency",
-        "cancellation_scheduled", "days_to_cancellation", "seats",
+        "cancellation_scheduled", "days_to_cancellation", "seats", "seat_use_percent", "days_since_detractor",
     }
 )  # fmt: skip
 """Built-in evidence that may come from the read model: it cannot be had again once that version is gone."""
@@ -179,6 +179,8 @@ class Again:
             budget_slice=said.budget_slice,
             tools={name: ToolRef(name, "", "", tier) for name, tier in said.tiers.items()},
             reached=said.reached,
+            agent=recorded.agent,
+            contact_limits=said.contact_limits,
         )
         return {
             "evidence": evidence,

@@ -261,7 +261,15 @@ class _Replay:
         still = {t.decision_id for t in customer.touches}
         mine = [t for t in self.contacts.get(customer.stream, ()) if t.decision_id in still or t.decision_id not in self.alike]
         customer = replace(customer, touches=(*others, *mine))
-        context: Context = look(candidate, customer, evidence, now_us=now_us, budget_left_minor=self.money.left_minor(now_us))
+        context: Context = look(
+            candidate,
+            customer,
+            evidence,
+            now_us=now_us,
+            budget_left_minor=self.money.left_minor(now_us),
+            agent=recorded.agent,
+            contact_limits=case.context.contact_limits,
+        )
         context = replace(context, paused_by=case.context.paused_by, tiers=case.context.tiers, reached=case.context.reached or 0)
         tools = {name: case.tools.get(name, ToolRef(name, "idempotent", "")) for name in candidate.tools}
         mode = self.mode if self.mode is not None else case.mode

@@ -13,6 +13,7 @@ from uuid import UUID
 
 from postsale.aggregates import asked as a
 from postsale.aggregates import decisions as d
+from postsale.aggregates.conversations import ConversationEnded, sets_aside
 from postsale.events import Event, Lane, Recorded, StoredEvent, StreamId, decode, from_us
 from postsale.store.contract import Query, Store
 
@@ -31,6 +32,7 @@ KINDS = frozenset(
         d.EffectCancelled,
         d.UndoOrdered,
         d.OutcomeObserved,
+        ConversationEnded,
         a.ApprovalAsked,
         a.ApprovalSigned,
         a.ApprovalEscalated,
@@ -154,6 +156,12 @@ class Journal:
                 return replace(self._suppress(entry, at, told, "approval:replaced", None), replaced_by=new)
             case d.DecisionOverridden(by=by, reason=reason):
                 return self._suppress(entry, at, f"overridden by {by}: {reason}", "override", entry.approver)
+            case ConversationEnded(why=why, detail=detail):
+                told = f"conversation ended: {why}" + (f", {detail}" if detail != why else "")
+                left = _move_open(entry, "cancelled")
+                if sets_aside(entry.disposition, left.values()):
+                    return self._suppress(entry, at, told, f"conversation:{why}", entry.approver)
+                return self._move(entry, at, told, effects=left)
             case d.EffectStarted(intent_id=intent, attempt=attempt):
                 return self._effect(entry, at, intent, "started", f"attempt {attempt}")
             case d.EffectSucceeded(intent_id=intent, sandbox=sandbox):

@@ -20,6 +20,8 @@ from postsale.agents.agent import Agent
 from postsale.agents.approval_rules import asked_of
 from postsale.agents.approvals import Approvals
 from postsale.agents.budget import money_stream
+from postsale.agents.conversation import LAST, stop_of, taken_over
+from postsale.agents.conversation import ended as conversations_ended
 from postsale.agents.decide import Case, Decided, decide, decision_id, plan_row
 from postsale.agents.desk import NOTHING, TRIES, Change, Desk, Switches, reach_stream
 from postsale.agents.escrow import Escrow, Purse
@@ -39,7 +41,8 @@ from postsale.aggregates import commands
 from postsale.aggregates import decisions as d
 from postsale.aggregates.artifacts import EVERY_AGENT, AgentControl, Mode, agent_stream, policy_stream
 from postsale.aggregates.asked import ApprovalTimedOut
-from postsale.aggregates.customer import CustomerAggregate, PendingTrigger
+from postsale.aggregates.conversations import ConversationEnded
+from postsale.aggregates.customer import CustomerAggregate, OpenDecision, PendingTrigger
 from postsale.aggregates.identity import ALIASES, AliasLinked, customer_stream
 from postsale.errors import (
     ApprovalRefused,
@@ -79,6 +82,7 @@ class _Looked(NamedTuple):
     purse_version: int
     reach_version: int
     health: HealthReading
+    contacts: StreamAt  # the budget of contacts of all agents together
 
 
 class Steps:
@@ -193,14 +197,46 @@ class Steps:
 
     def _settle(self, customer: CustomerAggregate) -> Work[Visited]:
         """Decide what is pending and record what time brought; no new trigger."""
-        home, decided = customer.stream, []
-        for trigger in sorted(customer.pending.values(), key=lambda t: t.position):
+        home = customer.stream
+        customer, over = yield from self._end(customer)
+        decided = []
+        for trigger in sorted(customer.pending.values(), key=lambda t: (self._priority(home.tenant, t.raised.agent), t.position)):
             if (made := (yield from self._handle(home, trigger.trigger_id, customer))) is not None:
                 decided.append(made)
             customer = yield from load(home, customer)
         lapsed, outcomes = yield from self._sweep(customer)
         customer = (yield from load(home, customer)) if lapsed or outcomes else customer
-        return Visited(0, tuple(decided), lapsed, outcomes, (customer,))
+        return Visited(0, tuple(decided), lapsed, outcomes + over, (customer,))
+
+    def _priority(self, tenant: str, agent: str) -> int:
+        """Whose trigger is decided first when several are pending."""
+        known = self.agents.get(agent)
+        talk = None if known is None else self._policy(tenant, known)[0].conversation
+        return LAST if talk is None else talk.priority
+
+    def _end(self, customer: CustomerAggregate) -> Work[tuple[CustomerAggregate, int]]:
+        """End conversations whose goal, time or stop condition is reached, before anybody is kept waiting for them; and outcomes seen."""
+        if all(o.priority is None for o in customer.decisions.values()):
+            return customer, 0
+
+        def rule(c: CustomerAggregate) -> Change:
+            now_us, drafts = self.desk.now_us(), []
+            for e in conversations_ended(c, now_us, lambda o: self._stopped(c, o, now_us)):
+                drafts.append(self._told(c, e))
+                if isinstance(e, ConversationEnded) and e.why == "goal":
+                    drafts += self._recovered(c, {e.decision_id: e.by})
+            return Change(tuple(drafts))
+
+        change, stored, _ = yield from self.desk.changing(customer.stream, rule, customer)
+        outcomes = sum(isinstance(x.event, d.OutcomeObserved) for x in change.drafts)
+        return (customer if stored is None else (yield from load(customer.stream, customer))), outcomes
+
+    def _stopped(self, c: CustomerAggregate, o: OpenDecision, now_us: int) -> str:
+        agent = self.agents.get(o.agent)
+        policy = self.desk.policy(c.stream.tenant, o.policy)
+        if agent is None or policy is None or policy.conversation is None or not policy.conversation.stop:
+            return ""
+        return stop_of(policy, self._values(c, agent, now_us)[0])
 
     def due_us(self, stream: StreamId) -> int | None:
         """When the customer of a stream needs a visit although nothing happens, those merged into it included; None: never."""
@@ -405,9 +441,12 @@ class Steps:
         if decided.opens_case is not None:
             opened = commands.open_case(c, decided.opens_case, pending.trigger_id)
             drafts += [self.desk.draft(e, derive_id(id_, "risk-case"), how) for e in opened]
+        drafts += [self._told(c, e) for e in taken_over(c, event, id_, to_us(event.decided_at))]
         conditions: list[Condition] = [*switches.conditions, StreamAt(policy_stream(tenant, policy.name), policy_version)]
         read = event.evidence.keys()
         conditions += [StreamAt(stream, at) for name, stream, at in looked.health.models if as_evidence(name, None).keys() & read]
+        if policy.conversation is not None:
+            conditions.append(looked.contacts)
         if event.must_not_have_changed:
             conditions.append(NoneSince(c.fact_streams, frozenset(event.must_not_have_changed), looked.position))
         beside = []
@@ -455,6 +494,7 @@ class Steps:
         if radius is not None:
             reached, reach_version = self.desk.reached(tenant, agent.name, now_us - radius.hours * 3_600 * SECOND_US)
         left = purse.left_minor if budget is not None else None
+        contact_limits, contacts = self.desk.contact_limits(tenant) if policy.conversation is not None else ({}, StreamAt(c.stream, 0))
         reads = read_set(c, health)
         flags: dict[str, d.Scalar] = {**asked, **({FAILED: problem} if problem else {}), **({} if edited is None else edited.edit.flags())}
         case = Case(
@@ -475,6 +515,8 @@ class Steps:
                 budget_slice=purse.slice,
                 tools=self.toolbox.refs,
                 reached=reached,
+                agent=agent.name,
+                contact_limits=contact_limits,
             ),
             tools=self.toolbox.refs,
             model=health.model,
@@ -492,7 +534,7 @@ class Steps:
             purse = self._purse(tenant, budget, now_us, offer.amount_minor, edited)
             context = replace(case.context, budget_left_minor=purse.left_minor, budget_slice=purse.slice or "")
             decided = decide(agent.spec, policy, replace(case, context=context), mac, clear)
-        return _Looked(decided, reads[0].fact_position, purse.version, reach_version, health)
+        return _Looked(decided, reads[0].fact_position, purse.version, reach_version, health, contacts)
 
     def _purse(self, tenant: str, budget: Budget, now_us: int, wanted_minor: int, edited: Edited | None) -> Purse:
         """Money for a decision; what the proposal gives back that it takes the place of is there again, where it was taken from."""
@@ -514,18 +556,30 @@ class Steps:
             for end in ended(c):
                 id_ = derive_id(end.wait_id, "ended", end.result)
                 drafts.append(self.desk.draft(end, id_, Cause(causation_id=end.fact_event or end.wait_id, origin=self._origin)))
-            for case in c.cases.values():
-                won = [e for e in events if isinstance(e, d.OutcomeObserved) and e.outcome == "success"]
-                won = [e for e in won if case.opened_at_us <= c.decisions[e.decision_id].decided_at_us]
-                for e in won[:1]:
-                    how = Cause(causation_id=e.fact_event, correlation_id=e.decision_id, origin=self._origin)
-                    closing = commands.close_case(c, case.case_id, "recovered", f"decision {e.decision_id} succeeded")
-                    drafts += [self.desk.draft(x, derive_id(case.case_id, "closed"), how) for x in closing]
+            won = {e.decision_id: e.fact_event for e in events if isinstance(e, d.OutcomeObserved) and e.outcome == "success"}
+            drafts += self._recovered(c, won)
             return Change(tuple(drafts), answered.conditions)
 
         change, _, _ = yield from self.desk.changing(customer.stream, rule, customer)
         lapsed = sum(isinstance(x.event, d.ApprovalLapsed | ApprovalTimedOut) for x in change.drafts)
         return lapsed, sum(isinstance(x.event, d.OutcomeObserved) for x in change.drafts)
+
+    def _recovered(self, c: CustomerAggregate, won: Mapping[UUID, UUID | None]) -> Iterator[Draft]:
+        """The ends of risk cases for which decisions succeeded, with the facts that say so."""
+        for case in c.cases.values():
+            for id_ in [x for x in won if case.opened_at_us <= c.decisions[x].decided_at_us][:1]:
+                how = Cause(causation_id=won[id_], correlation_id=id_, origin=self._origin)
+                closing = commands.close_case(c, case.case_id, "recovered", f"decision {id_} succeeded")
+                yield from (self.desk.draft(x, derive_id(case.case_id, "closed"), how) for x in closing)
+
+    def _told(self, c: CustomerAggregate, event: Event) -> Draft:
+        """The end of a conversation, or what came of its decision."""
+        if not isinstance(event, ConversationEnded):
+            return self._swept(c, event)  # type: ignore[no-any-return]
+        how = Cause(
+            causation_id=event.by or event.decision_id, correlation_id=c.decisions[event.decision_id].trigger_id, origin=self._origin
+        )
+        return self.desk.draft(event, derive_id(event.decision_id, "conversation"), how)
 
     def _swept(self, c: CustomerAggregate, event: Event) -> Any:
         id_: UUID = event.decision_id  # type: ignore[attr-defined]
