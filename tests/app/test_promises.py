@@ -121,7 +121,7 @@ def test_a_quarter_keeps_its_promises(quarter: tuple[PostSale, ManualClock, Wher
 
 def refolded_without(ps: PostSale, name: str, positions: list[int]) -> dict[int, int | None]:
     """The customer's value with each of these events left out, folded from the stored events by the plainest means."""
-    from postsale.projections.fold import fact_of
+    from postsale.projections.folding import fact_of
 
     state = ps.tenant("acme").customer(name)
     fold = CUSTOMER_HEALTH.fold

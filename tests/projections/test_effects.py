@@ -14,7 +14,7 @@ from postsale.errors import InvalidInput
 from postsale.events import from_us
 from postsale.projections import CUSTOMER_HEALTH, Component, CustomerHealth, Features, HealthModel, count, explain_health
 from postsale.projections.effects import Gauge, leaving_out
-from postsale.projections.fold import Fact
+from postsale.projections.folding import Fact
 from postsale.projections.health import Row
 from postsale.testing.parity import random_facts
 

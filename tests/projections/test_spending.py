@@ -18,7 +18,7 @@ from postsale.errors import InvalidInput
 from postsale.events import DAY_US, ManualClock
 from postsale.projections import Features, count, first_seen, last_seen, total
 from postsale.projections.fitting import correlation, fit_gamma_gamma, fit_purchases, fit_value
-from postsale.projections.fold import FeatureValues
+from postsale.projections.folding import FeatureValues
 from postsale.projections.purchases import PurchaseModel
 from postsale.projections.scoring import Expected
 from postsale.projections.spending import ValueModel

@@ -15,7 +15,7 @@ from postsale.aggregates.identity import CUSTOMERS, IDENTITY_KINDS, MergedInto, 
 from postsale.app.directory import Directory, Name
 from postsale.events import Lane, StreamId
 from postsale.projections.bulk import fold_all
-from postsale.projections.fold import Fold, State
+from postsale.projections.folding import Fold, State
 from postsale.projections.health import HealthModel, Score
 from postsale.store.contract import Query
 from postsale.store.log import Log

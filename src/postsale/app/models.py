@@ -19,7 +19,7 @@ from postsale.app.training import Question, Rows, TrainingRows
 from postsale.errors import InvalidInput, ModelRefused, NotLive, UnknownModel
 from postsale.events import DAY_US, Lane, iso, to_us
 from postsale.projections.drift import Checked, checked
-from postsale.projections.fold import FeatureValues
+from postsale.projections.folding import FeatureValues
 from postsale.projections.model_card import OTHER_SCORES, VALID_DAYS, CardScorer, ModelCard
 from postsale.projections.modelling import Labelled, labelled, make_card, prior_card
 from postsale.projections.scoring import Part, Scored

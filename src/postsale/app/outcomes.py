@@ -17,7 +17,7 @@ from postsale.errors import InvalidInput
 from postsale.events import Lane, StreamId, from_us, to_us
 from postsale.projections import outcomes as o
 from postsale.projections.features import Features
-from postsale.projections.fold import FeatureValues, Fold, State, fact_of
+from postsale.projections.folding import FeatureValues, Fold, State, fact_of
 from postsale.projections.outcomes.renewals import due_in
 from postsale.projections.outcomes.response import KINDS as RESPONSE
 from postsale.projections.outcomes.revenue import month_starts, readable

@@ -44,7 +44,7 @@ from postsale.events import DAY_US, SYSTEM_TENANT, Clock, ManualClock, Origin, S
 from postsale.projections import Features, Fold, HealthModel
 from postsale.projections.customer_health import CUSTOMER_HEALTH
 from postsale.projections.deployments import Deployments
-from postsale.projections.fold import State
+from postsale.projections.folding import State
 from postsale.projections.hot_rows import HotRows
 from postsale.projections.journal import Entry as Decision
 from postsale.projections.journal import read_journal

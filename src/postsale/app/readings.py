@@ -16,7 +16,7 @@ from postsale.aggregates.identity import CUSTOMERS
 from postsale.events import DAY_US, Lane, StoredEvent, StreamId
 from postsale.projections.bulk import read_facts
 from postsale.projections.customer_health import CUSTOMER_HEALTH
-from postsale.projections.fold import Fact, Fold, State, fact_of
+from postsale.projections.folding import Fact, Fold, State, fact_of
 from postsale.projections.health import HealthModel
 from postsale.projections.lifecycle import Lifecycle, lifecycle_stage, read_lifecycle
 from postsale.projections.partition import POISON

@@ -14,7 +14,7 @@ from postsale.app.directory import Directory, as_external
 from postsale.app.lineage import EVER, Lineage
 from postsale.errors import InvalidInput
 from postsale.events import Lane, StreamId, decode
-from postsale.projections.fold import FeatureValues, Fold, Related, State, fact_of
+from postsale.projections.folding import FeatureValues, Fold, Related, State, fact_of
 from postsale.projections.kin import chunked
 from postsale.projections.related import Who, all_named, exchanged, gathered
 from postsale.projections.runner import CATEGORIES

@@ -28,7 +28,7 @@ from postsale.projections.columnar_expressions import column_of
 from postsale.projections.datasets import Declared, Manifest, pseudonym
 from postsale.projections.features import Features
 from postsale.projections.feeding import load_facts
-from postsale.projections.fold import Fact, Fold, fact_of
+from postsale.projections.folding import Fact, Fold, fact_of
 from postsale.projections.journal import Entry, read_journal
 from postsale.projections.related import Who, all_named
 from postsale.projections.runner import CATEGORIES

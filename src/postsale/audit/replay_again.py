@@ -28,7 +28,7 @@ from postsale.aggregates.customer import CustomerAggregate, fold
 from postsale.aggregates.decisions import DecisionRecorded, Scalar
 from postsale.errors import InvalidInput, PostSaleError, ToolUnreachable
 from postsale.events import DAY_US, Lane, StoredEvent, StreamId, canonical, decode_payload, encode_payload, to_us
-from postsale.projections.fold import Fact, State, fact_of
+from postsale.projections.folding import Fact, State, fact_of
 from postsale.projections.health import HealthModel
 from postsale.projections.model_card import CardScorer
 from postsale.projections.runner import Runner

@@ -13,7 +13,7 @@ from postsale.aggregates import decisions as d
 from postsale.errors import ReplayDiverged, UnknownDecision
 from postsale.events import StreamId, decode, to_us
 from postsale.projections.bulk import read_facts
-from postsale.projections.fold import Fold
+from postsale.projections.folding import Fold
 from postsale.projections.scoring import Scorer, as_evidence
 from postsale.store.log import Log
 

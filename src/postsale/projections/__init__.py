@@ -25,7 +25,7 @@ from postsale.projections.features import (
     minimum,
     total,
 )
-from postsale.projections.fold import Fact, FeatureValues, Fold, Related, State, fact_from, fact_of
+from postsale.projections.folding import Fact, FeatureValues, Fold, Related, State, fact_from, fact_of
 from postsale.projections.health import Applied, Component, Contribution, HealthModel, Lever, Row, Score, Stage
 from postsale.projections.kin import Kin
 from postsale.projections.lifecycle import Lifecycle, lifecycle_stage

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from postsale.events import Lane, StreamId
-from postsale.projections.fold import Fact, Fold, State, fact_of
+from postsale.projections.folding import Fact, Fold, State, fact_of
 from postsale.projections.runner import CATEGORIES
 from postsale.store.contract import Query, Store
 

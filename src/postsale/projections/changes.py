@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
 from postsale.events import DAY_US
-from postsale.projections.fold import Fact, FeatureValues, Fold, State
+from postsale.projections.folding import Fact, FeatureValues, Fold, State
 
 LOOK_BACK_DAYS: Final = 366
 

@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 
 from postsale.errors import InvalidInput
 from postsale.events import StreamId
-from postsale.projections.fold import State
+from postsale.projections.folding import State
 from postsale.projections.related import given_by
 from postsale.projections.runner import Runner
 

@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from postsale.errors import InvalidInput
 from postsale.events import DAY_US, UtcDatetime, from_us
-from postsale.projections.fold import Fact, FeatureValues, State, fact_from
+from postsale.projections.folding import Fact, FeatureValues, State, fact_from
 from postsale.projections.health import HealthModel, Lever, Score
 
 TOGETHER: Final = 3  # every mixture of up to so many facts is tried

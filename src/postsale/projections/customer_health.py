@@ -32,7 +32,7 @@ from postsale.aggregates.signals import (
 from postsale.events import DAY_US, from_us
 from postsale.projections.derived import derived
 from postsale.projections.features import Features, count, days, first_seen, last_seen, latest, maximum, total
-from postsale.projections.fold import FeatureValues
+from postsale.projections.folding import FeatureValues
 from postsale.projections.health import FULL_MICRO, Component, HealthModel, Lever
 from postsale.projections.lifecycle import STAGES, lifecycle_stage
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from postsale.events import DAY_US, iso
-from postsale.projections.fold import FeatureValues
+from postsale.projections.folding import FeatureValues
 from postsale.projections.metrics import calibration_z, stability_bound, stability_index
 from postsale.projections.model_card import Measures, ModelCard
 from postsale.projections.modelling import Labelled, measured, ppm, said, spread

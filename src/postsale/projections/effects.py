@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple, cast
 
 from postsale.projections.algebra import Leaf
 from postsale.projections.derived import Derived
-from postsale.projections.fold import Fact, FeatureValues, Fold, State
+from postsale.projections.folding import Fact, FeatureValues, Fold, State
 from postsale.projections.health import DEFAULT_ROW, Applied, HealthModel, Judged
 
 _ORDER: Final = ""  # no feature has this name: what was read is the newest fact's time or position

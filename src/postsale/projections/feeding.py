@@ -18,7 +18,7 @@ from postsale.events import Lane, canonical, decode_payload, from_us, registry, 
 from postsale.projections.columnar_duckdb import refusing
 from postsale.projections.columnar_expressions import fact_schema, fields_of, parent_columns, payload_columns
 from postsale.projections.features import Features
-from postsale.projections.fold import Fact
+from postsale.projections.folding import Fact
 from postsale.projections.related import Who
 from postsale.projections.runner import CATEGORIES
 from postsale.projections.tracing import Field, Type, evaluate

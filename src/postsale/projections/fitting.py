@@ -15,7 +15,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 from postsale.errors import InvalidInput, MissingExtra
 from postsale.projections.features import Features
-from postsale.projections.fold import FeatureValues
+from postsale.projections.folding import FeatureValues
 from postsale.projections.metrics import Bin, auc, brier, calibration_error, calibration_table
 from postsale.projections.purchases import PurchaseModel, PurchaseState, state_of
 from postsale.projections.scoring import PPM, Category, Isotonic, LogisticModel, Number, Platt, Probability, number_of

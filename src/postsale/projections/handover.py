@@ -15,7 +15,7 @@ from typing import Final
 from postsale.projections.columnar import fold_state, state_table
 from postsale.projections.columnar_duckdb import duckdb_connection, read, table
 from postsale.projections.feeding import load_facts
-from postsale.projections.fold import Fold
+from postsale.projections.folding import Fold
 from postsale.projections.runner import Built
 from postsale.store.contract import Query, Store
 

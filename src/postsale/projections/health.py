@@ -19,7 +19,7 @@ from typing import Any, Final, NamedTuple, NoReturn
 from postsale.errors import BadDeclaration, InvalidInput
 from postsale.events import DAY_US, Event, canonical, iso
 from postsale.projections.features import Features
-from postsale.projections.fold import FeatureValues, Fold
+from postsale.projections.folding import FeatureValues, Fold
 
 POINT_MICRO: Final = 1_000_000
 FULL_MICRO: Final = 100 * POINT_MICRO

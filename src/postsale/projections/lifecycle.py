@@ -21,7 +21,7 @@ from typing import Any, Final
 
 from postsale.events import DAY_US, from_us, iso, to_us
 from postsale.projections.changes import LOOK_BACK_DAYS, last_change
-from postsale.projections.fold import Fact, FeatureValues, Fold
+from postsale.projections.folding import Fact, FeatureValues, Fold
 from postsale.projections.health import Stage
 
 STAGES: Final = ("onboarding", "adoption", "renewal", "leaving", "churned")

@@ -13,7 +13,7 @@ from typing import Final
 
 from postsale.aggregates.identity import CUSTOMERS
 from postsale.events import Lane, StreamId
-from postsale.projections.fold import Fold, Related, State, fact_of
+from postsale.projections.folding import Fold, Related, State, fact_of
 from postsale.projections.kin import Kin, chunked
 from postsale.projections.partition import PARKED, Names, Parked, load_parked
 from postsale.projections.related import gathered, named

@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 from postsale.errors import InvalidInput
 from postsale.events import DAY_US, Text
 from postsale.projections.features import Features
-from postsale.projections.fold import FeatureValues
+from postsale.projections.folding import FeatureValues
 from postsale.projections.purchases import PurchaseModel
 from postsale.projections.scoring import Data, Document, Expected, LogisticModel, Part, Probability, Rank, Scored
 from postsale.projections.spending import ValueModel

@@ -15,7 +15,7 @@ from postsale.errors import InvalidInput, TooFewOutcomes
 from postsale.events import DAY_US, iso
 from postsale.projections.datasets import Manifest
 from postsale.projections.fitting import Recipe
-from postsale.projections.fold import FeatureValues
+from postsale.projections.folding import FeatureValues
 from postsale.projections.metrics import auc_interval, brier, calibration_error, calibration_table, lift
 from postsale.projections.model_card import VALID_DAYS, CalibrationRow, FeatureSet, Gives, Histogram, Measures, ModelCard, Period, Trained
 from postsale.projections.scoring import PPM, LogisticModel, Probability

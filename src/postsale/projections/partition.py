@@ -18,7 +18,7 @@ import orjson
 
 from postsale.errors import InvalidInput, UnknownWireName, UpcastFailed
 from postsale.events import StoredEvent, canonical
-from postsale.projections.fold import Fold, State, fact_of
+from postsale.projections.folding import Fold, State, fact_of
 from postsale.projections.views import Move, Views
 
 POISON: Final = (UnknownWireName, UpcastFailed, InvalidInput)

@@ -16,7 +16,7 @@ from pydantic import Field
 
 from postsale.errors import InvalidInput
 from postsale.events import DAY_US, Id
-from postsale.projections.fold import FeatureValues
+from postsale.projections.folding import FeatureValues
 from postsale.projections.scoring import MICRO, Expected, ModelData
 
 _Positive = Annotated[float, Field(gt=0, le=1e9)]

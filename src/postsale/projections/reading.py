@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 
 from postsale.errors import InvalidInput
 from postsale.events import SECOND_US, Clock, Lane, StoredEvent, StreamId, SystemClock, canonical, registry
-from postsale.projections.fold import Fold, Related, State, fact_of
+from postsale.projections.folding import Fold, Related, State, fact_of
 from postsale.projections.freshness import WITHIN_S, AtLeast, Pace, RealPace, await_log, await_position, position_of
 from postsale.projections.hot_rows import HotRows
 from postsale.projections.kin import Kin, chunked

@@ -11,7 +11,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any, TypeAlias, TypeVar
 
 from postsale.projections import algebra
-from postsale.projections.fold import Fold, Related, State
+from postsale.projections.folding import Fold, Related, State
 
 K = TypeVar("K", bound=Hashable)
 

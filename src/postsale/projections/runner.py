@@ -14,7 +14,7 @@ from itertools import islice
 from typing import Final, NamedTuple
 
 from postsale.events import Clock, Lane, StoredEvent, StreamId
-from postsale.projections.fold import Fold, State, fact_of
+from postsale.projections.folding import Fold, State, fact_of
 from postsale.projections.freshness import Pace
 from postsale.projections.hot_rows import HotRows
 from postsale.projections.kin import Kin

@@ -21,7 +21,7 @@ from postsale.aggregates.signals import ScoreReceived
 from postsale.errors import BadDeclaration, InvalidInput
 from postsale.events import DAY_US, Id, Text, canonical, invalid_input
 from postsale.projections.features import Features, last_seen, latest
-from postsale.projections.fold import FeatureValues
+from postsale.projections.folding import FeatureValues
 
 PPM: Final = 1_000_000
 MICRO: Final = 1_000_000

@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from postsale.events import Id
-from postsale.projections.fold import FeatureValues
+from postsale.projections.folding import FeatureValues
 from postsale.projections.purchases import PurchaseModel
 from postsale.projections.scoring import MICRO, Expected, ModelData
 

@@ -24,7 +24,7 @@ from postsale.events import canonical
 from postsale.projections.algebra import Leaf
 from postsale.projections.derived import Derived
 from postsale.projections.features import Features
-from postsale.projections.fold import Fact, FeatureValues, Fold, State
+from postsale.projections.folding import Fact, FeatureValues, Fold, State
 from postsale.projections.related import Who, exchanged, gathered
 
 Knowledge: TypeAlias = Literal["recorded", "claimed"]

@@ -22,7 +22,7 @@ from postsale.events import DAY_US, from_us, iso, to_us
 from postsale.projections.changes import LOOK_BACK_DAYS, Changed, last_change
 from postsale.projections.crossing import ALONE, TOGETHER, Crossing, Move, crossings
 from postsale.projections.effects import Gauge, Reading, leaving_out
-from postsale.projections.fold import Fact
+from postsale.projections.folding import Fact
 from postsale.projections.health import POINT_MICRO, Applied, Contribution, HealthModel, Score, points
 
 TREND_DAYS: Final = 30

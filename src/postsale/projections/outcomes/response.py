@@ -16,7 +16,7 @@ from uuid import UUID
 from postsale.aggregates import decisions as d
 from postsale.aggregates import timed as t
 from postsale.events import DAY_US, Event
-from postsale.projections.fold import FeatureValues
+from postsale.projections.folding import FeatureValues
 from postsale.projections.outcomes.intervals import wilson
 from postsale.projections.outcomes.measure import Frame, Measure
 from postsale.projections.outcomes.using import median_measure

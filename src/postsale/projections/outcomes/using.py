@@ -12,7 +12,7 @@ from statistics import median
 from typing import Final, Literal
 
 from postsale.events import DAY_US, iso
-from postsale.projections.fold import FeatureValues
+from postsale.projections.folding import FeatureValues
 from postsale.projections.outcomes.intervals import LEVEL, difference_interval, median_time, wilson
 from postsale.projections.outcomes.measure import Frame, Interval, Measure
 
