@@ -93,7 +93,7 @@ def w() -> World:
 
 def test_the_role_decides_who_may_answer_and_the_yes_says_by_which_role(w: World) -> None:
     id_ = w.one_decision()
-    with pytest.raises(ApprovalRefused, match="ben has no authority as cs-lead or cs-head up to 49.00 EUR"):
+    with pytest.raises(ApprovalRefused, match=r"ben has no authority as cs-lead or cs-head up to 49\.00 EUR"):
         w.engine.approvals.approve("acme", id_, BEN)
     assert w.engine.approvals.approve("acme", id_, CARA) is True
     (signed,) = of(w, ApprovalSigned)
