@@ -228,17 +228,17 @@ def test_a_decision_does_not_outlive_the_model_that_it_read() -> None:
         acme = ps.tenant("acme")
         acme.agent("rescue").act(reason="tried", by=ANNA)
         activated(acme, sure)
-        desk, turned = ps.engine.desk, []
-        append = desk.append
+        store, turned = ps.log.store, []
+        append = store.append
 
-        def meddle(customer: Any, change: Any) -> Any:
-            if not turned and any(d.event.kind == "agent/decision-recorded" for d in change.drafts):
+        def meddle(submissions: Any) -> Any:
+            kinds = {event.wire_name.partition("@")[0] for submission in submissions for event in submission.events}
+            if not turned and "agent/decision-recorded" in kinds:
                 turned.append(True)
                 activated(acme, unsure)
-            return append(customer, change)
+            return append(submissions)
 
-        desk.append = meddle  # type: ignore[method-assign]
-        ps.engine.under = lambda lease: ps.engine  # type: ignore[method-assign]
+        store.append = meddle  # type: ignore[method-assign]
         entry = rescue_decides(ps, clock, 1)
         assert turned
         assert f"churn:{unsure.digest}" in (entry.recorded.model or "")

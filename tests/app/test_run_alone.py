@@ -90,9 +90,11 @@ def test_a_run_that_was_overtaken_decides_nothing_more_and_still_records_what_it
         tool.meanwhile = meanwhile
         with pytest.raises(LeaseLost):
             ps.run_once(wait_s=0)
-        assert [event.kind for event in ps.log.store.read(Query(after=heads[0]))] == ["effect/succeeded"]
+        under_way = sum(tool.calls.values())  # calls are made side by side
+        kinds = [event.kind for event in ps.log.store.read(Query(after=heads[0]))]
+        assert (set(kinds), 1 <= len(kinds) <= under_way) == ({"effect/succeeded"}, True)
         leases[0].release()
-        assert other.run_once(wait_s=0).called == 5
+        assert other.run_once(wait_s=0).called == 6 - under_way
         assert set(tool.calls.values()) == {1}
         decisions = ps.tenant("acme").decisions()
         assert [status for e in decisions for status in e.effects.values()] == ["succeeded"] * 6
@@ -119,7 +121,7 @@ def test_a_run_finds_at_its_end_that_another_one_did_everything(lasting: Where) 
 def test_a_run_of_slow_tools_keeps_its_lease(lasting: Where) -> None:
     """Each call takes two thirds of the lease's term, and a visit makes two: nobody gets in between."""
     clock, tool = ManualClock(NOON), Meanwhile()
-    with troubled(lasting, clock, tool) as ps, opened(lasting, clock=clock) as other:
+    with troubled(lasting, clock, tool, customers=1) as ps, opened(lasting, clock=clock) as other:
 
         def meanwhile() -> None:
             clock.advance(timedelta(seconds=40))
@@ -127,7 +129,7 @@ def test_a_run_of_slow_tools_keeps_its_lease(lasting: Where) -> None:
                 other.run_once(wait_s=0)
 
         tool.meanwhile = meanwhile
-        assert ps.run_once().called == 6
+        assert ps.run_once().called == 2
 
 
 def test_a_run_that_only_stood_still_goes_on(tmp_path: Path) -> None:
@@ -162,7 +164,8 @@ def test_people_act_while_a_run_is_under_way(tmp_path: Path) -> None:
         tool.meanwhile = lambda: (
             acme.consent("cus_2", "email", "service", evidence="form") and acme.agent("renewal-rescue").pause(reason="stop", by=ANNA)
         )
-        assert ps.run_once().called == 1
+        assert 1 <= ps.run_once().called <= 3  # of six: those that were made side by side when the switch was thrown
+        assert ps.run_once().called == 0
 
 
 _RUN = """

@@ -196,7 +196,7 @@ class TenantModels:
         except InvalidInput as error:
             refuse(f"it cannot score a customer: {error.field}, {error.reason}", f"Train it over {features.__name__}.")
         self._ps.deployments.require(features)
-        if card.made_at_us > self._ps.clock.now_us():
+        if card.made_at_us > self._ps.clock.now_us() + DAY_US:  # clocks differ a little
             refuse(f"it says that it was made on {iso(card.made_at_us)[:10]}, which is to come", "Mend the clock that it was made by.")
         if card.stale_at(self._ps.clock.now_us()):
             old = iso(card.made_at_us)[:10]

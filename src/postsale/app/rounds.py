@@ -166,6 +166,7 @@ class Rounds:
 
         for visit, attended in self._engine.attend_many(wanted()):
             try:
+                self._lease.keep()
                 with self._trouble(visit.stream, report):
                     if isinstance(attended, Exception):
                         raise attended
