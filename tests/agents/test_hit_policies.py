@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from postsale.agents import Agent, Policy, RenewalRescue
+from postsale.agents import Agent, Policy
 from postsale.agents.expressions import InputType, Value, all_of, parse_cell
 from postsale.agents.regions import Without, box_of, meet, point_in
 from postsale.errors import PolicyInvalid
@@ -188,4 +189,5 @@ def test_a_published_policy_with_rows_that_overlap_is_still_read_and_decides_not
 
 def test_a_policy_of_an_earlier_release_keeps_its_digest() -> None:
     assert Policy.from_toml(DUNNING).digest == "b47611abc6a711dcb2c684f648d692f86968f21607d135ecbdf5ae095cadcbca"
-    assert RenewalRescue().policy.digest == "65cdf41a3dad78135ab5ed9bf76f73f60dbb4302a0fd8d6f4a0b51a1aad8aa98"
+    rescue = Path(__file__).parent / "earlier" / "renewal-rescue-1.toml"
+    assert Policy.load(rescue).digest == "65cdf41a3dad78135ab5ed9bf76f73f60dbb4302a0fd8d6f4a0b51a1aad8aa98"
