@@ -10,6 +10,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from postsale.cli.cells import Cell, fitting
+from postsale.cli.common import out, table
 
 PART = re.compile(r"[^-/._:=]*[-/._:=]*")
 
@@ -65,3 +66,10 @@ def test_a_table_that_fits_is_left_alone_and_one_that_never_will_is_too() -> Non
     assert fitting(("id", "agent", "because"), rows, {0}, 80) is None
     assert fitting(("id", "agent", "because"), rows, {0}, 28) == [2, 11, 11]
     assert fitting(("id", "agent", "because"), rows, {0}, 20) is None
+
+
+def test_a_name_between_colons_stays_what_it_is_everywhere() -> None:
+    with out.capture() as said:
+        out.print("pass  conversation:free: nobody else has to be waited for")
+        table("Guardrails", ("rule",), [("conversation:free:",)])
+    assert said.get().count("conversation:free:") == 2

@@ -79,8 +79,8 @@ from postsale.store import Store, open_store, scheme_of
 from postsale.store.postgres_schema import DEFAULT_SCHEMA
 
 _WIDTH = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 140  # a pipe has no width of its own
-out = Console(highlight=False, width=_WIDTH)
-err = Console(stderr=True, highlight=False)
+out = Console(highlight=False, emoji=False, width=_WIDTH)  # a rule may be called :free:
+err = Console(stderr=True, highlight=False, emoji=False)
 
 EXIT_CODES = """Exit status: 0 done · 1 a check found something wrong · 2 the input is wrong · 3 refused · 4 not found · 5 the database or its keys cannot be used, or another run is under way
 Environment: POSTSALE_DB · POSTSALE_KEYS · POSTSALE_SCHEMA · POSTSALE_TENANT · POSTSALE_TOKEN (act as its owner) · POSTSALE_IMPORT (modules that declare your own signals) · POSTSALE_HEALTH (module:NAME of your health model) · POSTSALE_TARGETS (module:NAME of a list of your targets for models) · POSTSALE_ARCHIVE (where archived chapters were moved to) · POSTSALE_HOT (redis://… that serves rows of read models)"""
