@@ -17,7 +17,7 @@ from postsale.aggregates import decisions as d
 from postsale.aggregates import timed as t
 from postsale.aggregates.conversations import ConversationEnded, sets_aside
 from postsale.aggregates.identity import MergedInto, SplitFrom, StreamJoined, StreamParted, customer_stream
-from postsale.events import SEALED, Lane, StoredEvent, StreamId, decode, iso, to_us
+from postsale.events import SEALED, Header, Lane, StoredEvent, StreamId, decode, iso, to_us
 
 MAX_TOUCHES = 64  # a frequency cap cannot ask for more
 MAX_OFFERS = 64
@@ -79,6 +79,7 @@ class OpenDecision:
     asked: a.Asked | None = None  # the rules under which it waits for people, when the policy has any
     priority: int | None = None  # of its agent among all agents; None: it is no conversation
     purpose: str = ""  # that consent was asked for
+    depth: int = 0  # in the chain of causes
 
     @property
     def done(self) -> bool:
@@ -116,6 +117,8 @@ class RiskCase:
     reason: str
     acted_us: int | None = None  # the first effect that happened, or a person moved the case
     missed: frozenset[tuple[str, str, int, str]] = frozenset()  # (agent, sla, since, warned or breached)
+    event_id: UUID | None = None  # of the opening, or of the newest move
+    depth: int = 0  # in the chain of causes, of what follows from that event
 
 
 @dataclass(frozen=True, slots=True)
@@ -349,10 +352,16 @@ def _evolve(c: CustomerAggregate, event: d.CustomerEvent, stored: StoredEvent) -
         case ConversationEnded(decision_id=id_):
             return _ended(c, id_, at)
         case d.RiskCaseOpened(case_id=case_id, reason=reason):
-            return replace(c, cases={**c.cases, case_id: RiskCase(case_id, "at-risk", at, at, reason)})
+            depth = Header.from_bytes(stored.header).depth + 1
+            opened = RiskCase(case_id, "at-risk", at, at, reason, event_id=stored.event_id, depth=depth)
+            return replace(c, cases={**c.cases, case_id: opened})
         case d.RiskCaseMoved(case_id=case_id, stage=stage):
             case = c.cases.get(case_id)
-            return c if case is None else replace(c, cases={**c.cases, case_id: replace(_act(case, at), stage=stage, stage_since_us=at)})
+            if case is None:
+                return c
+            depth = Header.from_bytes(stored.header).depth
+            moved = replace(_act(case, at), stage=stage, stage_since_us=at, event_id=stored.event_id, depth=depth)
+            return replace(c, cases={**c.cases, case_id: moved})
         case d.RiskCaseClosed(case_id=case_id):
             return replace(c, cases=_without(c.cases, case_id))
         case StreamJoined(category=category, id=id_):
@@ -398,7 +407,8 @@ def _evolve(c: CustomerAggregate, event: d.CustomerEvent, stored: StoredEvent) -
         case t.WaitBegan(agent=agent, wait=name, decision_id=id_, kinds=kinds, until=until):
             over = [k for k, w in c.waits.items() if w.due is not None][-t.MAX_OVER + 1 :]  # for facts that come late
             kept = {k: w for k, w in c.waits.items() if w.due is None or k in over}
-            wait = t.Wait(stored.event_id, agent, name, id_, kinds, at, to_us(until))
+            depth = Header.from_bytes(stored.header).depth
+            wait = t.Wait(stored.event_id, agent, name, id_, kinds, at, to_us(until), depth=depth)
             return replace(c, waits={**kept, stored.event_id: wait})
         case t.WaitEnded(wait_id=wait_id, result="due", agent=agent, wait=name):
             waited = c.waits.get(wait_id)
@@ -465,6 +475,7 @@ def _decided(c: CustomerAggregate, event: d.DecisionRecorded, stored: StoredEven
         action=event.action,
         priority=rank if type(rank := event.context.get("priority")) is int else None,
         purpose=str(event.context.get("purpose") or ""),
+        depth=event.depth,
     )
     touches = c.touches
     if event.disposition in {"acted", "awaiting"}:

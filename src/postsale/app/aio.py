@@ -265,9 +265,9 @@ class AsyncTenant:
         """See `Tenant.consent`."""
         return await asyncio.to_thread(self.sync.consent, customer, channel, purpose, given=given, evidence=evidence)
 
-    async def returned(self, effect: UUID | str, signal: Signal) -> Receipt:
+    async def returned(self, effect: UUID | str, signal: Signal, *, customer: Customer | None = None) -> Receipt:
         """See `Tenant.returned`."""
-        return await asyncio.to_thread(self.sync.returned, effect, signal)
+        return await asyncio.to_thread(self.sync.returned, effect, signal, customer=customer)
 
     async def tools(self, *, as_of: datetime | None = None, known_at: datetime | None = None) -> list[ToolStatus]:
         """See `Tenant.tools`."""

@@ -368,9 +368,9 @@ class Steps:
         if not policy.timed or self.desk.control(agent_stream(c.stream.tenant, agent.name)).retired:
             return
         now_us, since_us = self.desk.now_us(), self.desk.seen_policy(c.stream.tenant, policy.name)[1]
-        for event, id_ in time_brings(c, agent.name, policy, since_us, now_us, lambda: self._values(c, agent, now_us)[0]):
-            causing = event.causing_event if isinstance(event, d.TriggerRaised) else None
-            yield self.desk.draft(event, id_, Cause(actor=Actor("agent", agent.name), causation_id=causing, origin=self._origin))
+        for it in time_brings(c, agent.name, policy, since_us, now_us, lambda: self._values(c, agent, now_us)[0]):
+            how = Cause(actor=Actor("agent", agent.name), causation_id=it.cause, depth=it.depth, origin=self._origin)
+            yield self.desk.draft(it.event, it.event_id, how)
 
     def ask(self, stream: StreamId, agent: str, command: str, *, person: Person, reason: str, at: datetime | None = None) -> UUID:
         """A person asks an agent to decide, now or at an instant to come: the trigger's id. See `asking.ask`."""
@@ -442,7 +442,7 @@ class Steps:
             drafts += [self.desk.draft(asked, derive_id(id_, "asked"), how)] if asked is not None else []
         if decided.opens_case is not None:
             opened = commands.open_case(c, decided.opens_case, pending.trigger_id)
-            drafts += [self.desk.draft(e, derive_id(id_, "risk-case"), how) for e in opened]
+            drafts += [self.desk.draft(e, derive_id(id_, "risk-case"), replace(how, causation_id=id_)) for e in opened]
         drafts += [self._told(c, e) for e in taken_over(c, event, id_, to_us(event.decided_at))]
         conditions: list[Condition] = [*switches.conditions, StreamAt(policy_stream(tenant, policy.name), policy_version)]
         read = event.evidence.keys()
