@@ -41,6 +41,7 @@ from postsale.aggregates import commands
 from postsale.aggregates import decisions as d
 from postsale.aggregates.artifacts import EVERY_AGENT, AgentControl, Mode, agent_stream, policy_stream
 from postsale.aggregates.asked import ApprovalTimedOut
+from postsale.aggregates.budgets import BudgetReserved
 from postsale.aggregates.conversations import ConversationEnded
 from postsale.aggregates.customer import CustomerAggregate, OpenDecision, PendingTrigger
 from postsale.aggregates.identity import ALIASES, AliasLinked, customer_stream
@@ -456,7 +457,7 @@ class Steps:
         reserve = purse = None
         if event.reservation is not None:
             r = event.reservation
-            reserve = d.BudgetReserved(decision_id=id_, period=r.period, amount_minor=r.amount_minor, currency=r.currency)
+            reserve = BudgetReserved(decision_id=id_, period=r.period, amount_minor=r.amount_minor, currency=r.currency)
             purse = money_stream(tenant, r.budget, str(event.context.get("budget_slice") or ""))
         made = Change(
             tuple(drafts), tuple(conditions), reserve=reserve, purse=purse, purse_version=looked.purse_version, beside=tuple(beside)
