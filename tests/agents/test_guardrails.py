@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from postsale.agents import Policy
 from postsale.agents.budget import BudgetState, Sums, evolve_budget
 from postsale.agents.guardrails import Context, ToolRef, contacts, first_failed, is_quiet, judge, look, period
-from postsale.agents.policy import Budget
+from postsale.agents.policy_sections import Budget
 from postsale.aggregates.artifacts import AgentControl
 from postsale.aggregates.budgets import BudgetCommitted, BudgetReleased, BudgetReserved
 from postsale.aggregates.customer import CustomerAggregate, Touch, empty

@@ -19,7 +19,9 @@ from postsale.agents.expressions import Value
 from postsale.agents.guardrails import Context, ToolRef, beyond, first_failed, forbidding, judge, mode_for, over_authority, too_risky
 from postsale.agents.planner_answer import Asked, Filled, Planned, options_of, read_answer
 from postsale.agents.planner_policy import FROM_PLAN
-from postsale.agents.policy import OfferRow, Policy, Rule, fill
+from postsale.agents.policy import Policy
+from postsale.agents.policy_sections import OfferRow, Rule
+from postsale.agents.templates import fill
 from postsale.aggregates.artifacts import Mode, content_digest
 from postsale.aggregates.budgets import Reservation
 from postsale.aggregates.decisions import DecisionRecorded, Disposition, EffectIntent, Eligible, Offer, ReadRef, Scalar

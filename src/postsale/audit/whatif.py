@@ -22,7 +22,8 @@ from postsale.agents.editing import edit_of
 from postsale.agents.evidence import EvidenceRecorder
 from postsale.agents.flags import values_of
 from postsale.agents.guardrails import Context, ToolRef, look, period
-from postsale.agents.policy import NO_ACTION, Policy, Rule
+from postsale.agents.policy import NO_ACTION, Policy
+from postsale.agents.policy_sections import Rule
 from postsale.agents.policy_time import ASKED_BY
 from postsale.agents.widening import Wider, widenings
 from postsale.aggregates.artifacts import POLICIES, ArtifactActivated, ArtifactPublished, Mode, policy_stream, untouched
