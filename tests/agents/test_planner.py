@@ -19,7 +19,8 @@ from postsale.agents.engines import EmbeddedEngine
 from postsale.agents.prompts_log import activate_prompt
 from postsale.aggregates import state_json
 from postsale.aggregates.customer import CustomerAggregate
-from postsale.aggregates.decisions import DecisionRecorded, PlanReceived, PlanRequested
+from postsale.aggregates.decisions import DecisionRecorded
+from postsale.aggregates.plans import PlanReceived, PlanRequested
 from postsale.aggregates.signals import TicketOpened
 from postsale.errors import BadDeclaration, PolicyInvalid, ToolUnreachable
 from postsale.events import MASKED, Lane, encode_payload

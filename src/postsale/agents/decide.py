@@ -19,7 +19,8 @@ from postsale.agents.planner_answer import Asked, Filled, Planned, options_of, r
 from postsale.agents.planner_policy import FROM_PLAN
 from postsale.agents.policy import OfferRow, Policy, Rule, fill
 from postsale.aggregates.artifacts import Mode, content_digest
-from postsale.aggregates.decisions import DecisionRecorded, Disposition, EffectIntent, Eligible, Offer, ReadRef, Reservation, Scalar
+from postsale.aggregates.budgets import Reservation
+from postsale.aggregates.decisions import DecisionRecorded, Disposition, EffectIntent, Eligible, Offer, ReadRef, Scalar
 from postsale.events import DAY_US, MAX_INT, SECOND_US, canonical, derive_id, from_us
 
 CERTAIN_PPM = 1_000_000

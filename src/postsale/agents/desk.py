@@ -40,16 +40,11 @@ from postsale.aggregates.authority import (
     authority_stream,
     evolve_authority,
 )
+from postsale.aggregates.budgets import BudgetCommitted, BudgetCompensated, BudgetEvent, BudgetReleased, BudgetReserved, BudgetSliceReturned
 from postsale.aggregates.conversations import ContactBudgetSet, ContactLimit, contacts_stream
 from postsale.aggregates.customer import CustomerAggregate, OpenDecision
 from postsale.aggregates.decisions import (
     AgentReached,
-    BudgetCommitted,
-    BudgetCompensated,
-    BudgetEvent,
-    BudgetReleased,
-    BudgetReserved,
-    BudgetSliceReturned,
     DecisionRecorded,
     EffectSucceeded,
     Ordered,

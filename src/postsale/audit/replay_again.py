@@ -25,8 +25,9 @@ from postsale.agents.policy import Policy
 from postsale.agents.policy_time import ASKED_BY
 from postsale.agents.readings import RunnerHealth
 from postsale.agents.rederive import case_of, spec_of
-from postsale.aggregates.customer import CustomerAggregate, fold
+from postsale.aggregates.customer import CustomerAggregate
 from postsale.aggregates.decisions import DecisionRecorded, Scalar
+from postsale.aggregates.evolve import fold
 from postsale.errors import InvalidInput, PostSaleError, ToolUnreachable
 from postsale.events import DAY_US, Lane, StoredEvent, StreamId, canonical, decode_payload, encode_payload, to_us
 from postsale.projections.folding import Fact, State, fact_of

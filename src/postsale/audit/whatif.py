@@ -27,8 +27,9 @@ from postsale.agents.policy_time import ASKED_BY
 from postsale.agents.rederive import case_of, spec_of
 from postsale.agents.widening import Wider, widenings
 from postsale.aggregates.artifacts import POLICIES, ArtifactActivated, ArtifactPublished, Mode, policy_stream, untouched
+from postsale.aggregates.budgets import BudgetEvent, BudgetReleased, BudgetReserved
 from postsale.aggregates.customer import CustomerAggregate, Touch
-from postsale.aggregates.decisions import BudgetEvent, BudgetReleased, BudgetReserved, DecisionRecorded, Scalar
+from postsale.aggregates.decisions import DecisionRecorded, Scalar
 from postsale.audit.estimate import Estimate, Sample, estimate
 from postsale.errors import InvalidInput, NotAllowed
 from postsale.events import Lane, StreamId, iso, money_text, to_us

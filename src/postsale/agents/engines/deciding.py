@@ -29,6 +29,7 @@ from postsale.agents.work import Work, load
 from postsale.aggregates import commands
 from postsale.aggregates import decisions as d
 from postsale.aggregates.artifacts import policy_stream
+from postsale.aggregates.budgets import BudgetReserved
 from postsale.aggregates.customer import CustomerAggregate, PendingTrigger
 from postsale.errors import ApprovalRefused, ConditionFailed, ContentConflict, InvalidInput, NotLive, StoreUnavailable, VersionConflict
 from postsale.events import SECOND_US, Actor, StreamId, derive_id, to_us
@@ -122,7 +123,7 @@ def decided(
     reserve = purse = None
     if event.reservation is not None:
         r = event.reservation
-        reserve = d.BudgetReserved(decision_id=id_, period=r.period, amount_minor=r.amount_minor, currency=r.currency)
+        reserve = BudgetReserved(decision_id=id_, period=r.period, amount_minor=r.amount_minor, currency=r.currency)
         purse = money_stream(tenant, r.budget, str(event.context.get("budget_slice") or ""))
     made = Change(tuple(drafts), tuple(conditions), reserve=reserve, purse=purse, purse_version=looked.purse_version, beside=tuple(beside))
     return made, looked.decided
