@@ -604,7 +604,7 @@ def test_an_offer_is_compared_even_without_the_answer() -> None:
 
 
 def test_another_recorded_answer_is_a_difference() -> None:
-    from postsale.agents.decide import rederive
+    from postsale.agents.rederive import rederive
 
     w = Planned()
     event = w.decided()
