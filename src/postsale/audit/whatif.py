@@ -15,19 +15,14 @@ from uuid import UUID
 
 from postsale.agents import reach
 from postsale.agents.decide import CERTAIN_PPM, decide, plan_row
-from postsale.agents.rederive import case_of
-from postsale.agents.rederive import spec_of
-from postsale.agents.budget import BudgetState, budget_stream, evolve_budget
-from postsale.agents.decide import CERTAIN_PPM, decide, plan_row
 from postsale.agents.editing import edit_of
 from postsale.agents.evidence import EvidenceRecorder
 from postsale.agents.flags import values_of
 from postsale.agents.guardrails import Context, ToolRef, look
 from postsale.agents.policy import NO_ACTION, Policy
 from postsale.agents.policy_time import ASKED_BY
-from postsale.agents.widening import widenings
 from postsale.agents.rederive import case_of, spec_of
-from postsale.agents.widening import Wider, widenings
+from postsale.agents.widening import widenings
 from postsale.aggregates.artifacts import POLICIES, ArtifactActivated, ArtifactPublished, Mode, policy_stream, untouched
 from postsale.aggregates.customer import CustomerAggregate, Touch
 from postsale.aggregates.decisions import DecisionRecorded, Scalar

@@ -14,15 +14,17 @@ from postsale.agents.approval_rules import asked_of
 from postsale.agents.budget import money_stream
 from postsale.agents.conversation import taken_over
 from postsale.agents.decide import Case, Decided, decide, decision_id, plan_row
-from postsale.agents.desk import TRIES, Change, Switches, reach_stream
+from postsale.agents.desk import TRIES, Change
 from postsale.agents.engines.crew import Crew
 from postsale.agents.engines.ends import told
 from postsale.agents.escrow import Purse
 from postsale.agents.evidence import EvidenceRecorder, HealthReading, read_set
 from postsale.agents.flags import FAILED, read_flags
 from postsale.agents.guardrails import look, period
+from postsale.agents.lookup import Switches, reach_stream
 from postsale.agents.planner_asking import NotYet
-from postsale.agents.policy import Budget, Policy
+from postsale.agents.policy import Policy
+from postsale.agents.policy_sections import Budget
 from postsale.agents.policy_time import ASKED_BY
 from postsale.agents.replacing import Edited
 from postsale.agents.work import Work, load

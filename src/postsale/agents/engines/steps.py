@@ -18,23 +18,6 @@ from postsale.access import Person
 from postsale.agents import asking, control
 from postsale.agents.agent import Agent
 from postsale.agents.approvals import Approvals
-from postsale.agents.budget import money_stream
-from postsale.agents.conversation import LAST, stop_of, taken_over
-from postsale.agents.conversation import ended as conversations_ended
-from postsale.agents.decide import Case, Decided, decide, decision_id, plan_row
-from postsale.agents.desk import NOTHING, TRIES, Change, Desk
-from postsale.agents.escrow import Escrow, Purse
-from postsale.agents.evidence import EvidenceRecorder, HealthReading, HealthSource, NoHealth, read_set, rounded
-from postsale.agents.flags import FAILED, FlagSource, read_flags
-from postsale.agents.guardrails import look, period
-from postsale.agents.lookup import Switches, reach_stream
-from postsale.agents.outbox import Outbox
-from postsale.agents.planner_asking import NotYet, Planning
-from postsale.agents.policy import Policy
-from postsale.agents.policy_sections import Budget
-from postsale.agents.policy_time import ASKED_BY
-from postsale.agents.replacing import Edited
-from postsale.agents.timed import next_us, time_brings
 from postsale.agents.conversation import LAST
 from postsale.agents.desk import Desk
 from postsale.agents.engines.crew import Crew
