@@ -17,15 +17,10 @@ from postsale.agents.limits import MAX_REACH
 from postsale.agents.lookup import Lookup, Step
 from postsale.agents.waits import begun
 from postsale.agents.work import CONFLICTS, Append, Load, Work, alone, load
+from postsale.aggregates.budgets import BudgetCommitted, BudgetCompensated, BudgetEvent, BudgetReleased, BudgetReserved, BudgetSliceReturned
 from postsale.aggregates.customer import CustomerAggregate, OpenDecision
 from postsale.aggregates.decisions import (
     AgentReached,
-    BudgetCommitted,
-    BudgetCompensated,
-    BudgetEvent,
-    BudgetReleased,
-    BudgetReserved,
-    BudgetSliceReturned,
     EffectSucceeded,
 )
 from postsale.errors import PostSaleError

@@ -28,7 +28,7 @@ from postsale.agents.prompts_log import activate_prompt, known_prompts
 from postsale.agents.tools.toolbox import Toolbox, within
 from postsale.aggregates.artifacts import policy_stream
 from postsale.aggregates.customer import CustomerAggregate, OpenPlan, PendingTrigger
-from postsale.aggregates.decisions import PlanReceived, PlanRequested
+from postsale.aggregates.plans import PlanReceived, PlanRequested
 from postsale.errors import ContentConflict, LeaseLost, PolicyInvalid, ToolUnreachable
 from postsale.events import MAX_INT, SECOND_US, Actor, derive_id, from_us, registry, to_us
 from postsale.store.contract import StreamAt

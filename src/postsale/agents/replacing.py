@@ -23,7 +23,9 @@ from postsale.aggregates import asked as a
 from postsale.aggregates import commands
 from postsale.aggregates import decisions as d
 from postsale.aggregates.authority import Right, authority_stream
-from postsale.aggregates.customer import MAX_RECENT, CustomerAggregate, PendingTrigger, without_proposal
+from postsale.aggregates.budgets import Reservation
+from postsale.aggregates.customer import MAX_RECENT, CustomerAggregate, PendingTrigger
+from postsale.aggregates.evolve import without_proposal
 from postsale.errors import ApprovalRefused, InvalidInput
 from postsale.events import Recorded, derive_id
 from postsale.store.contract import Condition, StreamAt
@@ -38,7 +40,7 @@ class Edited:
     editor: str
     arguments: Sequence[Mapping[str, Any]]
     asked_by: str  # what asked for the proposal that is replaced
-    freed: d.Reservation | None  # what that one gives back
+    freed: Reservation | None  # what that one gives back
     freed_from: str  # the slice of the budget that it was taken from; "" is the budget itself
 
 

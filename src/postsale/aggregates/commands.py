@@ -96,8 +96,8 @@ def reject(
     known = awaiting(c, decision_id)
     if approver == known.agent:
         raise ApprovalRefused(decision_id=str(decision_id), reason="an agent cannot settle its own proposal")
-    said = {"approver": approver, "authenticated_by": authenticated_by, "reason": reason}
-    return (d.ApprovalRejected(decision_id=decision_id, **said, **(right or Right(None)).said()),)
+    by = (right or Right(None)).said()
+    return (d.ApprovalRejected(decision_id=decision_id, approver=approver, authenticated_by=authenticated_by, reason=reason, **by),)
 
 
 def lapse_expired(c: CustomerAggregate, now_us: int) -> tuple[d.ApprovalLapsed, ...]:
