@@ -276,6 +276,7 @@ class Approvals:
         purpose = str(data.context.get("purpose", ""))
         changed += [f"consent:{i.channel}/{purpose}" for i in data.intents if i.channel and not c.may_contact(i.channel, purpose)]
         changed += ["identity:merged"] if c.merged_into else []
+        changed += [f"policy:{data.policy[:12]}, which was retired"] if self._desk.retired(c.stream.tenant, data.policy) else []
         return (*changed, *refuted(c, data.trigger_id)), bound, position
 
     def _offered(self, stream: StreamId, decision: Recorded[d.DecisionRecorded], seen: Sequence[Mapping[str, Any]] | None) -> str:

@@ -24,6 +24,7 @@ from postsale.aggregates.decisions import Offer, Scalar, Verdict
 from postsale.events import DAY_US, from_us
 
 PERSON = ("approval/granted", "customer/command-issued")  # what people say themselves
+POLICY_RETIRED = "policy-retired"
 SWITCHES = ("agent", "tenant", "everything")  # in the order of `artifacts.switch_streams`
 
 
@@ -59,7 +60,7 @@ class Context:
     budget_left_minor: int | None = None  # of the period, after reservations
     budget_period: str = ""
     budget_slice: str = ""  # of the budget, that the money would come from
-    paused_by: str = ""  # "", or which switch: agent, tenant, everything; "retired" for good
+    paused_by: str = ""  # "", or which switch: agent, tenant, everything; "retired" for good; POLICY_RETIRED
     merged: bool = False  # the customer is part of another one
     past: Mapping[str, Past] = field(default_factory=dict)  # by sequence rule
     probability_ppm: int | None = None  # of the policy's floor; None when no calibrated model says so
@@ -145,6 +146,7 @@ def look(
     *,
     now_us: int,
     switches: tuple[AgentControl, ...] = (),
+    retired: bool = False,
     budget_left_minor: int | None = None,
     budget_slice: str | None = None,
     tools: Mapping[str, ToolRef] | None = None,
@@ -152,7 +154,9 @@ def look(
     agent: str = "",
     contact_limits: Mapping[str, ContactLimit] | None = None,
 ) -> Context:
-    """The context of one decision of `agent`. `switches` are the states of `artifacts.switch_streams`, in that order."""
+    """The context of one decision of `agent`. `switches` are the states of `artifacts.switch_streams`, in that order;
+    `retired`: the policy was.
+    """
     g, priority = policy.guardrails, None if policy.conversation is None else policy.conversation.priority
     zone, zone_of_whom = zone_of(CUSTOMER, evidence.get("time_zone"), g.quiet_hours.default_zone if g.quiet_hours else policy.zone)
     likely = evidence.get(g.probability.input) if g.probability else None
@@ -165,7 +169,7 @@ def look(
         budget_left_minor=budget_left_minor,
         budget_period=period(g.budget, now_us) if g.budget else "",
         budget_slice=budget_slice or "",
-        paused_by=paused[0] if paused else "",
+        paused_by=paused[0] if paused else POLICY_RETIRED if retired else "",
         merged=customer.merged_into is not None,
         past={rule.id: look_back(rule, customer, now_us) for rule in g.sequence or ()},
         probability_ppm=likely if type(likely) is int else None,

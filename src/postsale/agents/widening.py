@@ -278,6 +278,8 @@ def _autonomy(old: Autonomy | None, new: Autonomy | None) -> Iterator[Wider]:
             yield Wider(f"autonomy.{step}", "less is asked before a promotion")
     if before.downgrade is not None and before.downgrade != after.downgrade:
         yield Wider("autonomy.downgrade", "it may be downgraded later, or not at all")
+    if before.retire is not None and before.retire != after.retire:
+        yield Wider("autonomy.retire", "less may speak for retiring it")
 
 
 def _as_careful(old: ToolRisk, new: ToolRisk | None) -> bool:

@@ -265,6 +265,10 @@ class AsyncTenant:
         """See `Tenant.consent`."""
         return await asyncio.to_thread(self.sync.consent, customer, channel, purpose, given=given, evidence=evidence)
 
+    async def retire_policy(self, digest: str, *, reason: str, by: Person | None = None) -> int:
+        """See `Tenant.retire_policy`."""
+        return await asyncio.to_thread(self.sync.retire_policy, digest, reason=reason, by=by)
+
     async def returned(self, effect: UUID | str, signal: Signal, *, customer: Customer | None = None) -> Receipt:
         """See `Tenant.returned`."""
         return await asyncio.to_thread(self.sync.returned, effect, signal, customer=customer)

@@ -93,8 +93,8 @@ def decided(
     """The decision about a trigger, or about a person's edit, with what it must hold on."""
     tenant = c.stream.tenant
     switches = crew.desk.switches(tenant, agent.name)
-    policy, policy_version = crew.policy(tenant, agent)
-    looked = _look(crew, c, pending, agent, policy, switches, problem, edited)
+    policy, policy_version, retired = crew.policy(tenant, agent)
+    looked = _look(crew, c, pending, agent, policy, switches, problem, edited, retired)
     event, id_ = looked.decided.event, looked.decided.decision_id
     how = Cause(
         actor=Actor("agent", agent.name),
@@ -140,6 +140,7 @@ def _look(
     switches: Switches,
     problem: str,
     edited: Edited | None,
+    retired: bool,
 ) -> _Looked:
     now_us, tenant, budget = crew.desk.now_us(), c.stream.tenant, policy.guardrails.budget
     asked = read_flags(policy.flags or {}, policy.inputs, crew.flags, tenant=tenant, customer=c.ref)
@@ -179,6 +180,7 @@ def _look(
             evidence,
             now_us=now_us,
             switches=switches.states,
+            retired=retired,
             budget_left_minor=left,
             budget_slice=purse.slice,
             tools=crew.toolbox.refs,

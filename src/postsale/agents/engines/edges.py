@@ -38,7 +38,9 @@ def watching(
     raised, moved = 0, False
     known = customer
     for agent in crew.agents.values():
-        policy, _ = crew.policy(stream.tenant, agent)
+        policy, _, retired = crew.policy(stream.tenant, agent)
+        if retired:
+            continue
         depth = header.depth if header is not None else 0
         how = Cause(actor=Actor("agent", agent.name), causation_id=causing, depth=depth, origin=crew.desk.origin)
 
