@@ -6,8 +6,7 @@ Pure and total: no clock, no random, no I/O, nothing refused. May import `events
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar, assert_never
 from uuid import UUID
 
@@ -29,11 +28,15 @@ from postsale.aggregates.customer import (
     RiskCase,
     Touch,
 )
+from postsale.aggregates.frozen import replace
 from postsale.aggregates.identity import MergedInto, SplitFrom, StreamJoined, StreamParted
 from postsale.aggregates.plans import PlanReceived, PlanRequested
 from postsale.events import Header, Lane, StoredEvent, StreamId, decode, to_us
+from postsale.events import Event, Lane, StoredEvent, StreamId, decode, to_us
 
 _TOGETHER = 256
+Read = Callable[[StoredEvent], Event]
+"""Of a stored event of the decision lane, what it says, personal fields MASKED."""
 K = TypeVar("K")
 V = TypeVar("V")
 
@@ -98,15 +101,19 @@ def _arrives(w: t.Wait, fact: StoredEvent) -> t.Wait:
     return replace(w, met=fact.event_id)
 
 
-def evolve_decision(customer: CustomerAggregate, stored: StoredEvent) -> CustomerAggregate:
-    """An event of the decision lane of this customer's own stream."""
-    event: d.CustomerEvent = decode(stored).data  # type: ignore[assignment]
+def _read(stored: StoredEvent) -> Event:
+    return decode(stored).data
+
+
+def evolve_decision(customer: CustomerAggregate, stored: StoredEvent, read: Read = _read) -> CustomerAggregate:
+    """An event of the decision lane of this customer's own stream; `read` says what its bytes hold."""
+    event: d.CustomerEvent = read(stored)  # type: ignore[assignment]
     recent = {**customer.recent, stored.kind: _newest(customer, stored.kind, (stored.occurred_at_us,))}
     customer = replace(customer, position=max(customer.position, stored.position), version=stored.version, recent=recent)
     return _evolve(customer, event, stored)
 
 
-def fold(customer: CustomerAggregate, events: Iterable[StoredEvent]) -> CustomerAggregate:
+def fold(customer: CustomerAggregate, events: Iterable[StoredEvent], read: Read = _read) -> CustomerAggregate:
     """Evolve over events of both lanes in position order. Memory is bounded: facts are taken in by the hundred."""
     facts: list[StoredEvent] = []
     for stored in events:
@@ -115,7 +122,7 @@ def fold(customer: CustomerAggregate, events: Iterable[StoredEvent]) -> Customer
             continue
         customer = evolve_facts(customer, facts) if facts else customer
         facts = [stored] if stored.lane is Lane.FACT else []
-        customer = customer if facts else evolve_decision(customer, stored)
+        customer = customer if facts else evolve_decision(customer, stored, read)
     return evolve_facts(customer, facts) if facts else customer
 
 

@@ -116,7 +116,7 @@ class Crew:
     def values(self, c: CustomerAggregate, agent: Agent, at_us: int) -> tuple[dict[str, d.Scalar], HealthReading]:
         """Everything on offer at a time, rounded, and the reading it came from."""
         health = self.health.read(c, at_us, agent.wanted)
-        return {n: rounded(v) for n, v in agent.values(c, health, at_us).items()}, health
+        return {n: v if type(v) is not float else rounded(v) for n, v in agent.values(c, health, at_us).items()}, health
 
     def reread(self, c: CustomerAggregate, agent: str) -> tuple[Mapping[str, d.Scalar], int]:
         """What an agent would read now, and up to which fact."""
