@@ -13,6 +13,7 @@ from zoneinfo import ZoneInfo
 
 from postsale.agents.conversation import Contacts, contacts_of, holder, verdicts
 from postsale.agents.expressions import Value
+from postsale.agents.holdout import Drawn, draw, drawn_of
 from postsale.agents.limits import TIERS, Asked, authority, offered, reach, tool_risk
 from postsale.agents.policy import NO_ACTION, Policy
 from postsale.agents.policy_sections import Budget, ProbabilityFloor, Rule, SequenceRule
@@ -70,6 +71,7 @@ class Context:
     priority: int | None = None  # of the agent among all agents; None: its policy takes no part
     conversation_with: str = ""  # the other agent that speaks with the customer and does not have to yield
     contacts: Mapping[str, Contacts] = field(default_factory=dict)  # by channel, by all agents together
+    drawn: Drawn | None = None  # the customer's number in the policy's hold-out
     zone_of: str = ""  # whose zone it is: the customer's, the policy's, or utc, because nobody has one; "" in old records
 
     def scalars(self) -> dict[str, Scalar]:
@@ -96,6 +98,8 @@ class Context:
             out |= {"priority": self.priority, "conversation_with": self.conversation_with}
             for channel, (made, most, days) in self.contacts.items():
                 out |= {f"contacts.{channel}": made, f"contact_limit.{channel}": most, f"contact_days.{channel}": days}
+        if self.drawn is not None:
+            out |= self.drawn.scalars()
         if self.zone_of:
             out["time_zone_of"] = self.zone_of
         return out
@@ -135,6 +139,7 @@ class Context:
                 for k, v in values.items()
                 if k.startswith("contacts.") and isinstance(v, int)
             },
+            drawn=drawn_of(values),
             zone_of=str(values.get("time_zone_of") or ""),
         )
 
@@ -179,6 +184,7 @@ def look(
         priority=priority,
         conversation_with="" if priority is None else holder(customer, agent, priority, now_us),
         contacts={} if priority is None else contacts_of(customer, policy.channels, contact_limits or {}, now_us),
+        drawn=draw(policy.holdout, customer.ref),
         zone_of=zone_of_whom,
     )
 
@@ -294,6 +300,8 @@ def judge(
     out += [asked.verdict for asked in beyond(policy, chosen, offer, context, evidence or {})]
     where = "" if segment is None else f"/{segment}"
     out.append(_say("autonomy", f"autonomy:{mode}{where}", mode != "observe", "the agent observes", f"the agent may {mode}"))
+    if context.drawn is not None:  # last, so that it stops only what nothing else does: the arms differ by the draw alone
+        out.append(context.drawn.verdict)
     return tuple(out)
 
 

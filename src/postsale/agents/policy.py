@@ -22,6 +22,9 @@ from postsale.agents.conversation import Conversation
 from postsale.agents.expressions import Cell, InputType, Value, all_of, parse_cell
 from postsale.agents.flags import FlagInput
 from postsale.agents.policy_sections import Autonomy, Cells, Guardrails, Outcome, Rule, Trigger
+from postsale.agents.holdout import Holdout
+from postsale.agents.limits import TIERS, Authority, BlastRadius, Tier, ToolRisk
+from postsale.agents.planner_policy import PlanRow
 from postsale.agents.regions import Box, box_of
 from postsale.agents.schedules import Schedule
 from postsale.agents.sla import Sla
@@ -57,6 +60,7 @@ class Policy(Table):
         None  # what planners may choose
     )
     guardrails: Guardrails
+    holdout: Holdout | None = None  # whom it leaves alone, at random
     autonomy: Autonomy | None = None
     outcome: Outcome | None = None
     conversation: Conversation | None = None

@@ -45,7 +45,7 @@ def widenings(old: Policy, new: Policy) -> tuple[Wider, ...]:
         if old.inputs.get(name, kind) != kind:
             return (Wider(f"inputs.{name}", f"it was declared {old.inputs[name]}, so its rows cannot be compared"),)
     limits = (*_limits(old.guardrails, new.guardrails), *_autonomy(old.autonomy, new.autonomy))
-    limits = (*limits, *_conversation(old, new))
+    limits = (*limits, *_conversation(old, new), *_holdout(old, new))
     time = (Wider(where, why) for where, why in policy_time.wider(old, new))
     return (*_rows(old, new), *_options(old, new), *_triggers(old, new), *limits, *time)
 
@@ -262,6 +262,12 @@ def _conversation(old: Policy, new: Policy) -> Iterator[Wider]:
     for stop in was.stop:
         if stop not in now.stop:
             yield Wider(f"conversation.stop {stop.id!r}", "a conversation goes on where it ended")
+
+
+def _holdout(old: Policy, new: Policy) -> Iterator[Wider]:
+    was, now = old.holdout, new.holdout
+    if was is not None and (now is None or now.name != was.name or now.percent < was.percent):
+        yield Wider("holdout", "customers that were left alone may be acted on")
 
 
 def _autonomy(old: Autonomy | None, new: Autonomy | None) -> Iterator[Wider]:

@@ -31,8 +31,7 @@ from postsale.aggregates.customer import (
 from postsale.aggregates.frozen import replace
 from postsale.aggregates.identity import MergedInto, SplitFrom, StreamJoined, StreamParted
 from postsale.aggregates.plans import PlanReceived, PlanRequested
-from postsale.events import Header, Lane, StoredEvent, StreamId, decode, to_us
-from postsale.events import Event, Lane, StoredEvent, StreamId, decode, to_us
+from postsale.events import Event, Header, Lane, StoredEvent, StreamId, decode, to_us
 
 _TOGETHER = 256
 Read = Callable[[StoredEvent], Event]

@@ -18,6 +18,7 @@ from postsale.agents import Agent
 from postsale.agents.engines import Engine
 from postsale.aggregates.customer import CustomerAggregate
 from postsale.aggregates.signals import Signal
+from postsale.app.effects import EffectReport
 from postsale.app.health import CustomerRow
 from postsale.app.importing import ImportReport, Refused
 from postsale.app.outcomes import Outcomes
@@ -246,6 +247,19 @@ class AsyncTenant:
             conditions=conditions,
             reply_within=reply_within,
         )
+
+    async def effects(
+        self,
+        start: datetime,
+        end: datetime,
+        *,
+        holdout: str | None = None,
+        agent: str | None = None,
+        as_of: datetime | None = None,
+        known_at: datetime | None = None,
+    ) -> tuple[EffectReport, ...]:
+        """See `Tenant.effects`."""
+        return await asyncio.to_thread(self.sync.effects, start, end, holdout=holdout, agent=agent, as_of=as_of, known_at=known_at)
 
     async def approvals(self, *, as_of: datetime | None = None, known_at: datetime | None = None) -> list[Decision]:
         """See `Tenant.approvals`."""

@@ -5,7 +5,7 @@ Memory grows with customers and with what their histories keep, not with usage.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -90,7 +90,7 @@ def outcomes_of(
     """Every outcome of the period. Raises what an unreadable event raises."""
     known_us = None if frame.knowledge == "claimed" else to_us(frame.known_at)
     members = membership(log, tenant, None, known_us)
-    values = _values(log, tenant, frame, members)
+    values = values_of(log, tenant, frame, members, _DECLARED)
     books = [o.Book.of(ref, v) for ref, v in values[o.Revenue].items()]
     good, _ = readable(books, rates)
     calls = o.renewals(books, frame)
@@ -125,12 +125,14 @@ def _happened(log: Log, tenant: str, frame: o.Frame, members: Membership) -> lis
     return found
 
 
-def _values(log: Log, tenant: str, frame: o.Frame, members: Membership) -> Mapping[type[Features], dict[str, FeatureValues]]:
+def values_of(
+    log: Log, tenant: str, frame: o.Frame, members: Membership, declared: Sequence[type[Features]]
+) -> Mapping[type[Features], dict[str, FeatureValues]]:
     """Finished values by declaration and reference, of every customer with a fact that any of them reads: all folded in one pass."""
     claimed = frame.knowledge == "claimed"
     known_us = to_us(frame.known_at)
-    at_us = {features: frame.end_us - 1 if features is o.Adoption else frame.as_of_us for features in _DECLARED}
-    folds = [(Fold(features), at_us[features]) for features in _DECLARED]
+    at_us = {features: frame.end_us - 1 if features is o.Adoption else frame.as_of_us for features in declared}
+    folds = [(Fold(features), at_us[features]) for features in declared]
     kinds = frozenset(kind for fold, _ in folds for kind in fold.kinds)
     states: dict[StreamId, list[State]] = {}
     query = Query(tenant=tenant, lane=Lane.FACT, kinds=kinds, as_of_us=frame.as_of_us, known_at_us=None if claimed else known_us)
@@ -145,7 +147,7 @@ def _values(log: Log, tenant: str, frame: o.Frame, members: Membership) -> Mappi
             if fact.kind in fold.kinds and fact.occurred_at_us <= upto_us:
                 fold.add(state, fact)
     customers = {stream for stream in states if stream.category == CUSTOMERS} | members.joined.keys()
-    found: dict[type[Features], dict[str, FeatureValues]] = {features: {} for features in _DECLARED}
+    found: dict[type[Features], dict[str, FeatureValues]] = {features: {} for features in declared}
     for stream in sorted(customers - members.merged):
         parts = [states[s] for s in (stream, *members.joined.get(stream, ())) if s in states]
         for i, (fold, upto_us) in enumerate(folds):
