@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Final
 
 import orjson
 
@@ -34,10 +34,7 @@ from postsale.simulator.vendor import Vendor
 RUN_DAYS: Final = (1,)  # Tuesday: agents run, and people look at what waits a few hours later
 _LOOK_EVERY: Final = 28  # days between two looks at how far each agent may go
 _YEAR_END: Final = 14  # days before the end: a person looks at everything again
-_CRITERIA: Final[dict[str, Any]] = {
-    "propose": {"window_days": 90, "decisions": 5, "failed_percent": 5},
-    "act": {"window_days": 120, "decisions": 5, "answered": 4, "approved_percent": 60, "failed_percent": 5},
-}
+_RARE: Final = frozenset({"churn-outreach", "post-renewal-outreach", "referral-invitation"})  # agents that are asked a few times a quarter
 
 
 def year_agents() -> list[Agent]:
@@ -48,7 +45,12 @@ def year_agents() -> list[Agent]:
 def _ours(policy: Policy | None) -> Policy:
     assert policy is not None
     data = orjson.loads(policy.content.replace('"USD"', '"EUR"'))
-    return Policy.from_json(canonical({**data, "autonomy": _CRITERIA}).decode())
+    few = policy.name in _RARE
+    criteria = {
+        "propose": {"window_days": 120, "decisions": 2 if few else 5, "failed_percent": 5},
+        "act": {"window_days": 180, "decisions": 3 if few else 8, "answered": 1 if few else 4, "approved_percent": 60, "failed_percent": 5},
+    }
+    return Policy.from_json(canonical({**data, "autonomy": criteria}).decode())
 
 
 @dataclass(frozen=True, slots=True)
