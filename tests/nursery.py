@@ -24,6 +24,7 @@ import traceback
 import types
 from contextlib import suppress
 from functools import cache
+from io import BufferedReader, BufferedWriter, FileIO, TextIOWrapper
 from pathlib import Path
 from typing import NoReturn
 
@@ -69,8 +70,8 @@ def _become(order: dict[str, object]) -> int:
     os.environ.update(environ)
     sys.dont_write_bytecode = bool(environ.get("PYTHONDONTWRITEBYTECODE"))
     sys.path[:0] = ["", *(p for p in environ.get("PYTHONPATH", "").split(os.pathsep) if p and p not in sys.path)]
-    sys.stdin, sys.stdout = open(0, encoding="utf-8", closefd=False), open(1, "w", encoding="utf-8", closefd=False)
-    sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)
+    sys.stdin, sys.stdout = TextIOWrapper(BufferedReader(FileIO(0)), "utf-8"), TextIOWrapper(BufferedWriter(FileIO(1, "w")), "utf-8")
+    sys.stderr = TextIOWrapper(BufferedWriter(FileIO(2, "w")), "utf-8", "backslashreplace", line_buffering=True)
     sys.modules["__main__"] = types.ModuleType("__main__")
     sys.argv = words[:1] if words[0] == "-c" else words
     try:

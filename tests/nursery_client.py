@@ -7,10 +7,8 @@ import sys
 
 files = [0, 1, 2]
 for name in os.listdir("/proc/self/fd"):  # a shell's <(…) is one more
-    try:
-        files += [int(name)] if int(name) > 2 and os.stat(int(name)) else []
-    except OSError:
-        pass  # it was the list's own
+    if int(name) > 2 and os.path.exists(f"/proc/self/fd/{name}"):  # one was the list's own
+        files.append(int(name))
 
 with socket.socket(socket.AF_UNIX) as nursery:
     nursery.connect(sys.argv[1])

@@ -54,7 +54,7 @@ def test_a_version_that_the_code_reads_in_another_way_is_named_and_neither_check
     for arguments in (["--check"], []):
         command = [sys.executable, "-m", "docs.generate", *arguments]
         done = subprocess.run(command, cwd=copy, env={**os.environ}, capture_output=True, text=True, check=False)
-        assert [line for line in done.stderr.splitlines() if "amount_minor" in line][0] == SAID
+        assert next(line for line in done.stderr.splitlines() if "amount_minor" in line) == SAID
         assert done.returncode == 1
     assert contents(copy) == before
 
