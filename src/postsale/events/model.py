@@ -238,7 +238,7 @@ def _is_finite(value: object) -> bool:
         case dict():
             return all([_is_finite(v) for v in value.values() if type(v) not in _ALWAYS_FINITE])
         case list() | tuple():
-            return all([_is_finite(v) for v in value if type(v) not in _ALWAYS_FINITE])  # noqa: C419  a list is faster here
+            return all([_is_finite(v) for v in value if type(v) not in _ALWAYS_FINITE])  # noqa: C419 - a list is faster here
     return True
 
 
