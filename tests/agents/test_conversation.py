@@ -59,10 +59,10 @@ approval = "none"
 because = "Because."
 [guardrails]
 purpose = "service"
-[guardrails.budget]
+[[budget]]
 name = "{name}"
-amount_minor = 10000
-currency = "EUR"
+unit = "EUR"
+limit = 10000
 per = "month"
 [outcome]
 on = ["billing/invoice-paid"]

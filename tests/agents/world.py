@@ -95,10 +95,10 @@ start = "20:00"
 end = "08:00"
 default_zone = "Europe/Berlin"
 
-[guardrails.budget]
+[[budget]]
 name = "retention"
-amount_minor = 10000
-currency = "EUR"
+unit = "EUR"
+limit = 10000
 per = "month"
 
 [outcome]

@@ -16,12 +16,10 @@ from postsale.agents.control import require_person, require_reason
 from postsale.agents.decide import intent_mac
 from postsale.agents.desk import NOTHING, Change, Desk
 from postsale.agents.outbox import Outbox
-from postsale.agents.policy import Policy
 from postsale.agents.tools.toolbox import Toolbox
 from postsale.agents.undo import Item, Plan, Scope, items_of, models_of, plan, undo_arguments
 from postsale.aggregates import commands
 from postsale.aggregates import decisions as d
-from postsale.aggregates.artifacts import POLICIES, ArtifactPublished
 from postsale.aggregates.customer import CustomerAggregate
 from postsale.aggregates.undos import (
     UNDO_AGENT,
@@ -96,22 +94,6 @@ class Undo:
 
 
 @dataclass(slots=True)
-class _Policies:
-    """Policies by digest, as the log holds them."""
-
-    desk: Desk
-    tenant: str
-    known: dict[str, Policy] | None = None
-
-    def of(self, decision: d.DecisionRecorded) -> Policy | None:
-        if self.known is None:
-            published = self.desk.log.events(Query(tenant=self.tenant, category=POLICIES, lane=Lane.DECISION))
-            contents = [r.data.content for r in published if isinstance(r.data, ArtifactPublished) and r.data.of == "policy"]
-            self.known = {p.digest: p for p in map(Policy.from_json, contents)}
-        return self.known.get(decision.policy)
-
-
-@dataclass(slots=True)
 class Undos:
     """Where undos are planned, approved and carried out. Every method may be called again."""
 
@@ -135,7 +117,6 @@ class Undos:
             position=upto,
             at_us=self.desk.now_us() if at_us is None else at_us,
             decoded=lambda stored: decode(stored, unseal),
-            policy_of=_Policies(self.desk, tenant).of,
             tools={tool.ref.name: tool for tool in self.toolbox.all()},
             mac=self.desk.mac(tenant),
         )
@@ -318,7 +299,7 @@ class Undos:
                 ),
             ),
             arguments=canonical([arguments]).decode(),
-            compensates=item.money,
+            compensates=item.back,
         )
         how = Cause(
             actor=Actor("agent", UNDO_AGENT),

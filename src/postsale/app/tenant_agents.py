@@ -74,8 +74,9 @@ class TenantAgents:
             return agent.values(customer, ps.readings.reading(customer, at_us, wanted, known_at_us=known_at_us), at_us)
 
         subjects = ps.readings.subjects(self.name, end_us, wanted, set())
+        tiers = {name: ref.tier for name, ref in ps.engine.toolbox.refs.items()}
         everybody = ((s.customer, agent.values(s.customer, s.reading, end_us)) for s in subjects)
-        return what_if(ps.log, self.name, policy, values, begin_us=to_us(begin), end_us=end_us, mode=mode, everybody=everybody)
+        return what_if(ps.log, self.name, policy, values, begin_us=to_us(begin), end_us=end_us, mode=mode, tiers=tiers, everybody=everybody)
 
     def replay_many(
         self,

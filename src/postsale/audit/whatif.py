@@ -16,17 +16,18 @@ from typing import Any
 from uuid import UUID
 
 from postsale.agents import reach
-from postsale.agents.budget import BudgetState, budget_stream, evolve_budget
+from postsale.agents.budget import Page
+from postsale.agents.budget_policy import Left, period
 from postsale.agents.decide import CERTAIN_PPM, case_of, decide, plan_row, spec_of
 from postsale.agents.editing import edit_of
 from postsale.agents.evidence import EvidenceRecorder
 from postsale.agents.flags import values_of
-from postsale.agents.guardrails import Context, ToolRef, look, period
+from postsale.agents.guardrails import Context, ToolRef, look
 from postsale.agents.policy import NO_ACTION, Policy, Rule
 from postsale.agents.policy_time import ASKED_BY
 from postsale.agents.widening import Wider, widenings
 from postsale.aggregates.artifacts import POLICIES, ArtifactActivated, ArtifactPublished, Mode, policy_stream, untouched
-from postsale.aggregates.budgets import BudgetEvent, BudgetReleased, BudgetReserved
+from postsale.aggregates.budgets import BudgetCompensated, BudgetReleased, BudgetReserved, BudgetSliceGranted
 from postsale.aggregates.customer import CustomerAggregate, Touch
 from postsale.aggregates.decisions import DecisionRecorded, Scalar
 from postsale.audit.estimate import Estimate, Sample, estimate
@@ -99,7 +100,9 @@ class WhatIf:
     unreadable: int = 0  # their evidence is not to be had any more
     unplanned: int = 0  # the candidate hands them to a planner that was never asked, and a what-if asks none
     changed: list[Changed] = field(default_factory=list)  # in the order of the log
-    before: Counter[str] = field(default_factory=Counter)  # decisions by disposition, contacts, "offers CUR" in minor units
+    before: Counter[str] = field(
+        default_factory=Counter
+    )  # decisions by disposition, contacts, "offers CUR" in minor units, "budget NAME UNIT"
     after: Counter[str] = field(default_factory=Counter)
     widens: tuple[Wider, ...] = ()
     touched: list[str] = field(default_factory=list)  # references of customers with whom something would happen that did not
@@ -136,24 +139,26 @@ def what_if(
     begin_us: int,
     end_us: int,
     mode: Mode | None = None,
+    tiers: Mapping[str, str] | None = None,
     everybody: Iterable[tuple[CustomerAggregate, Mapping[str, Scalar]]] = (),
 ) -> WhatIf:
     """Decide again every decision taken in [`begin_us`, `end_us`] under a policy of the candidate's name.
 
+    `tiers`: the risk that contracts of tools declare, for those that the decision itself recorded none of; unknown is high.
     `mode`: both policies as if the agent had this much autonomy; by default as it had then. `everybody`: customers with their
     evidence at `end_us`, to find whom a new trigger would ask about. Raises InvalidInput for an empty window.
     """
     if begin_us > end_us:
         raise InvalidInput(what="what-if", field="from", reason="lies after the end of the window")
     with reach.no_effects("what-if"):
-        return _Replay(log, tenant, candidate, values, mode).run(begin_us, end_us, everybody)
+        return _Replay(log, tenant, candidate, values, mode, tiers or {}).run(begin_us, end_us, everybody)
 
 
 class _Replay:
-    def __init__(self, log: Log, tenant: str, candidate: Policy, values: Values, mode: Mode | None) -> None:
-        self.log, self.tenant, self.candidate, self.values, self.mode = log, tenant, candidate, values, mode
+    def __init__(self, log: Log, tenant: str, candidate: Policy, values: Values, mode: Mode | None, tiers: Mapping[str, str]) -> None:
+        self.log, self.tenant, self.candidate, self.values, self.mode, self.tiers = log, tenant, candidate, values, mode, tiers
         self.policies: dict[str, Policy] = {}
-        self.money = _Money(log, tenant, candidate)
+        self.budgets = _Budgets(log, tenant, candidate)
         self.replayed: set[UUID] = set()
         self.contacts: dict[StreamId, list[Touch]] = {}  # under the candidate
         self.otherwise: set[UUID] = set()  # decided otherwise, and the edits of these
@@ -195,14 +200,14 @@ class _Replay:
             if edit.replaces in self.otherwise:
                 self.otherwise.add(entry.id)
                 self.replayed.add(entry.id)
-                self.money.replayed.add(entry.id)
+                self.budgets.replayed.add(entry.id)
             return
         found.decisions += 1
         stored = self.log.store.find(self.tenant, entry.id)
         assert stored is not None
         known_us = stored.recorded_at_us - 1
         customer = self.log.customer(entry.stream, known_at_us=known_us)
-        self.money.advance(entry.position)
+        self.budgets.advance(entry.position)
         try:
             evidence = self._evidence(recorded, own, customer, known_us)
         except (InvalidInput, NotAllowed, LookupError, ValueError):
@@ -218,12 +223,14 @@ class _Replay:
         if self._asks(own, recorded.condition, evidence):
             after_event = self._decided(recorded, customer, evidence)
         before, after = result_of(before_event), result_of(after_event)
-        for sums, result in ((found.before, before), (found.after, after)):
+        for sums, result, event in ((found.before, before, before_event), (found.after, after, after_event)):
             sums[result.disposition] += 1
             if result.acts:
                 sums["contacts"] += result.contacts
                 if result.currency:
                     sums[f"offers {result.currency}"] += result.offer_minor
+                for held in event.reservations if event is not None else ():
+                    sums[f"budget {held.budget} {held.unit}"] += held.amount
         why = _why(own, self.candidate, before, after)
         if why:
             self.otherwise.add(entry.id)
@@ -258,6 +265,8 @@ class _Replay:
 
     def _decided(self, recorded: DecisionRecorded, customer: CustomerAggregate, evidence: Mapping[str, Scalar]) -> DecisionRecorded:
         candidate, case, now_us = self.candidate, case_of(recorded), to_us(recorded.decided_at)
+        tiers = {**self.tiers, **case.context.tiers}
+        tools = {n: case.tools.get(n, ToolRef(n, "idempotent", ""))._replace(tier=tiers.get(n, "")) for n in candidate.tools}
         others = tuple(t for t in customer.touches if t.decision_id not in self.replayed)
         still = {t.decision_id for t in customer.touches}
         mine = [t for t in self.contacts.get(customer.stream, ()) if t.decision_id in still or t.decision_id not in self.alike]
@@ -267,28 +276,28 @@ class _Replay:
             customer,
             evidence,
             now_us=now_us,
-            budget_left_minor=self.money.left_minor(now_us),
+            budgets=self.budgets.left(recorded.agent, now_us),
+            tools=tools,
             agent=recorded.agent,
             contact_limits=case.context.contact_limits,
         )
-        context = replace(context, paused_by=case.context.paused_by, tiers=case.context.tiers, reached=case.context.reached or 0)
-        tools = {name: case.tools.get(name, ToolRef(name, "idempotent", "")) for name in candidate.tools}
+        context = replace(context, paused_by=case.context.paused_by, reached=case.context.reached or 0)
         mode = self.mode if self.mode is not None else case.mode
         case = replace(case, mode=mode, evidence=evidence, context=context, tools=tools)
         return decide(spec_of(recorded), candidate, case, _no_mac).event
 
     def _carry_on(self, entry: Entry, customer: CustomerAggregate, after: DecisionRecorded | None) -> None:
-        """What this decision leaves for the next ones: contacts and money, the recorded ones taken back."""
+        """What this decision leaves for the next ones: contacts and what it took of budgets, the recorded ones taken back."""
         self.replayed.add(entry.id)
-        self.money.replayed.add(entry.id)
+        self.budgets.replayed.add(entry.id)
         if after is None:
             return
         mine = [Touch(to_us(entry.decided_at), i.channel, entry.id) for i in after.intents if i.channel]
         self.contacts.setdefault(customer.stream, []).extend(mine)
         if [t.channel for t in mine] == [i.channel for i in entry.recorded.intents if i.channel]:
             self.alike.add(entry.id)
-        if after.reservation is not None:
-            self.money.taken[entry.id] = (after.reservation.period, after.reservation.amount_minor)
+        for held in after.reservations:
+            self.budgets.taken[held.budget, held.intent_id] = (Page(held.unit, held.period), held.amount)
 
     def _asked(self, active: Policy, everybody: Iterable[tuple[CustomerAggregate, Mapping[str, Scalar]]]) -> Iterator[str]:
         for customer, values in everybody:
@@ -301,41 +310,45 @@ class _Replay:
                 yield customer.ref
 
 
-class _Money:
-    """The candidate's budget: what others took of it, as recorded, and what it takes itself."""
+class _Budgets:
+    """The candidate's budgets: what others took of them, as recorded, and what it takes itself."""
 
     def __init__(self, log: Log, tenant: str, candidate: Policy) -> None:
-        self.budget = candidate.guardrails.budget
-        self.state = BudgetState()
-        self.amounts: dict[UUID, tuple[str, int]] = {}  # what holds money now: reserved, or spent
+        self.budgets = candidate.budgets or ()
+        self.held: dict[tuple[str, UUID], tuple[UUID, Page, int]] = {}  # budget, effect -> its decision; reserved, or used up
         self.replayed: set[UUID] = set()
-        self.taken: dict[UUID, tuple[str, int]] = {}
-        self._news: Iterator[tuple[int, BudgetEvent]] = iter(())
-        if self.budget is not None:
-            events = log.events(Query(tenant=tenant, streams=(budget_stream(tenant, self.budget.name),), lane=Lane.DECISION))
-            self._news = iter([(e.position, e.data) for e in events if isinstance(e.data, BudgetEvent)])
+        self.taken: dict[tuple[str, UUID], tuple[Page, int]] = {}
+        self._whole: dict[str, str] = {}  # slice -> its budget
+        kinds = frozenset(
+            cls.wire_name.partition("@")[0] for cls in (BudgetReserved, BudgetReleased, BudgetCompensated, BudgetSliceGranted)
+        )
+        self._news = log.events(Query(tenant=tenant, lane=Lane.DECISION, kinds=kinds)) if self.budgets else iter(())
         self._next = next(self._news, None)
 
     def advance(self, position: int) -> None:
         """Take in what was recorded before a position."""
-        while self._next is not None and self._next[0] < position:
-            at, event = self._next
-            self.state = evolve_budget(self.state, event, at)
-            if isinstance(event, BudgetReserved):
-                self.amounts[event.decision_id] = (event.period, event.amount_minor)
-            elif isinstance(event, BudgetReleased):
-                released = self.amounts.pop(event.decision_id, None)
-                if released is not None and self.taken.get(event.decision_id) == released:
-                    del self.taken[event.decision_id]  # the same promise would have come to the same end
+        while self._next is not None and self._next.position < position:
+            event, purse = self._next.data, self._next.stored.stream.id
+            name = self._whole.get(purse, purse)
+            match event:
+                case BudgetSliceGranted(slice=slice_):
+                    self._whole[slice_] = purse
+                case BudgetReserved(intent_id=id_):
+                    self.held[name, id_] = (event.decision_id, Page(event.unit, event.period), event.amount)
+                case BudgetReleased(intent_id=id_) | BudgetCompensated(intent_id=id_):
+                    back = self.held.pop((name, id_), None)
+                    if back is not None and self.taken.get((name, id_)) == back[1:]:
+                        del self.taken[name, id_]  # the same promise would have come to the same end
             self._next = next(self._news, None)
 
-    def left_minor(self, now_us: int) -> int | None:
-        if self.budget is None:
-            return None
-        now = period(self.budget, now_us)
-        others = sum(minor for id_, (when, minor) in self.amounts.items() if when == now and id_ not in self.replayed)
-        own = sum(minor for when, minor in self.taken.values() if when == now)
-        return max(0, self.budget.amount_minor - others - own)
+    def left(self, agent: str, now_us: int) -> dict[str, Left]:
+        out = {}
+        for budget in self.budgets:
+            name, page = budget.ledger(agent), Page(budget.counted_in, period(budget, now_us))
+            held = [n for (b, _), (by, p, n) in self.held.items() if (b, p) == (name, page) and by not in self.replayed]
+            taken = [n for (b, _), (p, n) in self.taken.items() if (b, p) == (name, page)]
+            out[budget.name] = Left(max(0, budget.limit - sum(held) - sum(taken)), page.period)
+        return out
 
 
 # ---------------------------------------------------------------- results

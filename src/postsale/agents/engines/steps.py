@@ -19,18 +19,19 @@ from postsale.agents import asking, control
 from postsale.agents.agent import Agent
 from postsale.agents.approval_rules import asked_of
 from postsale.agents.approvals import Approvals
-from postsale.agents.budget import money_stream
+from postsale.agents.budget import Page
+from postsale.agents.budget_policy import Budget, Left, period
 from postsale.agents.conversation import LAST, stop_of, taken_over
 from postsale.agents.conversation import ended as conversations_ended
 from postsale.agents.decide import Case, Decided, decide, decision_id, plan_row
-from postsale.agents.desk import NOTHING, TRIES, Change, Desk, Switches, reach_stream
+from postsale.agents.desk import NOTHING, TRIES, Change, Desk, Reserve, Switches, reach_stream
 from postsale.agents.escrow import Escrow, Purse
 from postsale.agents.evidence import EvidenceRecorder, HealthReading, HealthSource, NoHealth, read_set, rounded
 from postsale.agents.flags import FAILED, FlagSource, read_flags
-from postsale.agents.guardrails import look, period
+from postsale.agents.guardrails import look
 from postsale.agents.outbox import Outbox
 from postsale.agents.planner_asking import NotYet, Planning
-from postsale.agents.policy import Budget, Policy
+from postsale.agents.policy import Policy
 from postsale.agents.policy_time import ASKED_BY
 from postsale.agents.replacing import Edited
 from postsale.agents.timed import next_us, time_brings
@@ -41,7 +42,6 @@ from postsale.aggregates import commands
 from postsale.aggregates import decisions as d
 from postsale.aggregates.artifacts import EVERY_AGENT, AgentControl, Mode, agent_stream, policy_stream
 from postsale.aggregates.asked import ApprovalTimedOut
-from postsale.aggregates.budgets import BudgetReserved
 from postsale.aggregates.conversations import ConversationEnded
 from postsale.aggregates.customer import CustomerAggregate, OpenDecision, PendingTrigger
 from postsale.aggregates.identity import ALIASES, AliasLinked, customer_stream
@@ -80,7 +80,7 @@ class _Looked(NamedTuple):
 
     decided: Decided
     position: int  # facts up to here were read
-    purse_version: int
+    purses: Mapping[str, Purse]  # by the name under which each budget is kept
     reach_version: int
     health: HealthReading
     contacts: StreamAt  # the budget of contacts of all agents together
@@ -104,7 +104,7 @@ class Steps:
         """`origin` SIMULATION lets imported facts raise triggers; a live engine ignores all but live facts.
 
         `outbox` may set `abandoned_after_s` and `too_late_after_s`. Flags that policies declare are read from `flags`; without it
-        they have their defaults. With `escrow` money is reserved from slices of budgets. Raises BadDeclaration for two agents of one name,
+        they have their defaults. With `escrow` it is reserved from slices of budgets. Raises BadDeclaration for two agents of one name,
         PolicyInvalid for a policy that asks for evidence or tools that are not there.
         """
         self.log = log
@@ -454,15 +454,8 @@ class Steps:
         if policy.guardrails.blast_radius is not None and event.disposition in {"acted", "awaiting"}:
             counted = self.desk.draft(d.AgentReached(decision_id=id_), derive_id(id_, "reached"), how)
             beside.append((reach_stream(tenant, agent.name), looked.reach_version, counted))
-        reserve = purse = None
-        if event.reservation is not None:
-            r = event.reservation
-            reserve = BudgetReserved(decision_id=id_, period=r.period, amount_minor=r.amount_minor, currency=r.currency)
-            purse = money_stream(tenant, r.budget, str(event.context.get("budget_slice") or ""))
-        made = Change(
-            tuple(drafts), tuple(conditions), reserve=reserve, purse=purse, purse_version=looked.purse_version, beside=tuple(beside)
-        )
-        return made, decided
+        reserves = tuple(Reserve(held, id_, looked.purses[held.budget].version) for held in event.reservations)
+        return Change(tuple(drafts), tuple(conditions), reserves=reserves, beside=tuple(beside)), decided
 
     def _decide(
         self,
@@ -474,7 +467,7 @@ class Steps:
         problem: str,
         edited: Edited | None,
     ) -> _Looked:
-        now_us, tenant, budget = self.desk.now_us(), c.stream.tenant, policy.guardrails.budget
+        now_us, tenant, budgets = self.desk.now_us(), c.stream.tenant, policy.budgets or ()
         asked = read_flags(policy.flags or {}, policy.inputs, self.flags, tenant=tenant, customer=c.ref)
         health = HealthReading(position=c.position)
         try:
@@ -488,13 +481,10 @@ class Steps:
             evidence = dict.fromkeys(sorted(policy.inputs)) | {name: asked[name] for name in sorted(policy.flags or {})}
             where = f" {error.field!r}" if isinstance(error, InvalidInput) else ""
             problem = f"its evidence{where} could not be read: {type(error).__name__}"
-        purse = Purse(0, None, 0)
-        if budget is not None:
-            purse = self._purse(tenant, budget, now_us, 0, edited)
+        purses = {b.name: self._purse(tenant, agent.name, b, now_us, 0, edited) for b in budgets}
         reached, reach_version, radius = None, 0, policy.guardrails.blast_radius
         if radius is not None:
             reached, reach_version = self.desk.reached(tenant, agent.name, now_us - radius.hours * 3_600 * SECOND_US)
-        left = purse.left_minor if budget is not None else None
         contact_limits, contacts = self.desk.contact_limits(tenant) if policy.conversation is not None else ({}, StreamAt(c.stream, 0))
         reads = read_set(c, health)
         flags: dict[str, d.Scalar] = {**asked, **({FAILED: problem} if problem else {}), **({} if edited is None else edited.edit.flags())}
@@ -512,8 +502,7 @@ class Steps:
                 evidence,
                 now_us=now_us,
                 switches=switches.states,
-                budget_left_minor=left,
-                budget_slice=purse.slice,
+                budgets=_left(purses),
                 tools=self.toolbox.refs,
                 reached=reached,
                 agent=agent.name,
@@ -530,21 +519,22 @@ class Steps:
             raise ApprovalRefused(decision_id=str(edited.edit.replaces), reason=why)
         mac, clear = self.desk.mac(tenant), None if edited is None else edited.arguments
         decided = decide(agent.spec, policy, case, mac, clear)
-        offer, short = decided.event.offer, (decided.event.suppressed_by or "").startswith("budget:")
-        if budget is not None and offer is not None and self.desk.escrow is not None and (short or decided.event.reservation is not None):
-            purse = self._purse(tenant, budget, now_us, offer.amount_minor, edited)
-            context = replace(case.context, budget_left_minor=purse.left_minor, budget_slice=purse.slice or "")
+        short = (decided.event.suppressed_by or "").startswith("budget:")
+        if self.desk.escrow is not None and (short or decided.event.reservations):
+            purses = {b.name: self._purse(tenant, agent.name, b, now_us, decided.needs[b.name], edited) for b in budgets}
+            context = case.context
+            context = replace(context, budgets={n: left._replace(period=context.budgets[n].period) for n, left in _left(purses).items()})
             decided = decide(agent.spec, policy, replace(case, context=context), mac, clear)
-        return _Looked(decided, reads[0].fact_position, purse.version, reach_version, health, contacts)
+        by_ledger = {b.ledger(agent.name): purses[b.name] for b in budgets}
+        return _Looked(decided, reads[0].fact_position, by_ledger, reach_version, health, contacts)
 
-    def _purse(self, tenant: str, budget: Budget, now_us: int, wanted_minor: int, edited: Edited | None) -> Purse:
-        """Money for a decision; what the proposal gives back that it takes the place of is there again, where it was taken from."""
-        its = period(budget, now_us)
-        purse = self.desk.purse(tenant, budget, its, wanted_minor)
-        freed = None if edited is None else edited.freed
-        if edited is None or freed is None or (freed.budget, freed.period, edited.freed_from) != (budget.name, its, purse.slice or ""):
-            return purse
-        return purse._replace(left_minor=purse.left_minor + freed.amount_minor)
+    def _purse(self, tenant: str, agent: str, budget: Budget, now_us: int, wanted: int, edited: Edited | None) -> Purse:
+        """For a decision; what the proposal gives back that it takes the place of is there again, where it was taken from."""
+        name, page = budget.ledger(agent), Page(budget.counted_in, period(budget, now_us))
+        purse = self.desk.purse(tenant, name, page, budget.limit, wanted)
+        freed = () if edited is None else edited.freed
+        back = sum(r.amount for r in freed if (r.budget, r.unit, r.period, r.slice) == (name, *page, purse.slice))
+        return purse._replace(left=purse.left + back)
 
     # ------------------------------------------------------------ what time brings
 
@@ -617,3 +607,7 @@ class Steps:
     def _reread(self, c: CustomerAggregate, agent: str) -> tuple[Mapping[str, d.Scalar], int]:
         values, health = self._values(c, self._agent(agent), self.desk.now_us())
         return values, read_set(c, health)[0].fact_position
+
+
+def _left(purses: Mapping[str, Purse]) -> dict[str, Left]:
+    return {name: Left(purse.left, "", purse.slice or "") for name, purse in purses.items()}
