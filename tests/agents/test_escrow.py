@@ -20,8 +20,8 @@ from postsale import PostSale
 from postsale.access import FileVault
 from postsale.agents import Agent, Policy
 from postsale.agents.budget import Sums, budget_stream, slice_stream
-from postsale.agents.decide import rederive
 from postsale.agents.escrow import Escrow, close, read
+from postsale.agents.rederive import rederive
 from postsale.aggregates.budgets import BudgetReserved
 from postsale.errors import BadDeclaration, VersionConflict
 from postsale.events import Lane, ManualClock

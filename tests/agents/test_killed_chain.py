@@ -20,7 +20,7 @@ from postsale.audit import check_dispositions
 from postsale.events import SECOND_US, to_us
 from postsale.store import Query
 from postsale.testing import Answer, Request, ToolServer
-from postsale.testing.engine_stage import FileClock
+from postsale.testing.engine_site import FileClock
 from tests.agents.killed_chain import SPENT, opened, prepare
 from tests.agents.world import NOON
 from tests.postgres import new_log
@@ -112,9 +112,9 @@ class Place:
                 assert told[kind] == each * n, (seen, kind, told)
             assert told["undo/finished"] == 2, seen
             for name, minor in SPENT.items():
-                (sums,) = ps.engine.desk.budget("acme", name).periods.values()
+                (sums,) = ps.engine.desk.budget("acme", name).pages.values()
                 released = 4_900 * n if name == "rescue" else 0  # of the proposal that was edited
-                assert sums == Sums(committed_minor=minor * n, compensated_minor=minor * n, released_minor=released), (seen, sums)
+                assert sums == Sums(committed=minor * n, compensated=-minor * n, released=released), (seen, sums)
 
 
 def finish(run: Run, place: Place, seen: str) -> None:

@@ -9,6 +9,7 @@ from uuid import UUID
 
 from postsale.access import FileVault, Person, Unsealer
 from postsale.agents import Agent, Policy
+from postsale.agents.budget import Page
 from postsale.agents.desk import Change
 from postsale.agents.engines import Attended, EmbeddedEngine
 from postsale.agents.evidence import HealthReading, NoHealth
@@ -105,6 +106,10 @@ per = "month"
 on = ["billing/invoice-paid"]
 within_days = 14
 """
+
+
+NOVEMBER = Page("EUR", "2026-11")
+"""What the budget of this policy is kept for at NOON."""
 
 
 class World:

@@ -22,7 +22,7 @@ from postsale.aggregates.customer import CustomerAggregate
 from postsale.aggregates.signals import AccountProfiled, SubscriptionStarted
 from postsale.audit import Estimate, WhatIf, what_if
 from postsale.audit.estimate import LEAST, Sample, estimate
-from postsale.audit.whatif import result_of
+from postsale.audit.whatif_results import result_of
 from postsale.errors import InvalidInput, PolicyWidens
 from postsale.events import ManualClock, derive_id
 from postsale.store.log import Cause, Draft
@@ -228,7 +228,7 @@ def drawn(w: World, ref: str, rng: random.Random) -> None:
         trigger_id=trigger, agent="dunning", condition="failing", depth=0, mode="act", decided_at=w.now(),
         read_set=(d.ReadRef(stream=str(stream), fact_position=1, decision_version=1),),
         evidence={"failed_payments": 2, "mrr_minor": 900, "segment": "vip", "time_zone": None},
-        context={"local_time": "13:00", "time_zone": "Europe/Berlin", "consent.email": True, "touches.30d": 0, "budget_left_minor": 9000, "budget_period": "2026-11"},
+        context={"local_time": "13:00", "time_zone": "Europe/Berlin", "consent.email": True, "touches.30d": 0, "budget_left.retention": 9000, "budget_period.retention": "2026-11"},
         policy=BASE.digest, tools={"crm.create_task@1": "idempotent:x", "billing.offer_credit@1": "idempotent:x"}, decider="m:C", decider_digest="d",
         package_version="1", flags={}, draw_ppm=1,
         eligible=(d.Eligible(action="offer", rule="credit", propensity_ppm=500_000), d.Eligible(action="task", rule="task", propensity_ppm=500_000)),

@@ -18,7 +18,7 @@ from postsale.aggregates.decisions import Offer, Verdict
 from postsale.events import MAX_INT, Id, from_us, minor_digits
 
 if TYPE_CHECKING:
-    from postsale.agents.policy import Rule
+    from postsale.agents.policy_sections import Rule
 
 CONTACTS = "contacts"
 Points = Annotated[int, Field(ge=0, le=1_000_000)]

@@ -16,7 +16,8 @@ from postsale.agents.budget_policy import verdicts as budget_verdicts
 from postsale.agents.conversation import Contacts, contacts_of, holder, verdicts
 from postsale.agents.expressions import Value
 from postsale.agents.limits import TIERS, Asked, authority, offered, reach, tool_risk
-from postsale.agents.policy import NO_ACTION, Policy, ProbabilityFloor, Rule, SequenceRule
+from postsale.agents.policy import NO_ACTION, Policy
+from postsale.agents.policy_sections import ProbabilityFloor, Rule, SequenceRule
 from postsale.agents.schedules import CUSTOMER, zone_of
 from postsale.aggregates.artifacts import MODES, AgentControl, Mode
 from postsale.aggregates.conversations import ContactLimit

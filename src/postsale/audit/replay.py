@@ -11,8 +11,8 @@ from uuid import UUID
 
 from postsale.access import Unsealer, content_mac
 from postsale.agents import reach
-from postsale.agents.decide import Rederived, rederive
 from postsale.agents.policy import Policy
+from postsale.agents.rederive import Rederived, rederive
 from postsale.aggregates import decisions as d
 from postsale.aggregates.artifacts import POLICIES, ArtifactPublished, content_digest
 from postsale.aggregates.plans import PlanReceived
