@@ -39,9 +39,9 @@ BEN, CARA, DORA, EMIL = (Person(name, "token") for name in ("ben", "cara", "dora
 ANSWER = {"option": "credit", "rationale": "They asked twice.", "amount": 400}
 LIMITS = {"retention": 100_000, "rescue": 100_000}
 SPENT = {"retention": 400, "rescue": 3_000}  # a customer
-LADDER = ladder(people=2).replace('name = "retention"\namount_minor = 10000', 'name = "rescue"\namount_minor = 100000')
+LADDER = ladder(people=2).replace('name = "retention"\nunit = "EUR"\nlimit = 10000', 'name = "rescue"\nunit = "EUR"\nlimit = 100000')
 SAVER = planned(
-    ('name = "retention"\namount_minor = 1000', 'name = "retention"\namount_minor = 100000'),
+    ("limit = 1000", "limit = 100000"),
     ("billing.offer_credit@1", "shop.gift@1"),
     ("[guardrails]\n", '[outcome]\non = ["billing/invoice-paid"]\nwithin_days = 14\n\n[guardrails]\n'),
 )

@@ -30,7 +30,7 @@ from tests.agents.world import ANNA, BEN, DUNNING, NOVEMBER, World, calls
 from tests.cli.support import run
 
 FREE = DUNNING.replace("authority_limit_minor = 1000", "authority_limit_minor = 90000").replace("count = 2\n", "count = 50\n")
-FREE = FREE.replace("amount_minor = 10000\n", "amount_minor = 10000000\n")
+FREE = FREE.replace("limit = 10000\n", "limit = 10000000\n")
 RISK = 'tool_risk = { act = "low", by = "segment", segments = { vip = "high", smb = "medium" } }\nbound_to'
 RADIUS = "blast_radius = { decisions = 3, hours = 1 }\nbound_to"
 TOTAL = 'authority = { amount_minor = 10000, currency = "EUR", days = 30 }\nbound_to'

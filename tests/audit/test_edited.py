@@ -106,7 +106,7 @@ def against(w: World, text: str) -> WhatIf:
 def test_the_same_policy_changes_nothing_about_proposals_that_people_edited_and_counts_each_once() -> None:
     found = against(edited(2), DUNNING)
     assert (found.decisions, found.edits, found.changed) == (1, 2, [])
-    assert found.before == found.after == {"awaiting": 1, "contacts": 1, "offers EUR": 4900}
+    assert found.before == found.after == {"awaiting": 1, "contacts": 1, "offers EUR": 4900, "budget retention EUR": 4900}
 
 
 @pytest.mark.parametrize(("first", "second"), [('segment = "vip"', "suppressed"), ('segment = "vip", mrr_minor = "> 5000"', "awaiting")])

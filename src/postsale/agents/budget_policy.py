@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from postsale.agents.policy_sections import Rule
 
 CONTACTS = "contacts"
+Per = Literal["day", "month", "quarter", "year"]
 Points = Annotated[int, Field(ge=0, le=1_000_000)]
 
 
@@ -58,7 +59,7 @@ class Budget(Table):
     name: Name
     unit: Annotated[str, AfterValidator(_unit)]
     limit: Annotated[int, Field(ge=0, le=MAX_INT)]
-    per: Literal["day", "month", "quarter", "year"]
+    per: Per
     of: Literal["tenant", "agent"] = "tenant"  # whose it is
     zone: Annotated[str, AfterValidator(_zone)] | None = None  # in which periods begin; None is UTC
     channel: Annotated[Id, Field(max_length=100)] | None = None  # of contacts
@@ -126,6 +127,11 @@ def period(budget: Budget, now_us: int) -> str:
             return f"{at:%Y}-Q{(at.month + 2) // 3}"
         case "year":
             return f"{at:%Y}"
+
+
+def per_of(its: str) -> Per:
+    """How long a period is, by its name."""
+    return "quarter" if "Q" in its else "day" if len(its) == 10 else "month" if len(its) == 7 else "year"
 
 
 def needs(budgets: Iterable[Budget], chosen: Sequence[Rule], offer: Offer | None, tiers: Mapping[str, str]) -> dict[str, int]:
