@@ -1,15 +1,16 @@
-"""A worker that reserves from slices of budgets of all units until it is killed: `python -m tests.agents.escrow_worker LOG SEED LEASE`.
+"""A worker that reserves from slices of budgets of all units until it is killed: `python -m tests.agents.escrow_worker SEED LEASE FOLDER [URL SCHEMA]`.
 
-A line per decision that was stored. LOG is a folder, or the URL of a PostgreSQL log with the folder of its keys behind a blank.
+A line per decision that was stored.
 """
 
 from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, closing
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 from postsale.access import FileVault
@@ -21,6 +22,7 @@ from postsale.errors import ContentConflict, VersionConflict
 from postsale.events import SystemClock, derive_id
 from postsale.store import SQLiteStore
 from postsale.store.log import Cause, Draft, Log
+from postsale.store.postgres import PostgresStore
 
 PERIOD = "2026-11"
 MONEY = Budget(name="retention", unit="EUR", limit=20_000, per="month")
@@ -33,28 +35,18 @@ def page_of(budget: Budget) -> Page:
     return Page(budget.counted_in, PERIOD)
 
 
-def log_of(folder: Path) -> Log:
+@contextmanager
+def opened(place: Sequence[str]) -> Iterator[Log]:
+    """The log in a folder; with a URL and a schema behind it, one of PostgreSQL whose keys lie there."""
+    folder, *database = place
     clock = SystemClock()
-    return Log(SQLiteStore(folder / "log.db", clock=clock), FileVault(folder / "log.keys"), clock)
-
-
-def opened(place: str) -> AbstractContextManager[Log]:
-    """The log in a folder, or the one of a PostgreSQL URL with the folder of its keys behind it."""
-    url, _, keys = place.partition(" ")
-    if not keys:
-        log = log_of(Path(url))
-        return closing_log(log)
-    from postsale.store.postgres import PostgresStore
-
-    clock = SystemClock()
-    return closing_log(Log(PostgresStore(url, clock=clock), FileVault(Path(keys) / "log.keys"), clock))
-
-
-class closing_log(closing[Log]):
-    """Closes the store of a log."""
-
-    def __exit__(self, *_: object) -> None:
-        self.thing.store.close()  # type: ignore[attr-defined]
+    store: Any = (
+        PostgresStore(database[0], schema=database[1], clock=clock) if database else SQLiteStore(Path(folder) / "log.db", clock=clock)
+    )
+    try:
+        yield Log(store, FileVault(Path(folder) / "log.keys"), clock)
+    finally:
+        store.close()
 
 
 def reserve(log: Log, escrow: Escrow, id_: UUID, wants: int | Mapping[str, int]) -> bool:
@@ -90,8 +82,9 @@ def drawn(rand: random.Random) -> dict[str, int]:
 
 
 def main() -> None:
-    with opened(sys.argv[1]) as log:
-        rand, escrow = random.Random(int(sys.argv[2])), Escrow(lease_s=float(sys.argv[3]), share=8)
+    seed, lease_s, *place = sys.argv[1:]
+    with opened(place) as log:
+        rand, escrow = random.Random(int(seed)), Escrow(lease_s=float(lease_s), share=8)
         while reserve(log, escrow, UUID(int=rand.getrandbits(126) << 2), drawn(rand)):
             sys.stdout.write("1\n")
             sys.stdout.flush()
