@@ -16,7 +16,7 @@ from postsale.agents.budget_policy import Budget, per_of, period
 from postsale.agents.policy import Policy
 from postsale.aggregates.artifacts import POLICIES
 from postsale.aggregates.budgets import BudgetEvent, BudgetSliceGranted
-from postsale.events import Lane
+from postsale.events import Lane, StreamId
 from postsale.store.contract import Query
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def budgets(ps: PostSale, tenant: str, name: str | None = None) -> list[BudgetPe
 
     In order of name, then period. `name` is a budget's, as it is kept or as policies name it.
     """
-    states, of = _ledger(ps, tenant)
+    states, slices = _ledger(ps, tenant)
     limits: dict[str, dict[str, tuple[int, Budget]]] = defaultdict(dict)
     for policy in _active(ps, tenant):
         agents = [a.name for a in ps.engine.agents.values() if a.policy.name == policy.name] or [policy.name]
@@ -58,14 +58,13 @@ def budgets(ps: PostSale, tenant: str, name: str | None = None) -> list[BudgetPe
             for ledger in {*kept, *(budget.ledger(agent) for agent in agents)}:
                 limits[ledger][policy.name] = (budget.limit, budget)
     now_us, rows = ps.clock.now_us(), []
-    for ledger in sorted({*limits, *(n for n in states if n not in of)}):
+    for ledger in sorted({*limits, *states}):
         if name is not None and name not in {ledger, ledger.partition(":")[0]}:
             continue
         main = states.get(ledger, BudgetState())
         current = {Page(b.counted_in, period(b, now_us)) for _, b in limits[ledger].values()}
-        slices = [states[s] for s, whole in of.items() if whole == ledger and s in states]
         for page in sorted({*main.pages, *current}, key=lambda p: (p.period, p.unit)):
-            sums, parts = main.sums(page), [s.sums(page) for s in slices]
+            sums, parts = main.sums(page), [s.sums(page) for s in slices.get(ledger, ())]
             stated = {p: limit for p, (limit, b) in limits[ledger].items() if (b.counted_in, b.per) == (page.unit, per_of(page.period))}
             inside = sum(part.reserved + part.committed for part in parts)
             rows.append(
@@ -86,18 +85,22 @@ def budgets(ps: PostSale, tenant: str, name: str | None = None) -> list[BudgetPe
     return rows
 
 
-def _ledger(ps: PostSale, tenant: str) -> tuple[dict[str, BudgetState], dict[str, str]]:
-    """What every budget's and every slice's stream says, and which budget each slice is of."""
-    states: dict[str, BudgetState] = {}
-    of: dict[str, str] = {}
+def _ledger(ps: PostSale, tenant: str) -> tuple[dict[str, BudgetState], dict[str, list[BudgetState]]]:
+    """What every budget's stream says, and the streams of its slices."""
+    states: dict[StreamId, BudgetState] = {}
+    of: dict[str, str] = {}  # slice -> its budget
     lanes = (ps.log.events(Query(tenant=tenant, category=c, lane=Lane.DECISION)) for c in ("budgets", "slices"))
     for recorded in chain.from_iterable(lanes):
         if isinstance(recorded.data, BudgetEvent):
-            id_ = recorded.stored.stream.id
-            states[id_] = evolve_budget(states.get(id_, BudgetState()), recorded.data, recorded.position)
+            stream = recorded.stored.stream
+            states[stream] = evolve_budget(states.get(stream, BudgetState()), recorded.data, recorded.position)
             if isinstance(recorded.data, BudgetSliceGranted):
-                of[recorded.data.slice] = id_
-    return states, of
+                of[recorded.data.slice] = stream.id
+    slices: dict[str, list[BudgetState]] = defaultdict(list)
+    for stream, state in states.items():
+        if stream.category == "slices" and stream.id in of:
+            slices[of[stream.id]].append(state)
+    return {stream.id: state for stream, state in states.items() if stream.category == "budgets"}, slices
 
 
 def _active(ps: PostSale, tenant: str) -> list[Policy]:
