@@ -19,8 +19,8 @@ from postsale.agents.engines import Engine
 from postsale.aggregates.conversations import ContactLimit
 from postsale.aggregates.customer import CustomerAggregate
 from postsale.aggregates.signals import Signal
-from postsale.app.effects import EffectReport
 from postsale.app.budgets import BudgetPeriod
+from postsale.app.effects import EffectReport
 from postsale.app.health import CustomerRow
 from postsale.app.importing import ImportReport, Refused
 from postsale.app.outcomes import Outcomes
