@@ -21,10 +21,8 @@ from postsale.agents.calendar import Calendar
 from postsale.agents.conversation import Conversation
 from postsale.agents.expressions import Cell, InputType, Value, all_of, parse_cell
 from postsale.agents.flags import FlagInput
-from postsale.agents.policy_sections import Autonomy, Cells, Guardrails, Outcome, Rule, Trigger
 from postsale.agents.holdout import Holdout
-from postsale.agents.limits import TIERS, Authority, BlastRadius, Tier, ToolRisk
-from postsale.agents.planner_policy import PlanRow
+from postsale.agents.policy_sections import Autonomy, Cells, Guardrails, Outcome, Rule, Trigger
 from postsale.agents.regions import Box, box_of
 from postsale.agents.schedules import Schedule
 from postsale.agents.sla import Sla
