@@ -50,6 +50,7 @@ class Outcomes:
     renewals: tuple[o.Renewal, ...]
     cases: tuple[o.Case, ...]  # risk cases opened in the period
     coverage: tuple[o.Coverage, ...]  # by agent
+    invitations: o.Invitations
 
     def measure(self, name: str, currency: str | None = None) -> o.Measure:
         """The measure of this name; of several currencies the one that is named. InvalidInput when there is none, or more than one."""
@@ -74,6 +75,7 @@ class Outcomes:
             "renewals": [r.to_dict() for r in self.renewals],
             "cases": [c.to_dict() for c in self.cases],
             "coverage": [c.to_dict() for c in self.coverage],
+            "invitations": self.invitations._asdict(),
         }
 
 
@@ -125,6 +127,7 @@ def outcomes_of(
         *o.tickets(values[o.Support], frame, reply_within_us),
     ]
     history = o.mrr_history(good, month_starts(frame, MONTHS))
+    invited = o.invitations(values[o.Advocacy], frame)
     return Outcomes(
         frame,
         tuple(measures),
@@ -133,7 +136,28 @@ def outcomes_of(
         tuple(calls),
         tuple(cases),
         tuple(o.coverage(happened, frame)),
+        invited,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Revenue:
+    """The recurring revenue of a part of a period."""
+
+    frame: o.Frame
+    movements: tuple[o.Movements, ...]
+    retention: tuple[o.Measure, ...]
+
+
+def revenue_of(log: Log, tenant: str, frames: Sequence[o.Frame]) -> list[Revenue]:
+    """Movements of MRR, GRR and NRR of several periods, of which the terms are read once; their clocks are those of the first."""
+    if not frames:
+        return []
+    known_us = None if frames[0].knowledge == "claimed" else to_us(frames[0].known_at)
+    values = values_of(log, tenant, frames[0], membership(log, tenant, None, known_us), (o.Revenue,))
+    books = [o.Book.of(ref, v) for ref, v in values[o.Revenue].items()]
+    good, _ = readable(books)
+    return [Revenue(f, tuple(o.movements(good, f)), tuple(o.retention(books, f))) for f in frames]
 
 
 def _happened(log: Log, tenant: str, frame: o.Frame, members: Membership) -> list[o.Happened]:
@@ -151,7 +175,7 @@ def _happened(log: Log, tenant: str, frame: o.Frame, members: Membership) -> lis
 
 
 def values_of(
-    log: Log, tenant: str, frame: o.Frame, members: Membership, declared: Sequence[type[Features]]
+    log: Log, tenant: str, frame: o.Frame, members: Membership, declared: Sequence[type[Features]] = _DECLARED
 ) -> Mapping[type[Features], dict[str, FeatureValues]]:
     """Finished values by declaration and reference, of every customer with a fact that any of them reads: all folded in one pass."""
     claimed = frame.knowledge == "claimed"

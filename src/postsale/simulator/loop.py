@@ -66,13 +66,15 @@ class EffectsLeft:
         self._ps, self._tenant = ps, tenant
         self._meanings = (*meanings, *MEANINGS)
         self._after = 0
+        self._names: dict[str, str] = {}
         self._intents: dict[UUID, tuple[str, str, dict[str, Any]]] = {}  # intent -> customer's reference, tool, arguments
 
     def new(self) -> list[Effect]:
         """What has left since the last call, in the order of the log. An effect whose customer nobody may name is left out."""
         found = list(self._left())
-        names = self._ps.tenant(self._tenant).names() if found else {}
-        made = (self._effect(names.get(ref), id_, tool, arguments, at_us) for ref, id_, tool, arguments, at_us in found)
+        if any(ref not in self._names for ref, *_ in found):
+            self._names = self._ps.tenant(self._tenant).names()
+        made = (self._effect(self._names.get(ref), id_, tool, arguments, at_us) for ref, id_, tool, arguments, at_us in found)
         return [effect for effect in made if effect is not None]
 
     def _left(self) -> Iterator[tuple[str, UUID, str, dict[str, Any], int]]:

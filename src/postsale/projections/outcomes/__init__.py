@@ -12,7 +12,7 @@ from postsale.projections.outcomes.measure import Frame, Interval, Measure, Rate
 from postsale.projections.outcomes.renewals import Renewal, hit_rates, renewal_rate, renewals
 from postsale.projections.outcomes.response import Coverage, Episode, Happened, coverage, episodes, response, tickets
 from postsale.projections.outcomes.revenue import Movements, MrrPoint, logo_churn, movements, mrr_history, retention
-from postsale.projections.outcomes.using import adoption, onboarding, referrals, surveys
+from postsale.projections.outcomes.using import Invitations, adoption, invitations, onboarding, referrals, surveys
 
 __all__ = [
     "Adoption",
@@ -26,6 +26,7 @@ __all__ = [
     "Frame",
     "Happened",
     "Interval",
+    "Invitations",
     "Measure",
     "Movements",
     "MrrPoint",
@@ -42,6 +43,7 @@ __all__ = [
     "episodes",
     "expansion",
     "hit_rates",
+    "invitations",
     "logo_churn",
     "movements",
     "mrr_history",
