@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from postsale.agents import Agent, Policy
 from postsale.agents.guardrails import Past, look_back
-from postsale.agents.policy import SequenceRule
+from postsale.agents.policy_sections import SequenceRule
 from postsale.agents.rederive import rederive
 from postsale.aggregates.customer import MAX_RECENT
 from postsale.aggregates.signals import SurveyAnswered, TicketEscalated, TicketSolved

@@ -21,7 +21,8 @@ from postsale.agents.planner import Answer, FunctionPlanner, Planner, Question
 from postsale.agents.planner_answer import Asked, Status, options_of
 from postsale.agents.planner_context import content_of, question, recent_facts
 from postsale.agents.planner_policy import FROM_PLAN, PlanRow, Slot
-from postsale.agents.policy import Policy, Rule
+from postsale.agents.policy import Policy
+from postsale.agents.policy_sections import Rule
 from postsale.agents.prompts import Prompt, clean
 from postsale.agents.prompts_log import activate_prompt, known_prompts
 from postsale.agents.tools.toolbox import Toolbox, within

@@ -66,8 +66,7 @@ class OpenDecision:
     outcome_kinds: tuple[str, ...]
     outcome_by_us: int | None
     success: UUID | None = None  # the first fact that counts as success, in time
-    reservation: Reservation | None = None
-    slice: str = ""  # of the budget, that the reservation is in; "" is the budget itself
+    reservations: tuple[Reservation, ...] = ()  # of its effects; of an order to take back, what comes back with it
     trigger_id: UUID | None = None
     undoes: tuple[UUID, UUID] | None = None  # it is no decision but an order to take back: (decision, effect)
     policy: str = ""  # its digest
@@ -75,6 +74,7 @@ class OpenDecision:
     asked: a.Asked | None = None  # the rules under which it waits for people, when the policy has any
     priority: int | None = None  # of its agent among all agents; None: it is no conversation
     purpose: str = ""  # that consent was asked for
+    depth: int = 0  # in the chain of causes
 
     @property
     def done(self) -> bool:
@@ -112,6 +112,8 @@ class RiskCase:
     reason: str
     acted_us: int | None = None  # the first effect that happened, or a person moved the case
     missed: frozenset[tuple[str, str, int, str]] = frozenset()  # (agent, sla, since, warned or breached)
+    event_id: UUID | None = None  # of the opening, or of the newest move
+    depth: int = 0  # in the chain of causes, of what follows from that event
 
 
 @dataclass(frozen=True, slots=True)

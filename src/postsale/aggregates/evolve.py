@@ -13,6 +13,7 @@ from uuid import UUID
 from postsale.aggregates import asked as a
 from postsale.aggregates import decisions as d
 from postsale.aggregates import timed as t
+from postsale.aggregates.budgets import is_money
 from postsale.aggregates.conversations import ConversationEnded, sets_aside
 from postsale.aggregates.customer import (
     MAX_OFFERS,
@@ -31,7 +32,7 @@ from postsale.aggregates.customer import (
 from postsale.aggregates.frozen import replace
 from postsale.aggregates.identity import MergedInto, SplitFrom, StreamJoined, StreamParted
 from postsale.aggregates.plans import PlanReceived, PlanRequested
-from postsale.events import Event, Lane, StoredEvent, StreamId, decode, to_us
+from postsale.events import Event, Header, Lane, StoredEvent, StreamId, decode, to_us
 
 _TOGETHER = 256
 Read = Callable[[StoredEvent], Event]
@@ -177,10 +178,16 @@ def _evolve(c: CustomerAggregate, event: d.CustomerEvent, stored: StoredEvent) -
         case ConversationEnded(decision_id=id_):
             return _ended(c, id_, at)
         case d.RiskCaseOpened(case_id=case_id, reason=reason):
-            return replace(c, cases={**c.cases, case_id: RiskCase(case_id, "at-risk", at, at, reason)})
+            depth = Header.from_bytes(stored.header).depth + 1
+            opened = RiskCase(case_id, "at-risk", at, at, reason, event_id=stored.event_id, depth=depth)
+            return replace(c, cases={**c.cases, case_id: opened})
         case d.RiskCaseMoved(case_id=case_id, stage=stage):
             case = c.cases.get(case_id)
-            return c if case is None else replace(c, cases={**c.cases, case_id: replace(_act(case, at), stage=stage, stage_since_us=at)})
+            if case is None:
+                return c
+            depth = Header.from_bytes(stored.header).depth
+            moved = replace(_act(case, at), stage=stage, stage_since_us=at, event_id=stored.event_id, depth=depth)
+            return replace(c, cases={**c.cases, case_id: moved})
         case d.RiskCaseClosed(case_id=case_id):
             return replace(c, cases=_without(c.cases, case_id))
         case StreamJoined(category=category, id=id_):
@@ -204,7 +211,7 @@ def _evolve(c: CustomerAggregate, event: d.CustomerEvent, stored: StoredEvent) -
                 bound_to=(),
                 outcome_kinds=(),
                 outcome_by_us=None,
-                reservation=event.compensates,
+                reservations=event.compensates,
                 trigger_id=event.trigger_id,
                 undoes=(event.decision_id, event.undoes),
             )
@@ -226,7 +233,8 @@ def _evolve(c: CustomerAggregate, event: d.CustomerEvent, stored: StoredEvent) -
         case t.WaitBegan(agent=agent, wait=name, decision_id=id_, kinds=kinds, until=until):
             over = [k for k, w in c.waits.items() if w.due is not None][-t.MAX_OVER + 1 :]  # for facts that come late
             kept = {k: w for k, w in c.waits.items() if w.due is None or k in over}
-            wait = t.Wait(stored.event_id, agent, name, id_, kinds, at, to_us(until))
+            depth = Header.from_bytes(stored.header).depth
+            wait = t.Wait(stored.event_id, agent, name, id_, kinds, at, to_us(until), depth=depth)
             return replace(c, waits={**kept, stored.event_id: wait})
         case t.WaitEnded(wait_id=wait_id, result="due", agent=agent, wait=name):
             waited = c.waits.get(wait_id)
@@ -286,13 +294,13 @@ def _decided(c: CustomerAggregate, event: d.DecisionRecorded, stored: StoredEven
         bound_to=event.bound_to,
         outcome_kinds=event.outcome_kinds,
         outcome_by_us=to_us(event.outcome_by) if event.outcome_by and event.disposition in {"acted", "awaiting"} else None,
-        reservation=event.reservation,
-        slice=str(event.context.get("budget_slice") or ""),
+        reservations=event.reservations,
         trigger_id=event.trigger_id,
         policy=event.policy,
         action=event.action,
         priority=rank if type(rank := event.context.get("priority")) is int else None,
         purpose=str(event.context.get("purpose") or ""),
+        depth=event.depth,
     )
     touches = c.touches
     if event.disposition in {"acted", "awaiting"}:
@@ -371,7 +379,7 @@ def _offered(c: CustomerAggregate, decision: OpenDecision) -> tuple[Offered, ...
     """The offers that count: not those of which no effect happened, nor those that were taken back."""
     ends = [e.status for e in decision.effects.values()]
     if decision.undoes is not None:
-        gone = decision.undoes[0] if decision.reservation is not None and "succeeded" in ends else None
+        gone = decision.undoes[0] if "succeeded" in ends and any(is_money(r.unit) for r in decision.reservations) else None
     else:
         gone = decision.decision_id if ends and all(s in {"failed", "cancelled"} for s in ends) else None
     return c.offered if gone is None else tuple(o for o in c.offered if o.decision_id != gone)
