@@ -12,8 +12,6 @@ from postsale.agents.evidence import HealthReading
 from postsale.agents.expressions import InputType
 from postsale.agents.readings import RunnerHealth
 from postsale.aggregates.customer import CustomerAggregate
-from postsale.aggregates.evolve import evolve_decision, evolve_facts
-from postsale.aggregates.identity import CUSTOMERS
 from postsale.aggregates.evolve import fold as fold_events
 from postsale.aggregates.identity import IDENTITY_KINDS
 from postsale.app.everybody import Everybody
