@@ -71,10 +71,10 @@ approval = "none"
 because = "A referral."
 """
 BUDGET = """
-[guardrails.budget]
+[[budget]]
 name = "referrals"
-amount_minor = 100000
-currency = "EUR"
+unit = "EUR"
+limit = 100000
 per = "year"
 """
 WAIT = """
