@@ -29,7 +29,7 @@ from postsale.app.recorder import Receipt, RecordReport
 from postsale.app.rounds import RunReport
 from postsale.app.tenant import Tenant
 from postsale.app.tenant_data import Customer
-from postsale.app.tools import ToolStatus
+from postsale.app.tools import PlannerStatus, ToolStatus
 from postsale.audit import Explanation, Replayed
 from postsale.events import Event, Origin, Recorded
 from postsale.ingest import Item
@@ -292,6 +292,10 @@ class AsyncTenant:
     async def tools(self, *, as_of: datetime | None = None, known_at: datetime | None = None) -> list[ToolStatus]:
         """See `Tenant.tools`."""
         return await asyncio.to_thread(self.sync.tools, as_of=as_of, known_at=known_at)
+
+    async def planners(self, *, as_of: datetime | None = None, known_at: datetime | None = None) -> list[PlannerStatus]:
+        """See `Tenant.planners`."""
+        return await asyncio.to_thread(self.sync.planners, as_of=as_of, known_at=known_at)
 
     async def budgets(self, name: str | None = None) -> list[BudgetPeriod]:
         """See `Tenant.budgets`."""
