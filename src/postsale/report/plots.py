@@ -241,15 +241,14 @@ class _Frame:
 
     def labels(self, labels: Sequence[str], xs: Sequence[float]) -> list[Raw]:
         """As many as there is room for, the last one always."""
-        widest = max((len(label) for label in labels), default=1) * _LETTER + 10
-        every = max(1, math.ceil(widest * len(labels) / self.width))
-        out = []
-        for i, (label, x) in enumerate(zip(labels, xs, strict=True)):
-            if (len(labels) - 1 - i) % every == 0:
-                edge = self.left + self.width
-                anchor = "end" if x > edge - widest / 2 else "start" if x < self.left + 4 and x > self.left - 1 else "middle"
-                out.append(tag("text", label, x=round(min(x, edge), 1), y=round(self.bottom + 17, 1), text_anchor=anchor))
-        return out
+        out, edge, free = list[Raw](), self.left + self.width, math.inf
+        for label, x in zip(reversed(labels), reversed(xs), strict=True):
+            half = len(label) * _LETTER / 2
+            middle = min(max(x, half), edge - half)
+            if middle + half < free:
+                out.append(tag("text", label, x=round(middle, 1), y=round(self.bottom + 17, 1), text_anchor="middle"))
+                free = middle - half - 8
+        return out[::-1]
 
     def _ticks(self) -> list[float]:
         return [self.low + i * self.step for i in range(round((self.high - self.low) / self.step) + 1)]

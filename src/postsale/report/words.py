@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import statistics
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -46,6 +47,26 @@ def rule_words(rule: str) -> str:
                 *(group.replace("-", " ") if pattern.startswith(("sequence", "policy")) else group for group in found.groups())
             )
     return rule
+
+
+_THEN: Final = {
+    "outcome: success": "the goal was reached",
+    "outcome: none": "the goal was not reached in time",
+    "effect succeeded: in the sandbox": "it left, into the sandbox",
+    "effect succeeded: confirmed": "it left",
+}
+
+
+def then_words(then: Iterable[tuple[datetime, str]]) -> str:
+    """What happened to a decision, in order; a day is said once, and that an effect was begun is not."""
+    out, said = [], ""
+    for at, told in then:
+        if told.startswith("effect started"):
+            continue
+        date = day(at)
+        out.append(_THEN.get(told, told) if date == said else f"{date}, {_THEN.get(told, told)}")
+        said = date
+    return "; ".join(out)
 
 
 def percent(value: float | None, digits: int = 0) -> str:
