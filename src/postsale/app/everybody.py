@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
-from postsale.aggregates.customer import CustomerAggregate, evolve_decision, evolve_facts
+from postsale.aggregates.customer import CustomerAggregate
+from postsale.aggregates.evolve import evolve_decision, evolve_facts
 from postsale.aggregates.identity import CUSTOMERS
 from postsale.events import DAY_US, Lane, StoredEvent, StreamId
 from postsale.projections.folding import Fact, Fold, State, fact_of

@@ -92,7 +92,7 @@ def outcomes_of(
     """Every outcome of the period. Raises what an unreadable event raises."""
     known_us = None if frame.knowledge == "claimed" else to_us(frame.known_at)
     members = membership(log, tenant, None, known_us)
-    values = _values(log, tenant, frame, members)
+    values = values_of(log, tenant, frame, members, _DECLARED)
     books = [o.Book.of(ref, v) for ref, v in values[o.Revenue].items()]
     good, _ = readable(books, rates)
     calls = o.renewals(books, frame)
@@ -128,7 +128,7 @@ def revenue_of(log: Log, tenant: str, frames: Sequence[o.Frame]) -> list[Revenue
     if not frames:
         return []
     known_us = None if frames[0].knowledge == "claimed" else to_us(frames[0].known_at)
-    values = _values(log, tenant, frames[0], membership(log, tenant, None, known_us), (o.Revenue,))
+    values = values_of(log, tenant, frames[0], membership(log, tenant, None, known_us), (o.Revenue,))
     books = [o.Book.of(ref, v) for ref, v in values[o.Revenue].items()]
     good, _ = readable(books)
     return [Revenue(f, tuple(o.movements(good, f)), tuple(o.retention(books, f))) for f in frames]
@@ -148,7 +148,7 @@ def _happened(log: Log, tenant: str, frame: o.Frame, members: Membership) -> lis
     return found
 
 
-def _values(
+def values_of(
     log: Log, tenant: str, frame: o.Frame, members: Membership, declared: Sequence[type[Features]] = _DECLARED
 ) -> Mapping[type[Features], dict[str, FeatureValues]]:
     """Finished values by declaration and reference, of every customer with a fact that any of them reads: all folded in one pass."""

@@ -12,7 +12,7 @@ from postsale.agents.evidence import HealthReading
 from postsale.agents.expressions import InputType
 from postsale.agents.readings import RunnerHealth
 from postsale.aggregates.customer import CustomerAggregate
-from postsale.aggregates.customer import fold as fold_events
+from postsale.aggregates.evolve import fold as fold_events
 from postsale.aggregates.identity import IDENTITY_KINDS
 from postsale.app.everybody import Everybody
 from postsale.events import DAY_US, Lane, StoredEvent, StreamId

@@ -17,10 +17,10 @@ import orjson
 from postsale.agents import asking
 from postsale.agents.engines.engine import Attended, Engine, Visit
 from postsale.agents.timed import next_us
-from postsale.aggregates.identity import CUSTOMERS
+from postsale.aggregates.identity import CUSTOMERS, StreamJoined
 from postsale.app.readings import Readings, Subject
 from postsale.errors import KeyUnavailable, LeaseLost, NotLive, PostSaleError, StoreUnavailable, ToolUnreachable, ViewMoved
-from postsale.events import DAY_US, Lane, StoredEvent, StreamId
+from postsale.events import DAY_US, Lane, StoredEvent, StreamId, decode
 from postsale.projections.partition import POISON
 from postsale.projections.views import Views
 from postsale.store.contract import Query
@@ -258,8 +258,9 @@ class Rounds:
         woken = Query(tenant=tenant, category=CUSTOMERS, lane=Lane.DECISION, kinds=_WAKING, after=after, upto=upto)
         for stored in self._log.store.read(woken):
             facts = visits.setdefault(stored.stream, [])
-            if stored.kind == "identity/stream-joined" and not facts:
-                facts.extend(self._newest(stored.stream))
+            if stored.kind == "identity/stream-joined":
+                facts.extend(self._came_with(stored) or ([] if facts else self._newest(stored.stream)))
+                del facts[:-_LOOKED_AT]
         return visits
 
     def _at(self, positions: Iterable[int]) -> Iterator[StoredEvent]:
@@ -267,8 +268,16 @@ class Rounds:
         for position in sorted(positions):
             yield from self._log.store.read(Query(after=position - 1, upto=position))
 
+    def _came_with(self, joined: StoredEvent) -> list[StoredEvent]:
+        """A link or merge is news because of the facts that came with it: what they were caused by is what causes the news."""
+        event = decode(joined).data
+        if not isinstance(event, StreamJoined):
+            return []
+        stream = StreamId(joined.tenant, event.category, event.id)
+        return list(self._log.store.read(Query(streams=(stream,), lane=Lane.FACT, backward=True, limit=1)))
+
     def _newest(self, stream: StreamId) -> list[StoredEvent]:
-        """A link or merge is news because of the facts that came with it."""
+        """The customer's newest fact, where none came with a link or merge."""
         try:
             customer = self._log.customer(stream)
         except POISON:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast
 
 from postsale.aggregates.identity import CUSTOMERS, ExternalId
 from postsale.app.directory import as_external
+from postsale.app.effects import EffectReport, effects_of
 from postsale.app.exporting import Exports
 from postsale.app.models import TenantModels
 from postsale.app.outcomes import Outcomes, frame_of, outcomes_of
@@ -101,6 +102,25 @@ class TenantData:
         frame = frame_of(self._ps.log, start, end, as_of, known_at, knowledge)
         within_us = None if reply_within is None else microseconds(reply_within)
         return outcomes_of(self._ps.log, self.name, frame, rates=rates, conditions=conditions, reply_within_us=within_us)
+
+    def effects(
+        self,
+        start: datetime,
+        end: datetime,
+        *,
+        holdout: str | None = None,
+        agent: str | None = None,
+        as_of: datetime | None = None,
+        known_at: datetime | None = None,
+    ) -> tuple[EffectReport, ...]:
+        """What agents changed, by hold-out: customers that entered in [start, end), acted on less held out, as they are at the end.
+
+        With `agent`, of those whom its decisions brought in. An effect is that of everything under the hold-out's name from a customer's
+        entry on. Each has its interval of 95 %, its population and who was left out. Raises InvalidInput where no decision was made under
+        a hold-out, and for a period that is empty or not over at `as_of`.
+        """
+        frame = frame_of(self._ps.log, start, end, as_of, known_at, "recorded")
+        return effects_of(self._ps.log, self.name, frame, holdout, agent)
 
     def report(
         self,
