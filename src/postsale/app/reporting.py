@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -229,7 +229,7 @@ def _waited(entry: Entry) -> bool:
 
 
 def _approvals(entries: Sequence[Entry], answered: Mapping[UUID, datetime]) -> Approvals:
-    asked = [e for e in entries if _waited(e) and edit_of(e.recorded.flags) is None]
+    asked = [e for e in entries if _waited(e) and not _edited(e)]
     how = Counter(_answer(e) for e in asked)
     hours = sorted(round((answered[e.id] - e.decided_at).total_seconds() / 3600, 2) for e in asked if e.id in answered)
     return Approvals(
@@ -281,16 +281,25 @@ def _mode(tenant: Tenant, agent: str, frame: Frame) -> str:
 
 def _cases(own: Sequence[Entry]) -> Iterator[tuple[Kind, Entry]]:
     """One that acted, one that waited (still, if there is one), and two that different rules suppressed: the newest, and the most telling."""
-    waiting = [e for e in own if e.disposition == "awaiting"] or [e for e in own if _waited(e)]
-    acted = [e for e in own if e.disposition == "acted" and e not in waiting[-1:]] or [e for e in own if e.disposition == "acted"]
-    acted = [e for e in acted if e.outcome == "success"] or acted
+    waiting = [e for e in own if e.disposition == "awaiting"] or _first([e for e in own if _waited(e)], lambda e: not _edited(e))
+    acted = _first([e for e in own if e.disposition == "acted"], lambda e: e not in waiting[-1:])
+    acted = _first(acted, lambda e: e.outcome == "success")
     yield from (("acted", e) for e in acted[-1:])
     yield from (("awaiting", e) for e in waiting[-1:])
-    suppressed = [e for e in own if e.disposition == "suppressed" and e.suppressed_by is not None]
+    suppressed = [e for e in own if e.disposition == "suppressed" and e.suppressed_by is not None and e not in waiting[-1:]]
     of = {(e.suppressed_by or "").partition(":")[0]: e for e in suppressed}  # rules of different kinds, the newest of each
     of = of if len(of) > 1 else {e.suppressed_by or "": e for e in suppressed}
     for e in sorted(of.values(), key=lambda e: (_plain_rule(e.suppressed_by), -e.position))[:2]:
         yield "suppressed", e
+
+
+def _first(entries: list[Entry], wanted: Callable[[Entry], bool]) -> list[Entry]:
+    """Those that are wanted, if there are any."""
+    return [e for e in entries if wanted(e)] or entries
+
+
+def _edited(entry: Entry) -> bool:
+    return edit_of(entry.recorded.flags) is not None
 
 
 def _plain_rule(rule: str | None) -> int:

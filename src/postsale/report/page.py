@@ -169,7 +169,9 @@ def _at_risk(report: Report) -> Raw | None:
     ]
     more = f"; the first {_LISTED} of {len(report.at_risk)}" if len(report.at_risk) > _LISTED else ""
     return table(
-        f"At risk at the end: in poor health, or with an open case{more}", ("customer", "health", "case", "what costs most, of 100"), rows
+        f"At risk at the end: in poor health, or with an open case; who has left is not listed{more}",
+        ("customer", "health", "case", "what costs most, of 100"),
+        rows,
     )
 
 
@@ -381,11 +383,11 @@ def _twin(report: Report) -> Raw | None:
         else:
             sums = (words.money(line.with_agents, line.unit), words.money(line.without, line.unit), _plus(line.difference, line.unit))
             mean, low, high = (_plus(round(x), line.unit) for x in (line.mean, line.low, line.high))
-        rows.append((line.name, *sums, mean, f"{low} to {high}"))
+        rows.append((line.name, *sums, f"{mean} ({low} to {high})"))
     n = max((line.customers for line in twin.lines), default=0)
     compared = table(
         f"The same {n} customers, each compared with itself",
-        ("", "with agents", "without", "difference", "mean per customer", "95 % interval of the mean"),
+        ("", "with agents", "without", "difference", "per customer, with its 95 % interval"),
         rows,
     )
     actions = table(

@@ -217,7 +217,7 @@ class _Frame:
         span = max(high - min(0.0, low) if low < 0 else high - low, 1e-9)
         raw = span / 4
         size = 10.0 ** math.floor(math.log10(raw))
-        self.step = next(size * m for m in (1, 2, 2.5, 5, 10) if size * m >= raw * 0.999)
+        self.step = next(size * m for m in (1, 2, 5, 10) if size * m >= raw * 0.999)
         self.low = math.floor(low / self.step) * self.step
         self.high = max(self.low + self.step, math.ceil(high / self.step - 1e-9) * self.step)
         self.unit = unit
