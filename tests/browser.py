@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
-_ASK = "onload=()=>{const e=document.querySelector('iframe').contentDocument.documentElement;document.body.append(`WIDTH ${e.scrollWidth} END`)}"
+_ASK = "onload=()=>{const e=document.querySelector('iframe').contentDocument.documentElement;document.body.append(`WIDTH ${e.scrollWidth} OF ${e.clientWidth} END`)}"
 
 
-def scroll_width(page: str, width: int) -> int:
-    """How wide the page is in a window of that width, CSS pixels. Skips the test where there is no browser."""
+def widths(page: str, width: int) -> tuple[int, int]:
+    """How wide the page is in a window of that width, and how much of it is seen, CSS pixels. Skips the test where there is no browser."""
     browser = next(filter(None, map(shutil.which, _NAMES)), None)
     if browser is None:
         pytest.skip("no Chromium on this machine")
@@ -33,6 +33,6 @@ def scroll_width(page: str, width: int) -> int:
             "--dump-dom",
         ]
         done = subprocess.run([browser, *flags, outer.as_uri()], capture_output=True, text=True, timeout=300, check=True)
-    found = re.search(r"WIDTH (\d+) END</body>", done.stdout)
+    found = re.search(r"WIDTH (\d+) OF (\d+) END</body>", done.stdout)
     assert found is not None, done.stderr[-500:]
-    return int(found[1])
+    return int(found[1]), int(found[2])

@@ -15,7 +15,7 @@ from postsale.agents import SHIPPED
 from postsale.app import PostSale, Tenant
 from postsale.events import ManualClock, to_us
 from postsale.store.contract import Query
-from tests.browser import scroll_width
+from tests.browser import widths
 from tests.year import Lived, the_year
 
 from .support import run
@@ -194,9 +194,11 @@ def test_a_report_known_at_midsummer_knows_nothing_of_what_came_later(acme: Tena
 # ---------------------------------------------------------------- as it is shown
 
 
-@pytest.mark.parametrize("width", [320, 390, 768, 1280])
+@pytest.mark.parametrize("width", [390, 1280])
 def test_a_browser_shows_the_page_without_scrolling_sideways(width: int, year: Lived) -> None:
-    assert scroll_width((year.folder / "demo.html").read_text(), width) == width
+    needed, seen = widths((year.folder / "demo.html").read_text(), width)
+    assert width - 20 <= seen <= width  # less a scroll bar
+    assert needed == seen
 
 
 def test_what_the_terminal_shows_fits_on_two_screens(tmp_path: Path) -> None:

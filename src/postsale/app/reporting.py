@@ -15,6 +15,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final, Literal
 from uuid import UUID
 
+from postsale.agents import SHIPPED
 from postsale.agents.budget import BudgetState, evolve_budget
 from postsale.agents.editing import edit_of
 from postsale.aggregates import asked as a
@@ -251,9 +252,8 @@ def _answer(entry: Entry) -> str:
 
 
 def _agents(tenant: Tenant, mine: Sequence[Entry], names: Mapping[str, str], people: re.Pattern[str], frame: Frame) -> Iterator[AgentYear]:
-    order = list(tenant._ps.engine.agents)
     found = {e.agent for e in mine}
-    for name in [n for n in order if n in found] + sorted(found - set(order)):
+    for name in [n for n in SHIPPED if n in found] + sorted(found - set(SHIPPED)):
         own = [e for e in mine if e.agent == name]
         known = [e for e in own if e.outcome is not None]
         rules = Counter(e.suppressed_by for e in own if e.disposition == "suppressed" and e.suppressed_by)

@@ -153,7 +153,9 @@ def _tamper(folder: Path) -> dict[str, object]:
 
 
 def _tell(report: Report, lived: Story, story: dict[str, Any]) -> None:
-    counts("Signals", {**story["signals"], "late": lived.late, "corrected": lived.corrected})
+    recorded = lived.recorded
+    said = {"recorded": recorded.recorded, "doubled": recorded.duplicates, "rejected": len(recorded.rejects)}
+    counts("Signals", {**said, "late": lived.late, "corrected": lived.corrected})
     bands, here = story["health"], max(1, sum(story["health"].values()))
     table("Health", ("band", "customers", ""), [(b, n, "█" * round(40 * n / here)) for b, n in bands.items()], right=("customers",))
     worst = [(escape(r.customer), _score(r.score), ", ".join(f"{n} {v}" for n, v in r.worst)) for r in report.at_risk[:5]]
