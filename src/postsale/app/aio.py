@@ -41,6 +41,7 @@ from postsale.projections.lifecycle import Lifecycle
 from postsale.projections.outcomes import Rates
 from postsale.projections.training import Knowledge
 from postsale.projections.why import Health
+from postsale.report import Report
 from postsale.store import Anchor, Checkpoint, EventProof, VerifierKey, VerifyReport
 
 
@@ -224,6 +225,18 @@ class AsyncTenant:
     ) -> list[Decision]:
         """See `Tenant.decisions`."""
         return await asyncio.to_thread(self.sync.decisions, customer, as_of=as_of, known_at=known_at)
+
+    async def report(
+        self,
+        start: datetime,
+        end: datetime,
+        *,
+        as_of: datetime | None = None,
+        known_at: datetime | None = None,
+        names: bool = False,
+    ) -> Report:
+        """See `Tenant.report`."""
+        return await asyncio.to_thread(self.sync.report, start, end, as_of=as_of, known_at=known_at, names=names)
 
     async def outcomes(
         self,

@@ -44,6 +44,7 @@ from postsale.cli.policies import policy_app
 from postsale.cli.projections import projection_app
 from postsale.cli.prompts import prompt_app
 from postsale.cli.replay import decision_replay, log_check_certificate
+from postsale.cli.report import report
 from postsale.cli.run import run
 from postsale.cli.schemas import schemas_app
 from postsale.cli.tools import tool_app
@@ -80,6 +81,7 @@ log_app.command("check-certificate")(log_check_certificate)
 
 app.command()(demo)
 app.command()(run)
+app.command()(report)
 app.command()(upcoming)
 app.add_typer(ingest_app, name="ingest")
 app.add_typer(customer_app, name="customer")
