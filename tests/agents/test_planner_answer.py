@@ -7,7 +7,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from postsale.agents import Policy
@@ -100,7 +100,6 @@ def test_any_answer_comes_to_one_disposition_within_the_policy_and_is_made_again
     assert without.arguments_checked is (status != "answered")
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(raw=st.binary(max_size=80) | st.text(max_size=80) | near.map(json.dumps) | values.map(json.dumps))
 def test_any_bytes_from_a_planner_give_one_decision_on_a_log_and_no_exception(raw: Any) -> None:
     w = Planned(raw)

@@ -117,7 +117,7 @@ def levels(draw: st.DrawFn, depth: int = 0) -> dict[str, Any]:
 
 
 @given(levels())
-@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow])
+@settings(max_examples=250, suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow])
 def test_the_flat_table_decides_as_the_tree_does_on_every_evidence(tree: dict[str, Any]) -> None:
     try:
         p = policy(tree)

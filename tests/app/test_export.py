@@ -113,7 +113,7 @@ def test_a_second_run_writes_only_what_is_new(where: Where, tmp_path: Path) -> N
     assert_sound(out)
 
 
-@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(windows=st.lists(st.tuples(st.integers(2, 30), st.integers(0, 6)), min_size=1, max_size=4))
 def test_however_often_and_in_whatever_windows_it_is_the_same_rows(
     tmp_path_factory: pytest.TempPathFactory, windows: list[tuple[int, int]]

@@ -278,7 +278,7 @@ class Life(RuleBasedStateMachine):
 
 
 TestLife = Life.TestCase
-TestLife.settings = settings(max_examples=25, stateful_step_count=25)
+TestLife.settings = settings(stateful_step_count=25)
 
 
 class LifeOnAServer(Life):

@@ -156,3 +156,4 @@ def until(condition: Callable[[], bool], what: str) -> None:
     end = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < end, what
+        time.sleep(0.01)

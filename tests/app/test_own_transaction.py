@@ -430,7 +430,7 @@ def test_a_process_killed_before_its_commit_leaves_neither_row_nor_signal_nor_lo
     assert (booked(books), count(acme, "cus_1")) == ([], 1)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(
     st.lists(
         st.tuples(st.sampled_from(["in", "in", "out", "row", "conflict", "commit", "rollback"]), st.integers(0, 3), st.integers(0, 5)),

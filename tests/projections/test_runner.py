@@ -12,7 +12,7 @@ from typing import ClassVar
 from uuid import uuid4
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from postsale.aggregates.signals import InvoicePaid, Signal, UsageObserved
@@ -112,7 +112,6 @@ def test_progress_is_told_after_each_commit_and_a_run_can_end_early(views):
     assert states(runner, views) == {str(s): whole(store, s) for s in STREAMS}
 
 
-@settings(max_examples=30)
 @given(
     st.lists(st.tuples(st.integers(0, 3), st.integers(0, 60)), max_size=40),
     st.integers(1, 9),
@@ -373,7 +372,6 @@ def test_a_view_of_a_log_that_took_another_course_is_folded_again(views):
 # ---------------------------------------------------------------- reading and operating
 
 
-@settings(max_examples=40)
 @given(
     st.lists(st.tuples(st.integers(0, 3), st.integers(0, 60), st.integers(0, 30)), max_size=25),
     st.one_of(st.none(), st.integers(0, 25)),
