@@ -19,6 +19,7 @@ from postsale.aggregates.decisions import DecisionRecorded, ReadRef
 from postsale.errors import InvalidInput
 from postsale.events import MASKED, canonical, encode_payload, registry
 from tests.agents.planned import CALL, OTHERWISE, Planned, policy
+from tests.shared import examples
 
 SPEC = AgentSpec("saver", "m:C", "d", "1")
 POLICIES = (policy(), policy(*OTHERWISE))
@@ -65,7 +66,7 @@ def mac(raw: bytes) -> str:
     return f"{len(raw)}-{sum(raw)}"
 
 
-@settings(max_examples=400)
+@settings(max_examples=examples(400))
 @given(answer=answers, which=st.sampled_from(POLICIES), status=statuses, mode=st.sampled_from(["observe", "propose", "act"]))
 def test_any_answer_comes_to_one_disposition_within_the_policy_and_is_made_again_byte_for_byte(
     answer: str, which: Policy, status: Any, mode: Any

@@ -21,6 +21,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from tests.postgres import fresh_log
+from tests.shared import examples
 from tests.store.meddled import Meddled
 from tests.store.stores import STORES, Maker
 
@@ -458,11 +459,12 @@ class LeaseMachine(RuleBasedStateMachine):
         assert tokens == sorted(tokens)
 
 
+@pytest.mark.torture
 @pytest.mark.parametrize("name", STORES)
 def test_never_two_holders_whose_writes_pass_the_fence(name: str) -> None:
     machine = type("Machine", (LeaseMachine,), {"make": staticmethod(STORES[name])})
-    examples = {"memory": 120, "sqlite": 25}.get(name, 8)
-    run_state_machine_as_test(machine, settings=settings(max_examples=examples, stateful_step_count=30))  # type: ignore[no-untyped-call]
+    many = {"memory": 120, "sqlite": 25}.get(name, 8)
+    run_state_machine_as_test(machine, settings=settings(max_examples=examples(many), stateful_step_count=30))  # type: ignore[no-untyped-call]
 
 
 # ---------------------------------------------------------------- real processes, really stopped and killed

@@ -21,6 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 from tests.postgres import fresh_log
+from tests.shared import examples
 from tests.store.meddled import Meddled
 from tests.store.stores import STORES, Maker
 from tests.store.timer_worker import STREAM
@@ -400,11 +401,12 @@ class TimerMachine(RuleBasedStateMachine):
         self.play.all_that_is_set_comes_up()
 
 
+@pytest.mark.torture
 @pytest.mark.parametrize("name", STORES)
 def test_no_timer_is_lost_and_none_fires_twice(name: str) -> None:
     machine = type("Machine", (TimerMachine,), {"make": staticmethod(STORES[name])})
-    examples = {"memory": 100, "sqlite": 20}.get(name, 5)
-    run_state_machine_as_test(machine, settings=settings(max_examples=examples, stateful_step_count=25))  # type: ignore[no-untyped-call]
+    many = {"memory": 100, "sqlite": 20}.get(name, 5)
+    run_state_machine_as_test(machine, settings=settings(max_examples=examples(many), stateful_step_count=25))  # type: ignore[no-untyped-call]
 
 
 # ---------------------------------------------------------------- real processes, really killed
