@@ -60,7 +60,7 @@ def forked(*words: object) -> list[str]:
     return [sys.executable, "-I", "-S", str(CLIENT), nursery(), *map(str, words)]
 
 
-class Forked(subprocess.Popen[str]):
+class Fork(subprocess.Popen[str]):
     """The same as `subprocess.Popen([sys.executable, *words], text=True, …)`; its `pid` is the fork's, so that signals reach it."""
 
     def __init__(self, *words: object, **more: Any) -> None:
@@ -96,11 +96,6 @@ class Forked(subprocess.Popen[str]):
 
 def _load() -> None:
     """All that every command imports, less the rooms that look at the environment as they are imported."""
-    import rich.console
-    import typer
-
-    import postsale.app
-    import postsale.simulator
 
 
 def _become(order: dict[str, Any]) -> int:

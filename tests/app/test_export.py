@@ -28,6 +28,7 @@ from postsale.projections.event_tables import ENVELOPE, event_tables
 from postsale.projections.export import LogExport
 from postsale.projections.export_place import Place
 from postsale.store import LeaseName, Query
+from tests.nursery import forked
 
 from .exported import agents, assert_sound, files, lived, manifest, rows
 from .support import CANARY, NOON, Where, head, opened, paid, url_of, used
@@ -139,7 +140,7 @@ def test_killed_anywhere_no_reader_sees_half_a_file_or_a_row_twice_and_the_next_
         for number in range(4):
             # Two steps write the manifest, then every table's first file is begun, then each gets its name: the first death is among these.
             step = tables + rand.randrange(4, tables) if number == 0 else rand.randrange(2, 25)
-            command = [sys.executable, "-m", "tests.app.exported", url_of(tmp_path), str(out), str(window), str(step)]
+            command = forked("-m", "tests.app.exported", url_of(tmp_path), out, window, step)
             done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
             assert done.returncode in (0, -signal.SIGKILL), (seed, done.stderr[-2000:])
             window = rand.choice([12, 30, 1_000])

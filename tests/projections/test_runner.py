@@ -21,6 +21,7 @@ from postsale.events import Count, Lane, ManualClock, StreamId, encode_payload, 
 from postsale.projections import CustomerHealth, Features, Fold, MemoryViews, Runner, count, days, fact_of, latest, total
 from postsale.projections.partition import POISON
 from postsale.projections.views_postgres import PostgresViews
+from tests.nursery import forked
 
 from .customers import day, signal
 from .killed_runner import EVENTS, make_store, make_views
@@ -304,7 +305,7 @@ def test_a_runner_killed_between_or_within_batches_goes_on_to_the_same_view(kind
     assert __package__ is not None
     root = str(Path(__file__).parents[__package__.count(".") + 1])
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([root, *sys.path])}
-    command = [sys.executable, "-m", f"{__package__}.killed_runner", *place, log_id, str(commits), str(facts)]
+    command = forked("-m", f"{__package__}.killed_runner", *place, log_id, commits, facts)
     killed = subprocess.run(command, check=False, timeout=60, env=env)
     assert killed.returncode == -9
     store, fold = make_store(log_id), Fold(CustomerHealth)
