@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from postsale.agents import Agent, ChurnOutreach, Policy, RenewalRescue
-from postsale.agents.policy import fill, placeholders
+from postsale.agents.templates import fill, placeholders
 from postsale.aggregates.artifacts import content_digest
 from postsale.errors import BadDeclaration, PolicyInvalid
 from tests.agents.world import DUNNING
@@ -59,7 +59,7 @@ def rule(text: str) -> str:
         (DUNNING.replace('currency = "EUR", terms = "One month." }', 'currency = "XYZ", terms = "x" }'), "rule 1 'credit', offer.currency", "ISO 4217"),
         (DUNNING.replace("authority_limit_minor = 1000\n", ""), "rule 'credit', authority_limit_minor", "needs the amount"),
         (DUNNING.replace('"$mrr_minor"', "4900").replace("authority_limit_minor = 1000", 'authority_limit_minor = 1000\napproval = "none"'), "rule 'credit', approval", "could never act"),
-        (DUNNING[: DUNNING.index("[guardrails.budget]")] + DUNNING[DUNNING.index("[outcome]") :], "guardrails.budget", "needs a budget"),
+        (DUNNING[: DUNNING.index("[[budget]]")] + DUNNING[DUNNING.index("[outcome]") :], "budget", "needs a budget"),
         (DUNNING.replace('start = "20:00"', 'start = "8pm"'), "guardrails.quiet_hours.start", "HH:MM"),
         (DUNNING.replace('end = "08:00"', 'end = "24:00"'), "guardrails.quiet_hours.end", "HH:MM"),
         (DUNNING.replace('end = "08:00"', 'end = "20:00"'), "guardrails.quiet_hours.end", "same as the start"),
@@ -70,7 +70,7 @@ def rule(text: str) -> str:
         (DUNNING.replace("[guardrails.quiet_hours]", "[[guardrails.frequency]]\ncount = 2\ndays = 30\n\n[guardrails.quiet_hours]"), "guardrails.frequency", "twice"),
         (DUNNING.replace('bound_to = ["failed_payments"]', 'bound_to = ["mood"]'), "guardrails.bound_to", "not a declared"),
         (DUNNING.replace('["billing/invoice-paid"]\nbound', '["InvoicePaid"]\nbound'), "guardrails.must_not_have_changed.0", "pattern"),
-        (DUNNING.replace('per = "month"', 'per = "week"'), "guardrails.budget.per", "month"),
+        (DUNNING.replace('per = "month"', 'per = "week"'), "budget 1 'retention', per", "month"),
         (DUNNING.replace("max_depth = 2", "max_depth = 17"), "guardrails.max_depth", "16"),
         (DUNNING.replace('hit = "first"', 'hit = "unique"'), "rule 'task', when", "overlaps with rule 'credit'"),
     ],

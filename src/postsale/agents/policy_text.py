@@ -6,7 +6,8 @@ from textwrap import wrap
 from typing import Any
 
 from postsale.agents import policy_time, tree
-from postsale.agents.policy import NO_ACTION, Cells, Change, Hit, Policy, Rule
+from postsale.agents.policy import NO_ACTION, Change, Hit, Policy
+from postsale.agents.policy_sections import Cells, Rule
 
 _WIDTH = 36
 _HITS: dict[Hit, str] = {
@@ -56,8 +57,7 @@ def table(policy: Policy) -> str:
         lines.append(
             f"  none from {g.quiet_hours.start} to {g.quiet_hours.end} on the customer's clock ({g.quiet_hours.default_zone} when unknown)"
         )
-    if g.budget:
-        lines.append(f"  {g.budget.amount_minor} {g.budget.currency} minor units per {g.budget.per} from budget {g.budget.name}")
+    lines += [f"  {budget.words}" for budget in policy.budgets or ()]
     if g.probability:
         lines.append(f"  only where {g.probability.of} is at least {g.probability.at_least_percent} % likely, by a calibrated model")
     expires = f"an approval expires after {g.approval_expires_h} h" if policy.approvals is None else "approvals as below"
@@ -81,6 +81,8 @@ def table(policy: Policy) -> str:
     if (autonomy := policy.autonomy) is not None and autonomy.by is not None:
         most = ", ".join(f"{name} {mode}" for name, mode in sorted(autonomy.segments.items()))
         lines.append(f"  at most, by {autonomy.by}: {most}{'; ' if most else ''}else {autonomy.otherwise}")
+    if (held := policy.holdout) is not None:
+        lines.append(f"  {held.percent} % of customers are left alone at random, by the name {held.name}, so that effects can be told")
     if (talk := policy.conversation) is not None:
         lines.append(f"  priority {talk.priority}: one conversation with a customer at a time, and 1 goes first")
         lines += [f"  a conversation ends, {s.id}: {_words(policy, s.when, s.id)}" for s in talk.stop]
@@ -95,7 +97,7 @@ def changes(old: Policy, new: Policy) -> tuple[Change, ...]:
         return ()
     a, b = old.model_dump(mode="json", exclude_none=True), new.model_dump(mode="json", exclude_none=True)
     out: list[Change] = []
-    for name in (n for n in [*a, *(n for n in b if n not in a)] if n not in {"rules", "triggers", "tree", "options"}):
+    for name in (n for n in [*a, *(n for n in b if n not in a)] if n not in {"rules", "triggers", "tree", "options", "budgets"}):
         out += _changes(name, "", a.get(name), b.get(name))
     was, now = tree.levels_by_path(old), tree.levels_by_path(new)
     for path in [*was, *(p for p in now if p not in was)]:
@@ -104,8 +106,13 @@ def changes(old: Policy, new: Policy) -> tuple[Change, ...]:
             out += _changes(where, "", was[path], now[path])
         else:
             out.append(Change(where, "removed" if path in was else "added", before=was.get(path), after=now.get(path)))
-    for what, key in (("trigger", "triggers"), ("rule", "rules"), ("option", "options")):
-        before, after = {r["id"]: r for r in a.get(key, [])}, {r["id"]: r for r in b.get(key, [])}
+    for what, key, named in (
+        ("trigger", "triggers", "id"),
+        ("rule", "rules", "id"),
+        ("option", "options", "id"),
+        ("budget", "budgets", "name"),
+    ):
+        before, after = {r[named]: r for r in a.get(key, [])}, {r[named]: r for r in b.get(key, [])}
         out += [Change(f"{what} {i!r}", "removed", before=before[i]) for i in before if i not in after]
         out += [Change(f"{what} {i!r}", "added", after=after[i]) for i in after if i not in before]
         for i in (i for i in before if i in after):

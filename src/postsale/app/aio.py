@@ -16,8 +16,11 @@ from uuid import UUID
 from postsale.access import Person
 from postsale.agents import Agent
 from postsale.agents.engines import Engine
+from postsale.aggregates.conversations import ContactLimit
 from postsale.aggregates.customer import CustomerAggregate
 from postsale.aggregates.signals import Signal
+from postsale.app.effects import EffectReport
+from postsale.app.budgets import BudgetPeriod
 from postsale.app.health import CustomerRow
 from postsale.app.importing import ImportReport, Refused
 from postsale.app.outcomes import Outcomes
@@ -247,6 +250,19 @@ class AsyncTenant:
             reply_within=reply_within,
         )
 
+    async def effects(
+        self,
+        start: datetime,
+        end: datetime,
+        *,
+        holdout: str | None = None,
+        agent: str | None = None,
+        as_of: datetime | None = None,
+        known_at: datetime | None = None,
+    ) -> tuple[EffectReport, ...]:
+        """See `Tenant.effects`."""
+        return await asyncio.to_thread(self.sync.effects, start, end, holdout=holdout, agent=agent, as_of=as_of, known_at=known_at)
+
     async def approvals(self, *, as_of: datetime | None = None, known_at: datetime | None = None) -> list[Decision]:
         """See `Tenant.approvals`."""
         return await asyncio.to_thread(self.sync.approvals, as_of=as_of, known_at=known_at)
@@ -265,13 +281,29 @@ class AsyncTenant:
         """See `Tenant.consent`."""
         return await asyncio.to_thread(self.sync.consent, customer, channel, purpose, given=given, evidence=evidence)
 
-    async def returned(self, effect: UUID | str, signal: Signal) -> Receipt:
+    async def retire_policy(self, digest: str, *, reason: str, by: Person | None = None) -> int:
+        """See `Tenant.retire_policy`."""
+        return await asyncio.to_thread(self.sync.retire_policy, digest, reason=reason, by=by)
+
+    async def returned(self, effect: UUID | str, signal: Signal, *, customer: Customer | None = None) -> Receipt:
         """See `Tenant.returned`."""
-        return await asyncio.to_thread(self.sync.returned, effect, signal)
+        return await asyncio.to_thread(self.sync.returned, effect, signal, customer=customer)
 
     async def tools(self, *, as_of: datetime | None = None, known_at: datetime | None = None) -> list[ToolStatus]:
         """See `Tenant.tools`."""
         return await asyncio.to_thread(self.sync.tools, as_of=as_of, known_at=known_at)
+
+    async def budgets(self, name: str | None = None) -> list[BudgetPeriod]:
+        """See `Tenant.budgets`."""
+        return await asyncio.to_thread(self.sync.budgets, name)
+
+    async def contact_limits(self) -> dict[str, ContactLimit]:
+        """See `Tenant.contact_limits`."""
+        return await asyncio.to_thread(self.sync.contact_limits)
+
+    async def contact_budget(self, channel: str, *, at_most: int, days: int, reason: str, by: Person | None = None) -> bool:
+        """See `Tenant.contact_budget`."""
+        return await asyncio.to_thread(self.sync.contact_budget, channel, at_most=at_most, days=days, reason=reason, by=by)
 
     async def receive(self, item: Item) -> ImportReport:
         """See `Tenant.receive`."""

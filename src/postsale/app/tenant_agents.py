@@ -13,11 +13,12 @@ from postsale.agents.autonomy import Review, review
 from postsale.agents.prompts import Prompt
 from postsale.agents.prompts_log import Known as KnownPrompt
 from postsale.agents.prompts_log import activate_prompt, known_prompts
-from postsale.agents.retiring import settle_retired
-from postsale.aggregates.artifacts import EVERY_AGENT, AgentControl, Mode
+from postsale.agents.retiring import settle_retired, settle_retired_policy
+from postsale.aggregates.artifacts import EVERY_AGENT, POLICIES, AgentControl, ArtifactPublished, Mode
 from postsale.aggregates.conversations import ContactLimit
 from postsale.aggregates.customer import CustomerAggregate
 from postsale.aggregates.identity import CUSTOMERS
+from postsale.app.budgets import BudgetPeriod, budgets
 from postsale.app.tenant_data import Customer
 from postsale.app.undoing import TenantUndos
 from postsale.audit import Certificate, ReplayReport, Scope, WhatIf, certificate, replay_many, what_if
@@ -74,8 +75,9 @@ class TenantAgents:
             return agent.values(customer, ps.readings.reading(customer, at_us, wanted, known_at_us=known_at_us), at_us)
 
         subjects = ps.readings.subjects(self.name, end_us, wanted, set())
+        tiers = {name: ref.tier for name, ref in ps.engine.toolbox.refs.items()}
         everybody = ((s.customer, agent.values(s.customer, s.reading, end_us)) for s in subjects)
-        return what_if(ps.log, self.name, policy, values, begin_us=to_us(begin), end_us=end_us, mode=mode, everybody=everybody)
+        return what_if(ps.log, self.name, policy, values, begin_us=to_us(begin), end_us=end_us, mode=mode, tiers=tiers, everybody=everybody)
 
     def replay_many(
         self,
@@ -134,6 +136,33 @@ class TenantAgents:
         why, who = control.require_reason(reason, "policy"), self._ps.person(by)
         return control.activate_policy(self._ps.engine.desk, self.name, policy, person=who, reason=why, widens=widens)
 
+    def retire_policy(self, digest: str, *, reason: str, by: Person | None = None) -> int:
+        """Let nothing more be decided under a version, by its digest, whole or its first characters: how much it left open is settled.
+
+        Triggers that are pending are suppressed, approvals void, effects that have not left cancelled, their money released, waits ended.
+        What it decided stays, and is replayed and explained as ever. Where it was active, its agents decide nothing until somebody
+        activates a version, this one too. Safe to repeat: what was stopped in the middle is finished. InvalidInput for an unknown digest.
+        """
+        ps, who = self._ps, self._ps.person(by)
+        desk, policy = ps.engine.desk, self._published(digest)
+        control.retire_policy(desk, self.name, policy, person=who, reason=reason)
+        here = any(agent.policy.name == policy.name for agent in ps.engine.agents.values())
+        ships = [made for made in (cls() for cls in SHIPPED.values()) if made.policy.name == policy.name]
+        engine = ps.engine if here else ps.engine_of([ships[0] if ships else Agent(policy)])
+        return settle_retired_policy(engine, self.name, policy, person=who, reason=reason)
+
+    def _published(self, digest: str) -> Policy:
+        """The one version whose digest begins so."""
+        query = Query(tenant=self.name, category=POLICIES, lane=Lane.DECISION, kinds=frozenset({"artifact/published"}))
+        published = (r.data for r in self._ps.log.events(query))
+        found = {p.digest for p in published if isinstance(p, ArtifactPublished) and digest and p.digest.startswith(digest)}
+        if len(found) != 1:
+            why = "no version of a policy here has a digest that begins so" if not found else f"{len(found)} digests begin so"
+            raise InvalidInput(what="policy", field="digest", reason=why)
+        policy = self._ps.engine.desk.policy(self.name, found.pop())
+        assert policy is not None
+        return policy
+
     def contact_budget(self, channel: str, *, at_most: int, days: int, reason: str, by: Person | None = None) -> bool:
         """How often all agents together may contact a customer on a channel within any `days`; False when it is so already.
 
@@ -141,6 +170,17 @@ class TenantAgents:
         """
         who, limit = self._ps.person(by), ContactLimit(at_most, days)
         return control.set_contact_budget(self._ps.engine.desk, self.name, channel, limit, person=who, reason=reason)
+
+    def contact_limits(self) -> dict[str, ContactLimit]:
+        """How often all agents together may contact a customer, by channel, as far as somebody said; on others it is `DEFAULT_LIMIT`."""
+        return dict(self._ps.engine.desk.contact_limits(self.name)[0])
+
+    def budgets(self, name: str | None = None) -> list[BudgetPeriod]:
+        """What is reserved, used up, released and left of each period of each budget, or of one, with all slices taken in.
+
+        In order of name and period. A budget that active policies name and nothing was entered in is there with its current period.
+        """
+        return budgets(self._ps, self.name, name)
 
     def policy(self, name: str) -> Policy | None:
         """The policy of this name that decides now; None when none was activated."""

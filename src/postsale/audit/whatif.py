@@ -8,122 +8,36 @@ May import everything below `audit`, but neither tools nor engines.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from datetime import datetime
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
 from postsale.agents import reach
-from postsale.agents.budget import BudgetState, budget_stream, evolve_budget
-from postsale.agents.decide import CERTAIN_PPM, case_of, decide, plan_row, spec_of
+from postsale.agents.budget import Page
+from postsale.agents.decide import CERTAIN_PPM, decide, plan_row
 from postsale.agents.editing import edit_of
 from postsale.agents.evidence import EvidenceRecorder
 from postsale.agents.flags import values_of
-from postsale.agents.guardrails import Context, ToolRef, look, period
-from postsale.agents.policy import NO_ACTION, Policy, Rule
+from postsale.agents.guardrails import Context, ToolRef, look
+from postsale.agents.policy import NO_ACTION, Policy
 from postsale.agents.policy_time import ASKED_BY
-from postsale.agents.widening import Wider, widenings
+from postsale.agents.rederive import case_of, spec_of
+from postsale.agents.widening import widenings
 from postsale.aggregates.artifacts import POLICIES, ArtifactActivated, ArtifactPublished, Mode, policy_stream, untouched
 from postsale.aggregates.customer import CustomerAggregate, Touch
-from postsale.aggregates.decisions import BudgetEvent, BudgetReleased, BudgetReserved, DecisionRecorded, Scalar
-from postsale.audit.estimate import Estimate, Sample, estimate
+from postsale.aggregates.decisions import DecisionRecorded, Scalar
+from postsale.audit.estimate import Sample, estimate
+from postsale.audit.whatif_budgets import CandidatesBudgets
+from postsale.audit.whatif_results import Changed, Result, WhatIf, result_of, touches, why
 from postsale.errors import InvalidInput, NotAllowed
-from postsale.events import Lane, StreamId, iso, money_text, to_us
+from postsale.events import Lane, StreamId, to_us
 from postsale.projections.journal import Entry, read_journal
 from postsale.store.contract import Query
 from postsale.store.log import Log
 
-NOT_ASKED = "not asked"
 Values = Callable[[CustomerAggregate, int, int], Mapping[str, Scalar]]
 """Evidence of a customer at a time, as it was known at a time (UTC microseconds, both inclusive)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """What came, or would have come, of one trigger."""
-
-    disposition: str  # acted, awaiting, suppressed, failed, or "not asked"
-    rules: tuple[str, ...] = ()
-    action: str | None = None
-    suppressed_by: str | None = None
-    contacts: int = 0
-    offer_minor: int = 0
-    currency: str = ""
-
-    @property
-    def acts(self) -> bool:
-        return self.disposition in {"acted", "awaiting"}
-
-    def __str__(self) -> str:
-        said = f"{self.disposition}: {self.action}" if self.acts else self.disposition
-        return f"{said} by {self.suppressed_by}" if self.suppressed_by else said
-
-
-@dataclass(frozen=True, slots=True)
-class Changed:
-    """One decision that the candidate would have made otherwise. `customer` is the random reference: it names nobody."""
-
-    decision_id: UUID
-    customer: str
-    decided_at: datetime
-    condition: str
-    before: Result
-    after: Result
-    why: str
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "decision_id": str(self.decision_id),
-            "customer_ref": self.customer,
-            "decided_at": self.decided_at.isoformat(),
-            "condition": self.condition,
-            "before": _result(self.before),
-            "after": _result(self.after),
-            "why": self.why,
-        }
-
-
-@dataclass(slots=True)
-class WhatIf:
-    """What a candidate would have changed. Sums are over decisions as they were made: promised, not what people or tools did later."""
-
-    policy: Policy
-    against: str  # digest of the policy that widening is told against; "" when there is none
-    begin_us: int
-    end_us: int
-    decisions: int = 0
-    edits: int = 0  # not among the decisions: a person changed what the policy had proposed
-    unreadable: int = 0  # their evidence is not to be had any more
-    unplanned: int = 0  # the candidate hands them to a planner that was never asked, and a what-if asks none
-    changed: list[Changed] = field(default_factory=list)  # in the order of the log
-    before: Counter[str] = field(default_factory=Counter)  # decisions by disposition, contacts, "offers CUR" in minor units
-    after: Counter[str] = field(default_factory=Counter)
-    widens: tuple[Wider, ...] = ()
-    touched: list[str] = field(default_factory=list)  # references of customers with whom something would happen that did not
-    asked: list[str] = field(default_factory=list)  # … whom a new or wider trigger would make it act on at the window's end
-    value: Estimate | str = ""  # or why there is none
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "policy": {"name": self.policy.name, "version": self.policy.version, "digest": self.policy.digest},
-            "against": self.against or None,
-            "from": iso(self.begin_us),
-            "to": iso(self.end_us),
-            "decisions": self.decisions,
-            "edits": self.edits,
-            "unreadable": self.unreadable,
-            "unplanned": self.unplanned,
-            "before": dict(sorted(self.before.items())),
-            "after": dict(sorted(self.after.items())),
-            "changed": [c.to_dict() for c in self.changed],
-            "widens": [w.to_dict() for w in self.widens],
-            "newly_touched": self.touched,
-            "newly_asked": self.asked,
-            "value": self.value.to_dict() if isinstance(self.value, Estimate) else None,
-            "no_value_because": None if isinstance(self.value, Estimate) else self.value,
-        }
 
 
 def what_if(
@@ -135,24 +49,26 @@ def what_if(
     begin_us: int,
     end_us: int,
     mode: Mode | None = None,
+    tiers: Mapping[str, str] | None = None,
     everybody: Iterable[tuple[CustomerAggregate, Mapping[str, Scalar]]] = (),
 ) -> WhatIf:
     """Decide again every decision taken in [`begin_us`, `end_us`] under a policy of the candidate's name.
 
+    `tiers`: the risk that contracts of tools declare, for those that the decision itself recorded none of; unknown is high.
     `mode`: both policies as if the agent had this much autonomy; by default as it had then. `everybody`: customers with their
     evidence at `end_us`, to find whom a new trigger would ask about. Raises InvalidInput for an empty window.
     """
     if begin_us > end_us:
         raise InvalidInput(what="what-if", field="from", reason="lies after the end of the window")
     with reach.no_effects("what-if"):
-        return _Replay(log, tenant, candidate, values, mode).run(begin_us, end_us, everybody)
+        return _Replay(log, tenant, candidate, values, mode, tiers or {}).run(begin_us, end_us, everybody)
 
 
 class _Replay:
-    def __init__(self, log: Log, tenant: str, candidate: Policy, values: Values, mode: Mode | None) -> None:
-        self.log, self.tenant, self.candidate, self.values, self.mode = log, tenant, candidate, values, mode
+    def __init__(self, log: Log, tenant: str, candidate: Policy, values: Values, mode: Mode | None, tiers: Mapping[str, str]) -> None:
+        self.log, self.tenant, self.candidate, self.values, self.mode, self.tiers = log, tenant, candidate, values, mode, tiers
         self.policies: dict[str, Policy] = {}
-        self.money = _Money(log, tenant, candidate)
+        self.budgets = CandidatesBudgets(log, tenant, candidate)
         self.replayed: set[UUID] = set()
         self.contacts: dict[StreamId, list[Touch]] = {}  # under the candidate
         self.otherwise: set[UUID] = set()  # decided otherwise, and the edits of these
@@ -177,7 +93,7 @@ class _Replay:
         found.value = estimate(samples)
         if active is not None and any(w.where.startswith("trigger") for w in found.widens):
             found.asked = sorted(set(self._asked(active, everybody)))
-        found.touched = sorted({c.customer for c in found.changed if _touches(c)})
+        found.touched = sorted({c.customer for c in found.changed if touches(c)})
         return found
 
     def _entries(self, begin_us: int, end_us: int) -> Iterator[Entry]:
@@ -194,14 +110,14 @@ class _Replay:
             if edit.replaces in self.otherwise:
                 self.otherwise.add(entry.id)
                 self.replayed.add(entry.id)
-                self.money.replayed.add(entry.id)
+                self.budgets.replayed.add(entry.id)
             return
         found.decisions += 1
         stored = self.log.store.find(self.tenant, entry.id)
         assert stored is not None
         known_us = stored.recorded_at_us - 1
         customer = self.log.customer(entry.stream, known_at_us=known_us)
-        self.money.advance(entry.position)
+        self.budgets.advance(entry.position)
         try:
             evidence = self._evidence(recorded, own, customer, known_us)
         except (InvalidInput, NotAllowed, LookupError, ValueError):
@@ -217,16 +133,18 @@ class _Replay:
         if self._asks(own, recorded.condition, evidence):
             after_event = self._decided(recorded, customer, evidence)
         before, after = result_of(before_event), result_of(after_event)
-        for sums, result in ((found.before, before), (found.after, after)):
+        for sums, result, event in ((found.before, before, before_event), (found.after, after, after_event)):
             sums[result.disposition] += 1
             if result.acts:
                 sums["contacts"] += result.contacts
                 if result.currency:
                     sums[f"offers {result.currency}"] += result.offer_minor
-        why = _why(own, self.candidate, before, after)
-        if why:
+                for held in event.reservations if event is not None else ():
+                    sums[f"budget {held.budget} {held.unit}"] += held.amount
+        reason = why(own, self.candidate, before, after)
+        if reason:
             self.otherwise.add(entry.id)
-            found.changed.append(Changed(entry.id, entry.stream.id, entry.decided_at, recorded.condition, before, after, why))
+            found.changed.append(Changed(entry.id, entry.stream.id, entry.decided_at, recorded.condition, before, after, reason))
         self._carry_on(entry, customer, after_event)
         if (sample := _sample(entry, before, after)) is not None:
             samples.append(sample)
@@ -257,6 +175,8 @@ class _Replay:
 
     def _decided(self, recorded: DecisionRecorded, customer: CustomerAggregate, evidence: Mapping[str, Scalar]) -> DecisionRecorded:
         candidate, case, now_us = self.candidate, case_of(recorded), to_us(recorded.decided_at)
+        tiers = {**self.tiers, **case.context.tiers}
+        tools = {n: case.tools.get(n, ToolRef(n, "idempotent", ""))._replace(tier=tiers.get(n, "")) for n in candidate.tools}
         others = tuple(t for t in customer.touches if t.decision_id not in self.replayed)
         still = {t.decision_id for t in customer.touches}
         mine = [t for t in self.contacts.get(customer.stream, ()) if t.decision_id in still or t.decision_id not in self.alike]
@@ -266,28 +186,28 @@ class _Replay:
             customer,
             evidence,
             now_us=now_us,
-            budget_left_minor=self.money.left_minor(now_us),
+            budgets=self.budgets.left(recorded.agent, now_us),
+            tools=tools,
             agent=recorded.agent,
             contact_limits=case.context.contact_limits,
         )
-        context = replace(context, paused_by=case.context.paused_by, tiers=case.context.tiers, reached=case.context.reached or 0)
-        tools = {name: case.tools.get(name, ToolRef(name, "idempotent", "")) for name in candidate.tools}
+        context = replace(context, paused_by=case.context.paused_by, reached=case.context.reached or 0)
         mode = self.mode if self.mode is not None else case.mode
         case = replace(case, mode=mode, evidence=evidence, context=context, tools=tools)
         return decide(spec_of(recorded), candidate, case, _no_mac).event
 
     def _carry_on(self, entry: Entry, customer: CustomerAggregate, after: DecisionRecorded | None) -> None:
-        """What this decision leaves for the next ones: contacts and money, the recorded ones taken back."""
+        """What this decision leaves for the next ones: contacts and what it took of budgets, the recorded ones taken back."""
         self.replayed.add(entry.id)
-        self.money.replayed.add(entry.id)
+        self.budgets.replayed.add(entry.id)
         if after is None:
             return
         mine = [Touch(to_us(entry.decided_at), i.channel, entry.id) for i in after.intents if i.channel]
         self.contacts.setdefault(customer.stream, []).extend(mine)
         if [t.channel for t in mine] == [i.channel for i in entry.recorded.intents if i.channel]:
             self.alike.add(entry.id)
-        if after.reservation is not None:
-            self.money.taken[entry.id] = (after.reservation.period, after.reservation.amount_minor)
+        for held in after.reservations:
+            self.budgets.taken[held.budget, held.intent_id] = (Page(held.unit, held.period), held.amount)
 
     def _asked(self, active: Policy, everybody: Iterable[tuple[CustomerAggregate, Mapping[str, Scalar]]]) -> Iterator[str]:
         for customer, values in everybody:
@@ -298,109 +218,6 @@ class _Replay:
             rules, _ = self.candidate.deciding([row.rule for row in self.candidate.rows if row.matches(values)])
             if any(rule.action != NO_ACTION for rule in rules):
                 yield customer.ref
-
-
-class _Money:
-    """The candidate's budget: what others took of it, as recorded, and what it takes itself."""
-
-    def __init__(self, log: Log, tenant: str, candidate: Policy) -> None:
-        self.budget = candidate.guardrails.budget
-        self.state = BudgetState()
-        self.amounts: dict[UUID, tuple[str, int]] = {}  # what holds money now: reserved, or spent
-        self.replayed: set[UUID] = set()
-        self.taken: dict[UUID, tuple[str, int]] = {}
-        self._news: Iterator[tuple[int, BudgetEvent]] = iter(())
-        if self.budget is not None:
-            events = log.events(Query(tenant=tenant, streams=(budget_stream(tenant, self.budget.name),), lane=Lane.DECISION))
-            self._news = iter([(e.position, e.data) for e in events if isinstance(e.data, BudgetEvent)])
-        self._next = next(self._news, None)
-
-    def advance(self, position: int) -> None:
-        """Take in what was recorded before a position."""
-        while self._next is not None and self._next[0] < position:
-            at, event = self._next
-            self.state = evolve_budget(self.state, event, at)
-            if isinstance(event, BudgetReserved):
-                self.amounts[event.decision_id] = (event.period, event.amount_minor)
-            elif isinstance(event, BudgetReleased):
-                released = self.amounts.pop(event.decision_id, None)
-                if released is not None and self.taken.get(event.decision_id) == released:
-                    del self.taken[event.decision_id]  # the same promise would have come to the same end
-            self._next = next(self._news, None)
-
-    def left_minor(self, now_us: int) -> int | None:
-        if self.budget is None:
-            return None
-        now = period(self.budget, now_us)
-        others = sum(minor for id_, (when, minor) in self.amounts.items() if when == now and id_ not in self.replayed)
-        own = sum(minor for when, minor in self.taken.values() if when == now)
-        return max(0, self.budget.amount_minor - others - own)
-
-
-# ---------------------------------------------------------------- results
-
-
-def result_of(event: DecisionRecorded | None) -> Result:
-    """What a decision says will happen; None: it was not asked."""
-    if event is None:
-        return Result(NOT_ASKED)
-    certain = event.draw_ppm is None and "plan.status" not in event.flags
-    chosen = tuple(e.rule for e in event.eligible if e.propensity_ppm) if certain else ((event.rule,) if event.rule else ())
-    offer = event.offer if event.disposition in {"acted", "awaiting"} else None
-    return Result(
-        event.disposition,
-        chosen,
-        event.action,
-        event.suppressed_by,
-        sum(1 for i in event.intents if i.channel),
-        offer.amount_minor if offer else 0,
-        offer.currency if offer else "",
-    )
-
-
-def _why(own: Policy, candidate: Policy, before: Result, after: Result) -> str:
-    """Why the candidate's result is another one; "" when it is the same."""
-    if after.disposition == NOT_ASKED:
-        return "no trigger would have asked"
-    outputs = [[_does(policy, rule) for rule in result.rules] for policy, result in ((own, before), (candidate, after))]
-    same_rows = outputs[0] == outputs[1]
-    if (before.disposition, before.suppressed_by) == (after.disposition, after.suppressed_by):
-        if not (before.acts or after.acts):
-            return ""
-        if same_rows and (before.offer_minor, before.currency) == (after.offer_minor, after.currency):
-            return ""
-    if before.rules != after.rules:
-        return f"{_rows(after)} instead of {_rows(before)}"
-    if not same_rows and before.acts and after.acts:
-        return f"{_rows(after)} does something else"
-    if after.suppressed_by and after.suppressed_by != before.suppressed_by:
-        return f"suppressed by {after.suppressed_by}"
-    if before.suppressed_by and not after.suppressed_by:
-        return f"no longer suppressed by {before.suppressed_by}"
-    if before.disposition != after.disposition:
-        return f"{after.disposition} instead of {before.disposition}"
-    return f"{_rows(after)} offers {_offer(after)} instead of {_offer(before)}"
-
-
-def _offer(result: Result) -> str:
-    return money_text(result.offer_minor, result.currency) if result.currency else "nothing"
-
-
-def _does(policy: Policy, rule_id: str) -> dict[str, Any]:
-    rule: Rule | None = next((r for r in policy.acts if r.id == rule_id), None)
-    return {} if rule is None else rule.output
-
-
-def _rows(result: Result) -> str:
-    return "no row" if not result.rules else f"row {' and '.join(result.rules)}"
-
-
-def _touches(change: Changed) -> bool:
-    """Whether something would happen with the customer that did not, or without the person who was asked."""
-    before, after = change.before, change.after
-    if not after.acts:
-        return False
-    return not before.acts or after.action != before.action or (before.disposition, after.disposition) == ("awaiting", "acted")
 
 
 def _sample(entry: Entry, before: Result, after: Result) -> Sample | None:
@@ -422,18 +239,6 @@ def _sample(entry: Entry, before: Result, after: Result) -> Sample | None:
 def _shared(evidence: Mapping[str, Scalar], own: Policy, inputs: Mapping[str, Any]) -> dict[str, Scalar]:
     """What was recorded is what was known: it goes before what is read again."""
     return {name: evidence[name] for name, kind in inputs.items() if own.inputs.get(name) == kind and name in evidence}
-
-
-def _result(result: Result) -> dict[str, Any]:
-    return {
-        "disposition": result.disposition,
-        "rules": list(result.rules),
-        "action": result.action,
-        "suppressed_by": result.suppressed_by,
-        "contacts": result.contacts,
-        "offer_minor": result.offer_minor,
-        "currency": result.currency or None,
-    }
 
 
 def _no_mac(_: bytes) -> str:
