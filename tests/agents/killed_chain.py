@@ -70,7 +70,10 @@ class _Shop(Tool):
         return Receipt(receipt=idempotency_key)
 
     def query(self, idempotency_key: str, *, timeout_s: float) -> Receipt | None:
-        return Receipt(receipt=idempotency_key) if self._said("GET", idempotency_key, timeout_s) == 200 else None
+        status = self._said("GET", idempotency_key, timeout_s)
+        if status not in {200, 404}:  # it does not say that nothing happened
+            raise ToolUncertain(tool=self.ref.name, reason=f"status {status}")
+        return Receipt(receipt=idempotency_key) if status == 200 else None
 
     def _said(self, method: str, key: str, timeout_s: float) -> int:
         connection = http.client.HTTPConnection(self._address, timeout=timeout_s)
@@ -107,7 +110,7 @@ class CreateTask(_Shop):
     kind: ClassVar[ToolKind] = "idempotent"
 
 
-def opened(folder: Path, tools: str, url: str = "", schema: str = "postsale", step: Any = lambda: None) -> PostSale:
+def opened(folder: Path, tools: str, url: str = "", schema: str = "postsale", step: Any = lambda: None, **more: Any) -> PostSale:
     def answer(_: Question) -> dict[str, Any]:
         step()
         return ANSWER
@@ -121,6 +124,7 @@ def opened(folder: Path, tools: str, url: str = "", schema: str = "postsale", st
         clock=FileClock(folder / "clock"),
         keys=folder / "log.keys" if url else None,
         schema=schema,
+        **more,
     )
 
 
