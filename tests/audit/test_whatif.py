@@ -22,7 +22,7 @@ from postsale.aggregates.customer import CustomerAggregate
 from postsale.aggregates.signals import AccountProfiled, SubscriptionStarted
 from postsale.audit import Estimate, WhatIf, what_if
 from postsale.audit.estimate import LEAST, Sample, estimate
-from postsale.audit.whatif import result_of
+from postsale.audit.whatif_results import result_of
 from postsale.errors import InvalidInput, PolicyWidens
 from postsale.events import ManualClock, derive_id
 from postsale.store.log import Cause, Draft

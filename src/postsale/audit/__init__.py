@@ -2,17 +2,19 @@
 
 from postsale.audit.certificate import Certificate, CheckedCertificate, certificate, check_certificate
 from postsale.audit.dispositions import DispositionReport, check_dispositions
-from postsale.audit.estimate import Estimate
+from postsale.audit.estimate import Difference, Estimate, difference
 from postsale.audit.explain import Explanation, explain
 from postsale.audit.replay import Replayed, replay
 from postsale.audit.replay_run import ReplayReport, Scope, replay_many
 from postsale.audit.streams import stream_hash
-from postsale.audit.whatif import WhatIf, what_if
+from postsale.audit.whatif import what_if
+from postsale.audit.whatif_results import WhatIf
 from postsale.store import VerifyReport, verify
 
 __all__ = [
     "Certificate",
     "CheckedCertificate",
+    "Difference",
     "DispositionReport",
     "Estimate",
     "Explanation",
@@ -24,6 +26,7 @@ __all__ = [
     "certificate",
     "check_certificate",
     "check_dispositions",
+    "difference",
     "explain",
     "replay",
     "replay_many",

@@ -8,122 +8,35 @@ May import everything below `audit`, but neither tools nor engines.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from datetime import datetime
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
 from postsale.agents import reach
-from postsale.agents.budget import BudgetState, budget_stream, evolve_budget
-from postsale.agents.decide import CERTAIN_PPM, case_of, decide, plan_row, spec_of
+from postsale.agents.decide import CERTAIN_PPM, decide, plan_row
 from postsale.agents.editing import edit_of
 from postsale.agents.evidence import EvidenceRecorder
 from postsale.agents.flags import values_of
-from postsale.agents.guardrails import Context, ToolRef, look, period
-from postsale.agents.policy import NO_ACTION, Policy, Rule
+from postsale.agents.guardrails import Context, ToolRef, look
+from postsale.agents.policy import NO_ACTION, Policy
 from postsale.agents.policy_time import ASKED_BY
-from postsale.agents.widening import Wider, widenings
+from postsale.agents.rederive import case_of, spec_of
+from postsale.agents.widening import widenings
 from postsale.aggregates.artifacts import POLICIES, ArtifactActivated, ArtifactPublished, Mode, policy_stream, untouched
 from postsale.aggregates.customer import CustomerAggregate, Touch
-from postsale.aggregates.decisions import BudgetEvent, BudgetReleased, BudgetReserved, DecisionRecorded, Scalar
-from postsale.audit.estimate import Estimate, Sample, estimate
+from postsale.aggregates.decisions import DecisionRecorded, Scalar
+from postsale.audit.estimate import Sample, estimate
+from postsale.audit.whatif_money import CandidatesMoney
+from postsale.audit.whatif_results import Changed, Result, WhatIf, result_of, touches, why
 from postsale.errors import InvalidInput, NotAllowed
-from postsale.events import Lane, StreamId, iso, money_text, to_us
+from postsale.events import Lane, StreamId, to_us
 from postsale.projections.journal import Entry, read_journal
 from postsale.store.contract import Query
 from postsale.store.log import Log
 
-NOT_ASKED = "not asked"
 Values = Callable[[CustomerAggregate, int, int], Mapping[str, Scalar]]
 """Evidence of a customer at a time, as it was known at a time (UTC microseconds, both inclusive)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """What came, or would have come, of one trigger."""
-
-    disposition: str  # acted, awaiting, suppressed, failed, or "not asked"
-    rules: tuple[str, ...] = ()
-    action: str | None = None
-    suppressed_by: str | None = None
-    contacts: int = 0
-    offer_minor: int = 0
-    currency: str = ""
-
-    @property
-    def acts(self) -> bool:
-        return self.disposition in {"acted", "awaiting"}
-
-    def __str__(self) -> str:
-        said = f"{self.disposition}: {self.action}" if self.acts else self.disposition
-        return f"{said} by {self.suppressed_by}" if self.suppressed_by else said
-
-
-@dataclass(frozen=True, slots=True)
-class Changed:
-    """One decision that the candidate would have made otherwise. `customer` is the random reference: it names nobody."""
-
-    decision_id: UUID
-    customer: str
-    decided_at: datetime
-    condition: str
-    before: Result
-    after: Result
-    why: str
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "decision_id": str(self.decision_id),
-            "customer_ref": self.customer,
-            "decided_at": self.decided_at.isoformat(),
-            "condition": self.condition,
-            "before": _result(self.before),
-            "after": _result(self.after),
-            "why": self.why,
-        }
-
-
-@dataclass(slots=True)
-class WhatIf:
-    """What a candidate would have changed. Sums are over decisions as they were made: promised, not what people or tools did later."""
-
-    policy: Policy
-    against: str  # digest of the policy that widening is told against; "" when there is none
-    begin_us: int
-    end_us: int
-    decisions: int = 0
-    edits: int = 0  # not among the decisions: a person changed what the policy had proposed
-    unreadable: int = 0  # their evidence is not to be had any more
-    unplanned: int = 0  # the candidate hands them to a planner that was never asked, and a what-if asks none
-    changed: list[Changed] = field(default_factory=list)  # in the order of the log
-    before: Counter[str] = field(default_factory=Counter)  # decisions by disposition, contacts, "offers CUR" in minor units
-    after: Counter[str] = field(default_factory=Counter)
-    widens: tuple[Wider, ...] = ()
-    touched: list[str] = field(default_factory=list)  # references of customers with whom something would happen that did not
-    asked: list[str] = field(default_factory=list)  # … whom a new or wider trigger would make it act on at the window's end
-    value: Estimate | str = ""  # or why there is none
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "policy": {"name": self.policy.name, "version": self.policy.version, "digest": self.policy.digest},
-            "against": self.against or None,
-            "from": iso(self.begin_us),
-            "to": iso(self.end_us),
-            "decisions": self.decisions,
-            "edits": self.edits,
-            "unreadable": self.unreadable,
-            "unplanned": self.unplanned,
-            "before": dict(sorted(self.before.items())),
-            "after": dict(sorted(self.after.items())),
-            "changed": [c.to_dict() for c in self.changed],
-            "widens": [w.to_dict() for w in self.widens],
-            "newly_touched": self.touched,
-            "newly_asked": self.asked,
-            "value": self.value.to_dict() if isinstance(self.value, Estimate) else None,
-            "no_value_because": None if isinstance(self.value, Estimate) else self.value,
-        }
 
 
 def what_if(
@@ -152,7 +65,7 @@ class _Replay:
     def __init__(self, log: Log, tenant: str, candidate: Policy, values: Values, mode: Mode | None) -> None:
         self.log, self.tenant, self.candidate, self.values, self.mode = log, tenant, candidate, values, mode
         self.policies: dict[str, Policy] = {}
-        self.money = _Money(log, tenant, candidate)
+        self.money = CandidatesMoney(log, tenant, candidate)
         self.replayed: set[UUID] = set()
         self.contacts: dict[StreamId, list[Touch]] = {}  # under the candidate
         self.otherwise: set[UUID] = set()  # decided otherwise, and the edits of these
@@ -177,7 +90,7 @@ class _Replay:
         found.value = estimate(samples)
         if active is not None and any(w.where.startswith("trigger") for w in found.widens):
             found.asked = sorted(set(self._asked(active, everybody)))
-        found.touched = sorted({c.customer for c in found.changed if _touches(c)})
+        found.touched = sorted({c.customer for c in found.changed if touches(c)})
         return found
 
     def _entries(self, begin_us: int, end_us: int) -> Iterator[Entry]:
@@ -223,10 +136,10 @@ class _Replay:
                 sums["contacts"] += result.contacts
                 if result.currency:
                     sums[f"offers {result.currency}"] += result.offer_minor
-        why = _why(own, self.candidate, before, after)
-        if why:
+        reason = why(own, self.candidate, before, after)
+        if reason:
             self.otherwise.add(entry.id)
-            found.changed.append(Changed(entry.id, entry.stream.id, entry.decided_at, recorded.condition, before, after, why))
+            found.changed.append(Changed(entry.id, entry.stream.id, entry.decided_at, recorded.condition, before, after, reason))
         self._carry_on(entry, customer, after_event)
         if (sample := _sample(entry, before, after)) is not None:
             samples.append(sample)
@@ -300,109 +213,6 @@ class _Replay:
                 yield customer.ref
 
 
-class _Money:
-    """The candidate's budget: what others took of it, as recorded, and what it takes itself."""
-
-    def __init__(self, log: Log, tenant: str, candidate: Policy) -> None:
-        self.budget = candidate.guardrails.budget
-        self.state = BudgetState()
-        self.amounts: dict[UUID, tuple[str, int]] = {}  # what holds money now: reserved, or spent
-        self.replayed: set[UUID] = set()
-        self.taken: dict[UUID, tuple[str, int]] = {}
-        self._news: Iterator[tuple[int, BudgetEvent]] = iter(())
-        if self.budget is not None:
-            events = log.events(Query(tenant=tenant, streams=(budget_stream(tenant, self.budget.name),), lane=Lane.DECISION))
-            self._news = iter([(e.position, e.data) for e in events if isinstance(e.data, BudgetEvent)])
-        self._next = next(self._news, None)
-
-    def advance(self, position: int) -> None:
-        """Take in what was recorded before a position."""
-        while self._next is not None and self._next[0] < position:
-            at, event = self._next
-            self.state = evolve_budget(self.state, event, at)
-            if isinstance(event, BudgetReserved):
-                self.amounts[event.decision_id] = (event.period, event.amount_minor)
-            elif isinstance(event, BudgetReleased):
-                released = self.amounts.pop(event.decision_id, None)
-                if released is not None and self.taken.get(event.decision_id) == released:
-                    del self.taken[event.decision_id]  # the same promise would have come to the same end
-            self._next = next(self._news, None)
-
-    def left_minor(self, now_us: int) -> int | None:
-        if self.budget is None:
-            return None
-        now = period(self.budget, now_us)
-        others = sum(minor for id_, (when, minor) in self.amounts.items() if when == now and id_ not in self.replayed)
-        own = sum(minor for when, minor in self.taken.values() if when == now)
-        return max(0, self.budget.amount_minor - others - own)
-
-
-# ---------------------------------------------------------------- results
-
-
-def result_of(event: DecisionRecorded | None) -> Result:
-    """What a decision says will happen; None: it was not asked."""
-    if event is None:
-        return Result(NOT_ASKED)
-    certain = event.draw_ppm is None and "plan.status" not in event.flags
-    chosen = tuple(e.rule for e in event.eligible if e.propensity_ppm) if certain else ((event.rule,) if event.rule else ())
-    offer = event.offer if event.disposition in {"acted", "awaiting"} else None
-    return Result(
-        event.disposition,
-        chosen,
-        event.action,
-        event.suppressed_by,
-        sum(1 for i in event.intents if i.channel),
-        offer.amount_minor if offer else 0,
-        offer.currency if offer else "",
-    )
-
-
-def _why(own: Policy, candidate: Policy, before: Result, after: Result) -> str:
-    """Why the candidate's result is another one; "" when it is the same."""
-    if after.disposition == NOT_ASKED:
-        return "no trigger would have asked"
-    outputs = [[_does(policy, rule) for rule in result.rules] for policy, result in ((own, before), (candidate, after))]
-    same_rows = outputs[0] == outputs[1]
-    if (before.disposition, before.suppressed_by) == (after.disposition, after.suppressed_by):
-        if not (before.acts or after.acts):
-            return ""
-        if same_rows and (before.offer_minor, before.currency) == (after.offer_minor, after.currency):
-            return ""
-    if before.rules != after.rules:
-        return f"{_rows(after)} instead of {_rows(before)}"
-    if not same_rows and before.acts and after.acts:
-        return f"{_rows(after)} does something else"
-    if after.suppressed_by and after.suppressed_by != before.suppressed_by:
-        return f"suppressed by {after.suppressed_by}"
-    if before.suppressed_by and not after.suppressed_by:
-        return f"no longer suppressed by {before.suppressed_by}"
-    if before.disposition != after.disposition:
-        return f"{after.disposition} instead of {before.disposition}"
-    return f"{_rows(after)} offers {_offer(after)} instead of {_offer(before)}"
-
-
-def _offer(result: Result) -> str:
-    return money_text(result.offer_minor, result.currency) if result.currency else "nothing"
-
-
-def _does(policy: Policy, rule_id: str) -> dict[str, Any]:
-    rule: Rule | None = next((r for r in policy.acts if r.id == rule_id), None)
-    return {} if rule is None else rule.output
-
-
-def _rows(result: Result) -> str:
-    return "no row" if not result.rules else f"row {' and '.join(result.rules)}"
-
-
-def _touches(change: Changed) -> bool:
-    """Whether something would happen with the customer that did not, or without the person who was asked."""
-    before, after = change.before, change.after
-    if not after.acts:
-        return False
-    return not before.acts or after.action != before.action or (before.disposition, after.disposition) == ("awaiting", "acted")
-
-
 def _sample(entry: Entry, before: Result, after: Result) -> Sample | None:
     """What is known of the candidate's worth here. None where neither acts, or nothing was ever to be seen of it."""
     recorded = entry.recorded
@@ -422,18 +232,6 @@ def _sample(entry: Entry, before: Result, after: Result) -> Sample | None:
 def _shared(evidence: Mapping[str, Scalar], own: Policy, inputs: Mapping[str, Any]) -> dict[str, Scalar]:
     """What was recorded is what was known: it goes before what is read again."""
     return {name: evidence[name] for name, kind in inputs.items() if own.inputs.get(name) == kind and name in evidence}
-
-
-def _result(result: Result) -> dict[str, Any]:
-    return {
-        "disposition": result.disposition,
-        "rules": list(result.rules),
-        "action": result.action,
-        "suppressed_by": result.suppressed_by,
-        "contacts": result.contacts,
-        "offer_minor": result.offer_minor,
-        "currency": result.currency or None,
-    }
 
 
 def _no_mac(_: bytes) -> str:
