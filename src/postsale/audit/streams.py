@@ -20,7 +20,8 @@ from typing import Any, Final
 
 import orjson
 
-from postsale.aggregates.decisions import BudgetCommitted, BudgetCompensated, BudgetReleased, EffectFailed, EffectStarted
+from postsale.aggregates.budgets import BudgetCommitted, BudgetCompensated, BudgetReleased
+from postsale.aggregates.decisions import EffectFailed, EffectStarted
 from postsale.aggregates.undos import UNDOS, UndoFinished
 from postsale.errors import KeyUnavailable
 from postsale.events import MASKED, Event, Lane, Recorded, canonical, encode_payload
