@@ -28,9 +28,9 @@ from postsale.events import ManualClock, StoredEvent
 from postsale.store import MemoryStore, Query
 from postsale.store.contract import LeaseName, Outcome, Submission
 from postsale.store.leases import Leases
-from tests.agents.world import ANNA, DUNNING, NOON, World
+from tests.agents.world import ANNA, DUNNING, NOON, NOVEMBER, World
 
-_BEFORE, _, _AFTER = DUNNING.partition("[guardrails.budget]")
+_BEFORE, _, _AFTER = DUNNING.partition("[[budget]]")
 _OFFER = DUNNING[DUNNING.index('tool = "billing.offer') : DUNNING.index("risk_case")]
 WITHOUT_BUDGET = (_BEFORE + "[outcome]" + _AFTER.partition("[outcome]")[2]).replace(
     _OFFER, 'tool = "crm.create_task@1"\narguments = { customer = "$customer", title = "Call" }\napproval = "required"\n'
@@ -192,7 +192,7 @@ def test_reservations_of_one_budget_are_made_in_one_append_and_none_beyond_the_l
     state = w.engine.desk.budget(w.tenant, "retention")
     ends = Counter(x.disposition for ref in REFS for x in w.decisions(ref))
     assert ends == {"acted": 11, "suppressed": 1}
-    assert sum(s.reserved_minor + s.committed_minor for s in state.periods.values()) == 11 * 900
+    assert sum(s.reserved + s.committed for s in state.pages.values()) == 11 * 900
     assert [state.version] == store.versions([budget_stream(w.tenant, "retention")])
     assert store.of["budget/reserved"] == 1
 
@@ -237,7 +237,7 @@ def test_a_fact_that_a_decision_depends_on_makes_that_one_decide_anew_and_no_oth
     for ref in REFS[:4]:
         (made,) = w.decisions(ref)
         assert made.evidence["failed_payments"] == (0 if ref == "c02" else 2)
-    assert w.engine.desk.budget(w.tenant, "retention").left_minor(10_000, "2026-11") == 10_000 - 4 * 900
+    assert w.engine.desk.budget(w.tenant, "retention").left(10_000, NOVEMBER) == 10_000 - 4 * 900
 
 
 def test_two_visits_to_one_customer_at_once_do_each_thing_once() -> None:

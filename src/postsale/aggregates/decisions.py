@@ -150,7 +150,7 @@ class DecisionRecorded(Event):
     must_not_have_changed: tuple[Id, ...] = ()
     outcome_kinds: tuple[Id, ...] = ()  # facts that count as success
     outcome_by: UtcDatetime | None = None  # until when
-    reservation: Reservation | None = None  # made in the same append, on the budget's stream
+    reservations: tuple[Reservation, ...] = ()  # all made in the same append, on the streams of their budgets
 
 
 class AgentReached(Event):
@@ -295,7 +295,7 @@ class UndoOrdered(Event):
     depth: Count
     intents: tuple[EffectIntent, ...]
     arguments: Personal[Arguments] | None = None  # canonical JSON list, one object per intent
-    compensates: Reservation | None = None  # money that goes back to its budget's period with it
+    compensates: tuple[Reservation, ...] = ()  # of that effect, what goes back to its budgets with it
 
     @property
     def agent(self) -> str:

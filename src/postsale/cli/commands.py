@@ -12,6 +12,7 @@ from rich.markup import escape
 
 from postsale.agents.agent import package_version
 from postsale.cli.agents import agent_app, approval_app, decision_app
+from postsale.cli.budgets import budget_app
 from postsale.cli.common import (
     DEFAULT_DB,
     EXIT_CODES,
@@ -92,6 +93,7 @@ app.add_typer(tool_app, name="tool")
 app.add_typer(model_app, name="model")
 app.add_typer(undo_app, name="undo")
 app.add_typer(policy_app, name="policy")
+app.add_typer(budget_app, name="budget")
 app.add_typer(prompt_app, name="prompt")
 app.add_typer(projection_app, name="projection")
 app.add_typer(snapshots_app, name="snapshots")

@@ -5,33 +5,33 @@ Not here: the pure decision (`agents.decide`), effects. May import the crew and 
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 from uuid import UUID
 
 from postsale.agents.agent import Agent
 from postsale.agents.approval_rules import asked_of
-from postsale.agents.budget import money_stream
+from postsale.agents.budget import Page
+from postsale.agents.budget_policy import Budget, Left, period
 from postsale.agents.conversation import taken_over
 from postsale.agents.decide import Case, Decided, decide, decision_id, plan_row
-from postsale.agents.desk import TRIES, Change
+from postsale.agents.desk import TRIES, Change, Reserve
 from postsale.agents.engines.crew import Crew
 from postsale.agents.engines.ends import told
 from postsale.agents.escrow import Purse
 from postsale.agents.evidence import EvidenceRecorder, HealthReading, read_set
 from postsale.agents.flags import FAILED, read_flags
-from postsale.agents.guardrails import look, period
+from postsale.agents.guardrails import look
 from postsale.agents.lookup import Switches, reach_stream
 from postsale.agents.planner_asking import NotYet
 from postsale.agents.policy import Policy
-from postsale.agents.policy_sections import Budget
 from postsale.agents.policy_time import ASKED_BY
 from postsale.agents.replacing import Edited
 from postsale.agents.work import Work, load
 from postsale.aggregates import commands
 from postsale.aggregates import decisions as d
 from postsale.aggregates.artifacts import policy_stream
-from postsale.aggregates.budgets import BudgetReserved
 from postsale.aggregates.customer import CustomerAggregate, PendingTrigger
 from postsale.errors import ApprovalRefused, ConditionFailed, ContentConflict, InvalidInput, NotLive, StoreUnavailable, VersionConflict
 from postsale.events import SECOND_US, Actor, StreamId, derive_id, to_us
@@ -45,7 +45,7 @@ class _Looked(NamedTuple):
 
     decided: Decided
     position: int  # facts up to here were read
-    purse_version: int
+    purses: Mapping[str, Purse]  # by the name under which each budget is kept
     reach_version: int
     health: HealthReading
     contacts: StreamAt  # the budget of contacts of all agents together
@@ -122,13 +122,8 @@ def decided(
     if policy.guardrails.blast_radius is not None and event.disposition in {"acted", "awaiting"}:
         counted = crew.desk.draft(d.AgentReached(decision_id=id_), derive_id(id_, "reached"), how)
         beside.append((reach_stream(tenant, agent.name), looked.reach_version, counted))
-    reserve = purse = None
-    if event.reservation is not None:
-        r = event.reservation
-        reserve = BudgetReserved(decision_id=id_, period=r.period, amount_minor=r.amount_minor, currency=r.currency)
-        purse = money_stream(tenant, r.budget, str(event.context.get("budget_slice") or ""))
-    made = Change(tuple(drafts), tuple(conditions), reserve=reserve, purse=purse, purse_version=looked.purse_version, beside=tuple(beside))
-    return made, looked.decided
+    reserves = tuple(Reserve(held, id_, looked.purses[held.budget].version) for held in event.reservations)
+    return Change(tuple(drafts), tuple(conditions), reserves=reserves, beside=tuple(beside)), looked.decided
 
 
 def _look(
@@ -142,7 +137,7 @@ def _look(
     edited: Edited | None,
     retired: bool,
 ) -> _Looked:
-    now_us, tenant, budget = crew.desk.now_us(), c.stream.tenant, policy.guardrails.budget
+    now_us, tenant, budgets = crew.desk.now_us(), c.stream.tenant, policy.budgets or ()
     asked = read_flags(policy.flags or {}, policy.inputs, crew.flags, tenant=tenant, customer=c.ref)
     health = HealthReading(position=c.position)
     try:
@@ -156,13 +151,10 @@ def _look(
         evidence = dict.fromkeys(sorted(policy.inputs)) | {name: asked[name] for name in sorted(policy.flags or {})}
         where = f" {error.field!r}" if isinstance(error, InvalidInput) else ""
         problem = f"its evidence{where} could not be read: {type(error).__name__}"
-    purse = Purse(0, None, 0)
-    if budget is not None:
-        purse = _purse(crew, tenant, budget, now_us, 0, edited)
+    purses = {b.name: _purse(crew, tenant, agent.name, b, now_us, 0, edited) for b in budgets}
     reached, reach_version, radius = None, 0, policy.guardrails.blast_radius
     if radius is not None:
         reached, reach_version = crew.desk.reached(tenant, agent.name, now_us - radius.hours * 3_600 * SECOND_US)
-    left = purse.left_minor if budget is not None else None
     contact_limits, contacts = crew.desk.contact_limits(tenant) if policy.conversation is not None else ({}, StreamAt(c.stream, 0))
     reads = read_set(c, health)
     flags: dict[str, d.Scalar] = {**asked, **({FAILED: problem} if problem else {}), **({} if edited is None else edited.edit.flags())}
@@ -181,8 +173,7 @@ def _look(
             now_us=now_us,
             switches=switches.states,
             retired=retired,
-            budget_left_minor=left,
-            budget_slice=purse.slice,
+            budgets=_left(budgets, purses, now_us),
             tools=crew.toolbox.refs,
             reached=reached,
             agent=agent.name,
@@ -199,19 +190,23 @@ def _look(
         raise ApprovalRefused(decision_id=str(edited.edit.replaces), reason=why)
     mac, clear = crew.desk.mac(tenant), None if edited is None else edited.arguments
     made = decide(agent.spec, policy, case, mac, clear)
-    offer, short = made.event.offer, (made.event.suppressed_by or "").startswith("budget:")
-    if budget is not None and offer is not None and crew.desk.escrow is not None and (short or made.event.reservation is not None):
-        purse = _purse(crew, tenant, budget, now_us, offer.amount_minor, edited)
-        context = replace(case.context, budget_left_minor=purse.left_minor, budget_slice=purse.slice or "")
+    short = (made.event.suppressed_by or "").startswith("budget:")
+    if crew.desk.escrow is not None and (short or made.event.reservations):
+        purses = {b.name: _purse(crew, tenant, agent.name, b, now_us, made.needs[b.name], edited) for b in budgets}
+        context = replace(case.context, budgets=_left(budgets, purses, now_us))
         made = decide(agent.spec, policy, replace(case, context=context), mac, clear)
-    return _Looked(made, reads[0].fact_position, purse.version, reach_version, health, contacts)
+    by_ledger = {b.ledger(agent.name): purses[b.name] for b in budgets}
+    return _Looked(made, reads[0].fact_position, by_ledger, reach_version, health, contacts)
 
 
-def _purse(crew: Crew, tenant: str, budget: Budget, now_us: int, wanted_minor: int, edited: Edited | None) -> Purse:
-    """Money for a decision; what the proposal gives back that it takes the place of is there again, where it was taken from."""
-    its = period(budget, now_us)
-    purse = crew.desk.purse(tenant, budget, its, wanted_minor)
-    freed = None if edited is None else edited.freed
-    if edited is None or freed is None or (freed.budget, freed.period, edited.freed_from) != (budget.name, its, purse.slice or ""):
-        return purse
-    return purse._replace(left_minor=purse.left_minor + freed.amount_minor)
+def _purse(crew: Crew, tenant: str, agent: str, budget: Budget, now_us: int, wanted: int, edited: Edited | None) -> Purse:
+    """For a decision; what the proposal gives back that it takes the place of is there again, where it was taken from."""
+    name, page = budget.ledger(agent), Page(budget.counted_in, period(budget, now_us))
+    purse = crew.desk.purse(tenant, name, page, budget.limit, wanted)
+    freed = () if edited is None else edited.freed
+    back = sum(r.amount for r in freed if (r.budget, r.unit, r.period, r.slice) == (name, *page, purse.slice))
+    return purse._replace(left=purse.left + back)
+
+
+def _left(budgets: Sequence[Budget], purses: Mapping[str, Purse], now_us: int) -> dict[str, Left]:
+    return {b.name: Left(purses[b.name].left, period(b, now_us), purses[b.name].slice or "") for b in budgets}
