@@ -154,6 +154,8 @@ def minded(site: Site, address: str, die_at: list[int]) -> None:
         if over:  # it was told before this one was known
             os.kill(running[0], signal.SIGTERM)
         status = ended(running[0])
+        if over:
+            assert status in {0, -signal.SIGKILL, AWAY}, status
         if over or status == 0:
             return
         if status == -signal.SIGKILL:
