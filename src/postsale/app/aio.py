@@ -81,10 +81,17 @@ class AsyncPostSale:
         everybody: bool = False,
         on_progress: Callable[[int], None] | None = None,
         wait_s: float = 90.0,
+        stopped: Callable[[], bool] = lambda: False,
     ) -> RunReport:
-        """See `PostSale.run_once`; `on_progress` is called in the worker thread."""
+        """See `PostSale.run_once`; `on_progress` and `stopped` are called in the worker thread."""
         return await asyncio.to_thread(
-            self.sync.run_once, agents=agents, engine=engine, everybody=everybody, on_progress=on_progress, wait_s=wait_s
+            self.sync.run_once,
+            agents=agents,
+            engine=engine,
+            everybody=everybody,
+            on_progress=on_progress,
+            wait_s=wait_s,
+            stopped=stopped,
         )
 
     async def checkpoint(self, tenant: str, anchor: Anchor | None = None) -> Checkpoint:
