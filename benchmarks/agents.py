@@ -29,6 +29,7 @@ from postsale.agents import Agent, Policy
 from postsale.agents.adapters.webhook import Webhook
 from postsale.agents.decide import Case, decide
 from postsale.agents.engines import EmbeddedEngine
+from postsale.agents.engines.edges import watching
 from postsale.agents.engines.engine import Visit
 from postsale.agents.guardrails import Context
 from postsale.agents.tools import Tool, Toolbox
@@ -123,7 +124,7 @@ class Bench:
 
 
 def _watched(engine: EmbeddedEngine, stream: StreamId, fact: StoredEvent) -> Work[int]:
-    raised, _ = yield from engine.watching((yield from load(stream)), fact, None)
+    raised, _ = yield from watching(engine, (yield from load(stream)), fact, None)
     return raised
 
 

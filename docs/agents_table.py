@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 
 from postsale.agents import SHIPPED, Policy
-from postsale.agents.policy import NO_ACTION, Cells
+from postsale.agents.policy import NO_ACTION
+from postsale.agents.policy_sections import Cells
 
 PAGE = Path(__file__).resolve().parent / "agents.md"
 BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"

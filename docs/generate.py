@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Iterable
 from dataclasses import fields, is_dataclass
 from enum import Enum
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, get_origin, get_overloads
 
@@ -39,12 +39,15 @@ MODULES = (
     "postsale.aggregates.identity",
     "postsale.aggregates.signals",
     "postsale.aggregates.decisions",
+    "postsale.aggregates.plans",
+    "postsale.aggregates.budgets",
     "postsale.aggregates.asked",
     "postsale.aggregates.conversations",
     "postsale.aggregates.authority",
     "postsale.aggregates.timed",
     "postsale.aggregates.artifacts",
     "postsale.aggregates.customer",
+    "postsale.aggregates.evolve",
     "postsale.projections",
     "postsale.projections.outcomes",
     "postsale.projections.related",
@@ -154,12 +157,33 @@ def _annotations(cls: type) -> dict[str, str]:
     return out
 
 
+@cache
+def _parsed(module: str) -> tuple[list[str], ast.Module]:
+    """A module's lines and its tree, read once: `inspect.getsource` would parse a module again for each of its classes."""
+    source = inspect.getsource(sys.modules[module])
+    return source.splitlines(), ast.parse(source)
+
+
+def _source(cls: type) -> str:
+    """A class as it is written."""
+    lines, tree = _parsed(cls.__module__)
+    body: list[ast.stmt] = tree.body
+    found = None
+    for name in cls.__qualname__.split("."):
+        found = next((s for s in body if isinstance(s, ast.ClassDef) and s.name == name), None)
+        if found is None:
+            return inspect.getsource(cls)  # declared within a function
+        body = found.body
+    assert found is not None
+    return "\n".join(lines[found.lineno - 1 : found.end_lineno])
+
+
 def _remarks(cls: type) -> dict[str, str]:
     """What stands in a comment behind a field."""
     out: dict[str, str] = {}
     for base in reversed(cls.__mro__):
         if base.__module__.startswith("postsale"):
-            found = re.findall(r"^    (\w+): [^#\n]*#\s+(?!type:|noqa)(.*)$", inspect.getsource(base), re.MULTILINE)
+            found = re.findall(r"^    (\w+): [^#\n]*#\s+(?!type:|noqa)(.*)$", _source(base), re.MULTILINE)
             out |= {name: remark.strip() for name, remark in found}
     return out
 
@@ -196,16 +220,17 @@ def _fields(cls: type) -> list[str]:
     return []
 
 
-def _documented(cls: type) -> bool:
-    """Whether a class has an entry of its own."""
-    return any(
-        vars(module).get(cls.__name__) is cls for module in map(importlib.import_module, MODULES) if cls.__name__ in public_names(module)
-    )
+@cache
+def _documented() -> frozenset[type]:
+    """The classes that have an entry of their own."""
+    modules = [importlib.import_module(name) for name in MODULES]
+    values = (getattr(module, name) for module in modules for name in public_names(module))
+    return frozenset(value for value in values if inspect.isclass(value))
 
 
 def _members(cls: type) -> list[str]:
     lines: list[str] = []
-    parts = [base for base in cls.__mro__[1:] if base.__module__.startswith("postsale.") and not _documented(base)]
+    parts = [base for base in cls.__mro__[1:] if base.__module__.startswith("postsale.") and base not in _documented()]
     members = dict(vars(cls))
     for part in parts:
         members |= {name: member for name, member in vars(part).items() if name not in members}
@@ -230,13 +255,13 @@ def _constant(name: str, value: Any) -> list[str]:
     """A constant or a type: how it is assigned, and the text that stands below that or behind it."""
     text, note = "", ""
     for module in [m for n, m in sorted(sys.modules.items()) if n.startswith("postsale") and vars(m).get(name) is value]:
-        source = inspect.getsource(module)
-        for statement, after in zip(body := ast.parse(source).body, [*body[1:], None], strict=True):
+        source, tree = _parsed(module.__name__)
+        for statement, after in zip(tree.body, [*tree.body[1:], None], strict=True):
             targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
             if not any(isinstance(t, ast.Name) and t.id == name for t in targets) or not isinstance(statement, (ast.Assign, ast.AnnAssign)):
                 continue
             text = ast.unparse(statement.value) if statement.value is not None else ""
-            note = source.splitlines()[(statement.end_lineno or 1) - 1].partition("  # ")[2]
+            note = source[(statement.end_lineno or 1) - 1].partition("  # ")[2]
             if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) and isinstance(after.value.value, str):
                 note = inspect.cleandoc(after.value.value)
     kind = f"`{text}`" if 0 < len(text) < 200 else f"A `{type(value).__name__}`."
@@ -346,6 +371,7 @@ def _squeeze(lines: list[str]) -> str:
     return text.strip() + "\n"
 
 
+@cache
 def outputs() -> dict[Path, str]:
     """Every generated file and what it must hold."""
     pages = {Path("docs/reference") / f"{name}.md": reference(name) for name in MODULES}
@@ -353,26 +379,28 @@ def outputs() -> dict[Path, str]:
     return pages | {Path("schemas") / name: text for name, text in schemas().items()}
 
 
-def main(check: bool) -> int:
+def main(check: bool, root: Path = ROOT) -> int:
     """Write, or with `check` compare; returns the exit status. A stored version of an event that was changed is never overwritten."""
-    wanted = outputs()
-    broken = [finding for finding in check_schemas(ROOT / "schemas", "postsale") if finding.breaks != "history"]
+    for name in MODULES:
+        importlib.import_module(name)  # they declare the kinds of events
+    broken = [finding for finding in check_schemas(root / "schemas", "postsale") if finding.breaks != "history"]
     for finding in broken:
         sys.stderr.write(f"{finding}\n")
     if broken:
         sys.stderr.write("Stored versions stay as they are. One that no log holds yet is taken back by deleting its file in schemas/.\n")
         return 1
-    have = {p.relative_to(ROOT) for p in (ROOT / "docs/reference").glob("*.*")}
-    stale = [p for p, text in wanted.items() if not (ROOT / p).is_file() or (ROOT / p).read_text() != text] + sorted(have - wanted.keys())
+    wanted = outputs()
+    have = {p.relative_to(root) for p in (root / "docs/reference").glob("*.*")}
+    stale = [p for p, text in wanted.items() if not (root / p).is_file() or (root / p).read_text() != text] + sorted(have - wanted.keys())
     if check:
         for path in stale:
             sys.stderr.write(f"{path} is stale; run: make docs\n")
         return 1 if stale else 0
     for path in have - wanted.keys():
-        (ROOT / path).unlink()
+        (root / path).unlink()
     for path, text in wanted.items():
-        (ROOT / path).parent.mkdir(parents=True, exist_ok=True)
-        (ROOT / path).write_text(text)
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_text(text)
     return 0
 
 

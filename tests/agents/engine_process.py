@@ -29,7 +29,7 @@ from typing import Any
 from postsale.agents.engines.temporal import TemporalEngine
 from postsale.errors import EngineUnavailable, LeaseHeld
 from postsale.testing.engine_contract import reference
-from postsale.testing.engine_stage import Site
+from postsale.testing.engine_site import Site
 from tests.agents.killed_dispatch import Steps
 
 _PR_SET_PDEATHSIG = 1

@@ -15,7 +15,8 @@ from typing import Any
 
 from postsale.agents.engines.temporal import TemporalEngine
 from postsale.app import PostSale
-from postsale.testing.engine_stage import Drive, Site, Stage
+from postsale.testing.engine_site import Site
+from postsale.testing.engine_stage import Drive, Stage
 from tests.agents.engine_process import HEARTBEAT_S
 from tests.temporal import server
 

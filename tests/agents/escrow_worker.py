@@ -10,8 +10,8 @@ from uuid import UUID
 from postsale.access import FileVault
 from postsale.agents.budget import budget_stream, slice_stream
 from postsale.agents.escrow import Escrow
-from postsale.agents.policy import Budget
-from postsale.aggregates.decisions import BudgetCommitted, BudgetReserved
+from postsale.agents.policy_sections import Budget
+from postsale.aggregates.budgets import BudgetCommitted, BudgetReserved
 from postsale.errors import ContentConflict, VersionConflict
 from postsale.events import SystemClock
 from postsale.store import SQLiteStore

@@ -28,7 +28,7 @@ from postsale.aggregates.signals import AccountProfiled, InvoicePaid, InvoicePay
 from postsale.app import PostSale, Tenant
 from postsale.errors import ApprovalRefused, LeaseHeld, ToolRefused, ToolUncertain, UndoRefused
 from postsale.projections.journal import Entry
-from postsale.testing.engine_stage import FileClock
+from postsale.testing.engine_site import FileClock
 from tests.agents.killed_dispatch import Steps
 from tests.agents.planned import PROMPT
 from tests.agents.planned import policy as planned

@@ -7,9 +7,10 @@ from typing import Any
 from uuid import UUID
 
 from postsale.agents import Agent, FunctionPlanner, Policy, Prompt, Question
-from postsale.agents.decide import Rederived, rederive
 from postsale.agents.planner import Reply
-from postsale.aggregates.decisions import DecisionRecorded, PlanReceived, PlanRequested
+from postsale.agents.rederive import Rederived, rederive
+from postsale.aggregates.decisions import DecisionRecorded
+from postsale.aggregates.plans import PlanReceived, PlanRequested
 from postsale.aggregates.signals import TicketOpened
 from postsale.events import StoredEvent
 from tests.agents.world import World

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from postsale import PostSale
 from postsale.agents import Agent, Policy
 from postsale.agents.autonomy import lower, review
-from postsale.agents.decide import decision_id, rederive
+from postsale.agents.decide import decision_id
+from postsale.agents.rederive import rederive
 from postsale.aggregates.artifacts import MODES, Mode, agent_stream
 from postsale.errors import PolicyInvalid
 from postsale.events import ManualClock

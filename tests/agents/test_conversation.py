@@ -9,8 +9,8 @@ import pytest
 
 from postsale.agents import Agent, Policy, control
 from postsale.agents.conversation import conversations
-from postsale.agents.decide import rederive
 from postsale.agents.policy_text import table
+from postsale.agents.rederive import rederive
 from postsale.agents.widening import widenings
 from postsale.aggregates.conversations import ContactLimit, ConversationEnded
 from postsale.aggregates.customer import CustomerAggregate

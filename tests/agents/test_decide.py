@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from postsale.agents import Agent, Policy, RenewalRescue
 from postsale.agents.agent import decider_digest
-from postsale.agents.decide import AgentSpec, Case, decide, decision_id, rederive
+from postsale.agents.decide import AgentSpec, Case, decide, decision_id
 from postsale.agents.evidence import EvidenceRecorder
 from postsale.agents.guardrails import Context, ToolRef
+from postsale.agents.rederive import rederive
 from postsale.aggregates.decisions import DecisionRecorded, ReadRef
 from postsale.errors import InvalidInput, NotAllowed
 from postsale.events import MASKED, encode_payload, registry

@@ -9,7 +9,7 @@ import pytest
 
 from postsale.access import Person, Unsealer
 from postsale.agents import Agent, Policy
-from postsale.agents.decide import rederive
+from postsale.agents.rederive import rederive
 from postsale.aggregates.asked import ApprovalReplaced
 from postsale.aggregates.decisions import ApprovalGranted, ApprovalLapsed, CommandIssued, DecisionRecorded
 from postsale.audit import check_dispositions, replay

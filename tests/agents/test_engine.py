@@ -12,10 +12,8 @@ from postsale.agents.decide import decision_id
 from postsale.agents.desk import Change
 from postsale.agents.engines import EmbeddedEngine
 from postsale.aggregates import commands
+from postsale.aggregates.budgets import BudgetCommitted, BudgetReleased, BudgetReserved
 from postsale.aggregates.decisions import (
-    BudgetCommitted,
-    BudgetReleased,
-    BudgetReserved,
     DecisionRecorded,
     OutcomeObserved,
     RiskCaseClosed,

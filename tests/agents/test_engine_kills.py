@@ -14,7 +14,8 @@ import pytest
 from postsale.agents.engines.temporal import TemporalEngine
 from postsale.events import SECOND_US
 from postsale.testing.engine_contract import STORIES, assert_same
-from postsale.testing.engine_stage import Drive, Site, Stage, staged
+from postsale.testing.engine_site import Site
+from postsale.testing.engine_stage import Drive, Stage, staged
 from tests.agents.engine_process import HEARTBEAT_S
 from tests.agents.engine_processes import on_temporal, processes, temporal_turn
 from tests.postgres import new_log

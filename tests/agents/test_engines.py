@@ -7,7 +7,8 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from postsale.testing import EngineContract
-from postsale.testing.engine_stage import Drive, Site
+from postsale.testing.engine_site import Site
+from postsale.testing.engine_stage import Drive
 from tests.agents.engine_processes import on_temporal, several
 from tests.postgres import new_log
 

@@ -20,9 +20,9 @@ from postsale import PostSale
 from postsale.access import FileVault
 from postsale.agents import Agent, Policy
 from postsale.agents.budget import Sums, budget_stream, slice_stream
-from postsale.agents.decide import rederive
 from postsale.agents.escrow import Escrow, close, read
-from postsale.aggregates.decisions import BudgetReserved
+from postsale.agents.rederive import rederive
+from postsale.aggregates.budgets import BudgetReserved
 from postsale.errors import BadDeclaration, VersionConflict
 from postsale.events import Lane, ManualClock
 from postsale.store import MemoryStore, Query

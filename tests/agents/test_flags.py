@@ -20,8 +20,8 @@ from postsale import PostSale
 from postsale.access import Unsealer
 from postsale.agents import Agent, Policy
 from postsale.agents.adapters.openfeature import OpenFeatureFlags
-from postsale.agents.decide import rederive
 from postsale.agents.flags import FlagInput, FlagReading, read_flags
+from postsale.agents.rederive import rederive
 from postsale.aggregates.decisions import DecisionRecorded
 from postsale.audit import explain, what_if
 from postsale.errors import MissingExtra, PolicyInvalid

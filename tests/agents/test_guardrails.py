@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from postsale.agents import Policy
 from postsale.agents.budget import BudgetState, Sums, evolve_budget
 from postsale.agents.guardrails import Context, ToolRef, contacts, first_failed, is_quiet, judge, look, period
-from postsale.agents.policy import Budget
+from postsale.agents.policy_sections import Budget
 from postsale.aggregates.artifacts import AgentControl
+from postsale.aggregates.budgets import BudgetCommitted, BudgetReleased, BudgetReserved
 from postsale.aggregates.customer import CustomerAggregate, Touch, empty
-from postsale.aggregates.decisions import BudgetCommitted, BudgetReleased, BudgetReserved, Offer
+from postsale.aggregates.decisions import Offer
 from postsale.events import DAY_US, to_us
 from tests.agents.world import DUNNING
 

@@ -152,7 +152,7 @@ def decided(text: str, *, caps: str = "count = 2", segment: str = "vip", mode: s
     ],
 )
 def test_each_hit_policy_chooses_its_rows_and_the_decision_is_made_again_alike(hit: str, extra: str, rules: list[str]) -> None:
-    from postsale.agents.decide import rederive
+    from postsale.agents.rederive import rederive
 
     w, event = decided(table(hit, VIP, TWICE, 'wait|failed_payments = ">= 0"|none', extra=extra))
     assert event.disposition == "acted"

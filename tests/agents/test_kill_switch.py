@@ -17,7 +17,7 @@ from postsale.app import PostSale
 from postsale.audit import check_dispositions
 from postsale.events import SECOND_US, to_us
 from postsale.store import Query
-from postsale.testing.engine_stage import FileClock
+from postsale.testing.engine_site import FileClock
 from tests.agents.killed_chain import Gift, GiveBack, OfferCredit, go, opened, prepare
 from tests.agents.test_killed_chain import PASS_S, ServerWithShop
 from tests.agents.world import ANNA, NOON

@@ -20,7 +20,7 @@ from postsale.audit import check_dispositions
 from postsale.events import SECOND_US, to_us
 from postsale.store import Query
 from postsale.testing import Answer, Request, ToolServer
-from postsale.testing.engine_stage import FileClock
+from postsale.testing.engine_site import FileClock
 from tests.agents.killed_chain import SPENT, opened, prepare
 from tests.agents.world import NOON
 from tests.postgres import new_log

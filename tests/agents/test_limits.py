@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from postsale import PostSale
 from postsale.agents import Agent, Policy
-from postsale.agents.decide import rederive
 from postsale.agents.engines import EmbeddedEngine
 from postsale.agents.limits import TIERS, Authority, ToolRisk, authority, tool_risk
+from postsale.agents.rederive import rederive
 from postsale.agents.retiring import settle_retired
 from postsale.agents.undo import Scope
 from postsale.agents.undoing import Undos

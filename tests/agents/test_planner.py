@@ -19,7 +19,8 @@ from postsale.agents.engines import EmbeddedEngine
 from postsale.agents.prompts_log import activate_prompt
 from postsale.aggregates import state_json
 from postsale.aggregates.customer import CustomerAggregate
-from postsale.aggregates.decisions import DecisionRecorded, PlanReceived, PlanRequested
+from postsale.aggregates.decisions import DecisionRecorded
+from postsale.aggregates.plans import PlanReceived, PlanRequested
 from postsale.aggregates.signals import TicketOpened
 from postsale.errors import BadDeclaration, PolicyInvalid, ToolUnreachable
 from postsale.events import MASKED, Lane, encode_payload
@@ -603,7 +604,7 @@ def test_an_offer_is_compared_even_without_the_answer() -> None:
 
 
 def test_another_recorded_answer_is_a_difference() -> None:
-    from postsale.agents.decide import rederive
+    from postsale.agents.rederive import rederive
 
     w = Planned()
     event = w.decided()

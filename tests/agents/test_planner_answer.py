@@ -11,9 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from postsale.agents import Policy
-from postsale.agents.decide import AgentSpec, Case, decide, rederive, to_ask
+from postsale.agents.decide import AgentSpec, Case, decide, to_ask
 from postsale.agents.guardrails import Context, ToolRef
 from postsale.agents.planner_answer import Asked, answer_type, options_of
+from postsale.agents.rederive import rederive
 from postsale.agents.tools import Toolbox
 from postsale.aggregates.decisions import DecisionRecorded, ReadRef
 from postsale.errors import InvalidInput

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from postsale.agents import Agent, ChurnOutreach, Policy, RenewalRescue
-from postsale.agents.policy import fill, placeholders
+from postsale.agents.templates import fill, placeholders
 from postsale.aggregates.artifacts import content_digest
 from postsale.errors import BadDeclaration, PolicyInvalid
 from tests.agents.world import DUNNING

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from postsale.agents import Agent, Policy
-from postsale.agents.decide import rederive
 from postsale.agents.guardrails import Past, look_back
-from postsale.agents.policy import SequenceRule
+from postsale.agents.policy_sections import SequenceRule
+from postsale.agents.rederive import rederive
 from postsale.aggregates.customer import MAX_RECENT
 from postsale.aggregates.signals import SurveyAnswered, TicketEscalated, TicketSolved
 from postsale.errors import PolicyInvalid

@@ -11,8 +11,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from postsale.agents import SHIPPED, control
 from postsale.agents.conversation import conversations
-from postsale.agents.decide import rederive
 from postsale.agents.readings import RunnerHealth
+from postsale.agents.rederive import rederive
 from postsale.aggregates.conversations import ContactLimit, ConversationEnded
 from postsale.aggregates.decisions import DecisionRecorded
 from postsale.aggregates.signals import (

@@ -8,9 +8,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from postsale.agents import ChurnOutreach, RenewalRescue
-from postsale.agents.decide import rederive
 from postsale.agents.evidence import OFFERED, customer_evidence
 from postsale.agents.readings import RunnerHealth
+from postsale.agents.rederive import rederive
 from postsale.aggregates.signals import CancellationScheduled, RenewalDue, TicketEscalated, TicketOpened, UsageObserved
 from postsale.events import encode_payload, to_us
 from postsale.projections import CUSTOMER_HEALTH, HealthModel, MemoryViews, Row, Runner

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from postsale.access import FileVault
 from postsale.agents import Agent, Policy
 from postsale.agents.budget import budget_stream
-from postsale.agents.desk import reach_stream
 from postsale.agents.engines import EmbeddedEngine
 from postsale.agents.engines.engine import Attended, Visit
 from postsale.agents.escrow import Escrow
+from postsale.agents.lookup import reach_stream
 from postsale.agents.reach import check, no_effects
 from postsale.agents.tools import Receipt, Tool, Toolbox, ToolRefused, ToolUnavailable
 from postsale.agents.tools.sandbox import Task

@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, assume, event, given, settings
 from hypothesis import strategies as st
 
 from postsale.agents import Agent, Policy
-from postsale.agents.decide import rederive
 from postsale.agents.expressions import parse_cell
+from postsale.agents.rederive import rederive
 from postsale.agents.tree import Branch, Level, tree_of
 from postsale.agents.widening import widenings
 from postsale.errors import PolicyInvalid

@@ -17,8 +17,9 @@ from postsale.agents.tools import Toolbox
 from postsale.agents.tools.contract import Undo as Contract
 from postsale.agents.tools.sandbox import CloseTask, CreateTask, Ledger
 from postsale.agents.undo import Scope, items_of
+from postsale.agents.undo_items import Undo
 from postsale.agents.undo_text import tree
-from postsale.agents.undoing import Undo, Undos
+from postsale.agents.undoing import Undos
 from postsale.audit.dispositions import check_dispositions
 from postsale.audit.explain import explain
 from postsale.errors import BadDeclaration, InvalidInput, NotAllowed, UndoRefused, UnknownDecision

@@ -7,8 +7,9 @@ from uuid import UUID
 
 from postsale.aggregates import commands, signals
 from postsale.aggregates import decisions as d
-from postsale.aggregates.customer import CustomerAggregate, Effect, OpenDecision, fold
+from postsale.aggregates.customer import CustomerAggregate, Effect, OpenDecision
 from postsale.aggregates.decisions import EffectIntent
+from postsale.aggregates.evolve import fold
 from postsale.events import Event, StoredEvent, StreamId, derive_id, from_us
 
 from .strategies import START_US, STREAM, decision_event, fact

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 from postsale.aggregates import decisions as d
 from postsale.aggregates import signals
-from postsale.aggregates.customer import MAX_RECENT, MAX_TOUCHES, CustomerAggregate, evolve_decision, evolve_fact, fold
+from postsale.aggregates.budgets import BudgetCommitted
+from postsale.aggregates.customer import MAX_RECENT, MAX_TOUCHES, CustomerAggregate
+from postsale.aggregates.evolve import evolve_decision, evolve_fact, fold
 from postsale.aggregates.signals import Signal
 from postsale.events import Event, StoredEvent, decode, encode_payload, registry
 from postsale.events.model import decode_payload
@@ -156,4 +158,4 @@ def test_the_closed_union_and_the_registry_agree() -> None:
 
 def test_an_event_of_another_lane_on_this_one_is_loud() -> None:
     with pytest.raises(AssertionError):
-        evolve_decision(EMPTY, decision_event(d.BudgetCommitted(decision_id=d_id(0)), 1, version=1))
+        evolve_decision(EMPTY, decision_event(BudgetCommitted(decision_id=d_id(0)), 1, version=1))

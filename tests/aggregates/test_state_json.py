@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from postsale.aggregates.customer import CustomerAggregate, fold
+from postsale.aggregates.customer import CustomerAggregate
+from postsale.aggregates.evolve import fold
 from postsale.aggregates.state_json import from_json, to_json
 
 from .story import Story, intent, paid

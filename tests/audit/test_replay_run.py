@@ -21,7 +21,9 @@ from postsale.agents import Agent, Policy
 from postsale.agents.budget import BudgetState, budget_stream, evolve_budget
 from postsale.agents.evidence import HealthReading, customer_evidence
 from postsale.aggregates import decisions as d
+from postsale.aggregates.budgets import BudgetCommitted, BudgetEvent, BudgetReleased, BudgetReserved
 from postsale.aggregates.customer import CustomerAggregate
+from postsale.aggregates.plans import PlanReceived, PlanRequested
 from postsale.audit import ReplayReport, Scope, replay_many
 from postsale.audit.replay_again import FROM_HEALTH, OUTPUTS, Models
 from postsale.audit.replay_history import History
@@ -224,7 +226,7 @@ def _append(log: Log, stream: StreamId, event: Event) -> None:
 
 
 def test_money_set_aside_that_is_not_what_the_decision_says_is_caught(world: World) -> None:
-    report = replayed(stored_anew(world.log, _of(d.BudgetReserved, amount_minor=1)), enforce=False)
+    report = replayed(stored_anew(world.log, _of(BudgetReserved, amount_minor=1)), enforce=False)
     assert ("reservation", "1 EUR of retention/2026-11") in [(x.where, x.recorded) for o in report.different for x in o.differences]
 
 
@@ -253,8 +255,8 @@ def test_a_write_that_no_decision_intended_is_caught_by_name(world: World) -> No
     assert not report.ok
 
 
-def _reserved(id_: Any) -> d.BudgetReserved:
-    return d.BudgetReserved(decision_id=id_, period="2026-11", amount_minor=1, currency="EUR")
+def _reserved(id_: Any) -> BudgetReserved:
+    return BudgetReserved(decision_id=id_, period="2026-11", amount_minor=1, currency="EUR")
 
 
 def test_an_effect_before_its_approval_and_one_approved_with_other_arguments_are_caught() -> None:
@@ -500,14 +502,14 @@ def test_money_left_is_what_the_budgets_own_fold_says_at_every_position(steps: l
     stream = budget_stream("acme", "retention")
     for n, (step, who, minor) in enumerate(steps):
         id_ = derive_id("decision", who)
-        made: d.BudgetEvent
+        made: BudgetEvent
         match step:
             case "reserve":
-                made = d.BudgetReserved(decision_id=id_, period="2026-11", amount_minor=minor, currency="EUR")
+                made = BudgetReserved(decision_id=id_, period="2026-11", amount_minor=minor, currency="EUR")
             case "commit":
-                made = d.BudgetCommitted(decision_id=id_)
+                made = BudgetCommitted(decision_id=id_)
             case _:
-                made = d.BudgetReleased(decision_id=id_, reason="x")
+                made = BudgetReleased(decision_id=id_, reason="x")
         log = world.log
         done = log.append([log.decision(stream, n, Draft(made, derive_id("step", n), log.clock.now_us(), Cause()))])
         state = evolve_budget(state, made, done.positions[-1])
@@ -575,10 +577,10 @@ def test_a_plan_is_made_again_from_the_recorded_answer_and_counted_as_from_outsi
     for change, where in (
         (_decision(lambda e: _arguments(e, note="Something else.")), "arguments[0].note"),
         (_decision(lambda e: {"flags": {**e.flags, "plan.option": "wait"}}), "flags.plan.option"),
-        (_of(d.PlanReceived, answer='{"option":"wait","rationale":"x"}'), "action"),
-        (_of(d.PlanReceived, request_id=derive_id("another")), "plan.received"),
-        (_of(d.PlanRequested, planner="another"), "plan.planner"),
-        (_of(d.PlanRequested, prompt="0" * 64), "plan.prompt"),
+        (_of(PlanReceived, answer='{"option":"wait","rationale":"x"}'), "action"),
+        (_of(PlanReceived, request_id=derive_id("another")), "plan.received"),
+        (_of(PlanRequested, planner="another"), "plan.planner"),
+        (_of(PlanRequested, prompt="0" * 64), "plan.prompt"),
     ):
         found = replayed(stored_anew(w.log, change), agents=agents, enforce=False)
         assert where in [x.where for o in found.different for x in o.differences], where

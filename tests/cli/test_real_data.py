@@ -75,7 +75,8 @@ def test_a_simulation_on_cdnow_decides_and_every_decision_can_be_explained(tmp_p
         assert explained["decided_at"].startswith("1997-09-30")
         assert explained["trigger"]["cause"] is None or explained["trigger"]["cause"]["source"] == "cdnow"
         replayed = run("decision", "replay", decision["id"], "--json", "--db", report["db"]).json()
-        assert replayed["ok"] and replayed["counts"][replayed["word"]] == 1, replayed
+        assert replayed["ok"], replayed
+        assert replayed["counts"][replayed["word"]] == 1, replayed
     assert run("log", "verify", "--db", report["db"]).code == 0
     assert run("decision", "list", "--json", "--db", db).json() == []
 

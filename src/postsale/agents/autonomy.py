@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from postsale.agents.editing import edit_of
-from postsale.agents.policy import Downgrade, Policy, Promotion
+from postsale.agents.policy import Policy
+from postsale.agents.policy_sections import Downgrade, Promotion
 from postsale.aggregates.artifacts import MODES, Mode
 from postsale.events import DAY_US, to_us
 from postsale.projections.journal import Entry

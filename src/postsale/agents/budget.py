@@ -15,9 +15,7 @@ from uuid import UUID
 
 from postsale.aggregates import asked as a
 from postsale.aggregates import decisions as d
-from postsale.aggregates.conversations import ConversationEnded
-from postsale.aggregates.customer import CustomerAggregate, OpenDecision
-from postsale.aggregates.decisions import (
+from postsale.aggregates.budgets import (
     BudgetCommitted,
     BudgetCompensated,
     BudgetEvent,
@@ -27,6 +25,8 @@ from postsale.aggregates.decisions import (
     BudgetSliceGranted,
     BudgetSliceReturned,
 )
+from postsale.aggregates.conversations import ConversationEnded
+from postsale.aggregates.customer import CustomerAggregate, OpenDecision
 from postsale.events import Event, StreamId, to_us
 
 _EMPTY: Mapping[Any, Any] = MappingProxyType({})

@@ -14,8 +14,8 @@ from typing import NamedTuple
 from uuid import uuid4
 
 from postsale.agents.budget import BudgetState, Granted, budget_stream, evolve_budget, slice_stream
-from postsale.agents.policy import Budget
-from postsale.aggregates.decisions import BudgetEvent, BudgetSliceClosed, BudgetSliceGranted, BudgetSliceReturned
+from postsale.agents.policy_sections import Budget
+from postsale.aggregates.budgets import BudgetEvent, BudgetSliceClosed, BudgetSliceGranted, BudgetSliceReturned
 from postsale.errors import BadDeclaration, ContentConflict, VersionConflict
 from postsale.events import SECOND_US, Event, Lane, StreamId, derive_id, from_us
 from postsale.store.contract import Query

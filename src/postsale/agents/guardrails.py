@@ -14,7 +14,8 @@ from zoneinfo import ZoneInfo
 from postsale.agents.conversation import Contacts, contacts_of, holder, verdicts
 from postsale.agents.expressions import Value
 from postsale.agents.limits import TIERS, Asked, authority, offered, reach, tool_risk
-from postsale.agents.policy import NO_ACTION, Budget, Policy, ProbabilityFloor, Rule, SequenceRule
+from postsale.agents.policy import NO_ACTION, Policy
+from postsale.agents.policy_sections import Budget, ProbabilityFloor, Rule, SequenceRule
 from postsale.agents.schedules import CUSTOMER, zone_of
 from postsale.aggregates.artifacts import MODES, AgentControl, Mode
 from postsale.aggregates.conversations import ContactLimit

@@ -17,7 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from postsale.agents.expressions import Value
 from postsale.agents.limits import TIERS
 from postsale.agents.planner_policy import FROM_PLAN, PlanRow, Slot
-from postsale.agents.policy import Policy, Rule
+from postsale.agents.policy import Policy
+from postsale.agents.policy_sections import Rule
 from postsale.aggregates.decisions import Scalar
 from postsale.events import DAY_US, Text
 

@@ -21,13 +21,14 @@ from postsale.agents.planner import Answer, FunctionPlanner, Planner, Question
 from postsale.agents.planner_answer import Asked, Status, options_of
 from postsale.agents.planner_context import content_of, question, recent_facts
 from postsale.agents.planner_policy import FROM_PLAN, PlanRow, Slot
-from postsale.agents.policy import Policy, Rule
+from postsale.agents.policy import Policy
+from postsale.agents.policy_sections import Rule
 from postsale.agents.prompts import Prompt, clean
 from postsale.agents.prompts_log import activate_prompt, known_prompts
 from postsale.agents.tools.toolbox import Toolbox, within
 from postsale.aggregates.artifacts import policy_stream
 from postsale.aggregates.customer import CustomerAggregate, OpenPlan, PendingTrigger
-from postsale.aggregates.decisions import PlanReceived, PlanRequested
+from postsale.aggregates.plans import PlanReceived, PlanRequested
 from postsale.errors import ContentConflict, LeaseLost, PolicyInvalid, ToolUnreachable
 from postsale.events import MAX_INT, SECOND_US, Actor, derive_id, from_us, registry, to_us
 from postsale.store.contract import StreamAt

@@ -16,7 +16,7 @@ from uuid import UUID
 from postsale.agents.planner import Question
 from postsale.agents.planner_answer import answer_type, slots_of
 from postsale.agents.planner_policy import PlanRow
-from postsale.agents.policy import Rule
+from postsale.agents.policy_sections import Rule
 from postsale.agents.prompts import Prompt, clean
 from postsale.aggregates.customer import CustomerAggregate
 from postsale.aggregates.decisions import Scalar

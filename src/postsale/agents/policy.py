@@ -1,7 +1,8 @@
 """Policies: typed decision tables with triggers, guardrails and an outcome; data, never code.
 
-Lives here: the shape of a policy, loading, its canonical content and digest. What makes one valid is in `policy_check`,
-how it prints and differs in `policy_text`. No evidence, no clock, no tools. May import aggregates (digest), events, errors.
+Lives here: a policy as a whole, loading, its canonical content and digest. Its sections are in `policy_sections`,
+what makes one valid in `policy_check`, how it prints and differs in `policy_text`. No evidence, no clock, no tools. May import
+aggregates (digest), events, errors.
 """
 
 from __future__ import annotations
@@ -11,214 +12,33 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from string import Formatter
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
-from pydantic import BaseModel, Field, JsonValue, ValidationError
+from pydantic import Field, JsonValue, ValidationError
 
 from postsale.agents.approval_rules import ApprovalRules
 from postsale.agents.calendar import Calendar
 from postsale.agents.conversation import Conversation
 from postsale.agents.expressions import Cell, InputType, Value, all_of, parse_cell
 from postsale.agents.flags import FlagInput
-from postsale.agents.limits import TIERS, Authority, BlastRadius, Tier, ToolRisk
-from postsale.agents.planner_policy import PlanRow
+from postsale.agents.policy_sections import Autonomy, Cells, Guardrails, Outcome, Rule, Trigger
 from postsale.agents.regions import Box, box_of
 from postsale.agents.schedules import Schedule
 from postsale.agents.sla import Sla
-from postsale.agents.tables import Kind, Name, Table
+from postsale.agents.tables import Name, Table
 from postsale.agents.waits import WaitFor
 from postsale.aggregates.artifacts import content_digest
-from postsale.aggregates.customer import MAX_RECENT, MAX_TOUCHES
 from postsale.errors import PolicyInvalid
-from postsale.events import MAX_INT, Currency, Id, Text, canonical
+from postsale.events import Id, Text, canonical
 
 NO_ACTION = "none"
 _SOME = Field(min_length=1, max_length=50)
 _STORED = "stored"  # the validation context of a policy that the log holds
-MAX_FREQUENCY = 50  # below MAX_TOUCHES, the contacts that a customer's state remembers
-assert MAX_FREQUENCY < MAX_TOUCHES
-
-ToolName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*@[1-9][0-9]*$")]
-Minor = Annotated[int, Field(ge=0, le=MAX_INT)]
-Percent = Annotated[int, Field(ge=0, le=100)]
-Days = Annotated[int, Field(ge=1, le=3_650)]
-Approval = Literal["required", "when-over-authority", "none"]
 Hit = Literal["first", "unique", "any", "priority", "collect", "output-order"]
 SEVERAL: frozenset[Hit] = frozenset({"collect", "output-order"})  # hit policies under which several rows decide together
-Cells = dict[str, JsonValue]  # input name -> cell; checked and compiled by `expressions`
 
 
-class _Model(BaseModel):
-    model_config = Table.model_config
-
-
-class Trigger(_Model):
-    """A condition whose rising edge asks the agent to decide. It is down again when `until` holds (default: `when` does not)."""
-
-    id: Name
-    when: Cells
-    until: Cells | None = None
-
-
-class OfferRow(_Model):
-    """Something of value that a row promises. Amounts in minor units; `$input` takes the value from evidence."""
-
-    kind: Id
-    amount_minor: Minor | str
-    currency: Currency | Annotated[str, Field(pattern=r"^\$")]
-    terms: Text
-
-
-class Rule(_Model):
-    """One row of the table. `arguments` values: plain, `$input`, `$customer`, `$because`, `$offer.…`, or text with {input}."""
-
-    id: Name
-    when: Cells = {}
-    action: Name
-    tool: ToolName | None = None
-    arguments: dict[str, str | int | bool] = {}
-    channel: Id | None = None
-    offer: OfferRow | None = None
-    authority_limit_minor: Minor | None = None
-    approval: Approval = "when-over-authority"
-    because: Text
-    risk_case: bool = False
-    risk: Tier | None = None  # of what the row does; None is low
-    plan: PlanRow | None = None  # of a row with action = "plan", which a planner decides
-
-    @property
-    def output(self) -> dict[str, Any]:
-        """What the row does, without its name, its condition and its reason."""
-        return self.model_dump(mode="json", exclude={"id", "when", "because"})
-
-    @property
-    def tier(self) -> int:
-        """How risky the row is: 0 low, 1 medium, 2 high."""
-        return TIERS.index(self.risk or "low")
-
-
-class Frequency(_Model):
-    """At most `count` contacts with a customer within `days`, by any agent."""
-
-    count: Annotated[int, Field(ge=0, le=MAX_FREQUENCY)]
-    days: Annotated[int, Field(ge=1, le=3_650)]
-
-
-class QuietHours(_Model):
-    """No contact from `start` (inclusive) to `end` (exclusive), `HH:MM` on the customer's own clock; may pass midnight."""
-
-    start: str
-    end: str
-    default_zone: Id  # IANA name, for customers whose zone is not known
-
-
-class SequenceRule(_Model):
-    """What a customer's past forbids: rows with one of `actions` while at least `count` events of `kinds` lie within the last
-    `within_days`, unless one of `unless` happened at or after the newest of them.
-
-    Only events after the newest of a kind in `since` count. Kinds are of facts and of the customer's own decision lane; "person" in
-    `unless` stands for a person's yes or command. `then` says what a row does that is forbidden: nothing, or it asks a person.
-    """
-
-    id: Name
-    kinds: Annotated[tuple[Kind, ...], Field(min_length=1, max_length=20)]
-    within_days: Annotated[int, Field(ge=1, le=3_650)]
-    count: Annotated[int, Field(ge=1, le=MAX_RECENT)] = 1
-    since: tuple[Kind, ...] = ()
-    unless: tuple[Kind | Literal["person"], ...] = ()
-    actions: tuple[Name, ...] = ()  # (): every row that acts
-    then: Literal["suppress", "ask"] = "suppress"
-
-
-class Budget(_Model):
-    """What all offers under this name may cost per calendar period (UTC), in minor units."""
-
-    name: Name
-    amount_minor: Minor
-    currency: Currency
-    per: Literal["month", "quarter", "year"]
-
-
-class ProbabilityFloor(_Model):
-    """Act only where the outcome of the model named `of` is at least this likely. Needs a calibrated model: a rank is no probability."""
-
-    of: Name
-    at_least_percent: Annotated[int, Field(ge=0, le=100)]
-
-    @property
-    def input(self) -> str:
-        """The evidence that says how likely: None for a model that is not calibrated."""
-        return f"{self.of}_probability_ppm"
-
-
-class Appetite(_Model):
-    """How risky a row may be that the agent does on its own, and one that it may propose at all; riskier ones are suppressed."""
-
-    act: Tier
-    propose: Tier = "high"
-
-
-class Promotion(_Model):
-    """What must have been so within the last `window_days` before a person may let the agent go one step further."""
-
-    window_days: Days
-    decisions: Annotated[int, Field(ge=1, le=MAX_INT)]  # at least so many
-    answered: Annotated[int, Field(ge=0, le=MAX_INT)] = 0  # proposals that people said yes or no to, at least
-    approved_percent: Percent = 0  # of those, at least
-    failed_percent: Percent = 100  # of decisions, at most
-    success_percent: Percent = 0  # of known outcomes, at least
-
-
-class Downgrade(_Model):
-    """What takes the agent one step back. Shares of the last `window_days`; nothing is said about fewer than `decisions`."""
-
-    window_days: Days
-    decisions: Annotated[int, Field(ge=1, le=MAX_INT)]
-    rejected_percent: Percent | None = None  # of the proposals that people answered: this much or more
-    failed_percent: Percent | None = None  # of decisions
-    overridden_percent: Percent | None = None  # of decisions
-    automatic: bool = False  # by itself at the next run; else a person does it
-
-
-class Autonomy(_Model):
-    """How far the agent may go with whom, and what must be so before it goes further or back. A promotion is always a person's."""
-
-    by: Id | None = None  # the input that names a customer's segment
-    segments: dict[Id, Literal["observe", "propose", "act"]] = {}  # how far at most; a segment that is not named: `otherwise`
-    otherwise: Literal["observe", "propose", "act"] = "act"
-    propose: Promotion | None = None  # from observing to proposing
-    act: Promotion | None = None  # from proposing to acting
-    downgrade: Downgrade | None = None
-
-
-class Guardrails(_Model):
-    """The limits that hold for every row."""
-
-    purpose: Id
-    frequency: tuple[Frequency, ...] = ()
-    quiet_hours: QuietHours | None = None
-    budget: Budget | None = None
-    probability: ProbabilityFloor | None = None
-    max_depth: Annotated[int, Field(ge=0, le=16)] = 2
-    must_not_have_changed: tuple[Kind, ...] = ()
-    bound_to: tuple[Id, ...] = ()
-    approval_expires_h: Annotated[int, Field(ge=1, le=24 * 365)] = 72
-    appetite: Appetite | None = None
-    tool_risk: ToolRisk | None = None
-    blast_radius: BlastRadius | None = None
-    authority: Authority | None = None
-    sequence: Annotated[tuple[SequenceRule, ...], Field(min_length=1, max_length=50)] | None = None
-
-
-class Outcome(_Model):
-    """Which facts count as success, and within how many days of the decision."""
-
-    on: tuple[Kind, ...]
-    within_days: Annotated[int, Field(ge=1, le=3_650)]
-
-
-class Policy(_Model):
+class Policy(Table):
     """A decision table with everything that limits it. Immutable; equal content has an equal digest, wherever it was written."""
 
     name: Name
@@ -476,36 +296,6 @@ class Condition:
         if self.when(values):
             return True
         return was_up and self.until is not None and not self.until(values)
-
-
-# ---------------------------------------------------------------- templates and references
-
-BUILT_IN = ("customer", "because", "offer.amount_minor", "offer.currency", "offer.terms")
-
-
-def placeholders(text: str) -> tuple[str, ...]:
-    """Names in braces, in order; ValueError for anything beyond a plain {name} ('{{' and '}}' are braces)."""
-    names = []
-    for _, name, spec, conversion in Formatter().parse(text):
-        if name is None:
-            continue
-        if spec or conversion or not name.replace("_", "a").replace("-", "a").isalnum():
-            raise ValueError(f"{{{name}}} may only be the name of an input")
-        names.append(name)
-    return tuple(names)
-
-
-def fill(text: str, values: Mapping[str, Value]) -> str:
-    """The text with {input} replaced; a missing value reads "unknown", true and false read "yes" and "no"."""
-    if "{" not in text and "}" not in text:
-        return text
-    out = []
-    for literal, name, _, _ in Formatter().parse(text):
-        out.append(literal)
-        if name is not None:
-            value = values.get(name)
-            out.append("unknown" if value is None else ("yes" if value else "no") if isinstance(value, bool) else str(value))
-    return "".join(out)
 
 
 def _place(loc: tuple[int | str, ...], data: Mapping[str, Any]) -> str:

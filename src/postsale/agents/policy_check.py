@@ -13,9 +13,11 @@ from postsale.agents.flags import FAILED, fits
 from postsale.agents.limits import TIERS
 from postsale.agents.planner_answer import slots_of
 from postsale.agents.planner_policy import FROM_PLAN, PLAN, PlanRow
-from postsale.agents.policy import BUILT_IN, NO_ACTION, SEVERAL, OfferRow, Policy, Rule, placeholders
+from postsale.agents.policy import NO_ACTION, SEVERAL, Policy
+from postsale.agents.policy_sections import OfferRow, Rule
 from postsale.agents.policy_time import check_time
 from postsale.agents.regions import meet, point_in, shown
+from postsale.agents.templates import BUILT_IN, placeholders
 from postsale.errors import PolicyInvalid
 
 _CLOCK = re.compile(r"([01][0-9]|2[0-3]):[0-5][0-9]\Z")

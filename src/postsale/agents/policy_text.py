@@ -6,7 +6,8 @@ from textwrap import wrap
 from typing import Any
 
 from postsale.agents import policy_time, tree
-from postsale.agents.policy import NO_ACTION, Cells, Change, Hit, Policy, Rule
+from postsale.agents.policy import NO_ACTION, Change, Hit, Policy
+from postsale.agents.policy_sections import Cells, Rule
 
 _WIDTH = 36
 _HITS: dict[Hit, str] = {

@@ -16,8 +16,8 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from postsale.agents.policy import placeholders
 from postsale.agents.tables import Name
+from postsale.agents.templates import placeholders
 from postsale.aggregates.artifacts import content_digest
 from postsale.aggregates.decisions import Scalar
 from postsale.errors import PromptInvalid

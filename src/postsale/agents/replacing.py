@@ -21,7 +21,9 @@ from postsale.agents.silence import Changed, Silence
 from postsale.aggregates import asked as a
 from postsale.aggregates import commands
 from postsale.aggregates import decisions as d
-from postsale.aggregates.customer import MAX_RECENT, CustomerAggregate, PendingTrigger, without_proposal
+from postsale.aggregates.budgets import Reservation
+from postsale.aggregates.customer import MAX_RECENT, CustomerAggregate, PendingTrigger
+from postsale.aggregates.evolve import without_proposal
 from postsale.errors import ApprovalRefused, InvalidInput
 from postsale.events import Recorded, derive_id
 from postsale.store.log import Cause
@@ -35,7 +37,7 @@ class Edited:
     editor: str
     arguments: Sequence[Mapping[str, Any]]
     asked_by: str  # what asked for the proposal that is replaced
-    freed: d.Reservation | None  # what that one gives back
+    freed: Reservation | None  # what that one gives back
     freed_from: str  # the slice of the budget that it was taken from; "" is the budget itself
 
 

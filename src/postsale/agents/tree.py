@@ -13,7 +13,8 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, JsonValue, Tag, ValidationError
 
 from postsale.agents.expressions import Cell, InputType, cell_of, parse_cell
-from postsale.agents.policy import Cells, Policy, Rule
+from postsale.agents.policy import Policy
+from postsale.agents.policy_sections import Cells, Rule
 from postsale.agents.regions import HIGH, LOW, Box, Values, box_of, meet, point_in, shown, values_of
 from postsale.agents.tables import Name
 from postsale.errors import PolicyInvalid

@@ -21,6 +21,7 @@ from postsale.agents.policy import Policy
 from postsale.agents.tools.contract import Tool
 from postsale.aggregates import decisions as d
 from postsale.aggregates.artifacts import content_digest
+from postsale.aggregates.budgets import Reservation
 from postsale.aggregates.undos import ScopeKind
 from postsale.errors import InvalidInput
 from postsale.events import SECOND_US, Header, Lane, Recorded, StoredEvent, StreamId, canonical, derive_id, from_us
@@ -82,7 +83,7 @@ class Item:
     with_digest: str = ""
     with_kind: str = ""
     mac: str = ""
-    money: d.Reservation | None = None  # goes back to its budget
+    money: Reservation | None = None  # goes back to its budget
     because: str = ""  # why it must be done by hand
     by_hand: str = ""  # what a person does
 
@@ -92,13 +93,13 @@ class Item:
         for name in self.__slots__:
             value = getattr(self, name)
             if value not in (None, ""):
-                out[name] = str(value) if isinstance(value, UUID) else value.model_dump() if isinstance(value, d.Reservation) else value
+                out[name] = str(value) if isinstance(value, UUID) else value.model_dump() if isinstance(value, Reservation) else value
         return out
 
     @classmethod
     def of(cls, kept: Mapping[str, Any]) -> Self:
         ids = {name: UUID(kept[name]) for name in ("decision", "parent", "effect") if name in kept}
-        money = d.Reservation.model_validate(kept["money"]) if "money" in kept else None
+        money = Reservation.model_validate(kept["money"]) if "money" in kept else None
         return cls(**{"parent": None, **kept, **ids, "money": money})
 
     def stream(self, tenant: str) -> StreamId:

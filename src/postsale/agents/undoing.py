@@ -8,21 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 from uuid import UUID
 
 from postsale.access import Person, Unsealer
 from postsale.agents.control import require_person, require_reason
-from postsale.agents.decide import intent_mac
-from postsale.agents.desk import NOTHING, Change, Desk
+from postsale.agents.desk import Desk
 from postsale.agents.outbox import Outbox
 from postsale.agents.policy import Policy
 from postsale.agents.tools.toolbox import Toolbox
-from postsale.agents.undo import Item, Plan, Scope, items_of, models_of, plan, undo_arguments
-from postsale.aggregates import commands
+from postsale.agents.undo import Plan, Scope, items_of, models_of, plan
+from postsale.agents.undo_items import Ended, Undo, cancel, order
 from postsale.aggregates import decisions as d
 from postsale.aggregates.artifacts import POLICIES, ArtifactPublished
-from postsale.aggregates.customer import CustomerAggregate
 from postsale.aggregates.undos import (
     UNDO_AGENT,
     UNDOS,
@@ -36,63 +33,14 @@ from postsale.aggregates.undos import (
     evolve_undo,
     undo_stream,
 )
-from postsale.errors import ContentConflict, InvalidInput, KeyUnavailable, UndoRefused, UnknownDecision, VersionConflict
-from postsale.events import SECOND_US, SYSTEM, Actor, Lane, StoredEvent, StreamId, canonical, decode, derive_id, from_us
+from postsale.errors import ContentConflict, InvalidInput, UndoRefused, UnknownDecision, VersionConflict
+from postsale.events import SECOND_US, SYSTEM, Actor, Lane, StreamId, decode, derive_id, from_us
 from postsale.projections.journal import read_journal
 from postsale.store.contract import Query
 from postsale.store.log import Cause
 
 _EXPIRES_US = 72 * 3_600 * SECOND_US
 _ENDED = {"succeeded", "failed", "unknown", "cancelled"}
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """One item of an undo that was begun, as it stands: waiting, ordered, undone, cancelled, failed, unknown."""
-
-    item: Item
-    status: str
-    why: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Undo:
-    """One undo as it stands now."""
-
-    id: UUID
-    tenant: str
-    state: UndoState
-    items: tuple[Ended, ...] = ()  # () until it is begun; without what is done by hand
-
-    @property
-    def proposed(self) -> UndoProposed:
-        assert self.state.proposed is not None
-        return self.state.proposed
-
-    @property
-    def digest(self) -> str:
-        return self.proposed.digest
-
-    @property
-    def by_hand(self) -> tuple[Item, ...]:
-        """What the plan left to people."""
-        return tuple(item for item in items_of(self.proposed.items) if item.what == "by-hand")
-
-    def to_dict(self) -> dict[str, Any]:
-        """For programs; no personal data."""
-        p, a, f = self.proposed, self.state.approved, self.state.finished
-        return {
-            "id": str(self.id),
-            "status": self.state.status,
-            "digest": p.digest,
-            "scope": {"by": p.by, "name": p.name},
-            "position": p.position,
-            "expires_at": p.expires_at.isoformat(),
-            "approver": a.approver if a else None,
-            "items": [{**ended.item.to_dict(), "status": ended.status, "why": ended.why} for ended in self.items],
-            "by_hand": [item.to_dict() for item in self.by_hand],
-            "finished": None if f is None else {"undone": f.undone, "cancelled": f.cancelled, "failed": f.failed},
-        }
 
 
 @dataclass(slots=True)
@@ -262,89 +210,14 @@ class Undos:
         troubles: dict[UUID, str] = {}
         for item in items_of(undo.proposed.items):
             if item.what == "cancel":
-                self._cancel(undo, item)
+                cancel(self.desk, undo, item)
             elif item.what == "undo":
-                trouble = self._order(undo, item)
+                trouble = order(self.desk, self.toolbox, undo, item)
                 if trouble:
                     troubles[item.undo_id] = trouble
                 else:
                     self.outbox.dispatch(item.stream(tenant))
         return self._finish(undo_id, tenant, troubles)
-
-    def _cancel(self, undo: Undo, item: Item) -> None:
-        """What has not left stays; by now nothing may be left to cancel."""
-        assert undo.state.approved is not None
-        by = undo.state.approved.approver
-        how = Cause(actor=Actor("person", by), causation_id=undo.state.approval_id, correlation_id=undo.id, origin=self.desk.origin)
-
-        def rule(c: CustomerAggregate) -> Change:
-            if item.decision not in c.decisions:
-                return NOTHING
-            events = commands.override(c, item.decision, by=by, reason=f"undo {undo.digest[:12]}")
-            return Change(tuple(self.desk.draft(e, derive_id(item.decision, "override", e.wire_name), how) for e in events))
-
-        self.desk.change(item.stream(undo.tenant), rule)
-
-    def _order(self, undo: Undo, item: Item) -> str:
-        """Order that one effect is taken back, once; "" when it is ordered, else why it cannot be."""
-        if self.desk.log.store.find(undo.tenant, item.order_id) is not None:
-            return ""
-        decision = self.desk.decision(undo.tenant, item.decision)
-        intent = next(i for i in decision.data.intents if i.intent_id == item.effect)
-        tool, other = self.toolbox.get(intent.tool), self.toolbox.get(item.with_tool)
-        if tool is None or other is None or tool.ref.digest != intent.tool_digest or other.ref.digest != item.with_digest:
-            return "the tools installed here are not those of the plan"
-        arguments = undo_arguments(decision.data, intent, tool, self._receipt(decision.stored, intent.intent_id))
-        if arguments is None or intent_mac(self.desk.mac(undo.tenant), item.undo_id, item.with_tool, arguments) != item.mac:
-            return "its arguments are erased, or are not those of the plan"
-        assert undo.state.approved is not None
-        now = from_us(self.desk.now_us())
-        order = d.UndoOrdered(
-            undo_id=undo.id,
-            plan=undo.digest,
-            approver=undo.state.approved.approver,
-            decision_id=item.decision,
-            undoes=intent.intent_id,
-            trigger_id=decision.data.trigger_id,
-            depth=decision.data.depth,
-            intents=(
-                d.EffectIntent(
-                    intent_id=item.undo_id,
-                    tool=item.with_tool,
-                    tool_kind=other.kind,
-                    tool_digest=item.with_digest,
-                    arguments_mac=item.mac,
-                    due_at=now,
-                ),
-            ),
-            arguments=canonical([arguments]).decode(),
-            compensates=item.money,
-        )
-        how = Cause(
-            actor=Actor("agent", UNDO_AGENT),
-            causation_id=undo.state.approval_id,  # not of the decision: what undoing causes is not undone with it
-            correlation_id=decision.data.trigger_id,
-            depth=decision.data.depth,
-            origin=self.desk.origin,
-        )
-
-        def rule(c: CustomerAggregate) -> Change:
-            if self.desk.log.store.find(undo.tenant, item.order_id) is not None:
-                return NOTHING
-            return Change((self.desk.draft(order, item.order_id, how, c.ref),))
-
-        try:
-            self.desk.change(item.stream(undo.tenant), rule)
-        except KeyUnavailable:
-            return "the customer's key is gone"
-        return ""
-
-    def _receipt(self, decision: StoredEvent, intent_id: UUID) -> str:
-        query = Query(tenant=decision.tenant, streams=(decision.stream,), lane=Lane.DECISION, kinds=frozenset({"effect/succeeded"}))
-        for r in self.desk.log.events(query):
-            if isinstance(r.data, d.EffectSucceeded) and r.data.intent_id == intent_id:
-                return r.data.receipt
-        return ""
 
     def _finish(self, undo_id: UUID, tenant: str, troubles: Mapping[UUID, str]) -> Undo:
         undo = self.get(tenant, undo_id, troubles)

@@ -14,18 +14,8 @@ from postsale.agents import policy_time
 from postsale.agents.expressions import Value
 from postsale.agents.limits import TIERS, ToolRisk
 from postsale.agents.planner_policy import PlanRow, Slot
-from postsale.agents.policy import (
-    NO_ACTION,
-    SEVERAL,
-    Autonomy,
-    Guardrails,
-    Policy,
-    Promotion,
-    QuietHours,
-    Rule,
-    SequenceRule,
-    Trigger,
-)
+from postsale.agents.policy import NO_ACTION, SEVERAL, Policy
+from postsale.agents.policy_sections import Autonomy, Guardrails, Promotion, QuietHours, Rule, SequenceRule, Trigger
 from postsale.agents.regions import Box, TooManyCases, Without, box_of, meet, point_in, shown
 from postsale.aggregates.artifacts import MODES
 

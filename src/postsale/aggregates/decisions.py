@@ -1,4 +1,4 @@
-"""The decision lane: triggers, decisions, approvals, consent, overrides, commands, effects, outcomes, risk cases, budgets.
+"""The decision lane: triggers, decisions, approvals, consent, overrides, commands, effects, outcomes, risk cases.
 
 A closed union: `match` with `assert_never` finds a forgotten case. Wire names and fields are the storage format.
 May import `events` and the other events of this lane. Rules live in `customer.py` and in `agents`, never here.
@@ -6,24 +6,22 @@ May import `events` and the other events of this lane. Rules live in `customer.p
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 from uuid import UUID
-
-from pydantic import Field
 
 from postsale.aggregates.artifacts import Digest
 from postsale.aggregates.asked import ApprovalAsked, ApprovalEscalated, ApprovalReplaced, ApprovalSigned, ApprovalTimedOut
+from postsale.aggregates.budgets import Reservation
 from postsale.aggregates.conversations import ConversationEnded
 from postsale.aggregates.identity import MergedInto, SplitFrom, StreamJoined, StreamParted
-from postsale.aggregates.parts import Part
+from postsale.aggregates.parts import Arguments, Part, Ppm
+from postsale.aggregates.plans import PlanReceived, PlanRequested
 from postsale.aggregates.timed import ScheduleCame, SlaBreached, SlaWarned, WaitBegan, WaitEnded
 from postsale.aggregates.undos import UNDO_AGENT
 from postsale.events import AmountMinor, Count, Currency, Event, Id, Int, Personal, Text, UtcDatetime
 
 Disposition = Literal["acted", "awaiting", "suppressed", "failed"]
 Scalar = bool | Int | Text | None  # what evidence may hold: no floats, so that bytes and thresholds are exact
-Ppm = Annotated[int, Field(ge=0, le=1_000_000)]
-Arguments = Annotated[str, Field(max_length=100_000)]  # canonical JSON
 
 
 # ---------------------------------------------------------------- what makes an agent decide
@@ -99,15 +97,6 @@ class Offer(Part):
     authority_limit_minor: AmountMinor  # above this a person decides
 
 
-class Reservation(Part):
-    """Money of a budget's period that a decision sets aside until its effect is settled."""
-
-    budget: Id
-    period: Id  # such as 2026-11
-    amount_minor: AmountMinor
-    currency: Currency
-
-
 class EffectIntent(Part):
     """One effect that is to leave the building. Its id is the idempotency key that the tool receives."""
 
@@ -169,52 +158,6 @@ class AgentReached(Event):
 
     wire_name: ClassVar[str] = "agent/reached@1"
     decision_id: UUID
-
-
-# ---------------------------------------------------------------- planners
-
-
-class PlanRequested(Event):
-    """A planner is about to be asked: written first, so that what left the building is known whatever happens. Its id is the question's key."""
-
-    wire_name: ClassVar[str] = "agent/plan-requested@1"
-    trigger_id: UUID
-    agent: Id
-    policy: Digest
-    rule: Id  # the row that hands over
-    attempt: Count  # from 1, over all questions about this trigger
-    timeout_s: Count
-    planner: Id
-    model: Text
-    settings: dict[Id, Text]
-    prompt: Digest
-    prompt_version: Id  # name@version
-    options: tuple[Id, ...]  # what may be chosen
-    facts: Count  # how many were shown
-    oldest_at: UtcDatetime  # of the question and the facts it shows
-    fact_position: Count  # facts up to this position were known
-    content: Personal[Arguments] | None = None  # canonical JSON: instructions, data, schema
-    content_mac: Text  # keyed digest of it
-
-
-class PlanReceived(Event):
-    """What a planner answered, word for word, before anything was made of it; or why it did not."""
-
-    wire_name: ClassVar[str] = "agent/plan-received@1"
-    trigger_id: UUID
-    request_id: UUID
-    attempt: Count
-    status: Literal["answered", "too-long", "failed"]
-    answer: Personal[Arguments] | None = None  # cut where it is too long
-    answer_mac: Text = ""  # keyed digest of what is kept
-    answer_chars: Count = 0  # of all that was said
-    model: Text = ""  # as the planner itself names it
-    input_tokens: Count | None = None
-    output_tokens: Count | None = None
-    took_ms: Count = 0
-    propensity_ppm: Ppm | None = None  # how likely the choice was, where the planner draws
-    reason: Text = ""  # why it failed: the kind of fault, never its words
-    retry_at: UtcDatetime | None = None  # when it is asked again; None: no more
 
 
 # ---------------------------------------------------------------- people
@@ -401,77 +344,6 @@ class RiskCaseClosed(Event):
     result: Literal["recovered", "lost"]
     reason: Text
 
-
-# ---------------------------------------------------------------- budgets (streams of their own)
-
-
-class BudgetReserved(Event):
-    """Money of a period is set aside for a decision. On `tenant/budgets/<name>`."""
-
-    wire_name: ClassVar[str] = "budget/reserved@1"
-    decision_id: UUID
-    period: Id  # such as 2026-11
-    amount_minor: AmountMinor
-    currency: Currency
-
-
-class BudgetCommitted(Event):
-    """The reservation was spent."""
-
-    wire_name: ClassVar[str] = "budget/committed@1"
-    decision_id: UUID
-
-
-class BudgetReleased(Event):
-    """The reservation was given back."""
-
-    wire_name: ClassVar[str] = "budget/released@1"
-    decision_id: UUID
-    reason: Text
-
-
-class BudgetCompensated(Event):
-    """Money that was spent came back, because the effect it was spent on was taken back. The spending stays as it was entered."""
-
-    wire_name: ClassVar[str] = "budget/compensated@1"
-    decision_id: UUID  # the order that took it back
-    spent_by: UUID  # the decision that had spent it
-    period: Id
-    amount_minor: AmountMinor
-    currency: Currency
-
-
-class BudgetSliceGranted(Event):
-    """Part of a period's money is a worker's to reserve from, without asking here, until its lease ends. On the budget's stream."""
-
-    wire_name: ClassVar[str] = "budget/slice-granted@1"
-    slice: Id
-    worker: Id
-    period: Id
-    amount_minor: AmountMinor
-    currency: Currency
-    expires_at: UtcDatetime
-
-
-class BudgetSliceClosed(Event):
-    """Nothing more is reserved from this slice. On `tenant/slices/<slice>`, where its reservations are; they are settled there later."""
-
-    wire_name: ClassVar[str] = "budget/slice-closed@1"
-    why: Literal["exchanged", "expired", "given-back"]
-
-
-class BudgetSliceReturned(Event):
-    """Money of a slice that nothing holds is the budget's again: as it was closed, or what was released afterwards. On the budget's stream."""
-
-    wire_name: ClassVar[str] = "budget/slice-returned@1"
-    slice: Id
-    period: Id
-    amount_minor: AmountMinor
-
-
-BudgetEvent = (
-    BudgetReserved | BudgetCommitted | BudgetReleased | BudgetCompensated | BudgetSliceGranted | BudgetSliceClosed | BudgetSliceReturned
-)
 
 Ordered = DecisionRecorded | UndoOrdered
 """What the outbox carries out."""

@@ -1,8 +1,13 @@
-"""Frozen values inside events. May import nothing of ours."""
+"""Frozen values inside events, and the types of their fields. May import nothing of ours."""
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Ppm = Annotated[int, Field(ge=0, le=1_000_000)]
+Arguments = Annotated[str, Field(max_length=100_000)]  # canonical JSON
 
 
 class Part(BaseModel):

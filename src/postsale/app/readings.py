@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from postsale.agents.evidence import HealthReading
 from postsale.agents.expressions import InputType
 from postsale.agents.readings import RunnerHealth
-from postsale.aggregates.customer import CustomerAggregate, evolve_decision, evolve_facts
+from postsale.aggregates.customer import CustomerAggregate
+from postsale.aggregates.evolve import evolve_decision, evolve_facts
 from postsale.aggregates.identity import CUSTOMERS
 from postsale.events import DAY_US, Lane, StoredEvent, StreamId
 from postsale.projections.bulk import read_facts

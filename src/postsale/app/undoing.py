@@ -8,8 +8,9 @@ from uuid import UUID
 from postsale.access import Person
 from postsale.agents import SHIPPED
 from postsale.agents.undo import Plan, Scope
+from postsale.agents.undo_items import Undo
 from postsale.agents.undo_text import tree
-from postsale.agents.undoing import Undo, Undos
+from postsale.agents.undoing import Undos
 from postsale.aggregates.undos import ScopeKind
 from postsale.errors import InvalidInput
 

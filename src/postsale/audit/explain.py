@@ -16,6 +16,7 @@ import orjson
 from postsale.access import Unsealer
 from postsale.aggregates import decisions as d
 from postsale.aggregates.artifacts import POLICIES, ArtifactActivated, ArtifactPublished, untouched
+from postsale.aggregates.plans import PlanReceived, PlanRequested
 from postsale.errors import UnknownDecision
 from postsale.events import MASKED, Lane, Masked, Recorded, decode, from_us, money_text
 from postsale.projections.journal import Entry, read_journal
@@ -185,9 +186,9 @@ def _plan(log: Log, tenant: str, recorded: d.DecisionRecorded, unseal: Unsealer)
         stored = log.store.find(tenant, UUID(str(flags[name]))) if name in flags else None
         found[name] = decode(stored, unseal).data if stored is not None else None
     asked, said = found["plan.request"], found["plan.received"]
-    if not isinstance(asked, d.PlanRequested):
+    if not isinstance(asked, PlanRequested):
         return None
-    said = said if isinstance(said, d.PlanReceived) else None
+    said = said if isinstance(said, PlanReceived) else None
     problem = flags.get("plan.problem")
     answer = said.answer if said is not None else None
     rationale = None

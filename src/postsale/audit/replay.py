@@ -11,10 +11,11 @@ from uuid import UUID
 
 from postsale.access import Unsealer, content_mac
 from postsale.agents import reach
-from postsale.agents.decide import Rederived, rederive
 from postsale.agents.policy import Policy
+from postsale.agents.rederive import Rederived, rederive
 from postsale.aggregates import decisions as d
 from postsale.aggregates.artifacts import POLICIES, ArtifactPublished, content_digest
+from postsale.aggregates.plans import PlanReceived
 from postsale.errors import ReplayDiverged, UnknownDecision
 from postsale.events import Lane, decode
 from postsale.store.contract import Query
@@ -79,8 +80,8 @@ def answer_of(log: Log, tenant: str, recorded: d.DecisionRecorded, unseal: Unsea
         stored = log.store.find(tenant, UUID(str(named)))
     except ValueError:
         stored = None
-    event = decode(stored, unseal).data if stored is not None and stored.wire_name == d.PlanReceived.wire_name else None
-    if not isinstance(event, d.PlanReceived):
+    event = decode(stored, unseal).data if stored is not None and stored.wire_name == PlanReceived.wire_name else None
+    if not isinstance(event, PlanReceived):
         raise ReplayDiverged(
             decision_id=str(recorded.trigger_id), where="plan.received", recorded=str(named), regenerated="no such answer in the log"
         )

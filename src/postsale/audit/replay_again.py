@@ -15,7 +15,7 @@ import orjson
 
 from postsale.agents import reach
 from postsale.agents.agent import Agent
-from postsale.agents.decide import case_of, decide, spec_of
+from postsale.agents.decide import decide
 from postsale.agents.editing import REPLACES
 from postsale.agents.evidence import OFFERED, EvidenceRecorder, HealthReading, read_set, rounded
 from postsale.agents.flags import values_of
@@ -24,8 +24,10 @@ from postsale.agents.models import ActiveModels
 from postsale.agents.policy import Policy
 from postsale.agents.policy_time import ASKED_BY
 from postsale.agents.readings import RunnerHealth
-from postsale.aggregates.customer import CustomerAggregate, fold
+from postsale.agents.rederive import case_of, spec_of
+from postsale.aggregates.customer import CustomerAggregate
 from postsale.aggregates.decisions import DecisionRecorded, Scalar
+from postsale.aggregates.evolve import fold
 from postsale.errors import InvalidInput, PostSaleError, ToolUnreachable
 from postsale.events import DAY_US, Lane, StoredEvent, StreamId, canonical, decode_payload, encode_payload, to_us
 from postsale.projections.folding import Fact, State, fact_of

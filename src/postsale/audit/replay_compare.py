@@ -16,10 +16,11 @@ from uuid import UUID
 
 import orjson
 
-from postsale.agents.decide import Difference, Mac, decision_id, first_difference, intent_mac
+from postsale.agents.decide import Mac, decision_id, intent_mac
 from postsale.agents.editing import REPLACES
 from postsale.agents.guardrails import SWITCHES
 from postsale.agents.policy import Policy
+from postsale.agents.rederive import Difference, first_difference
 from postsale.aggregates.artifacts import content_digest, policy_stream
 from postsale.aggregates.decisions import DecisionRecorded
 from postsale.audit.replay_history import History

@@ -22,7 +22,7 @@ from postsale.aggregates.artifacts import (
     evolve_agent,
     switch_streams,
 )
-from postsale.aggregates.decisions import (
+from postsale.aggregates.budgets import (
     BudgetCommitted,
     BudgetCompensated,
     BudgetReleased,

@@ -14,13 +14,14 @@ from typing import Any
 from uuid import UUID
 
 from postsale.agents import reach
-from postsale.agents.decide import CERTAIN_PPM, case_of, decide, plan_row, spec_of
+from postsale.agents.decide import CERTAIN_PPM, decide, plan_row
 from postsale.agents.editing import edit_of
 from postsale.agents.evidence import EvidenceRecorder
 from postsale.agents.flags import values_of
 from postsale.agents.guardrails import Context, ToolRef, look
 from postsale.agents.policy import NO_ACTION, Policy
 from postsale.agents.policy_time import ASKED_BY
+from postsale.agents.rederive import case_of, spec_of
 from postsale.agents.widening import widenings
 from postsale.aggregates.artifacts import POLICIES, ArtifactActivated, ArtifactPublished, Mode, policy_stream, untouched
 from postsale.aggregates.customer import CustomerAggregate, Touch

@@ -11,7 +11,7 @@ from uuid import UUID
 from postsale.agents.budget import BudgetState, budget_stream, evolve_budget
 from postsale.agents.guardrails import period
 from postsale.agents.policy import Policy
-from postsale.aggregates.decisions import BudgetEvent, BudgetReleased, BudgetReserved
+from postsale.aggregates.budgets import BudgetEvent, BudgetReleased, BudgetReserved
 from postsale.events import Lane
 from postsale.store.contract import Query
 from postsale.store.log import Log

@@ -11,7 +11,8 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from postsale.agents.policy import Policy, Rule
+from postsale.agents.policy import Policy
+from postsale.agents.policy_sections import Rule
 from postsale.agents.widening import Wider
 from postsale.aggregates.decisions import DecisionRecorded
 from postsale.audit.estimate import Estimate

@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 
 from postsale.agents.tools import Tool
-from postsale.agents.undoing import Undo
+from postsale.agents.undo_items import Undo
 from postsale.app import PostSale, Tenant
 from postsale.app.undoing import TenantUndos
 from postsale.cli.agents import find

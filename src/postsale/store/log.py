@@ -13,7 +13,8 @@ from uuid import UUID
 
 from postsale.access import KeyVault, SubjectKey, Unsealer, content_mac, fact_id, seal_fields
 from postsale.aggregates.anomalies import ANOMALIES, ClockWentBack
-from postsale.aggregates.customer import CustomerAggregate, fold
+from postsale.aggregates.customer import CustomerAggregate
+from postsale.aggregates.evolve import fold
 from postsale.aggregates.identity import IDENTITY_KINDS
 from postsale.aggregates.signals import Signal
 from postsale.errors import ContentConflict, InvalidInput, KeyUnavailable, PostSaleError, UnknownWireName, UpcastFailed, VersionConflict

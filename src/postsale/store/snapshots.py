@@ -20,7 +20,7 @@ from typing import Any, Final
 import orjson
 
 from postsale.access import KeyVault, content_mac
-from postsale.aggregates import asked, decisions, identity, state_json, timed
+from postsale.aggregates import asked, budgets, decisions, evolve, identity, plans, state_json, timed
 from postsale.aggregates import customer as customers
 from postsale.aggregates.customer import CustomerAggregate
 from postsale.errors import PostSaleError
@@ -38,7 +38,7 @@ _MAC: Final = 16  # bytes
 def code_digest() -> str:
     """SHA-256, hex, of the source that folds and writes states: a snapshot of other code is not read."""
     digest = hashlib.sha256()
-    for module in (customers, decisions, asked, timed, identity, state_json):
+    for module in (customers, evolve, decisions, budgets, plans, asked, timed, identity, state_json):
         try:
             digest.update(inspect.getsource(module).encode())
         except OSError:  # shipped without source: what it does cannot be told, so each process trusts its own snapshots alone

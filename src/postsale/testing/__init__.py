@@ -15,7 +15,8 @@ pytest.register_assert_rewrite(
 )
 
 from postsale.testing.engine_contract import EngineContract  # noqa: E402
-from postsale.testing.engine_stage import Site, Stage  # noqa: E402
+from postsale.testing.engine_site import Site  # noqa: E402
+from postsale.testing.engine_stage import Stage  # noqa: E402
 from postsale.testing.evolution import assert_schemas_kept, upcasted  # noqa: E402
 from postsale.testing.given import given  # noqa: E402
 from postsale.testing.network import no_network  # noqa: E402

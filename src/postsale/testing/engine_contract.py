@@ -16,7 +16,8 @@ from uuid import UUID
 
 import pytest
 
-from postsale.testing.engine_stage import ANNA, BEN, Drive, Site, Stage, effects_of, embedded, staged
+from postsale.testing.engine_site import Site
+from postsale.testing.engine_stage import ANNA, BEN, Drive, Stage, effects_of, embedded, staged
 
 Story = Callable[[Stage], None]
 """A story checks what it comes to, on whatever engine it is told."""

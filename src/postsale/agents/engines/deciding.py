@@ -1,0 +1,215 @@
+"""Deciding about one trigger: what is read, asked and looked at, and the append whose conditions say that it still holds.
+
+Not here: the pure decision (`agents.decide`), effects. May import the crew and what it may.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import NamedTuple
+from uuid import UUID
+
+from postsale.agents.agent import Agent
+from postsale.agents.approval_rules import asked_of
+from postsale.agents.budget import money_stream
+from postsale.agents.conversation import taken_over
+from postsale.agents.decide import Case, Decided, decide, decision_id, plan_row
+from postsale.agents.desk import TRIES, Change
+from postsale.agents.engines.crew import Crew
+from postsale.agents.engines.ends import told
+from postsale.agents.escrow import Purse
+from postsale.agents.evidence import EvidenceRecorder, HealthReading, read_set
+from postsale.agents.flags import FAILED, read_flags
+from postsale.agents.guardrails import look, period
+from postsale.agents.lookup import Switches, reach_stream
+from postsale.agents.planner_asking import NotYet
+from postsale.agents.policy import Policy
+from postsale.agents.policy_sections import Budget
+from postsale.agents.policy_time import ASKED_BY
+from postsale.agents.replacing import Edited
+from postsale.agents.work import Work, load
+from postsale.aggregates import commands
+from postsale.aggregates import decisions as d
+from postsale.aggregates.artifacts import policy_stream
+from postsale.aggregates.budgets import BudgetReserved
+from postsale.aggregates.customer import CustomerAggregate, PendingTrigger
+from postsale.errors import ApprovalRefused, ConditionFailed, ContentConflict, InvalidInput, NotLive, StoreUnavailable, VersionConflict
+from postsale.events import SECOND_US, Actor, StreamId, derive_id, to_us
+from postsale.projections.scoring import as_evidence
+from postsale.store.contract import Condition, NoneSince, StreamAt
+from postsale.store.log import Cause
+
+
+class _Looked(NamedTuple):
+    """A decision, and what must still be so when it is stored."""
+
+    decided: Decided
+    position: int  # facts up to here were read
+    purse_version: int
+    reach_version: int
+    health: HealthReading
+    contacts: StreamAt  # the budget of contacts of all agents together
+
+
+def handling(crew: Crew, stream: StreamId, trigger_id: UUID, customer: CustomerAggregate | None) -> Work[UUID | None]:
+    """`Steps.handle` as a work, which begins with `customer`, just loaded."""
+    for attempt in range(1, TRIES + 2):
+        if customer is None or attempt > 1:
+            customer = yield from load(stream, customer)
+        pending = customer.pending.get(trigger_id)
+        agent = crew.agents.get(pending.raised.agent) if pending else None
+        if pending is None or agent is None:
+            return None
+        last = attempt > TRIES
+        try:
+            problem = "what it depends on kept changing while it was being decided" if last else ""
+            yield from crew.desk.appending(customer, decided(crew, customer, pending, agent, problem)[0])
+        except NotYet as waits:
+            if waits.again:
+                continue
+            return None
+        except ContentConflict:
+            return None  # another worker decided this trigger
+        except (VersionConflict, ConditionFailed):
+            if last:
+                raise
+            continue
+        return decision_id(trigger_id)
+    raise AssertionError("unreachable")
+
+
+def propose(crew: Crew, c: CustomerAggregate, pending: PendingTrigger, edited: Edited) -> tuple[Change, Decided]:
+    """The decision about a person's edit of a proposal, with arguments that fit their tools; InvalidInput where they do not."""
+    change, made = decided(crew, c, pending, crew.agent(pending.raised.agent), "", edited)
+    for intent, arguments in zip(made.event.intents, made.arguments, strict=True):
+        if place := crew.toolbox.misfit(intent.tool, arguments):
+            raise InvalidInput(what="edit", field=f"arguments.{place}", reason=f"it does not fit the input of {intent.tool}")
+    return change, made
+
+
+def decided(
+    crew: Crew, c: CustomerAggregate, pending: PendingTrigger, agent: Agent, problem: str, edited: Edited | None = None
+) -> tuple[Change, Decided]:
+    """The decision about a trigger, or about a person's edit, with what it must hold on."""
+    tenant = c.stream.tenant
+    switches = crew.desk.switches(tenant, agent.name)
+    policy, policy_version = crew.policy(tenant, agent)
+    looked = _look(crew, c, pending, agent, policy, switches, problem, edited)
+    event, id_ = looked.decided.event, looked.decided.decision_id
+    how = Cause(
+        actor=Actor("agent", agent.name),
+        causation_id=pending.trigger_id,
+        correlation_id=pending.trigger_id,
+        depth=event.depth,
+        origin=crew.desk.origin,
+    )
+    drafts = [crew.desk.draft(event, id_, how, c.ref)]
+    if event.disposition == "awaiting":
+        asked = asked_of(policy, id_, to_us(event.decided_at), None if edited is None else edited.editor)
+        drafts += [crew.desk.draft(asked, derive_id(id_, "asked"), how)] if asked is not None else []
+    if looked.decided.opens_case is not None:
+        opened = commands.open_case(c, looked.decided.opens_case, pending.trigger_id)
+        drafts += [crew.desk.draft(e, derive_id(id_, "risk-case"), how) for e in opened]
+    drafts += [told(crew, c, e) for e in taken_over(c, event, id_, to_us(event.decided_at))]
+    conditions: list[Condition] = [*switches.conditions, StreamAt(policy_stream(tenant, policy.name), policy_version)]
+    read = event.evidence.keys()
+    conditions += [StreamAt(stream, at) for name, stream, at in looked.health.models if as_evidence(name, None).keys() & read]
+    if policy.conversation is not None:
+        conditions.append(looked.contacts)
+    if event.must_not_have_changed:
+        conditions.append(NoneSince(c.fact_streams, frozenset(event.must_not_have_changed), looked.position))
+    beside = []
+    if policy.guardrails.blast_radius is not None and event.disposition in {"acted", "awaiting"}:
+        counted = crew.desk.draft(d.AgentReached(decision_id=id_), derive_id(id_, "reached"), how)
+        beside.append((reach_stream(tenant, agent.name), looked.reach_version, counted))
+    reserve = purse = None
+    if event.reservation is not None:
+        r = event.reservation
+        reserve = BudgetReserved(decision_id=id_, period=r.period, amount_minor=r.amount_minor, currency=r.currency)
+        purse = money_stream(tenant, r.budget, str(event.context.get("budget_slice") or ""))
+    made = Change(tuple(drafts), tuple(conditions), reserve=reserve, purse=purse, purse_version=looked.purse_version, beside=tuple(beside))
+    return made, looked.decided
+
+
+def _look(
+    crew: Crew,
+    c: CustomerAggregate,
+    pending: PendingTrigger,
+    agent: Agent,
+    policy: Policy,
+    switches: Switches,
+    problem: str,
+    edited: Edited | None,
+) -> _Looked:
+    now_us, tenant, budget = crew.desk.now_us(), c.stream.tenant, policy.guardrails.budget
+    asked = read_flags(policy.flags or {}, policy.inputs, crew.flags, tenant=tenant, customer=c.ref)
+    health = HealthReading(position=c.position)
+    try:
+        values, health = crew.values(c, agent, now_us)
+        values[ASKED_BY] = pending.raised.condition if edited is None else edited.asked_by
+        values |= {name: asked[name] for name in policy.flags or {}}
+        evidence = EvidenceRecorder(agent.name, policy.inputs, values, read_set(c, health)).everything()
+    except (StoreUnavailable, NotLive):
+        raise
+    except Exception as error:  # the agent's own code: its trigger must not stay without a disposition
+        evidence = dict.fromkeys(sorted(policy.inputs)) | {name: asked[name] for name in sorted(policy.flags or {})}
+        where = f" {error.field!r}" if isinstance(error, InvalidInput) else ""
+        problem = f"its evidence{where} could not be read: {type(error).__name__}"
+    purse = Purse(0, None, 0)
+    if budget is not None:
+        purse = _purse(crew, tenant, budget, now_us, 0, edited)
+    reached, reach_version, radius = None, 0, policy.guardrails.blast_radius
+    if radius is not None:
+        reached, reach_version = crew.desk.reached(tenant, agent.name, now_us - radius.hours * 3_600 * SECOND_US)
+    left = purse.left_minor if budget is not None else None
+    contact_limits, contacts = crew.desk.contact_limits(tenant) if policy.conversation is not None else ({}, StreamAt(c.stream, 0))
+    reads = read_set(c, health)
+    flags: dict[str, d.Scalar] = {**asked, **({FAILED: problem} if problem else {}), **({} if edited is None else edited.edit.flags())}
+    case = Case(
+        trigger_id=pending.trigger_id,
+        condition=pending.raised.condition,
+        depth=pending.raised.depth,
+        mode=switches.states[0].mode,
+        decided_at_us=now_us,
+        read_set=reads,
+        evidence=evidence,
+        context=look(
+            policy,
+            c,
+            evidence,
+            now_us=now_us,
+            switches=switches.states,
+            budget_left_minor=left,
+            budget_slice=purse.slice,
+            tools=crew.toolbox.refs,
+            reached=reached,
+            agent=agent.name,
+            contact_limits=contact_limits,
+        ),
+        tools=crew.toolbox.refs,
+        model=health.model,
+        flags=flags or None,
+    )
+    if edited is None:
+        case = crew.planning.prepare(c, pending, agent, policy, case)
+    elif plan_row(policy, case.evidence) is not None:
+        why = "a planner decides here, and what it answered cannot be edited: reject it, or have the agent asked again"
+        raise ApprovalRefused(decision_id=str(edited.edit.replaces), reason=why)
+    mac, clear = crew.desk.mac(tenant), None if edited is None else edited.arguments
+    made = decide(agent.spec, policy, case, mac, clear)
+    offer, short = made.event.offer, (made.event.suppressed_by or "").startswith("budget:")
+    if budget is not None and offer is not None and crew.desk.escrow is not None and (short or made.event.reservation is not None):
+        purse = _purse(crew, tenant, budget, now_us, offer.amount_minor, edited)
+        context = replace(case.context, budget_left_minor=purse.left_minor, budget_slice=purse.slice or "")
+        made = decide(agent.spec, policy, replace(case, context=context), mac, clear)
+    return _Looked(made, reads[0].fact_position, purse.version, reach_version, health, contacts)
+
+
+def _purse(crew: Crew, tenant: str, budget: Budget, now_us: int, wanted_minor: int, edited: Edited | None) -> Purse:
+    """Money for a decision; what the proposal gives back that it takes the place of is there again, where it was taken from."""
+    its = period(budget, now_us)
+    purse = crew.desk.purse(tenant, budget, its, wanted_minor)
+    freed = None if edited is None else edited.freed
+    if edited is None or freed is None or (freed.budget, freed.period, edited.freed_from) != (budget.name, its, purse.slice or ""):
+        return purse
+    return purse._replace(left_minor=purse.left_minor + freed.amount_minor)
