@@ -18,7 +18,7 @@ from postsale.app.outcomes import Outcomes, frame_of, outcomes_of
 from postsale.app.training import Question, Rows, TrainingRows, ascending, microseconds
 from postsale.audit.backtest import AgentBacktest
 from postsale.errors import UnknownCustomer
-from postsale.events import DAY_US, to_us
+from postsale.events import DAY_US, HOUR_US, to_us
 from postsale.projections import Features, HealthModel
 from postsale.projections.backtest import TOP, ScoreBacktest
 from postsale.projections.backtest_scores import Score
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from postsale.app.tenant import Tenant
 
 Customer = str | ExternalId
+_WORKING_US = 15 * HOUR_US  # day from California to eastern Europe
 
 
 class TenantData:
@@ -160,7 +161,7 @@ class TenantData:
         """How good a score, or an agent, would have been over this log, by what was known at each time. Writes nothing here.
 
         A score is looked at on the first of each month from `begin` to `end` (default: while its horizon is over), an agent lives through
-        the same time looking every 7 days at that time of day (noon UTC for midnight, when nobody works); or `every`. What came within `horizon` is what `target` says. A score is `health`, a model's
+        the same time looking every 7 days at that time of day (15:00 UTC for midnight, which is in most policies' quiet hours); or `every`. What came within `horizon` is what `target` says. A score is `health`, a model's
         name (what scored then), `NAME@DIGEST` (one version over all of history), `prior:NAME`, `warehouse:MODEL@VERSION`,
         `feature:NAME`, a scorer over the health model's features, or a `Score` of your own; `rising`: a greater one makes the outcome
         likelier; `threshold` adds a line. An agent acts as far as `mode` lets it, and nobody answers.
@@ -173,7 +174,7 @@ class TenantData:
         every_us = microseconds(every) if every is not None else 7 * DAY_US if is_agent else None
         begin_us = to_us(begin)
         if is_agent and begin_us % DAY_US == 0:
-            begin_us += DAY_US // 2  # at midnight quiet hours would suppress everything
+            begin_us += _WORKING_US  # at midnight quiet hours would suppress everything
         span = span_of(
             its, begin_us, None if end is None else to_us(end), microseconds(horizon), every_us, knowledge, now_us
         )  # fmt: skip

@@ -1,5 +1,6 @@
 """Audit: explain a decision, replay it, certify many replays, verify the log. Reads only; nothing here reaches a tool."""
 
+from postsale.audit.backtest import AgentBacktest
 from postsale.audit.certificate import Certificate, CheckedCertificate, certificate, check_certificate
 from postsale.audit.dispositions import DispositionReport, check_dispositions
 from postsale.audit.estimate import Estimate
@@ -12,6 +13,7 @@ from postsale.audit.whatif_results import WhatIf
 from postsale.store import VerifyReport, verify
 
 __all__ = [
+    "AgentBacktest",
     "Certificate",
     "CheckedCertificate",
     "DispositionReport",

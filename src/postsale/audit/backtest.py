@@ -166,7 +166,6 @@ def judge_agent(
     there: dict[tuple[str, int], bool] = {}
     base: dict[int, list[int]] = defaultdict(lambda: [0, 0])
     came: set[tuple[str, int]] = set()
-    tended: set[tuple[str, int]] = set()
     for row in stood:
         untouched = not near(row.customer, row.at_us)
         if (row.customer, row.at_us) in wanted:
@@ -175,8 +174,8 @@ def judge_agent(
             base[row.at_us][0] += row.positive
             base[row.at_us][1] += 1
         if row.came_us is not None:
-            (came if untouched else tended).add((row.customer, row.came_us))
-    lost = losses(came | tended, horizon) - tended
+            came.add((row.customer, row.came_us))
+    lost = {(customer, at) for customer, at in losses(came, horizon) if not near(customer, at)}
     left, judged = Counter[str](), list[Would]()
     for w in reaching:
         if near(w.customer, w.at_us):

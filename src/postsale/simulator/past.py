@@ -31,7 +31,7 @@ def fill(tenant: Tenant, clock: ManualClock, vendor: Vendor, on_day: Callable[[i
 def true_effect(
     agent: Agent, vendor: Vendor, *, first_day: int = 0, every: timedelta = 7 * _DAY, on_day: Callable[[int], None] | None = None
 ) -> Truth:
-    """What the agent truly changes when it acts in this vendor's world from a day on, looking `every` so often at noon; nobody approves.
+    """What the agent truly changes when it acts in this vendor's world from a day on, looking `every` so often at 15:00 UTC; nobody approves.
 
     Both worlds are lived for it, from their start, in a log in memory.
     """
@@ -42,7 +42,7 @@ def true_effect(
         for day in range(world.days):
             _arrive(tenant, clock, world, day)
             if day + 1 >= first_day and (day + 1 - first_day) % max(1, every // _DAY) == 0:
-                clock.advance(_DAY / 2)
+                clock.advance(timedelta(hours=15))
                 ps.run_once()
                 world.act(left.new())
             (on_day or (lambda _: None))(1)
