@@ -206,28 +206,28 @@ def test_a_perfect_score_has_area_one_and_a_lift_of_one_over_the_base_rate() -> 
 def test_the_interval_of_a_random_score_holds_one_half_about_as_often_as_it_says() -> None:
     """95 of 100, less four standard errors; so does that of a lift of 1."""
     held, lifted = 0, 0
-    for seed in range(60):
-        found = judge(asked(), population(seed, lambda _, rng: rng.random(), 60), top=(20,))
+    for seed in range(40):
+        found = judge(asked(), [row._replace(probability=False) for row in population(seed, lambda _, rng: rng.random(), 40)], top=(20,))
         assert found.whole is not None
         area, lift = found.whole.auc_interval, found.whole.cuts[0].lift_interval
         assert area is not None
         assert lift is not None
         held += area.low <= 0.5 <= area.high
         lifted += lift.low <= 1 <= lift.high
-    assert min(held, lifted) >= 60 * (0.95 - 4 * math.sqrt(0.95 * 0.05 / 60)), (held, lifted)
+    assert min(held, lifted) >= 40 * (0.95 - 4 * math.sqrt(0.95 * 0.05 / 40)), (held, lifted)
 
 
 def test_what_was_said_lies_in_the_interval_of_what_came_for_calibrated_probabilities_and_not_for_doubled_ones() -> None:
     held, doubled = 0, 0
-    for seed in range(30):
-        true = judge(asked(), population(seed, lambda p, _: p)).calibration
-        false = judge(asked(), population(seed, lambda p, _: min(1.0, 2 * p))).calibration
+    for seed in range(12):
+        true = judge(asked(), population(seed, lambda p, _: p, 80), top=()).calibration
+        false = judge(asked(), population(seed, lambda p, _: min(1.0, 2 * p), 80), top=()).calibration
         assert isinstance(true, Calibration)
         assert isinstance(false, Calibration)
         assert true.brier < true.brier_of_base_rate
         held += true.within is True
         doubled += false.within is True
-    assert (held >= 24, doubled) == (True, 0), (held, doubled)
+    assert (held >= 9, doubled) == (True, 0), (held, doubled)
 
 
 def test_shares_by_customer_are_wider_than_those_that_take_rows_for_independent() -> None:

@@ -18,7 +18,7 @@ from postsale.app.outcomes import Outcomes, frame_of, outcomes_of
 from postsale.app.training import Question, Rows, TrainingRows, ascending, microseconds
 from postsale.audit.backtest import AgentBacktest
 from postsale.errors import UnknownCustomer
-from postsale.events import DAY_US, HOUR_US, to_us
+from postsale.events import DAY_US, to_us
 from postsale.projections import Features, HealthModel
 from postsale.projections.backtest import TOP, ScoreBacktest
 from postsale.projections.backtest_scores import Score
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from postsale.app.tenant import Tenant
 
 Customer = str | ExternalId
-_WORKING_US = 15 * HOUR_US  # day from California to eastern Europe
+_WORKING_US = DAY_US * 15 // 24  # day from California to eastern Europe
 
 
 class TenantData:

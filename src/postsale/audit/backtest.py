@@ -66,7 +66,8 @@ class AskedOfAgent:
         days = self.horizon_us // DAY_US
         return (
             f"customers that the target {self.target!r} asks about, whose {days} days are over, at times without an action of"
-            f" {self.agent} in the {days} days before or after"
+            f" {self.agent} in the {days} days before or after; of those to whom the outcome came, whoever had none in the {2 * days} days before"
+            f" or {days} after"
         )
 
 
@@ -157,9 +158,9 @@ def judge_agent(
     """The figures. `stood` is everybody at each time, once; `touched` are the times, ascending, at which the agent truly acted on a customer."""
     horizon = asked.horizon_us
 
-    def near(customer: str, at: int) -> bool:
+    def near(customer: str, at: int, before: int = horizon) -> bool:
         times = touched.get(customer, ())
-        return (i := bisect_left(times, at - horizon)) < len(times) and times[i] <= at + horizon
+        return (i := bisect_left(times, at - before)) < len(times) and times[i] <= at + horizon
 
     reaching = [w for w in would if w.reaches]
     wanted = {(w.customer, w.at_us) for w in reaching}
@@ -175,7 +176,8 @@ def judge_agent(
             base[row.at_us][1] += 1
         if row.came_us is not None:
             came.add((row.customer, row.came_us))
-    lost = {(customer, at) for customer, at in losses(came, horizon) if not near(customer, at)}
+    # Twice, so that no decision that could have reached them is left out for an action near.
+    lost = {(customer, at) for customer, at in losses(came, horizon) if not near(customer, at, 2 * horizon)}
     left, judged = Counter[str](), list[Would]()
     for w in reaching:
         if near(w.customer, w.at_us):
@@ -234,8 +236,9 @@ def _reached(lost: set[tuple[str, int]], judged: Sequence[Would], horizon_us: in
 
 
 def _lift_interval(hits: Sequence[str], chances: Counter[str]) -> Interval | None:
-    mine, customers = Counter(hits), sorted(chances)
-    return ratio_interval([PPM * mine[c] for c in customers], [chances[c] for c in customers])
+    mine = Counter(hits)
+    pairs = sorted((PPM * mine[c], chance) for c, chance in chances.items())
+    return ratio_interval([hit for hit, _ in pairs], [chance for _, chance in pairs])
 
 
 def _cost(decisions: Sequence[Would]) -> Cost:

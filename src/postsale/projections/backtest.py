@@ -273,8 +273,8 @@ def shared(hits: Iterable[str], of: Iterable[str]) -> Share:
     n = whole.total()
     if len(whole) == n:
         return Share(mine.total(), n, wilson(mine.total(), n))
-    customers = sorted(whole)
-    return Share(mine.total(), n, ratio_interval([mine[c] for c in customers], [whole[c] for c in customers]))
+    pairs = sorted((mine[c], whole[c]) for c in whole)  # by value: names are random, and what is drawn must not depend on them
+    return Share(mine.total(), n, ratio_interval([hits for hits, _ in pairs], [rows for _, rows in pairs]))
 
 
 def _slice(rows: Sequence[Row], over: Sequence[tuple[bool, ...]], cuts: Sequence[str]) -> Slice:
