@@ -83,6 +83,13 @@ def test_what_the_target_does_not_ask_about_is_left_out_and_nothing_is_no_figure
     assert found.cost.contacts == 1
 
 
+def test_times_at_which_nobody_had_the_outcome_are_no_fault_of_the_interval() -> None:
+    """Five reached where nobody leaves, and one where half do: a lift, and no division by nothing."""
+    everybody = [stood(name, 0) for name in "abcdef"] + [stood("a", 30, 40), stood("b", 30)]
+    found = judged([*(would(name, 0) for name in "bcdef"), would("a", 30)], everybody)
+    assert (found.precision.hits, found.precision.of, found.lift, found.lift_interval) == (1, 6, 2.0, None)
+
+
 CUSTOMERS = "abcdef"
 
 

@@ -13,6 +13,7 @@ from zoneinfo import ZoneInfo
 
 from postsale.agents.conversation import Contacts, contacts_of, holder, verdicts
 from postsale.agents.expressions import Value
+from postsale.agents.holdout import Drawn, draw, drawn_of
 from postsale.agents.limits import TIERS, Asked, authority, offered, reach, tool_risk
 from postsale.agents.policy import NO_ACTION, Policy
 from postsale.agents.policy_sections import Budget, ProbabilityFloor, Rule, SequenceRule
@@ -24,6 +25,7 @@ from postsale.aggregates.decisions import Offer, Scalar, Verdict
 from postsale.events import DAY_US, from_us
 
 PERSON = ("approval/granted", "customer/command-issued")  # what people say themselves
+POLICY_RETIRED = "policy-retired"
 SWITCHES = ("agent", "tenant", "everything")  # in the order of `artifacts.switch_streams`
 
 
@@ -59,7 +61,7 @@ class Context:
     budget_left_minor: int | None = None  # of the period, after reservations
     budget_period: str = ""
     budget_slice: str = ""  # of the budget, that the money would come from
-    paused_by: str = ""  # "", or which switch: agent, tenant, everything; "retired" for good
+    paused_by: str = ""  # "", or which switch: agent, tenant, everything; "retired" for good; POLICY_RETIRED
     merged: bool = False  # the customer is part of another one
     past: Mapping[str, Past] = field(default_factory=dict)  # by sequence rule
     probability_ppm: int | None = None  # of the policy's floor; None when no calibrated model says so
@@ -69,6 +71,7 @@ class Context:
     priority: int | None = None  # of the agent among all agents; None: its policy takes no part
     conversation_with: str = ""  # the other agent that speaks with the customer and does not have to yield
     contacts: Mapping[str, Contacts] = field(default_factory=dict)  # by channel, by all agents together
+    drawn: Drawn | None = None  # the customer's number in the policy's hold-out
     zone_of: str = ""  # whose zone it is: the customer's, the policy's, or utc, because nobody has one; "" in old records
 
     def scalars(self) -> dict[str, Scalar]:
@@ -95,6 +98,8 @@ class Context:
             out |= {"priority": self.priority, "conversation_with": self.conversation_with}
             for channel, (made, most, days) in self.contacts.items():
                 out |= {f"contacts.{channel}": made, f"contact_limit.{channel}": most, f"contact_days.{channel}": days}
+        if self.drawn is not None:
+            out |= self.drawn.scalars()
         if self.zone_of:
             out["time_zone_of"] = self.zone_of
         return out
@@ -134,6 +139,7 @@ class Context:
                 for k, v in values.items()
                 if k.startswith("contacts.") and isinstance(v, int)
             },
+            drawn=drawn_of(values),
             zone_of=str(values.get("time_zone_of") or ""),
         )
 
@@ -145,6 +151,7 @@ def look(
     *,
     now_us: int,
     switches: tuple[AgentControl, ...] = (),
+    retired: bool = False,
     budget_left_minor: int | None = None,
     budget_slice: str | None = None,
     tools: Mapping[str, ToolRef] | None = None,
@@ -152,7 +159,9 @@ def look(
     agent: str = "",
     contact_limits: Mapping[str, ContactLimit] | None = None,
 ) -> Context:
-    """The context of one decision of `agent`. `switches` are the states of `artifacts.switch_streams`, in that order."""
+    """The context of one decision of `agent`. `switches` are the states of `artifacts.switch_streams`, in that order;
+    `retired`: the policy was.
+    """
     g, priority = policy.guardrails, None if policy.conversation is None else policy.conversation.priority
     zone, zone_of_whom = zone_of(CUSTOMER, evidence.get("time_zone"), g.quiet_hours.default_zone if g.quiet_hours else policy.zone)
     likely = evidence.get(g.probability.input) if g.probability else None
@@ -165,7 +174,7 @@ def look(
         budget_left_minor=budget_left_minor,
         budget_period=period(g.budget, now_us) if g.budget else "",
         budget_slice=budget_slice or "",
-        paused_by=paused[0] if paused else "",
+        paused_by=paused[0] if paused else POLICY_RETIRED if retired else "",
         merged=customer.merged_into is not None,
         past={rule.id: look_back(rule, customer, now_us) for rule in g.sequence or ()},
         probability_ppm=likely if type(likely) is int else None,
@@ -175,6 +184,7 @@ def look(
         priority=priority,
         conversation_with="" if priority is None else holder(customer, agent, priority, now_us),
         contacts={} if priority is None else contacts_of(customer, policy.channels, contact_limits or {}, now_us),
+        drawn=draw(policy.holdout, customer.ref),
         zone_of=zone_of_whom,
     )
 
@@ -290,6 +300,8 @@ def judge(
     out += [asked.verdict for asked in beyond(policy, chosen, offer, context, evidence or {})]
     where = "" if segment is None else f"/{segment}"
     out.append(_say("autonomy", f"autonomy:{mode}{where}", mode != "observe", "the agent observes", f"the agent may {mode}"))
+    if context.drawn is not None:  # last, so that it stops only what nothing else does: the arms differ by the draw alone
+        out.append(context.drawn.verdict)
     return tuple(out)
 
 

@@ -2,38 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, cast, overload
+from typing import TYPE_CHECKING, cast
 
-from postsale.agents import Agent, Policy
-from postsale.aggregates.artifacts import Mode
 from postsale.aggregates.identity import CUSTOMERS, ExternalId
-from postsale.app.backtest_agents import backtest_agent
-from postsale.app.backtest_scores import backtest_score, given_score, span_of, with_threshold
 from postsale.app.directory import as_external
+from postsale.app.effects import EffectReport, effects_of
 from postsale.app.exporting import Exports
 from postsale.app.models import TenantModels
 from postsale.app.outcomes import Outcomes, frame_of, outcomes_of
+from postsale.app.reporting import report_of
 from postsale.app.training import Question, Rows, TrainingRows, ascending, microseconds
-from postsale.audit.backtest import AgentBacktest
 from postsale.errors import UnknownCustomer
-from postsale.events import DAY_US, to_us
-from postsale.projections import Features, HealthModel
-from postsale.projections.backtest import TOP, ScoreBacktest
-from postsale.projections.backtest_scores import Score
+from postsale.events import to_us
+from postsale.projections import Features
 from postsale.projections.datasets import Datasets, Manifest, pseudonym
 from postsale.projections.outcomes import Rates
-from postsale.projections.scoring import Scorer
-from postsale.projections.targets import Target
 from postsale.projections.training import Knowledge
+from postsale.report import Report
 
 if TYPE_CHECKING:
     from postsale.app.postsale import PostSale
     from postsale.app.tenant import Tenant
 
 Customer = str | ExternalId
-_WORKING_US = DAY_US * 15 // 24  # day from California to eastern Europe
 
 
 class TenantData:
@@ -110,80 +103,41 @@ class TenantData:
         within_us = None if reply_within is None else microseconds(reply_within)
         return outcomes_of(self._ps.log, self.name, frame, rates=rates, conditions=conditions, reply_within_us=within_us)
 
-    @overload
-    def backtest(
+    def effects(
         self,
-        what: str | Score | Scorer | HealthModel,
+        start: datetime,
+        end: datetime,
         *,
-        begin: datetime,
-        end: datetime | None = ...,
-        horizon: timedelta = ...,
-        target: str | Target = ...,
-        every: timedelta | None = ...,
-        knowledge: Knowledge = ...,
-        rising: bool | None = ...,
-        threshold: float | None = ...,
-        top: Sequence[int] = ...,
-        on_progress: Callable[[int, int], None] | None = ...,
-    ) -> ScoreBacktest: ...
+        holdout: str | None = None,
+        agent: str | None = None,
+        as_of: datetime | None = None,
+        known_at: datetime | None = None,
+    ) -> tuple[EffectReport, ...]:
+        """What agents changed, by hold-out: customers that entered in [start, end), acted on less held out, as they are at the end.
 
-    @overload
-    def backtest(
-        self,
-        what: Agent | Policy,
-        *,
-        begin: datetime,
-        end: datetime | None = ...,
-        horizon: timedelta = ...,
-        target: str | Target = ...,
-        every: timedelta | None = ...,
-        knowledge: Knowledge = ...,
-        mode: Mode = ...,
-        on_progress: Callable[[int, int], None] | None = ...,
-    ) -> AgentBacktest: ...
-
-    def backtest(
-        self,
-        what: str | Score | Scorer | HealthModel | Agent | Policy,
-        *,
-        begin: datetime,
-        end: datetime | None = None,
-        horizon: timedelta = timedelta(days=90),
-        target: str | Target = "churn",
-        every: timedelta | None = None,
-        knowledge: Knowledge = "recorded",
-        rising: bool | None = None,
-        threshold: float | None = None,
-        top: Sequence[int] = TOP,
-        mode: Mode = "act",
-        on_progress: Callable[[int, int], None] | None = None,
-    ) -> ScoreBacktest | AgentBacktest:
-        """How good a score, or an agent, would have been over this log, by what was known at each time. Writes nothing here.
-
-        A score is looked at on the first of each month from `begin` to `end` (default: while its horizon is over), an agent lives through
-        the same time looking every 7 days at that time of day (15:00 UTC for midnight, which is in most policies' quiet hours); or `every`. What came within `horizon` is what `target` says. A score is `health`, a model's
-        name (what scored then), `NAME@DIGEST` (one version over all of history), `prior:NAME`, `warehouse:MODEL@VERSION`,
-        `feature:NAME`, a scorer over the health model's features, or a `Score` of your own; `rising`: a greater one makes the outcome
-        likelier; `threshold` adds a line. An agent acts as far as `mode` lets it, and nobody answers.
-
-        `on_progress` gets what is done and how much there is; what it raises ends the call, and nothing is left behind. Raises
-        InvalidInput, UnknownModel, NotLive, PolicyInvalid, and what an unreadable event raises.
+        With `agent`, of those whom its decisions brought in. An effect is that of everything under the hold-out's name from a customer's
+        entry on. Each has its interval of 95 %, its population and who was left out. Raises InvalidInput where no decision was made under
+        a hold-out, and for a period that is empty or not over at `as_of`.
         """
-        whole, now_us = self._whole, self._ps.clock.now_us()
-        its, is_agent = whole.models.target(target), isinstance(what, Agent | Policy)
-        every_us = microseconds(every) if every is not None else 7 * DAY_US if is_agent else None
-        begin_us = to_us(begin)
-        if is_agent and begin_us % DAY_US == 0:
-            begin_us += _WORKING_US  # at midnight quiet hours would suppress everything
-        span = span_of(
-            its, begin_us, None if end is None else to_us(end), microseconds(horizon), every_us, knowledge, now_us
-        )  # fmt: skip
-        if isinstance(what, Agent | Policy):
-            return backtest_agent(whole, what, span, mode=mode, on_progress=on_progress)
-        score = given_score(whole, what, span, rising=rising)
-        if threshold is not None:
-            score = with_threshold(score, threshold)
-        return backtest_score(whole, score, span, top=top, on_progress=on_progress)
+        frame = frame_of(self._ps.log, start, end, as_of, known_at, "recorded")
+        return effects_of(self._ps.log, self.name, frame, holdout, agent)
+
+    def report(
+        self,
+        start: datetime,
+        end: datetime,
+        *,
+        as_of: datetime | None = None,
+        known_at: datetime | None = None,
+        names: bool = False,
+    ) -> Report:
+        """The period [start, end) for people: health and risk by month, revenue by quarter, what agents decided and people said.
+
+        `postsale.report.page` makes an HTML page of it. Figures are those of `outcomes` and `decisions` at the same two clocks. Customers in
+        its cases are named only with `names`, and only to whoever may see it; else they are parts of references. Money is in the currency with the
+        most of it. Raises InvalidInput as `outcomes` does, and for more than 120 months.
+        """
+        return report_of(self._whole, start, end, as_of=as_of, known_at=known_at, names=names)
 
     def datasets(self) -> list[Manifest]:
         """Every data set that was made of this tenant's customers, by name."""

@@ -237,7 +237,7 @@ def _reached(lost: set[tuple[str, int]], judged: Sequence[Would], horizon_us: in
 
 def _lift_interval(hits: Sequence[str], chances: Counter[str]) -> Interval | None:
     mine = Counter(hits)
-    pairs = sorted((PPM * mine[c], chance) for c, chance in chances.items())
+    pairs = sorted((PPM * mine[c], chance) for c, chance in chances.items() if chance)  # where nobody had it, there was nothing to find
     return ratio_interval([hit for hit, _ in pairs], [chance for _, chance in pairs])
 
 

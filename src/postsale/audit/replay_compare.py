@@ -18,10 +18,10 @@ import orjson
 
 from postsale.agents.decide import Mac, decision_id, intent_mac
 from postsale.agents.editing import REPLACES
-from postsale.agents.guardrails import SWITCHES
+from postsale.agents.guardrails import POLICY_RETIRED, SWITCHES
 from postsale.agents.policy import Policy
 from postsale.agents.rederive import Difference, first_difference
-from postsale.aggregates.artifacts import content_digest, policy_stream
+from postsale.aggregates.artifacts import content_digest
 from postsale.aggregates.decisions import DecisionRecorded
 from postsale.audit.replay_history import History
 from postsale.errors import PostSaleError
@@ -225,7 +225,8 @@ def _surroundings(recorded: AsRecorded, history: History, lane: OwnLane) -> Iter
     if mode != payload["mode"]:
         yield Difference("mode", payload["mode"], mode)
     if recorded.policy is not None:
-        active = history.active(policy_stream(stored.tenant, recorded.policy.name).id, stored.position)
+        name = recorded.policy.name
+        active = history.active(name, stored.position) or history.stopped(name, stored.position)
         if active != payload["policy"]:
             yield Difference("policy", payload["policy"], f"{active or 'none'} was active")
 
@@ -303,8 +304,10 @@ def _context(recorded: AsRecorded, found: Mapping[str, Any], history: History, l
     payload, position = recorded.payload, recorded.stored.position
     switches = history.switches(payload["agent"], position)
     paused = next(("retired" if state.retired else name for name, state in zip(SWITCHES, switches, strict=True) if state.paused), "")
-    yield from _values("context", payload["context"], {**found, "paused_by": paused}, {"budget_left_minor"})
     assert recorded.policy is not None
+    if not paused and history.stopped(recorded.policy.name, position):
+        paused = POLICY_RETIRED
+    yield from _values("context", payload["context"], {**found, "paused_by": paused}, {"budget_left_minor"})
     budget, left = recorded.policy.guardrails.budget, payload["context"].get("budget_left_minor")
     if budget is None:
         possible: set[int | None] = {None}

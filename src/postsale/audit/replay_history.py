@@ -18,6 +18,7 @@ from postsale.aggregates.artifacts import (
     AgentEvent,
     ArtifactActivated,
     ArtifactPublished,
+    ArtifactRetired,
     content_digest,
     evolve_agent,
     switch_streams,
@@ -72,6 +73,7 @@ class History:
         self.granted: dict[str, int] = {}  # slice of a budget -> minor units
         self._switches: dict[StreamId, _Steps] = {}
         self._active: dict[str, _Steps] = {}
+        self._stopped: dict[str, _Steps] = {}
         self._used: dict[tuple[str, str], _Steps] = {}  # budget and period -> minor units reserved or committed
         for owner in (tenant, SYSTEM_TENANT):
             for event in _lane(log, owner, "agents", upto):
@@ -85,6 +87,10 @@ class History:
                     self.contents[digest] = content
                 case ArtifactActivated(digest=digest):
                     self._active.setdefault(event.stored.stream.id, _Steps()).put(event.position, digest)
+                    self._stopped.setdefault(event.stored.stream.id, _Steps()).put(event.position, "")
+                case ArtifactRetired(digest=digest) if self.active(event.stored.stream.id, event.position) == digest:
+                    self._active[event.stored.stream.id].put(event.position, "")
+                    self._stopped[event.stored.stream.id].put(event.position, digest)
         self._budgets(log, upto)
 
     def switches(self, agent: str, position: int) -> tuple[AgentControl, ...]:
@@ -95,6 +101,11 @@ class History:
     def active(self, policy: str, position: int) -> str:
         """The digest of the policy of this name that decided before a position; "" when none did."""
         digest: str = self._active.get(policy, _Steps()).before(position, "")
+        return digest
+
+    def stopped(self, policy: str, position: int) -> str:
+        """The digest of the one that was active when it was retired, where none decided before a position; else ""."""
+        digest: str = self._stopped.get(policy, _Steps()).before(position, "")
         return digest
 
     def left_minor(self, budget: str, period: str, limit_minor: int, after: int, before: int) -> set[int]:
