@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -334,8 +335,12 @@ def test_scores_that_a_warehouse_sent_are_judged_as_it_sent_them() -> None:
 # ---------------------------------------------------------------- nothing is left behind
 
 
-def test_a_back_test_writes_nothing_and_can_be_ended(lasting: Where) -> None:
+def test_a_back_test_writes_nothing_and_can_be_ended(lasting: Where, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither events, nor keys, nor data sets, nor files: of a score, of an agent, and of one that was ended in the middle."""
+    rehearsals = tmp_path / "rehearsals"
+    rehearsals.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(rehearsals))
+    held: list[bool] = []
     with opened(lasting, clock=ManualClock(BEGIN)) as ps:
         acme = told(ps, story(customers=8))
         before, seen = everything(ps), list[tuple[int, int]]()
@@ -350,6 +355,7 @@ def test_a_back_test_writes_nothing_and_can_be_ended(lasting: Where) -> None:
             pass
 
         def stop(done: int, _: int) -> None:
+            held.append(any(rehearsals.iterdir()))
             if done == 3:
                 raise Enough
 
@@ -358,6 +364,8 @@ def test_a_back_test_writes_nothing_and_can_be_ended(lasting: Where) -> None:
         with pytest.raises(Enough):
             looked(acme, on_progress=stop)
         assert everything(ps) == before
+        assert held == [True] * 3 + [False] * 3
+        assert not list(rehearsals.iterdir())
 
 
 # ---------------------------------------------------------------- agents
