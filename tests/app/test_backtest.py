@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 import tempfile
 from collections.abc import Iterator
@@ -16,8 +17,10 @@ from postsale.agents import Agent, Policy, RenewalRescue
 from postsale.aggregates.identity import foreign
 from postsale.aggregates.signals import AccountChurned, ScoreReceived, Signal, SubscriptionEnded, SubscriptionStarted, UsageObserved
 from postsale.app import Tenant
+from postsale.app.backtest_scores import Labels, Tally, lines_of, span_of
+from postsale.app.histories import Histories
 from postsale.errors import InvalidInput, UnknownModel
-from postsale.events import ManualClock
+from postsale.events import DAY_US, ManualClock, from_us, to_us
 from postsale.projections import CUSTOMER_HEALTH, Features, days, total
 from postsale.projections.backtest import Calibration, ScoreBacktest
 from postsale.projections.backtest_scores import Said, Score
@@ -25,6 +28,7 @@ from postsale.projections.scoring import PPM
 from tests.app.modelled import HORIZON, NOW, SPLIT, signals
 
 from .support import ANNA, Where, everything, opened
+from .test_scores import RESCUE
 
 DAY = timedelta(days=1)
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
@@ -173,6 +177,25 @@ def test_what_is_not_over_is_left_out_and_counted(where: Where) -> None:
             looked(acme, begin=END - 59 * DAY)
 
 
+def test_what_came_and_went_came_when_it_came_to_stay() -> None:
+    """Ended in February, begun again, ended in March for good: the loss is in March, and of one that came back there is none."""
+    with opened(None, clock=ManualClock(BEGIN)) as ps:
+        arrivals: list[tuple[datetime, str, Signal]] = []
+        for name, ends in (("stays", (40,)), ("goes", (40, 70))):
+            arrivals += [(BEGIN, name, terms(SubscriptionStarted, f"{name}0", BEGIN - DAY))]
+            arrivals += [(BEGIN + k * DAY, name, terms(SubscriptionEnded, f"{name}{k}", BEGIN + k * DAY)) for k in ends]
+            arrivals += [(BEGIN + 50 * DAY, name, terms(SubscriptionStarted, f"{name}50", BEGIN + 50 * DAY))]
+        acme = told(ps, sorted(arrivals, key=lambda a: (a[0], a[1])))
+        span = span_of(
+            acme.models.target("churn"), to_us(BEGIN + 31 * DAY), to_us(BEGIN + 32 * DAY), 60 * DAY_US, None, "recorded", to_us(END)
+        )
+        labels = Labels(span)
+        histories = Histories.read(ps.log, "acme", "recorded")
+        found = [label for subject in histories.of(span.cutoffs_us, labels.kinds) for label in labels.of(subject, Tally())]
+    assert {label.came_us for label in found if label is not None} == {None, to_us(BEGIN + 70 * DAY)}
+    assert sorted(label.positive for label in found if label is not None) == [False, True]
+
+
 # ---------------------------------------------------------------- one answer
 
 
@@ -275,6 +298,30 @@ def test_health_is_judged_by_its_bands_and_a_feature_by_itself(learnt: Tenant) -
     renewal = claimed(learnt, CUSTOMER_HEALTH, target="renewal")
     assert renewal.whole is not None
     assert (renewal.whole.auc or 0) > 0.5
+
+
+@pytest.mark.parametrize("name", ["churn", "renewal", "expansion", "referral"])
+def test_every_prior_is_judged_by_its_own_target(learnt: Tenant, name: str) -> None:
+    """In words, with its horizon; a rank; somebody has the outcome, somebody has not."""
+    found = claimed(learnt, f"prior:{name}", target=name, every=90 * DAY)
+    assert found.whole is not None
+    assert found.whole.auc is not None
+    assert (found.gives, found.asked.target) == ("rank", name)
+    assert "60 days" in found.asked.outcome
+
+
+def test_the_lines_are_those_at_which_agents_act() -> None:
+    """A trigger's cells about the score alone, so `health <= 50` is the band poor; a floor of probability, which no rank satisfies."""
+    with opened(None, clock=ManualClock(BEGIN), agents=[RenewalRescue()]) as ps:
+        found = looked(told(ps, story()), "health")
+    assert found.whole is not None
+    lines = {cut.name: cut for cut in found.whole.cuts}
+    trigger = lines["renewal-rescue/unwell"]
+    assert dataclasses.replace(trigger, name="band poor") == lines["band poor"]
+    assert trigger.precision.of > 0
+    ((name, floor),) = lines_of([RESCUE], frozenset({"churn_probability_ppm"})).items()
+    assert name == "rescue, floor 10 %"
+    assert [floor(said) for said in (Said(0.1, True), Said(0.09, True), Said(0.9, False))] == [True, False, False]
 
 
 @pytest.mark.parametrize("name", ["weather", "feature:weather", "warehouse:weather", "churn"])
@@ -460,6 +507,23 @@ def test_an_agent_that_observes_would_reach_nobody() -> None:
         found = quiet(ps).backtest(Policy.from_toml(POLICY), begin=BEGIN + 31 * DAY, end=BEGIN + 200 * DAY, mode="observe")
     assert dict(found.dispositions) == {"suppressed by autonomy:observe": 2}
     assert (found.precision.value, found.random, found.lift, found.coverage.hits, found.per_reached()) == (None, None, None, 0, None)
+
+
+def test_an_imported_past_is_lived_through_as_its_sources_claim_that_it_was_known() -> None:
+    """Everything was recorded on one day; by claims the agent would have decided as it would have in a log that was there then, by records never."""
+    how: dict[str, Any] = {"begin": BEGIN + 31 * DAY, "end": BEGIN + 200 * DAY}
+    with opened(None, clock=ManualClock(BEGIN)) as ps:
+        then = quiet(ps).backtest(Policy.from_toml(POLICY), **how)
+        facts = [(e.data, e.stored.recorded_at_us) for n in range(4) for e in ps.tenant("acme").timeline(f"c{n}")]
+        owners = [f"c{n}" for n in range(4) for _ in ps.tenant("acme").timeline(f"c{n}")]
+    with opened(None, clock=ManualClock(END)) as ps:
+        acme = ps.tenant("acme")
+        for owner, (data, known_us) in zip(owners, facts, strict=True):
+            if isinstance(data, Signal):
+                acme.record(owner, data.model_copy(update={"available_at": from_us(known_us)}))
+        by_claims, by_records = (acme.backtest(Policy.from_toml(POLICY), knowledge=k, **how) for k in ("claimed", "recorded"))  # type: ignore[call-overload]
+    assert {**by_claims.to_dict(), "knowledge": "recorded"} == then.to_dict()
+    assert by_records.triggers == 0
 
 
 def test_nothing_that_came_late_changes_what_an_agent_would_have_decided(where: Where) -> None:

@@ -93,18 +93,23 @@ def rehearse(
 
 def _arrivals(store: Store, tenant: str, knowledge: Knowledge) -> Iterator[_Arrival]:
     """What the rehearsal may know, in the order in which it was known. By claims, all facts are sorted in memory."""
-    query = Query(tenant=tenant, upto=store.head())
     if knowledge == "recorded":
-        for stored in store.read(query):
-            if _is_told(stored):
-                yield _Arrival(stored.recorded_at_us, stored)
+        yield from (_Arrival(stored.recorded_at_us, stored) for stored in _told(store, tenant))
         return
-    told = [stored for stored in store.read(query) if _is_told(stored)]
+    told = list(_told(store, tenant))
     identity = [stored for stored in told if stored.kind in IDENTITY_KINDS]  # nobody claims who was who when
     first = min((_knowable_us(stored) for stored in told if stored.kind not in IDENTITY_KINDS), default=0)
     yield from (_Arrival(first, stored) for stored in identity)
     others = (_Arrival(_knowable_us(stored), stored) for stored in told if stored.kind not in IDENTITY_KINDS)
     yield from sorted(others, key=lambda a: (a.at_us, a.event.position))
+
+
+def _told(store: Store, tenant: str) -> Iterator[StoredEvent]:
+    """Page by page, so that no read stays open while the agent works."""
+    after, head = 0, store.head()
+    while page := list(store.read(Query(tenant=tenant, after=after, upto=head, limit=_BATCH))):
+        yield from (stored for stored in page if _is_told(stored))
+        after = page[-1].position
 
 
 def _is_told(stored: StoredEvent) -> bool:
