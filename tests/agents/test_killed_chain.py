@@ -15,13 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from postsale.agents.budget import Sums
-from postsale.audit import check_dispositions
+from postsale.audit import check_budgets, check_dispositions
 from postsale.events import SECOND_US, to_us
 from postsale.store import Query
 from postsale.testing import Answer, Request, ToolServer
 from postsale.testing.engine_site import FileClock
-from tests.agents.killed_chain import SPENT, opened, prepare
+from tests.agents.killed_chain import GIVEN_BACK, SPENT, opened, prepare
 from tests.agents.world import NOON
 from tests.postgres import new_log
 
@@ -111,10 +110,15 @@ class Place:
             }.items():
                 assert told[kind] == each * n, (seen, kind, told)
             assert told["undo/finished"] == 2, seen
-            for name, minor in SPENT.items():
-                (sums,) = ps.engine.desk.budget("acme", name).periods.values()
-                released = 4_900 * n if name == "rescue" else 0  # of the proposal that was edited
-                assert sums == Sums(committed_minor=minor * n, compensated_minor=minor * n, released_minor=released), (seen, sums)
+            kept = check_budgets(ps.log.store)
+            assert (kept.problems, kept.open) == ([], 0), seen
+            rows = ps.tenant("acme").budgets()
+            assert [row.name for row in rows] == sorted(SPENT), seen
+            for row in rows:
+                spent, back = SPENT[row.name] * n, 0 if row.name == "mail" else SPENT[row.name] * n  # no contact is unmade
+                assert (row.reserved, row.committed, row.compensated) == (0, spent, back), (seen, row)
+                assert row.released == GIVEN_BACK.get(row.name, 0) * n, (seen, row)
+                assert row.left == min(row.limits.values()) - spent + back - row.in_slices, (seen, row)
 
 
 def finish(run: Run, place: Place, seen: str) -> None:

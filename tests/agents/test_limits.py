@@ -26,11 +26,11 @@ from postsale.errors import InvalidInput, NotAllowed, PolicyInvalid
 from postsale.events import Lane
 from postsale.projections.journal import read_journal
 from postsale.store import Query
-from tests.agents.world import ANNA, BEN, DUNNING, World, calls
+from tests.agents.world import ANNA, BEN, DUNNING, NOVEMBER, World, calls
 from tests.cli.support import run
 
 FREE = DUNNING.replace("authority_limit_minor = 1000", "authority_limit_minor = 90000").replace("count = 2\n", "count = 50\n")
-FREE = FREE.replace("amount_minor = 10000\n", "amount_minor = 10000000\n")
+FREE = FREE.replace("limit = 10000\n", "limit = 10000000\n")
 RISK = 'tool_risk = { act = "low", by = "segment", segments = { vip = "high", smb = "medium" } }\nbound_to'
 RADIUS = "blast_radius = { decisions = 3, hours = 1 }\nbound_to"
 TOTAL = 'authority = { amount_minor = 10000, currency = "EUR", days = 30 }\nbound_to'
@@ -243,7 +243,7 @@ def test_a_retired_agent_decides_nothing_more_and_leaves_nothing_open() -> None:
     assert settle_retired(steps, "acme", "dunning", person=ANNA, reason="old") == 0
     ends = {e.stream.id: (e.disposition, e.suppressed_by) for e in read_journal(w.store, "acme")}
     assert ends == {"waits": ("suppressed", "override"), "pending": ("suppressed", "kill-switch:retired")}
-    assert w.engine.desk.budget("acme", "retention").left_minor(10_000, "2026-11") == 10_000
+    assert w.engine.desk.budget("acme", "retention").left(10_000, NOVEMBER) == 10_000
     w.vip("later")
     assert w.attend(w.failed("later"), "later").raised == 0
     report = check_dispositions(w.store)

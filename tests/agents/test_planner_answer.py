@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from postsale.agents import Policy
+from postsale.agents.budget_policy import Left
 from postsale.agents.decide import AgentSpec, Case, decide, to_ask
 from postsale.agents.guardrails import Context, ToolRef
 from postsale.agents.planner_answer import Asked, answer_type, options_of
@@ -34,7 +35,7 @@ BASE = Case(
     read_set=(ReadRef(stream="acme/customers/c1", fact_position=5, decision_version=2),),
     evidence={"failed_payments": 2, "segment": "vip", "seats": None},
     context=Context(
-        local_time="12:00", time_zone="UTC", consent={"email": True}, touches={}, budget_left_minor=1_000, budget_period="2026-11"
+        local_time="12:00", time_zone="UTC", consent={"email": True}, touches={}, budgets={"retention": Left(1_000, "2026-11")}
     ),
     tools=TOOLS,
 )

@@ -158,4 +158,7 @@ def test_the_closed_union_and_the_registry_agree() -> None:
 
 def test_an_event_of_another_lane_on_this_one_is_loud() -> None:
     with pytest.raises(AssertionError):
-        evolve_decision(EMPTY, decision_event(BudgetCommitted(decision_id=d_id(0)), 1, version=1))
+        evolve_decision(
+            EMPTY,
+            decision_event(BudgetCommitted(decision_id=d_id(0), intent_id=d_id(1), unit="EUR", period="2026-11", amount=1), 1, version=1),
+        )

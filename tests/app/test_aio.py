@@ -31,7 +31,6 @@ _ONLY_SYNC = {
         "agent_names",
         "cases",
         "changed_since",
-        "contact_budget",
         "datasets",
         "datasets_of",
         "edit",

@@ -16,8 +16,10 @@ from uuid import UUID
 from postsale.access import Person
 from postsale.agents import Agent
 from postsale.agents.engines import Engine
+from postsale.aggregates.conversations import ContactLimit
 from postsale.aggregates.customer import CustomerAggregate
 from postsale.aggregates.signals import Signal
+from postsale.app.budgets import BudgetPeriod
 from postsale.app.effects import EffectReport
 from postsale.app.health import CustomerRow
 from postsale.app.importing import ImportReport, Refused
@@ -27,7 +29,7 @@ from postsale.app.recorder import Receipt, RecordReport
 from postsale.app.rounds import RunReport
 from postsale.app.tenant import Tenant
 from postsale.app.tenant_data import Customer
-from postsale.app.tools import ToolStatus
+from postsale.app.tools import PlannerStatus, ToolStatus
 from postsale.audit import Explanation, Replayed
 from postsale.events import Event, Origin, Recorded
 from postsale.ingest import Item
@@ -303,6 +305,22 @@ class AsyncTenant:
     async def tools(self, *, as_of: datetime | None = None, known_at: datetime | None = None) -> list[ToolStatus]:
         """See `Tenant.tools`."""
         return await asyncio.to_thread(self.sync.tools, as_of=as_of, known_at=known_at)
+
+    async def planners(self, *, as_of: datetime | None = None, known_at: datetime | None = None) -> list[PlannerStatus]:
+        """See `Tenant.planners`."""
+        return await asyncio.to_thread(self.sync.planners, as_of=as_of, known_at=known_at)
+
+    async def budgets(self, name: str | None = None) -> list[BudgetPeriod]:
+        """See `Tenant.budgets`."""
+        return await asyncio.to_thread(self.sync.budgets, name)
+
+    async def contact_limits(self) -> dict[str, ContactLimit]:
+        """See `Tenant.contact_limits`."""
+        return await asyncio.to_thread(self.sync.contact_limits)
+
+    async def contact_budget(self, channel: str, *, at_most: int, days: int, reason: str, by: Person | None = None) -> bool:
+        """See `Tenant.contact_budget`."""
+        return await asyncio.to_thread(self.sync.contact_budget, channel, at_most=at_most, days=days, reason=reason, by=by)
 
     async def receive(self, item: Item) -> ImportReport:
         """See `Tenant.receive`."""

@@ -11,6 +11,11 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from itertools import groupby, pairwise
+from typing import TYPE_CHECKING, Any, Final
+from uuid import UUID
+
+from postsale.agents.budget_policy import per_of
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final, Literal
 from uuid import UUID
@@ -22,6 +27,7 @@ from postsale.aggregates import asked as a
 from postsale.aggregates import decisions as d
 from postsale.aggregates.artifacts import EVERY_AGENT, POLICIES, AgentPaused, AgentResumed, ArtifactActivated, AutonomyChanged
 from postsale.aggregates.identity import CUSTOMERS
+from postsale.app.budgets import budgets
 from postsale.app.health import membership
 from postsale.app.outcomes import frame_of, outcomes_of, revenue_of
 from postsale.errors import InvalidInput
@@ -325,29 +331,14 @@ def _case(kind: Kind, e: Entry, names: Mapping[str, str], people: re.Pattern[str
 
 
 def _budgets(tenant: Tenant, frame: Frame) -> Iterator[Budget]:
-    log = tenant._ps.log
-    states: dict[str, BudgetState] = {}
-    currencies: dict[str, str] = {}
-    for recorded in log.events(Query(tenant=tenant.name, category="budgets", lane=Lane.DECISION, **_clocks(frame))):
-        name, event = recorded.stored.stream.id, recorded.data
-        states[name] = evolve_budget(states.get(name, BudgetState()), event, recorded.stored.position)  # type: ignore[arg-type]
-        currencies.setdefault(name, getattr(event, "currency", ""))
-    limits = {
-        budget.name: budget
-        for policy_name in _policy_names(tenant, frame)
-        if (policy := tenant.policy(policy_name)) is not None and (budget := policy.guardrails.budget) is not None
-    }
-    for name in sorted({*states, *limits}):
-        limit = limits.get(name)
-        sums = states[name].periods if name in states else {}
-        months = {p: (s.committed_minor - s.compensated_minor, s.reserved_minor) for p, s in sorted(sums.items())}
-        currency = currencies.get(name) or (limit.currency if limit else "")
-        yield Budget(name, currency, limit.amount_minor if limit else None, limit.per if limit else "", months)
-
-
-def _policy_names(tenant: Tenant, frame: Frame) -> list[str]:
-    query = Query(tenant=tenant.name, category=POLICIES, lane=Lane.DECISION, kinds=frozenset({"artifact/activated"}), **_clocks(frame))
-    return sorted({stored.stream.id for stored in tenant._ps.log.store.read(query)})
+    """Those of money: each currency of each budget."""
+    entered = budgets(tenant._ps, tenant.name, **_clocks(frame))
+    money = sorted((b for b in entered if len(b.unit) == 3), key=lambda b: (b.name, b.unit))
+    for (name, currency), periods in groupby(money, key=lambda b: (b.name, b.unit)):
+        rows = list(periods)
+        months = {b.period: (b.committed - b.compensated, b.reserved) for b in rows if b.reserved or b.committed or b.released}
+        limits = [limit for b in rows for limit in b.limits.values()]
+        yield Budget(name, currency, min(limits, default=None), per_of(rows[-1].period), months)
 
 
 def _turns(tenant: Tenant, frame: Frame) -> Iterator[Turn]:

@@ -173,6 +173,10 @@ class Rounds:
                     if isinstance(attended, Exception):
                         raise attended
                     report.add(attended)
+                    for agent, why in attended.troubles:
+                        report.problems.append((str(visit.stream), f"agent {agent}: {why}"))
+                    if attended.troubles:
+                        continue  # it is visited again, for the same facts
                     next_us = attended.next_due_us
                     rows[_due(visit.stream)] = None if next_us is None else orjson.dumps(next_us)
                     if visit.stream in since:
