@@ -1,7 +1,7 @@
 """Audit: explain a decision, replay it, certify many replays, verify the log. Reads only; nothing here reaches a tool."""
 
-from postsale.audit.budgets import BudgetReport, check_budgets
 from postsale.audit.backtest import AgentBacktest
+from postsale.audit.budgets import BudgetReport, check_budgets
 from postsale.audit.certificate import Certificate, CheckedCertificate, certificate, check_certificate
 from postsale.audit.dispositions import DispositionReport, check_dispositions
 from postsale.audit.estimate import Difference, Estimate, difference
@@ -14,8 +14,8 @@ from postsale.audit.whatif_results import WhatIf
 from postsale.store import VerifyReport, verify
 
 __all__ = [
-    "BudgetReport",
     "AgentBacktest",
+    "BudgetReport",
     "Certificate",
     "CheckedCertificate",
     "Difference",

@@ -12,8 +12,8 @@ from rich.markup import escape
 
 from postsale.agents.agent import package_version
 from postsale.cli.agents import agent_app, approval_app, decision_app
-from postsale.cli.budgets import budget_app
 from postsale.cli.backtest import backtest
+from postsale.cli.budgets import budget_app
 from postsale.cli.common import (
     DEFAULT_DB,
     EXIT_CODES,
