@@ -24,8 +24,8 @@ check: $(VENV)/.dev ## style, types, floors, generated files
 	@$(BIN)/lint-imports --no-cache
 	@$(BIN)/python -m docs.generate --check
 
-torture: $(VENV)/.dev ## the long form of the crash and race tests
-	@POSTSALE_TORTURE=1 $(BIN)/pytest -m torture
+torture: $(VENV)/.dev ## the long form of the crash and race tests, and of the properties
+	@POSTSALE_TORTURE=1 $(BIN)/pytest -m "torture or hypothesis"
 
 bench: $(VENV)/.dev ## every benchmark, with the peer and the raw limit beside it
 	@for name in $$(ls benchmarks | sed -n 's/^\([a-z][a-z_]*\)\.py$$/\1/p'); do $(BIN)/python -m benchmarks.$$name --json; done

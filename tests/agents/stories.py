@@ -179,6 +179,7 @@ STOPS: dict[str, dict[str, E]] = {
     "upsell": {
         "ended": {"subscribed": False},
         "leaving": {"cancellation_scheduled": True},
+        "detractor": {"days_since_detractor": 60},
         "at-risk": {"risk_case_open": True},
         "lost": {"account_lost": True},
     },

@@ -11,8 +11,8 @@ import pytest
 from postsale.access import Person
 from postsale.agents import Agent, Policy, RenewalRescue
 from postsale.agents.engines import EmbeddedEngine
-from postsale.aggregates.asked import ApprovalEscalated, ApprovalSigned, ApprovalTimedOut
-from postsale.aggregates.decisions import ApprovalGranted, ApprovalLapsed, CustomerEvent
+from postsale.aggregates.asked import ApprovalEscalated, ApprovalReplaced, ApprovalSigned, ApprovalTimedOut
+from postsale.aggregates.decisions import ApprovalGranted, ApprovalLapsed, ApprovalRejected, CustomerEvent, DecisionOverridden
 from postsale.audit import check_dispositions
 from postsale.errors import ApprovalRefused, InvalidInput, NotAllowed, PolicyInvalid
 from postsale.events import iso
@@ -443,3 +443,118 @@ def test_silence_is_no_yes_to_what_changed_to_a_paused_agent_to_one_that_may_onl
 def test_rules_that_leave_silence_open_or_cannot_be_are_refused(change: tuple[str, str], place: str) -> None:
     with pytest.raises(PolicyInvalid, match=place):
         Policy.from_toml(ladder().replace(*change))
+
+
+# ---------------------------------------------------------------- saying no, and changing
+
+
+BESIDE = ladder().replace('edits = "other"', 'edits = "other"\nrejected_by = "csm"\nedited_by = "csm"')
+
+
+def settle(w: World, how: str, id_: UUID, person: Person) -> None:
+    if how == "reject":
+        w.engine.approvals.reject("acme", id_, person, reason="too dear")
+    else:
+        w.engine.approvals.edit("acme", id_, person, reason="too dear", amount_minor=100)
+
+
+def test_no_and_an_edit_take_a_role_that_a_yes_takes_without_its_limit_in_money() -> None:
+    for how in ("reject", "edit"):
+        w = world()
+        grant(w, "anna", "cs-lead", 1)  # may approve next to nothing, and say no to anything
+        grant(w, "ben", "support")
+        id_ = w.one_decision()
+        for wrong in (BEN, CARA):
+            head = w.store.head()
+            with pytest.raises(ApprovalRefused, match=r"no authority as cs-lead or cs-head.*postsale authority grant"):
+                settle(w, how, id_, wrong)
+            assert w.store.head() == head
+        settle(w, how, id_, ANNA)
+        (said,) = of(w, ApprovalRejected if how == "reject" else ApprovalReplaced)
+        assert (said.role, said.on_behalf_of) == ("cs-lead", None)
+        first, *others = read_journal(w.store, "acme")
+        assert (first.disposition, len(others)) == ("suppressed", int(how == "edit"))
+        assert " as cs-lead: too dear" in str(first.history) or " as cs-lead" in str(first.history)
+        assert check_dispositions(w.store).ok
+
+
+def test_a_delegate_says_no_or_edits_in_somebodys_place_and_after_its_end_no_more() -> None:
+    for how in ("reject", "edit"):
+        w = world()
+        grant(w, "anna", "cs-lead")
+        first = w.one_decision("c1")
+        second = w.one_decision("c2")
+        delegation = delegate(w, ANNA, "ben", hours=1)
+        settle(w, how, first, BEN)
+        (said,) = of(w, ApprovalRejected if how == "reject" else ApprovalReplaced)
+        assert (said.role, said.on_behalf_of, said.delegation_id) == ("cs-lead", "anna", delegation)
+        w.wait(hours=1)
+        with pytest.raises(ApprovalRefused, match="no authority"):
+            settle(w, how, second, BEN)
+
+
+def test_a_role_taken_away_while_somebody_says_no_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    w = world()
+    grant(w, "anna", "cs-lead")
+    id_ = w.one_decision()
+    append = w.store.append
+
+    def overtaken(submissions: Any) -> Any:
+        monkeypatch.setattr(w.store, "append", append)
+        w.engine.approvals.authority.revoke("acme", "anna", "cs-lead", person=DIRK, reason="left")
+        return append(submissions)
+
+    monkeypatch.setattr(w.store, "append", overtaken)
+    with pytest.raises(ApprovalRefused, match="no authority"):
+        w.engine.approvals.reject("acme", id_, ANNA, reason="x")
+    assert of(w, ApprovalRejected) == []
+
+
+def test_a_policy_may_let_another_role_say_no_or_edit_that_may_not_approve() -> None:
+    for how in ("reject", "edit"):
+        w = world(BESIDE)
+        grant(w, "ben", "csm")
+        id_ = w.one_decision()
+        with pytest.raises(ApprovalRefused, match="no authority as cs-lead"):
+            w.engine.approvals.approve("acme", id_, BEN)
+        settle(w, how, id_, BEN)
+        (said,) = of(w, ApprovalRejected if how == "reject" else ApprovalReplaced)
+        assert said.role == "csm"
+    w = world(BESIDE.replace("csm", "anyone"))
+    settle(w, "reject", w.one_decision(), CARA)
+    assert of(w, ApprovalRejected)[0].role is None
+
+
+def test_from_the_level_that_is_asked_upwards_roles_may_say_no() -> None:
+    w = world()
+    grant(w, "anna", "cs-lead")
+    grant(w, "ben", "cs-head")
+    first, second = w.one_decision("c1"), w.one_decision("c2")
+    w.engine.approvals.reject("acme", first, BEN, reason="the head may at any level")
+    w.engine.approvals.escalate("acme", second, CARA, reason="too large for me")
+    with pytest.raises(ApprovalRefused, match="no authority as cs-head;"):
+        w.engine.approvals.reject("acme", second, ANNA, reason="x")
+    w.engine.approvals.reject("acme", second, BEN, reason="no")
+
+
+def test_whoever_may_not_say_no_may_still_stop_it_by_an_override_that_is_recorded_with_name_and_reason() -> None:
+    w = world()
+    id_ = w.one_decision()
+    with pytest.raises(ApprovalRefused):
+        w.engine.approvals.reject("acme", id_, CARA, reason="x")
+    with pytest.raises(InvalidInput, match="reason"):
+        w.engine.approvals.override("acme", id_, CARA, reason=" ")
+    w.engine.approvals.override("acme", id_, CARA, reason="the customer just called")
+    (entry,) = read_journal(w.store, "acme")
+    assert (entry.disposition, entry.suppressed_by) == ("suppressed", "override")
+    (told,) = [r.data for r in w.events() if isinstance(r.data, DecisionOverridden)]
+    assert (told.by, told.reason) == ("cara", "the customer just called")
+    assert calls(w) == []
+    assert check_dispositions(w.store).ok
+
+
+def test_without_rules_any_authenticated_person_says_no_or_edits_as_any_approves() -> None:
+    for how in ("reject", "edit"):
+        w = world(DUNNING)
+        settle(w, how, w.one_decision(), CARA)
+        assert check_dispositions(w.store).ok

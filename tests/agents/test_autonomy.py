@@ -15,6 +15,7 @@ from postsale.agents import Agent, Policy
 from postsale.agents.autonomy import lower, review
 from postsale.agents.decide import decision_id
 from postsale.agents.rederive import rederive
+from postsale.agents.widening import widenings
 from postsale.aggregates.artifacts import MODES, Mode, agent_stream
 from postsale.errors import PolicyInvalid
 from postsale.events import ManualClock
@@ -205,3 +206,43 @@ def test_the_command_reviews_and_takes_back_but_never_promotes(place: tuple[str,
     assert said.json()["mode"] == "propose"
     assert "to act" in run("agent", "review", "dunning", "--db", url).out
     assert run("agent", "review", "nobody", "--db", url).code == 2
+
+
+RETIRE = BOUND.replace(
+    "automatic = true }", "automatic = true }\nretire = { window_days = 30, decisions = 2, overridden_percent = 50, success_percent = 10 }"
+)
+
+
+def test_what_speaks_for_retiring_a_policy_is_stated_as_data_counts_its_own_decisions_and_retires_nothing_by_itself() -> None:
+    w = world(RETIRE)
+    first = decided(w, "smb", "c1")
+    assert first.disposition == "acted"
+    assert reviewed(w, "act")[None].retire == (), "of one decision nothing is said"
+    decided(w, "smb", "c2")
+    for ref in ("c1", "c2"):
+        (id_,) = (e.id for e in read_journal(w.store, "acme") if e.stream.id == ref)
+        w.engine.approvals.override("acme", id_, ANNA, reason="wrong")
+    found = reviewed(w, "act")[None]
+    assert [(c.name, c.found, c.met) for c in found.retirement] == [("overridden_percent", 100, True), ("success_percent", None, False)]
+    assert [c.name for c in found.retire] == ["overridden_percent"]
+    assert found.to_dict()["retire_now"] is True
+    assert w.engine.desk.active_policy("acme", "dunning")[0] is not None
+    w.wait(days=31)
+    assert reviewed(w, "act")[None].retire == (), "what is older than its window does not count"
+
+
+def test_a_policy_whose_decisions_hardly_ever_succeed_is_one_to_retire() -> None:
+    w = world(RETIRE)
+    for ref in ("c1", "c2"):
+        decided(w, "smb", ref)
+    w.wait(days=15)
+    for ref in ("c1", "c2"):
+        w.attend(None, ref)
+    found = {c.name: c for c in reviewed(w, "act")[None].retirement}
+    assert (found["success_percent"].found, found["success_percent"].met) == (0, True)
+
+
+def test_what_speaks_for_retiring_is_loosened_only_by_saying_so() -> None:
+    before, after = Policy.from_toml(RETIRE), Policy.from_toml(BOUND)
+    assert [w.where for w in widenings(before, after)] == ["autonomy.retire"]
+    assert list(widenings(after, before)) == []

@@ -269,6 +269,7 @@ def test_whoever_edited_first_does_not_approve_what_somebody_edited_further() ->
 def test_an_edit_beyond_the_approver_s_limit_goes_to_somebody_with_a_higher_one() -> None:
     w = World([Agent(Policy.from_toml(ladder()))])
     w.mode("act")
+    grant(w, "dirk", "cs-lead", 1)
     grant(w, "cara", "cs-lead", 5000)
     grant(w, "anna", "cs-head")
     new = edit(w, w.one_decision(), DIRK, amount_minor=6000)

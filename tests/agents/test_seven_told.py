@@ -78,6 +78,27 @@ def test_seats_that_are_used_up_are_offered_more_but_not_after_a_complaint_nor_t
         told.when(asked(C)).then(decision(C, "acted", "email"), effects=[mail("more-seats")])
 
 
+def test_a_detractor_is_remembered_whatever_others_answer_since() -> None:
+    """A 6 of 60 days ago, then an 8 and a 10: neither takes it back; of 61 days ago it is over."""
+    since = (said(SurveyAnswered, 20, survey="nps", score=8), said(SurveyAnswered, 1, survey="nps", score=10))
+    full = (subscribed(100, seats=10), said(UsageObserved, 1, feature="x", active_users=9), MARKETING, *since)
+    for agent, action, template in ((Upsell(), "email", "more-seats"), (ReferralInvitation(), "invite", "invite-promoter")):
+        with given(agent, *full, said(SurveyAnswered, 60, survey="nps", score=6), at=NOON) as told:
+            told.when(asked(C)).then(decision(C, "suppressed", suppressed_by="policy:detractor"))
+        with given(agent, *full, said(SurveyAnswered, 61, survey="nps", score=6), at=NOON) as told:
+            told.when(asked(C)).then(decision(C, "acted", action), effects=[mail(template)])
+
+
+def test_answers_to_other_questions_and_on_other_scales_make_nobody_a_detractor() -> None:
+    full = (subscribed(100, seats=10), said(UsageObserved, 1, feature="x", active_users=9), MARKETING)
+    for answer in (
+        {"survey": "csat", "score": 1, "scale_min": 1, "scale_max": 5},
+        {"survey": "nps", "score": 4, "scale_min": 1, "scale_max": 5},
+    ):
+        with given(Upsell(), *full, said(SurveyAnswered, 2, **answer), at=NOON) as told:
+            told.when(asked(C)).then(decision(C, "acted", "email"), effects=[mail("more-seats")])
+
+
 def test_a_renewal_is_thanked_for_and_a_cancellation_after_it_is_not() -> None:
     renewed = said(RenewalCalledFinally, 3, renews_at=NOON, call="renew")
     with given(PostRenewalOutreach(), subscribed(300), renewed, SERVICE, at=NOON) as told:

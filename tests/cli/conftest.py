@@ -1,12 +1,15 @@
-"""A demo's database, made once in each worker, and a copy of it for tests that change it."""
+"""A demo's database, made once, and a copy of it for tests that change it."""
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.shared import once
 
 from .support import run
 
@@ -14,10 +17,15 @@ from .support import run
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """The folder of a small demo, and its story."""
-    folder = tmp_path_factory.mktemp("demo")
-    done = run("demo", "--json", "--customers", "14", "--seed", "3", "--folder", str(folder))
-    assert done.code == 0, done.err
-    return folder, done.json()
+
+    def make(folder: Path) -> None:
+        done = run("demo", "--json", "--customers", "14", "--seed", "3", "--folder", str(folder))
+        assert done.code == 0, done.err
+        (folder / "story.json").write_text(done.out)
+
+    made, folder = once(tmp_path_factory, "demo", make), tmp_path_factory.mktemp("demo")
+    shutil.copytree(made, folder, dirs_exist_ok=True)  # reads bring views up to date, each test process in its own copy
+    return folder, json.loads((folder / "story.json").read_text())
 
 
 @pytest.fixture

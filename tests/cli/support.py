@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
 
+from tests.nursery import forked
+
 
 class Done(NamedTuple):
     """How a command ended and what it wrote."""
@@ -43,7 +45,15 @@ def run(*argv: str, env: dict[str, str] | None = None) -> Done:
 
 def process(*argv: str, cwd: Path | None = None, **env: str) -> Done:
     """`postsale ARGV …` in a process of its own; warnings are errors there too."""
+    return _ended(forked("postsale", *argv), cwd, env)
+
+
+def from_nothing(*argv: str, cwd: Path | None = None, **env: str) -> Done:
+    """The same in a process that has not loaded the library yet: where it is the start that is tested."""
+    return _ended([sys.executable, "-W", "error", "-m", "postsale.cli", *argv], cwd, env)
+
+
+def _ended(command: list[str], cwd: Path | None, env: dict[str, str]) -> Done:
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("POSTSALE_")}
-    command = [sys.executable, "-W", "error", "-m", "postsale.cli", *argv]
     done = subprocess.run(command, env=inherited | {"COLUMNS": "160"} | env, cwd=cwd, capture_output=True, text=True, check=False)
     return Done(done.returncode, done.stdout, done.stderr)

@@ -21,7 +21,7 @@ from postsale.aggregates.signals import UsageObserved
 from postsale.cli.commands import app
 from postsale.cli.common import EXIT_CODES
 
-from .support import Done, process, run
+from .support import Done, from_nothing, process, run
 
 ME = pwd.getpwuid(os.getuid()).pw_name
 AS_OF = "2026-09-29"
@@ -523,7 +523,7 @@ def test_an_import_is_followed_by_no_decision(tmp_path: Path) -> None:
     assert run("run", "--json", "--db", db).json()["counts"]["raised"] == 0
 
 
-def test_a_whole_session_in_real_processes(tmp_path: Path) -> None:
+def test_a_whole_session_in_processes_that_start_from_nothing(tmp_path: Path) -> None:
     """Ingest, look, simulate, explain: each a process of its own that finds the database by the environment."""
     db, file = f"sqlite:///{tmp_path / 'log.db'}", tmp_path / "events.ndjson"
     file.write_text("".join(event(f"{n}", time=f"2025-{n:02}-01T12:00:00Z") for n in range(1, 7)))
@@ -531,13 +531,13 @@ def test_a_whole_session_in_real_processes(tmp_path: Path) -> None:
         ("ingest", "cloudevents", str(file)),
         ("run", "--simulate", "--as-of", "2025-10-15", "--agent", "churn-outreach", "--json"),
     ]
-    done: list[Done] = [process(*step, POSTSALE_DB=db) for step in steps]
+    done: list[Done] = [from_nothing(*step, POSTSALE_DB=db) for step in steps]
     assert [d.code for d in done] == [0, 0], done
     simulated = done[1].json()
     assert simulated["counts"]["decided"] >= 1
     assert simulated["db"] != db
     (decision, *_) = run("decision", "list", "--json", "--db", simulated["db"]).json()
-    explained = process("decision", "explain", decision["id"], POSTSALE_DB=simulated["db"])
+    explained = from_nothing("decision", "explain", decision["id"], POSTSALE_DB=simulated["db"])
     assert "churn-outreach" in explained.out
     assert run("decision", "list", "--json", "--db", db).json() == []
 

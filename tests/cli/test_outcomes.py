@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
 
 import pytest
 
+from postsale import PostSale
+from postsale.aggregates.signals import SubscriptionEnded
 from postsale.cli.outcomes import parse_period, spark
 from postsale.errors import InvalidInput
+from postsale.projections.outcomes import Rates
+from tests.app.support import url_of
+from tests.app.test_effects import END, happens, story
 
 from .support import run
 
@@ -77,3 +84,84 @@ def test_customer_show_tells_how_it_is_used(db: str) -> None:
     assert told["adoption"]["uses"] > 0
     assert told["advocacy"]["invited"] > 0
     assert f"{told['advocacy']['invited']} invited, {told['advocacy']['converted']} of them converted" in shown.out
+
+
+# ---------------------------------------------------------------- what else can be asked
+
+
+def test_rates_conditions_and_a_term_are_those_of_the_library(db: str) -> None:
+    asked = (
+        "--to",
+        "USD",
+        "--rate",
+        "EUR=1.10",
+        "--rates-on",
+        "2026-08-01",
+        "--reply-within-h",
+        "4",
+        "--condition",
+        "renewal-rescue/unwell",
+    )
+    plain = {m["name"]: m for m in run("outcome", "list", *PERIOD, "--db", db, "--json").json()["measures"]}
+    told = {m["name"]: m for m in run("outcome", "list", *PERIOD, *asked, "--db", db, "--json").json()["measures"]}
+    with PostSale.open(db) as ps:
+        found = ps.tenant("acme").outcomes(
+            *parse_period(PERIOD[1], NOW),
+            rates=Rates("USD", date(2026, 8, 1), {"EUR": Decimal("1.10")}),
+            conditions={"renewal-rescue/unwell"},
+            reply_within=timedelta(hours=4),
+        )
+    for name in ("grr", "nrr", "sla-first-reply", "time-to-response", "coverage-at-risk-accounts"):
+        expected = found.measure(name).to_dict()
+        assert [told[name][k] for k in ("value", "n", "currency", "note")] == [expected[k] for k in ("value", "n", "currency", "note")], (
+            name
+        )
+    assert told["grr"]["denominator"] == pytest.approx(1.1 * plain["grr"]["denominator"], rel=1e-3)
+    assert "sla-first-reply" not in plain
+    assert told["time-to-response"]["n"] < plain["time-to-response"]["n"]
+    shown = run("outcome", "show", "grr", *PERIOD, *asked, "--db", db).out
+    assert "converted to USD at rates of 2026-08-01" in shown
+
+
+@pytest.mark.parametrize(
+    ("asked", "named"),
+    [
+        (("--to", "USD"), "--to"),
+        (("--to", "USD", "--rate", "EUR", "--rates-on", "2026-08-01"), "--rate"),
+        (("--to", "USD", "--rate", "EUR=-1", "--rates-on", "2026-08-01"), "--rate"),
+        (("--to", "USD", "--rate", "EUR=nan", "--rates-on", "2026-08-01"), "--rate"),
+        (("--to", "dollars", "--rate", "EUR=1", "--rates-on", "2026-08-01"), "--to"),
+        (("--to", "USD", "--rate", "EUR=1", "--rates-on", "August"), "--rates-on"),
+        (("--reply-within-h", "0"), "--reply-within-h"),
+        (("--reply-within-h", "nan"), "--reply-within-h"),
+        (("--condition", "unwell"), "--condition"),
+    ],
+)
+def test_an_option_that_cannot_be_read_is_refused_by_name(asked: tuple[str, ...], named: str, db: str) -> None:
+    done = run("outcome", "list", *PERIOD, *asked, "--db", db)
+    assert done.code == 2
+    assert f"{named}:" in done.err
+
+
+def test_without_a_hold_out_the_effect_is_refused_with_what_to_do(db: str) -> None:
+    done = run("outcome", "effect", *PERIOD, "--db", db)
+    assert done.code == 2
+    assert "put [holdout] into the policy" in done.err.replace("\n", " ")
+
+
+def test_the_effect_is_shown_with_both_arms_and_its_interval(tmp_path: Path) -> None:
+    ps, clock = story(tmp_path)
+    with ps:
+        clock.move_to(END)
+        for name in ("t0", "h0", "h1", "h2"):
+            happens(ps, SubscriptionEnded, name, 100, 40)
+    argv = ("outcome", "effect", "--period", "2026-Q1", "--db", url_of(tmp_path), "--as-of", "2026-04-30")
+    told, shown = run(*argv, "--json").json()["effects"], run(*argv).out
+    assert (told[0]["treated"], told[0]["held_out"]) == (12, 12)
+    lost = next(e["estimate"] for e in told[0]["effects"] if e["name"] == "lost")
+    assert lost["value"] == round(-2 / 12, 6)
+    assert "12 acted on, 12 held out (50 % of customers, hold-out mail)" in shown
+    row = next(line for line in shown.splitlines() if line.strip().startswith("lost"))
+    assert "-16.7 %" in row
+    assert f"{100 * lost['low']:.1f} % to {100 * lost['high']:.1f} %" in row
+    assert "8.3 % of 12" in row

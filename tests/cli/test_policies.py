@@ -8,7 +8,9 @@ import pytest
 
 from postsale import PostSale
 from postsale.agents import Agent, Policy
-from tests.agents.world import DUNNING
+from postsale.events import ManualClock
+from tests.agents.world import DUNNING, NOON
+from tests.app.support import failed
 from tests.cli.support import run
 
 CHANGED = (
@@ -59,3 +61,23 @@ def test_a_policy_is_shown_whether_in_a_file_shipped_or_active(files: tuple[str,
     assert shown["digest"] == Policy.from_toml(DUNNING).digest
     assert run("policy", "show", "active:other", "--db", db).code == 2
     assert run("policy", "show", "nothing.toml").code == 2
+
+
+def test_a_version_is_retired_by_the_first_characters_of_its_digest_and_the_log_still_verifies(tmp_path: Path) -> None:
+    db, policy = f"sqlite:///{tmp_path / 'log.db'}", Policy.from_toml(DUNNING)
+    agent = Agent(policy)
+    with PostSale.open(db, agents=[agent], clock=ManualClock(NOON)) as ps:
+        acme = ps.tenant("acme")
+        acme.agent(agent).propose(reason="go")
+        acme.record("cus_1", failed("evt_1", attempt=2))
+        ps.run_once()
+        assert [e.disposition for e in acme.decisions()] == ["awaiting"]
+    where = ("--db", db, "--tenant", "acme")
+    assert run("policy", "retire", "ffff", "--reason", "wrong", *where).code == 2
+    assert run("policy", "retire", policy.digest[:8], *where).code == 2, "a reason is needed"
+    assert run("policy", "retire", policy.digest[:8], "--reason", "wrong", *where, "--json").json()["settled"] == 1
+    assert run("policy", "show", "active:dunning", *where).code == 2
+    assert "0 open matters" in run("policy", "retire", policy.digest[:8], "--reason", "wrong", *where).out
+    assert "retired: wrong" in run("decision", "explain", "last", *where).out
+    assert run("decision", "replay", "last", *where).code == 0
+    assert run("log", "verify", "--dispositions", *where[:2]).code == 0

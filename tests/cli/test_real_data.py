@@ -1,6 +1,6 @@
 """Real input through the command line: CDNOW, RavenStack, bodies that Stripe's API gave. Read in place; skipped where it is absent.
 
-The simulation runs over the CDNOW sample (a tenth of the customers): over all 23,570 it takes more than a minute.
+All of CDNOW is recorded once; what is claimed of it beyond that is claimed of its sample, a tenth of the customers.
 """
 
 from __future__ import annotations
@@ -29,22 +29,30 @@ def table(db: str, path: Path, mapping: str) -> dict[str, Any]:
     return ingest(db, "table", str(path), "--mapping", str(EXAMPLES / f"{mapping}.toml"))
 
 
-def test_cdnow_is_recorded_once_in_any_order_and_its_customers_at_risk_are_explained(tmp_path: Path) -> None:
-    """69,659 purchases of 23,570 customers; again and re-sorted nothing; a list as of September 1997, with reasons."""
+def test_every_purchase_of_cdnow_is_recorded(tmp_path: Path) -> None:
+    """69,659 of 23,570 customers, each of whom is listed."""
     path, db = third_party("cdnow/CDNOW_master.txt"), f"sqlite:///{tmp_path / 'cdnow.db'}"
     report = table(db, path, "cdnow")
     assert (report["items"], report["recorded"]) == (69_659, 69_659)
-    assert (table(db, path, "cdnow")["recorded"], run("quarantine", "list", "--json", "--db", db).json()) == (0, [])
-    header, *lines = path.read_bytes().splitlines(keepends=True)
+    assert len(run("customer", "list", "--as-of", "1998-07-01", "--json", "--db", db).json()) == 23_570
+
+
+def test_cdnow_is_recorded_once_in_any_order_and_its_customers_at_risk_are_explained(tmp_path: Path) -> None:
+    """The sample: 6,919 purchases of 2,357 customers; again and re-sorted nothing; a list as of September 1997, with reasons."""
+    path, db = third_party("cdnow/CDNOW_sample.txt"), f"sqlite:///{tmp_path / 'cdnow.db'}"
+    report = table(db, path, "cdnow_sample")
+    assert (report["items"], report["recorded"]) == (6_919, 6_919)
+    assert (table(db, path, "cdnow_sample")["recorded"], run("quarantine", "list", "--json", "--db", db).json()) == (0, [])
+    lines = path.read_bytes().splitlines(keepends=True)
     random.Random(5).shuffle(lines)
     shuffled = tmp_path / "shuffled.txt"
-    shuffled.write_bytes(header + b"".join(lines))
-    assert table(db, shuffled, "cdnow")["recorded"] == 0
+    shuffled.write_bytes(b"".join(lines))
+    assert table(db, shuffled, "cdnow_sample")["recorded"] == 0
 
     everybody = run("customer", "list", "--as-of", "1998-07-01", "--json", "--db", db).json()
-    assert len(everybody) == 23_570
+    assert len(everybody) == 2_357
     at_risk = run("customer", "list", "--at-risk", "--as-of", "1997-09-30", "--json", "--db", db).json()
-    assert 0 < len(at_risk) < 23_570
+    assert 0 < len(at_risk) < 2_357
     assert all(row["band"] == "poor" and row["at_risk"] for row in at_risk)
     for row in random.Random(5).sample(at_risk, 3):
         why = run("customer", "why", row["customer"], "--as-of", "1997-09-30", "--json", "--db", db).json()

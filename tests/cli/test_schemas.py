@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from .support import Done, process
+from .support import Done, from_nothing, process
 
 V1 = """
 from postsale.aggregates.signals import Signal
@@ -191,7 +191,7 @@ def test_our_own_schemas_are_checked_without_the_extra_eventsourcing(tmp_path: P
         "sys.meta_path.insert(0, Absent())\n"
     )
     paths = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
-    done = process("schemas", "check", "postsale", "--dir", str(Path(__file__).resolve().parents[2] / "schemas"), PYTHONPATH=paths)
+    done = from_nothing("schemas", "check", "postsale", "--dir", str(Path(__file__).resolve().parents[2] / "schemas"), PYTHONPATH=paths)
     assert done.code == 0, done.out + done.err
-    missing = process("schemas", "check", "postsale.store.recorders", PYTHONPATH=paths)
+    missing = from_nothing("schemas", "check", "postsale.store.recorders", PYTHONPATH=paths)
     assert "eventsourcing" in missing.err  # the library is not here indeed

@@ -11,11 +11,13 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import pytest
+from tests.nursery import forked
 from tests.postgres import as_documented, binary, empty_database
 from tests.temporal import server as temporal
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted(p for p in (ROOT / "docs").rglob("*.md") if "reference" not in p.parts and "adr" not in p.parts)]
+FROM_NOTHING = ROOT / "docs/tutorials/backend-developer.md"  # here each process loads the library itself, as a reader's does
 FENCE = re.compile(r"^```(python|console|toml)(?: file=(\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SHOWN = re.compile(r"# → (.*)$")
 NOT_HERE = ("make ", "pip ", "dbt ", "git ", "cd ", "python3 -m venv ", ". .venv/")  # what CI does itself; dbt runs in test_dbt_package
@@ -76,6 +78,8 @@ def test_every_snippet_of_a_page_runs_in_order(page: Path, tmp_path: Path) -> No
     bin_.mkdir()
     (folder / "examples").symlink_to(ROOT / "examples")
     python = {"postsale": f'"{sys.executable}" -m postsale.cli', "python3": f'"{sys.executable}"'}
+    if page != FROM_NOTHING:
+        python["postsale"] = " ".join(f'"{word}"' for word in forked("postsale"))
     for name, program_ in (python | {name: f'"{binary(name)}"' for name in ("psql", "pg_dump", "pg_restore")}).items():
         (bin_ / name).write_text(f'#!/bin/sh\nexec {program_} "$@"\n')
         (bin_ / name).chmod(0o755)
@@ -92,7 +96,7 @@ def test_every_snippet_of_a_page_runs_in_order(page: Path, tmp_path: Path) -> No
         base.pop(name, None)
     code = PRELUDE + "\n".join(program)
     with surroundings(code, tmp_path) as more:
-        command = [sys.executable, "-c", code]
+        command = [sys.executable, "-c", code] if page == FROM_NOTHING else forked("-c", code)
         done = subprocess.run(command, cwd=folder, env={**base, **more}, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
 

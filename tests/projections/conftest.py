@@ -1,4 +1,4 @@
-"""Settings of the property tests: a slow machine is no failure. And every kind of views, for the tests that ask for `views`."""
+"""Every kind of views, for the tests that ask for `views`."""
 
 from __future__ import annotations
 
@@ -7,14 +7,10 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from hypothesis import HealthCheck, settings
 
 from postsale.projections import MemoryViews, SqliteViews, Views
 from postsale.projections.views_postgres import PostgresViews
 from tests.postgres import new_log
-
-settings.register_profile("projections", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("projections")
 
 
 @pytest.fixture(scope="module")

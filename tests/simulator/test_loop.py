@@ -5,7 +5,7 @@ from uuid import UUID
 
 import pytest
 
-from postsale.agents import RenewalRescue
+from postsale.agents import SHIPPED, RenewalRescue
 from postsale.app import PostSale
 from postsale.events import ManualClock
 from postsale.simulator import TROUBLED, ConsentGivenAt, Delivery, Effect, EffectsLeft, Meaning, Vendor
@@ -71,6 +71,7 @@ def test_meanings_of_ones_own_come_first() -> None:
         ("crm.create_task@1", {"title": "Call: renewal at risk"}, "renewal-call"),
         ("crm.create_task@1", {"title": "Look at a customer in poor health"}, "health-check-call"),
         ("billing.offer_credit@1", {"amount_minor": 1}, "offer"),
+        ("billing.offer_credit@1", {"terms": "50.00 EUR off the first invoice with more seats"}, "upsell-offer"),
         ("billing.withdraw_credit@1", {}, None),
     ],
 )
@@ -78,3 +79,26 @@ def test_calls_of_the_shipped_tools_have_a_meaning(tool: str, arguments: dict[st
     with PostSale.open("memory:") as ps:
         effect = EffectsLeft(ps, "acme")._effect("cus_001", UUID(int=1), tool, arguments, 0)
     assert (None if effect is None else effect.action) == action
+
+
+WHAT: dict[str, set[str]] = {  # by shipped policy, the actions that its calls may be to a customer
+    "renewal-rescue": {"offer", "payment-reminder", "renewal-call", "outreach", "health-check-call"},
+    "churn-outreach": {"offer", "outreach", "health-check-call"},
+    "health-check": {"outreach", "health-check-call"},
+    "onboarding-optimisation": {"onboarding-nudge"},
+    "post-renewal-outreach": {"outreach", "health-check-call"},
+    "upsell": {"upsell-offer"},
+    "referral-invitation": {"referral-invitation", "outreach"},
+}
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_call_of_a_shipped_policy_is_what_its_agent_is_there_for(name: str) -> None:
+    with PostSale.open("memory:") as ps:
+        left = EffectsLeft(ps, "acme")
+        for rule in SHIPPED[name]().policy.rules:
+            if rule.tool is not None:
+                said = dict(rule.arguments) | ({"terms": rule.offer.terms} if rule.offer is not None else {})
+                effect = left._effect("cus_001", UUID(int=1), rule.tool, said, 0)
+                assert effect is not None
+                assert effect.action in WHAT[name], rule.id

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from postsale.agents.calendar import due_us
 from postsale.agents.tables import Name, Table, Within
-from postsale.aggregates.asked import ApprovalAsked, ApprovalEscalated, Asked, AskedLevel, OnTimeout
+from postsale.aggregates.asked import ANYONE, ApprovalAsked, ApprovalEscalated, Asked, AskedLevel, OnTimeout
 from postsale.aggregates.authority import Authority, Right
 from postsale.events import from_us, iso, money_text, to_us
 
@@ -33,10 +33,15 @@ class Level(Within):
 
 
 class ApprovalRules(Table):
-    """How people answer this policy's proposals. Higher levels may always answer; a level's time runs from the end of the one before."""
+    """How people answer this policy's proposals. Higher levels may always answer; a level's time runs from the end of the one before.
+
+    Saying no and changing a proposal ask for the roles that a yes asks for, without its limit in money: neither spends any.
+    """
 
     people: Annotated[int, Field(ge=1, le=5)] = 1
     edits: Literal["anyone", "other"] = "other"
+    rejected_by: Name | None = None  # a role that may say no, beside those that may say yes; "anyone": any authenticated person
+    edited_by: Name | None = None  # likewise who may change a proposal
     levels: Annotated[tuple[Level, ...], Field(alias="level", min_length=1, max_length=10)]
 
 
@@ -84,7 +89,15 @@ def asked_of(policy: Policy, decision_id: UUID, decided_at_us: int, editor: str 
         AskedLevel(name=level.name, role=level.role, until=from_us(until), on_timeout=level.on_timeout)
         for level, until in zip(rules.levels, ends_us(rules, policy, decided_at_us), strict=True)
     )
-    return ApprovalAsked(decision_id=decision_id, people=rules.people, edits=rules.edits, editor=editor, levels=levels)
+    return ApprovalAsked(
+        decision_id=decision_id,
+        people=rules.people,
+        edits=rules.edits,
+        editor=editor,
+        levels=levels,
+        rejected_by=rules.rejected_by,
+        edited_by=rules.edited_by,
+    )
 
 
 def escalations(decision_id: UUID, asked: Asked, now_us: int) -> tuple[ApprovalEscalated, ...]:
@@ -102,6 +115,22 @@ def escalations(decision_id: UUID, asked: Asked, now_us: int) -> tuple[ApprovalE
 def is_over(asked: Asked, now_us: int) -> bool:
     """Whether the last level's time is over."""
     return now_us >= to_us(asked.levels[-1].until)
+
+
+def right_to_settle(asked: Asked, beside: str | None, authority: Authority, login: str, decision_id: UUID, now_us: int) -> Right | str:
+    """Why this person may say no to a proposal, or change it; else, in words, why not. `beside`: the role that may as well."""
+    if beside == ANYONE:
+        return Right(None)
+    level = asked.level + len(escalations(decision_id, asked, now_us))
+    roles = [at.role for at in asked.levels[level:]] + ([] if beside is None else [beside])
+    if None in roles:
+        return Right(None)
+    named = [role for role in dict.fromkeys(roles) if role is not None]
+    for role in named:
+        right = authority.right(login, role, None, None, now_us)
+        if right is not None:
+            return right
+    return f"{login} has no authority as {' or '.join(named)}; somebody gives it: postsale authority grant {login} {named[0]} --reason …"
 
 
 def right_to_answer(

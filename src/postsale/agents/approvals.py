@@ -8,6 +8,7 @@ are passed in.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -21,7 +22,7 @@ from postsale.agents.decide import intent_mac, macs_digest, values_digest
 from postsale.agents.desk import NOTHING, Change, Desk
 from postsale.agents.editing import edit_of
 from postsale.agents.policy_time import ASKED_BY
-from postsale.agents.replacing import Editor, Propose
+from postsale.agents.replacing import Editor, Propose, may_settle
 from postsale.agents.silence import Silence
 from postsale.agents.waits import refuted
 from postsale.aggregates import asked as a
@@ -116,18 +117,25 @@ class Approvals:
         return self._changed(self._desk.log.customer(decision.stored.stream), decision)[0]
 
     def reject(self, tenant: str, decision_id: UUID, person: Person, *, reason: str) -> None:
-        """Say no. Raises ApprovalRefused when it does not wait any more, InvalidInput without a reason."""
+        """Say no. Raises ApprovalRefused when it does not wait any more or the person has no role for it, InvalidInput without a reason."""
         person, reason = self._person(tenant, decision_id, person), require_reason(reason, "rejection")
         decision = self._desk.decision(tenant, decision_id)
 
         def rule(c: CustomerAggregate) -> Change:
-            events = commands.reject(c, decision_id, approver=person.login, authenticated_by=person.authenticated_by, reason=reason)
-            return self._change(events, decision, person, "approval")
+            asked = commands.awaiting(c, decision_id).asked
+            right, conditions = may_settle(self._desk, c, asked, decision_id, person, None if asked is None else asked.rejected_by)
+            events = commands.reject(
+                c, decision_id, approver=person.login, authenticated_by=person.authenticated_by, reason=reason, right=right
+            )
+            return replace(self._change(events, decision, person, "approval"), conditions=conditions)
 
         self._desk.change(decision.stored.stream, rule)
 
     def override(self, tenant: str, decision_id: UUID, person: Person, *, reason: str) -> None:
-        """Set a decision aside: effects that have not left are cancelled. Raises UnknownDecision when it is settled already."""
+        """Set a decision aside: effects that have not left are cancelled. Raises UnknownDecision when it is settled already.
+
+        As with the kill switch, any authenticated person may stop what is about to happen, by name and with a reason.
+        """
         person, reason = self._person(tenant, decision_id, person), require_reason(reason, "override")
         decision = self._desk.decision(tenant, decision_id)
 
@@ -268,6 +276,7 @@ class Approvals:
         purpose = str(data.context.get("purpose", ""))
         changed += [f"consent:{i.channel}/{purpose}" for i in data.intents if i.channel and not c.may_contact(i.channel, purpose)]
         changed += ["identity:merged"] if c.merged_into else []
+        changed += [f"policy:{data.policy[:12]}, which was retired"] if self._desk.retired(c.stream.tenant, data.policy) else []
         return (*changed, *refuted(c, data.trigger_id)), bound, position
 
     def _offered(self, stream: StreamId, decision: Recorded[d.DecisionRecorded], seen: Sequence[Mapping[str, Any]] | None) -> str:

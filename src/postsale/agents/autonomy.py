@@ -11,7 +11,7 @@ from typing import Any
 
 from postsale.agents.editing import edit_of
 from postsale.agents.policy import Policy
-from postsale.agents.policy_sections import Downgrade, Promotion
+from postsale.agents.policy_sections import Downgrade, Promotion, Retirement
 from postsale.aggregates.artifacts import MODES, Mode
 from postsale.events import DAY_US, to_us
 from postsale.projections.journal import Entry
@@ -37,6 +37,7 @@ class Review:
     promotes_to: Mode | None  # the next step, where there are criteria for it
     promotion: tuple[Criterion, ...]
     downgrade: tuple[Criterion, ...]  # met: a reason to go one step back
+    retirement: tuple[Criterion, ...] = ()  # met: a reason to retire the policy
 
     @property
     def ready(self) -> bool:
@@ -52,6 +53,11 @@ class Review:
         """Why it should go one step back; () where it need not."""
         return tuple(c for c in self.downgrade if c.met) if self.mode != "observe" else ()
 
+    @property
+    def retire(self) -> tuple[Criterion, ...]:
+        """Why its policy should be retired; () where it need not. A review retires nothing."""
+        return tuple(c for c in self.retirement if c.met)
+
     def to_dict(self) -> dict[str, Any]:
         def rows(criteria: Sequence[Criterion]) -> list[dict[str, Any]]:
             return [{"name": c.name, "found": c.found, "needed": c.needed, "met": c.met} for c in criteria]
@@ -65,6 +71,8 @@ class Review:
             "promotion": rows(self.promotion),
             "downgrade": rows(self.downgrade),
             "downgrade_now": bool(self.reasons),
+            "retirement": rows(self.retirement),
+            "retire_now": bool(self.retire),
         }
 
 
@@ -95,14 +103,16 @@ def _review(policy: Policy, agent: str, segment: str | None, mode: Mode, entries
     autonomy = policy.autonomy
     to: Mode | None = MODES[MODES.index(mode) + 1] if mode != "act" else None
     asked: Promotion | None = None if autonomy is None or to is None else getattr(autonomy, to)
-    down = autonomy.downgrade if autonomy is not None else None
+    down, over = (None, None) if autonomy is None else (autonomy.downgrade, autonomy.retire)
+    of_policy = [e for e in entries if e.recorded.policy == policy.digest]
     return Review(
         agent,
         segment,
         mode,
         to if asked is not None else None,
         () if asked is None else _promotion(asked, _within(entries, asked.window_days, now_us)),
-        () if down is None else _downgrade(down, _within(entries, down.window_days, now_us)),
+        () if down is None else _against(down, _within(entries, down.window_days, now_us)),
+        () if over is None else _against(over, _within(of_policy, over.window_days, now_us)),
     )
 
 
@@ -126,7 +136,8 @@ def _promotion(asked: Promotion, entries: Sequence[Entry]) -> tuple[Criterion, .
     return tuple(out)
 
 
-def _downgrade(asked: Downgrade, entries: Sequence[Entry]) -> tuple[Criterion, ...]:
+def _against(asked: Downgrade | Retirement, entries: Sequence[Entry]) -> tuple[Criterion, ...]:
+    """What speaks against going on as it is."""
     enough, answered = len(entries) >= asked.decisions, [e for e in entries if _answer(e) is not None]
     of = {
         "rejected_percent": _percent(sum(_answer(e) is False for e in answered), len(answered)),
@@ -145,6 +156,11 @@ def _downgrade(asked: Downgrade, entries: Sequence[Entry]) -> tuple[Criterion, .
                     enough and found is not None and found >= limit,
                 )
             )
+    if isinstance(asked, Retirement) and asked.success_percent is not None:
+        outcomes = [e for e in entries if e.outcome is not None]
+        found = _percent(sum(e.outcome == "success" for e in outcomes), len(outcomes))
+        low = enough and found is not None and found <= asked.success_percent
+        out.append(Criterion("success_percent", found, f"{asked.success_percent} % or less, of {asked.decisions} decisions at least", low))
     return tuple(out)
 
 

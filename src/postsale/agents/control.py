@@ -21,6 +21,7 @@ from postsale.aggregates.artifacts import (
     AgentRetired,
     ArtifactActivated,
     ArtifactPublished,
+    ArtifactRetired,
     AutonomyChanged,
     Mode,
     agent_stream,
@@ -56,7 +57,8 @@ def activate_policy(
     reason: str = "installed with the agent",
     widens: bool = False,
 ) -> bool:
-    """Publish a policy and make it the one that decides; False when it is already. Without a person nobody approved it, and the event says so.
+    """Publish a policy and make it the one that decides; False when it is already. Without a person nobody approved it, and the event says so;
+    nor is anything activated where a version was retired: that takes a person.
 
     Raises PolicyWidens for one that allows more than the active one, unless `widens`, or the policy itself, declares it.
     """
@@ -65,6 +67,9 @@ def activate_policy(
     for attempt in range(1, TRIES + 1):
         active, version = desk.active_policy(tenant, policy.name)
         if active is not None and active.digest == policy.digest:
+            return False
+        standing = desk.standing(tenant, policy.name)
+        if person is None and (standing.stopped or policy.digest in standing.retired):
             return False
         if active is not None and not (widens or policy.widens):
             more = widenings(active, policy)
@@ -80,6 +85,26 @@ def activate_policy(
         drafts = [(e, derive_id(stream, version + i, e.wire_name, policy.digest)) for i, e in enumerate(events)]
         try:
             desk.append_to(stream, version, drafts, Cause(actor=SYSTEM if person is None else person.actor, origin=desk.origin))
+        except (ContentConflict, VersionConflict):
+            if attempt == TRIES:
+                raise
+            continue
+        return True
+    raise AssertionError("unreachable")
+
+
+def retire_policy(desk: Desk, tenant: str, policy: Policy, *, person: Person, reason: str) -> bool:
+    """From the return on nothing is decided under this version, until a person activates it again; False when it is retired already."""
+    by, why = require_person(person, "retire a policy").login, require_reason(reason, "retirement")
+    stream = policy_stream(tenant, policy.name)
+    event = ArtifactRetired(of="policy", name=policy.name, digest=policy.digest, approver=by, reason=why)
+    for attempt in range(1, TRIES + 1):
+        standing = desk.standing(tenant, policy.name)
+        if policy.digest in standing.retired:
+            return False
+        drafts = [(event, derive_id(stream, standing.version, event.wire_name, policy.digest))]
+        try:
+            desk.append_to(stream, standing.version, drafts, Cause(actor=person.actor, origin=desk.origin))
         except (ContentConflict, VersionConflict):
             if attempt == TRIES:
                 raise

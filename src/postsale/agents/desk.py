@@ -186,7 +186,7 @@ class Desk(Lookup):
             return
         policy = self.policy(customer.stream.tenant, open_.policy)
         for wait_id, began in begun(policy, open_, draft.at_us) if policy is not None and policy.waits else ():
-            yield Draft(began, wait_id, draft.at_us, draft.cause)
+            yield Draft(began, wait_id, draft.at_us, replace(draft.cause, depth=open_.depth + 1))
 
     def append_to(self, stream: StreamId, version: int, events: Sequence[tuple[Event, UUID]], cause: Cause) -> Appended:
         """Events for another decision lane, such as an agent's or a policy's, after `version`."""

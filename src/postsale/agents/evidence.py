@@ -196,7 +196,7 @@ def customer_evidence(customer: CustomerAggregate, health: HealthReading, at_us:
         "survey_score": _int(answer.get("score")),
         "survey": _text(answer.get("survey")),
         "days_since_last_survey": None if survey is None else _days_since(survey[1], at_us),
-        "days_since_detractor": _days_since_detractor(f.get("last_detracted"), survey, at_us),
+        "days_since_detractor": _days_since_detractor(f, survey, at_us),
         "onboarding_steps_done": done,
         "onboarding_steps_left": None if plan is None else max(0, plan - done),
         "days_since_onboarding_step": _days_since(facts.get(STEP), at_us),
@@ -305,10 +305,11 @@ def _lost(lost: KindSummary | None, terms: KindSummary | None, paid: KindSummary
     return lost is not None and all(lost.latest_at_us >= later.latest_at_us for later in (terms, paid) if later is not None)
 
 
-def _days_since_detractor(last_us: object, survey: tuple[str, KindSummary] | None, at_us: int) -> int | None:
+def _days_since_detractor(features: Mapping[str, Any], survey: tuple[str, KindSummary] | None, at_us: int) -> int | None:
     """As the read models remember it; without them only the newest answer is known."""
-    if type(last_us) is int:
-        return _days(at_us - last_us)
+    if "last_detracted" in features:
+        last_us = features["last_detracted"]
+        return None if last_us is None else _days(at_us - last_us)
     if survey is None or survey[1].latest.get("survey") != "nps":
         return None
     score = _int(survey[1].latest.get("score"))

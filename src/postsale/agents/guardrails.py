@@ -15,6 +15,7 @@ from postsale.agents.budget_policy import Left, period
 from postsale.agents.budget_policy import verdicts as budget_verdicts
 from postsale.agents.conversation import Contacts, contacts_of, holder, verdicts
 from postsale.agents.expressions import Value
+from postsale.agents.holdout import Drawn, draw, drawn_of
 from postsale.agents.limits import TIERS, Asked, authority, offered, reach, tool_risk
 from postsale.agents.policy import NO_ACTION, Policy
 from postsale.agents.policy_sections import ProbabilityFloor, Rule, SequenceRule
@@ -26,6 +27,7 @@ from postsale.aggregates.decisions import Offer, Scalar, Verdict
 from postsale.events import DAY_US, from_us
 
 PERSON = ("approval/granted", "customer/command-issued")  # what people say themselves
+POLICY_RETIRED = "policy-retired"
 SWITCHES = ("agent", "tenant", "everything")  # in the order of `artifacts.switch_streams`
 
 
@@ -59,7 +61,7 @@ class Context:
     consent: Mapping[str, bool]  # by channel, for the policy's purpose
     touches: Mapping[int, int]  # window in days -> contacts in it, made or promised
     budgets: Mapping[str, Left] = field(default_factory=dict)  # by the budget's name in the policy
-    paused_by: str = ""  # "", or which switch: agent, tenant, everything; "retired" for good
+    paused_by: str = ""  # "", or which switch: agent, tenant, everything; "retired" for good; POLICY_RETIRED
     merged: bool = False  # the customer is part of another one
     past: Mapping[str, Past] = field(default_factory=dict)  # by sequence rule
     probability_ppm: int | None = None  # of the policy's floor; None when no calibrated model says so
@@ -69,6 +71,7 @@ class Context:
     priority: int | None = None  # of the agent among all agents; None: its policy takes no part
     conversation_with: str = ""  # the other agent that speaks with the customer and does not have to yield
     contacts: Mapping[str, Contacts] = field(default_factory=dict)  # by channel, by all agents together
+    drawn: Drawn | None = None  # the customer's number in the policy's hold-out
     zone_of: str = ""  # whose zone it is: the customer's, the policy's, or utc, because nobody has one; "" in old records
 
     def scalars(self) -> dict[str, Scalar]:
@@ -95,6 +98,8 @@ class Context:
             out |= {"priority": self.priority, "conversation_with": self.conversation_with}
             for channel, (made, most, days) in self.contacts.items():
                 out |= {f"contacts.{channel}": made, f"contact_limit.{channel}": most, f"contact_days.{channel}": days}
+        if self.drawn is not None:
+            out |= self.drawn.scalars()
         if self.zone_of:
             out["time_zone_of"] = self.zone_of
         return out
@@ -136,6 +141,7 @@ class Context:
                 for k, v in values.items()
                 if k.startswith("contacts.") and isinstance(v, int)
             },
+            drawn=drawn_of(values),
             zone_of=str(values.get("time_zone_of") or ""),
         )
 
@@ -147,13 +153,15 @@ def look(
     *,
     now_us: int,
     switches: tuple[AgentControl, ...] = (),
+    retired: bool = False,
     budgets: Mapping[str, Left] | None = None,
     tools: Mapping[str, ToolRef] | None = None,
     reached: int | None = None,
     agent: str = "",
     contact_limits: Mapping[str, ContactLimit] | None = None,
 ) -> Context:
-    """The context of one decision of `agent`. `switches` are the states of `artifacts.switch_streams`, in that order.
+    """The context of one decision of `agent`. `switches` are the states of `artifacts.switch_streams`, in that order;
+    `retired`: the policy was.
 
     `budgets`: what is left of each, and of which slice; nothing of one that is not there. Which period it is, follows from the time.
     """
@@ -167,7 +175,7 @@ def look(
         consent={c: customer.may_contact(c, g.purpose) for c in policy.channels},
         touches={d: contacts(customer, now_us, d) for d in sorted({f.days for f in g.frequency})},
         budgets={b.name: (budgets or {}).get(b.name, Left(0, ""))._replace(period=period(b, now_us)) for b in policy.budgets or ()},
-        paused_by=paused[0] if paused else "",
+        paused_by=paused[0] if paused else POLICY_RETIRED if retired else "",
         merged=customer.merged_into is not None,
         past={rule.id: look_back(rule, customer, now_us) for rule in g.sequence or ()},
         probability_ppm=likely if type(likely) is int else None,
@@ -177,6 +185,7 @@ def look(
         priority=priority,
         conversation_with="" if priority is None else holder(customer, agent, priority, now_us),
         contacts={} if priority is None else contacts_of(customer, policy.channels, contact_limits or {}, now_us),
+        drawn=draw(policy.holdout, customer.ref),
         zone_of=zone_of_whom,
     )
 
@@ -279,6 +288,8 @@ def judge(
     out += [asked.verdict for asked in beyond(policy, chosen, offer, context, evidence or {})]
     where = "" if segment is None else f"/{segment}"
     out.append(_say("autonomy", f"autonomy:{mode}{where}", mode != "observe", "the agent observes", f"the agent may {mode}"))
+    if context.drawn is not None:  # last, so that it stops only what nothing else does: the arms differ by the draw alone
+        out.append(context.drawn.verdict)
     return tuple(out)
 
 

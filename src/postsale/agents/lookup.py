@@ -23,6 +23,7 @@ from postsale.aggregates.artifacts import (
     AgentEvent,
     ArtifactActivated,
     ArtifactPublished,
+    ArtifactRetired,
     evolve_agent,
     policy_stream,
     switch_streams,
@@ -66,6 +67,16 @@ class Switches(NamedTuple):
         return any(s.paused for s in self.states)
 
 
+class Standing(NamedTuple):
+    """What is said of the versions of one policy. Digests; "" for none."""
+
+    version: int = 0  # of the stream
+    active: str = ""
+    since_us: int = 0  # when the active one became active
+    stopped: str = ""  # was active when it was retired, while none is
+    retired: frozenset[str] = frozenset()  # and not activated again since
+
+
 @dataclass(slots=True)
 class Step:
     """What a desk has read since its step began, and what is about to be stored in it: nothing is promised twice, whoever comes next."""
@@ -90,8 +101,7 @@ class Lookup:
         self.escrow = escrow
         self._policies: dict[str, Policy] = {}  # by digest
         self._authorities: dict[str, Authority] = {}  # by tenant
-        self._since: dict[StreamId, int] = {}  # when the active policy became active
-        self._active: dict[StreamId, tuple[int, str]] = {}  # stream -> (version, digest)
+        self._standing: dict[StreamId, Standing] = {}  # of policies
         self._step: Step | None = None
 
     def begin(self) -> None:
@@ -175,32 +185,49 @@ class Lookup:
         return known[1], StreamAt(stream, known[0])
 
     def active_policy(self, tenant: str, name: str) -> tuple[Policy | None, int]:
-        """The policy of this name that decides now, and the version of its stream; None when none was activated."""
+        """The policy of this name that decides now, and the version of its stream; None when none was activated, or it was retired."""
+        standing = self.standing(tenant, name)
+        return (self._policies[standing.active] if standing.active else None), standing.version
+
+    def standing(self, tenant: str, name: str) -> Standing:
+        """What a policy's stream says now of its versions."""
         stream = policy_stream(tenant, name)
         version = self._version(stream)
-        if (known := self._active.get(stream)) is not None and known[0] == version:
-            return self._policies[known[1]], version
-        active, contents, version = "", {}, 0
+        if (known := self._standing.get(stream)) is not None and known.version == version:
+            return known
+        known, contents = Standing(), dict[str, str]()
         for recorded in self.log.events(Query(tenant=tenant, streams=(stream,), lane=Lane.DECISION)):
             version = recorded.stored.version
-            if isinstance(recorded.data, ArtifactPublished):
-                contents[recorded.data.digest] = untouched(recorded.position, recorded.data)
-            elif isinstance(recorded.data, ArtifactActivated):
-                active = recorded.data.digest
-                self._since[stream] = recorded.stored.occurred_at_us
-        if not active:
-            return None, version
-        if active not in self._policies:
-            self._policies[active] = Policy.from_json(contents[active])
-        self._active[stream] = (version, active)
-        return self._policies[active], version
+            match recorded.data:
+                case ArtifactPublished(digest=digest):
+                    contents[digest] = untouched(recorded.position, recorded.data)
+                case ArtifactActivated(digest=digest):
+                    known = Standing(active=digest, since_us=recorded.stored.occurred_at_us, retired=known.retired - {digest})
+                case ArtifactRetired(digest=digest):
+                    stops = digest == known.active
+                    known = known._replace(
+                        active="" if stops else known.active, stopped=digest if stops else known.stopped, retired=known.retired | {digest}
+                    )
+        for digest in {known.active, known.stopped} - {""}:
+            if digest not in self._policies:
+                self._policies[digest] = Policy.from_json(contents[digest])
+        self._standing[stream] = known = known._replace(version=version)
+        return known
+
+    def stopped_policy(self, tenant: str, name: str) -> Policy | None:
+        """The version that decided until it was retired, while no other one does; else None."""
+        stopped = self.standing(tenant, name).stopped
+        return self._policies[stopped] if stopped else None
+
+    def retired(self, tenant: str, digest: str) -> bool:
+        """Whether a version was retired and not activated again."""
+        policy = self.policy(tenant, digest)
+        return policy is not None and digest in self.standing(tenant, policy.name).retired
 
     def seen_policy(self, tenant: str, name: str) -> tuple[Policy | None, int]:
         """The active policy as this process last read it, and since when it is active (now for none): for times to come, not decisions."""
-        stream = policy_stream(tenant, name)
-        known = self._active.get(stream)
-        policy = self._policies[known[1]] if known is not None else self.active_policy(tenant, name)[0]
-        return policy, self._since.get(stream, self.now_us())
+        known = self._standing.get(policy_stream(tenant, name)) or self.standing(tenant, name)
+        return (self._policies[known.active], known.since_us) if known.active else (None, self.now_us())
 
     def policy(self, tenant: str, digest: str) -> Policy | None:
         """Any published version by its digest; None when there is none."""

@@ -22,6 +22,7 @@ from postsale.agents.calendar import Calendar
 from postsale.agents.conversation import Conversation
 from postsale.agents.expressions import Cell, InputType, Value, all_of, parse_cell
 from postsale.agents.flags import FlagInput
+from postsale.agents.holdout import Holdout
 from postsale.agents.policy_sections import Autonomy, Cells, Guardrails, Outcome, Rule, Trigger
 from postsale.agents.regions import Box, box_of
 from postsale.agents.schedules import Schedule
@@ -58,6 +59,7 @@ class Policy(Table):
         None  # what planners may choose
     )
     guardrails: Guardrails
+    holdout: Holdout | None = None  # whom it leaves alone, at random
     autonomy: Autonomy | None = None
     budgets: Annotated[Annotated[tuple[Budget, ...], Field(min_length=1, max_length=20)] | None, Field(alias="budget")] = None
     outcome: Outcome | None = None

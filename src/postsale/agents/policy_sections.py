@@ -146,8 +146,22 @@ class Downgrade(Table):
     automatic: bool = False  # by itself at the next run; else a person does it
 
 
+class Retirement(Table):
+    """What speaks for retiring the policy; a person does it. Shares of the last `window_days`; nothing is said about fewer than `decisions`."""
+
+    window_days: Days
+    decisions: Annotated[int, Field(ge=1, le=MAX_INT)]
+    rejected_percent: Percent | None = None  # of the proposals that people answered: this much or more
+    failed_percent: Percent | None = None  # of decisions
+    overridden_percent: Percent | None = None  # of decisions
+    success_percent: Percent | None = None  # of known outcomes: this much or less
+
+
 class Autonomy(Table):
-    """How far the agent may go with whom, and what must be so before it goes further or back. A promotion is always a person's."""
+    """How far the agent may go with whom, and what must be so before it goes further, back, or is retired.
+
+    A promotion is always a person's, and so is a retirement.
+    """
 
     by: Id | None = None  # the input that names a customer's segment
     segments: dict[Id, Literal["observe", "propose", "act"]] = Field(default_factory=dict)  # how far at most; not named: `otherwise`
@@ -155,6 +169,7 @@ class Autonomy(Table):
     propose: Promotion | None = None  # from observing to proposing
     act: Promotion | None = None  # from proposing to acting
     downgrade: Downgrade | None = None
+    retire: Retirement | None = None
 
 
 class Guardrails(Table):

@@ -81,6 +81,8 @@ def table(policy: Policy) -> str:
     if (autonomy := policy.autonomy) is not None and autonomy.by is not None:
         most = ", ".join(f"{name} {mode}" for name, mode in sorted(autonomy.segments.items()))
         lines.append(f"  at most, by {autonomy.by}: {most}{'; ' if most else ''}else {autonomy.otherwise}")
+    if (held := policy.holdout) is not None:
+        lines.append(f"  {held.percent} % of customers are left alone at random, by the name {held.name}, so that effects can be told")
     if (talk := policy.conversation) is not None:
         lines.append(f"  priority {talk.priority}: one conversation with a customer at a time, and 1 goes first")
         lines += [f"  a conversation ends, {s.id}: {_words(policy, s.when, s.id)}" for s in talk.stop]

@@ -69,6 +69,9 @@ def people(rules: ApprovalRules) -> Iterator[str]:
         means = {"escalate": "then the next level", "lapse": "then it lapses", "reject": "then it is rejected"}
         silence = means.get(level.on_timeout, "then it is approved")
         yield f"    {level.name}: {level.role or 'anyone'}, within {level.within}, {silence}"
+    for what, role in (("no", rules.rejected_by), ("an edit", rules.edited_by)):
+        if role is not None:
+            yield f"    {what} also from: {role}"
 
 
 def hours(policy: Policy) -> Iterator[str]:
@@ -104,6 +107,8 @@ def _fewer(old: ApprovalRules, new: ApprovalRules | None) -> Iterator[tuple[str,
         yield "approvals.people", "fewer people have to say yes"
     if (old.edits, new.edits) == ("other", "anyone"):
         yield "approvals.edits", "whoever edits may approve it too"
+    if new.edited_by is not None and new.edited_by != old.edited_by:
+        yield "approvals.edited_by", "others may change what is proposed"
     if [_strict(x) for x in old.levels] != [_strict(x) for x in new.levels]:
         yield "approvals.level", "other people may answer, they have other times, or silence means something else"
 

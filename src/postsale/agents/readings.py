@@ -64,14 +64,24 @@ class RunnerHealth:
     def read(self, customer: CustomerAggregate, at_us: int, wanted: frozenset[str], *, known_at_us: int | None = None) -> HealthReading:
         """Health and features of all the customer's streams at `at_us`; the trend only when it is wanted. Raises NotLive."""
         self.require_live()
-        fold = self._model.fold
-        read = self._runner.read_state(customer.fact_streams, as_of_us=at_us, known_at_us=known_at_us)
-        before_us = at_us - TREND_DAYS * DAY_US
-        before: State | None = None
-        if "health_trend" in wanted:
-            before = self._runner.read_state(customer.fact_streams, as_of_us=before_us, known_at_us=known_at_us).state
+        fold, read = self._model.fold, self._runner.read_state(customer.fact_streams, as_of_us=at_us, known_at_us=known_at_us)
+        before = self._before(customer, at_us, wanted, known_at_us)
         models = self.models_of(customer.stream.tenant, known_at_us=known_at_us)
         return self.reading(read.state, at_us, position=read.position, state_hash=fold.digest(read.state), before=before, models=models)
+
+    def states(
+        self, customer: CustomerAggregate, at_us: int, wanted: frozenset[str], *, known_at_us: int | None = None
+    ) -> tuple[State, State | None]:
+        """What `read` reads from: the state at `at_us`, and where the trend is wanted the one before. Raises NotLive."""
+        self.require_live()
+        read = self._runner.read_state(customer.fact_streams, as_of_us=at_us, known_at_us=known_at_us)
+        return read.state, self._before(customer, at_us, wanted, known_at_us)
+
+    def _before(self, customer: CustomerAggregate, at_us: int, wanted: frozenset[str], known_at_us: int | None) -> State | None:
+        if "health_trend" not in wanted:
+            return None
+        before_us = at_us - TREND_DAYS * DAY_US
+        return self._runner.read_state(customer.fact_streams, as_of_us=before_us, known_at_us=known_at_us).state
 
     def models_of(self, tenant: str, *, known_at_us: int | None = None) -> ActiveModels:
         """What is active in a tenant's log, now or as it was known at a time."""

@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
+from uuid import UUID
 
 import orjson
 
 from postsale.access import Person
-from postsale.agents.approval_rules import is_over
+from postsale.agents.approval_rules import is_over, right_to_settle
 from postsale.agents.decide import Decided, decision_id
 from postsale.agents.desk import Change, Desk
 from postsale.agents.editing import COMMAND, Edit, changed_arguments, edit_of
@@ -21,11 +22,13 @@ from postsale.agents.silence import Changed, Silence
 from postsale.aggregates import asked as a
 from postsale.aggregates import commands
 from postsale.aggregates import decisions as d
+from postsale.aggregates.authority import Right, authority_stream
 from postsale.aggregates.budgets import Reservation
 from postsale.aggregates.customer import MAX_RECENT, CustomerAggregate, PendingTrigger
 from postsale.aggregates.evolve import without_proposal
 from postsale.errors import ApprovalRefused, InvalidInput
 from postsale.events import Recorded, derive_id
+from postsale.store.contract import Condition, StreamAt
 from postsale.store.log import Cause
 
 
@@ -42,6 +45,19 @@ class Edited:
 
 Propose = Callable[[CustomerAggregate, PendingTrigger, Edited], tuple[Change, Decided]]
 """(customer without the replaced proposal, trigger, edit) -> the events of a decision about it, and the decision."""
+
+
+def may_settle(
+    desk: Desk, c: CustomerAggregate, asked: a.Asked | None, decision_id: UUID, person: Person, beside: str | None
+) -> tuple[Right, tuple[Condition, ...]]:
+    """Why a person may say no to a proposal or change it, and the condition that it is so when it is stored. ApprovalRefused when not."""
+    if asked is None:
+        return Right(None), ()
+    authority = desk.authority(c.stream.tenant)
+    right = right_to_settle(asked, beside, authority, person.login, decision_id, desk.now_us())
+    if isinstance(right, str):
+        raise ApprovalRefused(decision_id=str(decision_id), reason=right)
+    return right, (StreamAt(authority_stream(c.stream.tenant), authority.version),)
 
 
 class Editor:
@@ -71,6 +87,7 @@ class Editor:
             return self._silence.over(c, open_, open_.asked, decision)
         if open_.expires_at_us is not None and now_us >= open_.expires_at_us:
             return Change((self._silence.draft(d.ApprovalLapsed(decision_id=id_, why="expired"), open_, "approval"),))
+        right, conditions = may_settle(self._desk, c, open_.asked, id_, person, None if open_.asked is None else open_.asked.edited_by)
         changed = self._changed(c, decision)[0]
         if changed:
             lapse = d.ApprovalLapsed(decision_id=id_, why="values-changed", detail=", ".join(changed))
@@ -96,7 +113,8 @@ class Editor:
         )
         said = [*names, *(["offer.amount_minor"] if new_amount else []), *(["offer.terms"] if new_terms else [])]
         edited = Edited(edit, person.login, arguments if arguments is not None else shown, _asked_by(data), open_.reservations)
-        return self._replacement(c, decision, person, reason, edited, tuple(said), now_us)
+        made = self._replacement(c, decision, person, reason, edited, tuple(said), now_us, right)
+        return replace(made, conditions=(*made.conditions, *conditions))
 
     def _replacement(
         self,
@@ -107,6 +125,7 @@ class Editor:
         edited: Edited,
         changed: tuple[str, ...],
         now_us: int,
+        right: Right,
     ) -> Change:
         """The person's command with its trigger, the end of the old proposal, and the new one: all or nothing."""
         assert self._propose is not None
@@ -133,6 +152,7 @@ class Editor:
             authenticated_by=person.authenticated_by,
             changed=changed,
             reason=reason,
+            **right.said(),
         )
         first = Cause(actor=person.actor, correlation_id=data.trigger_id, origin=self._desk.origin)
         then = Cause(

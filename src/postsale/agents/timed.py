@@ -15,15 +15,20 @@ from postsale.agents.expressions import Value
 from postsale.agents.policy import Policy
 from postsale.aggregates.customer import CustomerAggregate
 from postsale.aggregates.decisions import TriggerRaised
-from postsale.aggregates.timed import ScheduleCame, SlaBreached, SlaWarned, WaitEnded
+from postsale.aggregates.timed import ScheduleCame, SlaWarned
 from postsale.events import Event, derive_id, from_us
 
 
 class Timed(NamedTuple):
-    """An event to append, and its id."""
+    """An event to append, its id, its cause, and how deep it is in the chain of causes.
+
+    What follows from an effect of our own is deeper than it. A schedule is of depth 0: no effect can bring the calendar forward.
+    """
 
     event: Event
     event_id: UUID
+    cause: UUID | None = None
+    depth: int = 0
 
 
 def time_brings(
@@ -39,13 +44,15 @@ def time_brings(
         yield from _schedule(c, agent, policy, schedule, since_us, now_us, values)
     for wait in waits.due(c, agent, now_us):
         end = waits.verdict(policy, wait, values())
-        yield from _with_trigger(end, derive_id(wait.wait_id, "ended"), agent, wait.wait, raises=end.result == "due")
+        it = Timed(end, derive_id(wait.wait_id, "ended"), wait.wait_id, wait.depth)
+        yield from _with_trigger(it, agent, wait.wait, raises=end.result == "due")
     for term in sla.terms(c, agent, policy):
         event = sla.missed(term, agent, now_us)
         if event is not None:
             kind = "warning" if isinstance(event, SlaWarned) else "breach"
             id_ = derive_id(term.case.case_id, agent, term.sla.id, term.since_us, kind)
-            yield from _with_trigger(event, id_, agent, term.sla.id, raises=kind in term.sla.asks)
+            it = Timed(event, id_, term.case.event_id, term.case.depth)
+            yield from _with_trigger(it, agent, term.sla.id, raises=kind in term.sla.asks)
 
 
 def next_us(c: CustomerAggregate, agent: str, policy: Policy, since_us: int) -> Iterator[int]:
@@ -92,16 +99,14 @@ def _schedule(
         raised=raised,
     )
     id_ = derive_id("schedule", c.stream, agent, schedule.id, firing.due_us)
-    yield from _with_trigger(came, id_, agent, schedule.id, raises=raised)
+    yield from _with_trigger(Timed(came, id_), agent, schedule.id, raises=raised)
 
 
-def _with_trigger(
-    event: ScheduleCame | WaitEnded | SlaWarned | SlaBreached, event_id: UUID, agent: str, condition: str, *, raises: bool
-) -> Iterator[Timed]:
-    yield Timed(event, event_id)
+def _with_trigger(it: Timed, agent: str, condition: str, *, raises: bool) -> Iterator[Timed]:
+    yield it
     if raises:
-        raised = TriggerRaised(agent=agent, condition=condition, cause="time", causing_event=event_id, depth=0)
-        yield Timed(raised, derive_id(agent, condition, event_id))
+        raised = TriggerRaised(agent=agent, condition=condition, cause="time", causing_event=it.event_id, depth=it.depth)
+        yield Timed(raised, derive_id(agent, condition, it.event_id), it.event_id, it.depth)
 
 
 def _zone(c: CustomerAggregate, policy: Policy, schedule: schedules.Schedule) -> schedules.Where:

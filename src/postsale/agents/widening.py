@@ -46,7 +46,7 @@ def widenings(old: Policy, new: Policy) -> tuple[Wider, ...]:
         if old.inputs.get(name, kind) != kind:
             return (Wider(f"inputs.{name}", f"it was declared {old.inputs[name]}, so its rows cannot be compared"),)
     limits = (*_limits(old.guardrails, new.guardrails), *_autonomy(old.autonomy, new.autonomy))
-    limits = (*limits, *_budgets(old, new), *_conversation(old, new))
+    limits = (*limits, *_budgets(old, new), *_conversation(old, new), *_holdout(old, new))
     time = (Wider(where, why) for where, why in policy_time.wider(old, new))
     return (*_rows(old, new), *_options(old, new), *_triggers(old, new), *limits, *time)
 
@@ -279,6 +279,12 @@ def _conversation(old: Policy, new: Policy) -> Iterator[Wider]:
             yield Wider(f"conversation.stop {stop.id!r}", "a conversation goes on where it ended")
 
 
+def _holdout(old: Policy, new: Policy) -> Iterator[Wider]:
+    was, now = old.holdout, new.holdout
+    if was is not None and (now is None or now.name != was.name or now.percent < was.percent):
+        yield Wider("holdout", "customers that were left alone may be acted on")
+
+
 def _autonomy(old: Autonomy | None, new: Autonomy | None) -> Iterator[Wider]:
     before, after = old or Autonomy(), new or Autonomy()
     for segment in sorted({*before.segments, *after.segments}) if before.by is not None and before.by == after.by else ():
@@ -293,6 +299,8 @@ def _autonomy(old: Autonomy | None, new: Autonomy | None) -> Iterator[Wider]:
             yield Wider(f"autonomy.{step}", "less is asked before a promotion")
     if before.downgrade is not None and before.downgrade != after.downgrade:
         yield Wider("autonomy.downgrade", "it may be downgraded later, or not at all")
+    if before.retire is not None and before.retire != after.retire:
+        yield Wider("autonomy.retire", "less may speak for retiring it")
 
 
 def _as_careful(old: ToolRisk, new: ToolRisk | None) -> bool:

@@ -60,7 +60,7 @@ class ArtifactActivated(Event):
 
 
 class ArtifactRetired(Event):
-    """The active version decides no longer, and no other one does in its place."""
+    """A version decides no longer, until somebody activates it again; where it was the active one, no other one does in its place."""
 
     wire_name: ClassVar[str] = "artifact/retired@1"
     of: Literal["policy", "model", "prompt"]

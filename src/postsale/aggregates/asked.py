@@ -15,6 +15,7 @@ from postsale.aggregates.parts import Part
 from postsale.events import Count, Event, Id, Text, UtcDatetime, to_us
 
 OnTimeout = Literal["escalate", "lapse", "reject", "approve"]
+ANYONE = "anyone"  # in place of a role: any authenticated person
 
 
 class AskedLevel(Part):
@@ -35,6 +36,8 @@ class ApprovalAsked(Event):
     edits: Literal["anyone", "other"]  # who approves an edited proposal: "other" is somebody else than its editor
     editor: Id | None = None  # who edited it
     levels: Annotated[tuple[AskedLevel, ...], Field(min_length=1, max_length=10)]
+    rejected_by: Id | None = None  # a role that may say no beside those that may say yes; ANYONE: any authenticated person
+    edited_by: Id | None = None  # likewise who may change the proposal
 
 
 class ApprovalSigned(Event):
@@ -83,6 +86,9 @@ class ApprovalReplaced(Event):
     authenticated_by: Id
     changed: tuple[Id, ...]  # names only: values may be personal
     reason: Text
+    on_behalf_of: Id | None = None  # whose authority it is, when it was delegated
+    delegation_id: UUID | None = None
+    role: Id | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +109,8 @@ class Asked:
     levels: tuple[AskedLevel, ...]
     level: int = 0  # up to where it has been escalated
     signed: tuple[Signature, ...] = ()
+    rejected_by: str | None = None
+    edited_by: str | None = None
 
     @property
     def now(self) -> AskedLevel:
@@ -116,7 +124,7 @@ class Asked:
 
 
 def begin(event: ApprovalAsked) -> Asked:
-    return Asked(event.people, event.edits, event.editor, event.levels)
+    return Asked(event.people, event.edits, event.editor, event.levels, rejected_by=event.rejected_by, edited_by=event.edited_by)
 
 
 def evolve_asked(asked: Asked, event: ApprovalSigned | ApprovalEscalated) -> Asked:

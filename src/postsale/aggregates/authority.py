@@ -102,6 +102,10 @@ class Right:
     on_behalf_of: str | None = None
     delegation_id: UUID | None = None
 
+    def said(self) -> dict[str, Any]:
+        """As events record it."""
+        return {"role": self.role, "on_behalf_of": self.on_behalf_of, "delegation_id": self.delegation_id}
+
 
 @dataclass(frozen=True, slots=True)
 class Authority:

@@ -9,6 +9,7 @@ from typing import Literal
 from uuid import UUID
 
 from postsale.aggregates import decisions as d
+from postsale.aggregates.authority import Right
 from postsale.aggregates.customer import CustomerAggregate, Effect, OpenDecision
 from postsale.aggregates.identity import ALIASES, MergedInto, SplitFrom, StreamJoined, StreamParted
 from postsale.errors import ApprovalRefused, IdentityConflict, InvalidInput, UnknownDecision
@@ -89,11 +90,14 @@ def approve(
     )
 
 
-def reject(c: CustomerAggregate, decision_id: UUID, *, approver: str, authenticated_by: str, reason: str) -> tuple[d.CustomerEvent, ...]:
+def reject(
+    c: CustomerAggregate, decision_id: UUID, *, approver: str, authenticated_by: str, reason: str, right: Right | None = None
+) -> tuple[d.CustomerEvent, ...]:
     known = awaiting(c, decision_id)
     if approver == known.agent:
         raise ApprovalRefused(decision_id=str(decision_id), reason="an agent cannot settle its own proposal")
-    return (d.ApprovalRejected(decision_id=decision_id, approver=approver, authenticated_by=authenticated_by, reason=reason),)
+    by = (right or Right(None)).said()
+    return (d.ApprovalRejected(decision_id=decision_id, approver=approver, authenticated_by=authenticated_by, reason=reason, **by),)
 
 
 def lapse_expired(c: CustomerAggregate, now_us: int) -> tuple[d.ApprovalLapsed, ...]:

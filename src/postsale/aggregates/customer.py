@@ -74,6 +74,7 @@ class OpenDecision:
     asked: a.Asked | None = None  # the rules under which it waits for people, when the policy has any
     priority: int | None = None  # of its agent among all agents; None: it is no conversation
     purpose: str = ""  # that consent was asked for
+    depth: int = 0  # in the chain of causes
 
     @property
     def done(self) -> bool:
@@ -111,6 +112,8 @@ class RiskCase:
     reason: str
     acted_us: int | None = None  # the first effect that happened, or a person moved the case
     missed: frozenset[tuple[str, str, int, str]] = frozenset()  # (agent, sla, since, warned or breached)
+    event_id: UUID | None = None  # of the opening, or of the newest move
+    depth: int = 0  # in the chain of causes, of what follows from that event
 
 
 @dataclass(frozen=True, slots=True)

@@ -183,6 +183,9 @@ class ApprovalRejected(Event):
     approver: Id
     authenticated_by: Id
     reason: Text
+    on_behalf_of: Id | None = None  # whose authority it is, when it was delegated
+    delegation_id: UUID | None = None
+    role: Id | None = None  # under rules: in which role
 
 
 class ApprovalLapsed(Event):

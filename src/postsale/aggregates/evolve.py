@@ -6,8 +6,7 @@ Pure and total: no clock, no random, no I/O, nothing refused. May import `events
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar, assert_never
 from uuid import UUID
 
@@ -30,11 +29,14 @@ from postsale.aggregates.customer import (
     RiskCase,
     Touch,
 )
+from postsale.aggregates.frozen import replace
 from postsale.aggregates.identity import MergedInto, SplitFrom, StreamJoined, StreamParted
 from postsale.aggregates.plans import PlanReceived, PlanRequested
-from postsale.events import Lane, StoredEvent, StreamId, decode, to_us
+from postsale.events import Event, Header, Lane, StoredEvent, StreamId, decode, to_us
 
 _TOGETHER = 256
+Read = Callable[[StoredEvent], Event]
+"""Of a stored event of the decision lane, what it says, personal fields MASKED."""
 K = TypeVar("K")
 V = TypeVar("V")
 
@@ -99,15 +101,19 @@ def _arrives(w: t.Wait, fact: StoredEvent) -> t.Wait:
     return replace(w, met=fact.event_id)
 
 
-def evolve_decision(customer: CustomerAggregate, stored: StoredEvent) -> CustomerAggregate:
-    """An event of the decision lane of this customer's own stream."""
-    event: d.CustomerEvent = decode(stored).data  # type: ignore[assignment]
+def _read(stored: StoredEvent) -> Event:
+    return decode(stored).data
+
+
+def evolve_decision(customer: CustomerAggregate, stored: StoredEvent, read: Read = _read) -> CustomerAggregate:
+    """An event of the decision lane of this customer's own stream; `read` says what its bytes hold."""
+    event: d.CustomerEvent = read(stored)  # type: ignore[assignment]
     recent = {**customer.recent, stored.kind: _newest(customer, stored.kind, (stored.occurred_at_us,))}
     customer = replace(customer, position=max(customer.position, stored.position), version=stored.version, recent=recent)
     return _evolve(customer, event, stored)
 
 
-def fold(customer: CustomerAggregate, events: Iterable[StoredEvent]) -> CustomerAggregate:
+def fold(customer: CustomerAggregate, events: Iterable[StoredEvent], read: Read = _read) -> CustomerAggregate:
     """Evolve over events of both lanes in position order. Memory is bounded: facts are taken in by the hundred."""
     facts: list[StoredEvent] = []
     for stored in events:
@@ -116,7 +122,7 @@ def fold(customer: CustomerAggregate, events: Iterable[StoredEvent]) -> Customer
             continue
         customer = evolve_facts(customer, facts) if facts else customer
         facts = [stored] if stored.lane is Lane.FACT else []
-        customer = customer if facts else evolve_decision(customer, stored)
+        customer = customer if facts else evolve_decision(customer, stored, read)
     return evolve_facts(customer, facts) if facts else customer
 
 
@@ -172,10 +178,16 @@ def _evolve(c: CustomerAggregate, event: d.CustomerEvent, stored: StoredEvent) -
         case ConversationEnded(decision_id=id_):
             return _ended(c, id_, at)
         case d.RiskCaseOpened(case_id=case_id, reason=reason):
-            return replace(c, cases={**c.cases, case_id: RiskCase(case_id, "at-risk", at, at, reason)})
+            depth = Header.from_bytes(stored.header).depth + 1
+            opened = RiskCase(case_id, "at-risk", at, at, reason, event_id=stored.event_id, depth=depth)
+            return replace(c, cases={**c.cases, case_id: opened})
         case d.RiskCaseMoved(case_id=case_id, stage=stage):
             case = c.cases.get(case_id)
-            return c if case is None else replace(c, cases={**c.cases, case_id: replace(_act(case, at), stage=stage, stage_since_us=at)})
+            if case is None:
+                return c
+            depth = Header.from_bytes(stored.header).depth
+            moved = replace(_act(case, at), stage=stage, stage_since_us=at, event_id=stored.event_id, depth=depth)
+            return replace(c, cases={**c.cases, case_id: moved})
         case d.RiskCaseClosed(case_id=case_id):
             return replace(c, cases=_without(c.cases, case_id))
         case StreamJoined(category=category, id=id_):
@@ -221,7 +233,8 @@ def _evolve(c: CustomerAggregate, event: d.CustomerEvent, stored: StoredEvent) -
         case t.WaitBegan(agent=agent, wait=name, decision_id=id_, kinds=kinds, until=until):
             over = [k for k, w in c.waits.items() if w.due is not None][-t.MAX_OVER + 1 :]  # for facts that come late
             kept = {k: w for k, w in c.waits.items() if w.due is None or k in over}
-            wait = t.Wait(stored.event_id, agent, name, id_, kinds, at, to_us(until))
+            depth = Header.from_bytes(stored.header).depth
+            wait = t.Wait(stored.event_id, agent, name, id_, kinds, at, to_us(until), depth=depth)
             return replace(c, waits={**kept, stored.event_id: wait})
         case t.WaitEnded(wait_id=wait_id, result="due", agent=agent, wait=name):
             waited = c.waits.get(wait_id)
@@ -287,6 +300,7 @@ def _decided(c: CustomerAggregate, event: d.DecisionRecorded, stored: StoredEven
         action=event.action,
         priority=rank if type(rank := event.context.get("priority")) is int else None,
         purpose=str(event.context.get("purpose") or ""),
+        depth=event.depth,
     )
     touches = c.touches
     if event.disposition in {"acted", "awaiting"}:

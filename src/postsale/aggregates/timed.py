@@ -93,6 +93,7 @@ class Wait:
     until_us: int
     met: UUID | None = None  # the first fact that counts: its time is after the beginning and before the end
     due: UUID | None = None  # the event that said so, the cause of its trigger
+    depth: int = 0  # in the chain of causes: one more than the decision whose effect it follows
 
 
 @dataclass(frozen=True, slots=True)

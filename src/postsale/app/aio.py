@@ -20,6 +20,7 @@ from postsale.aggregates.conversations import ContactLimit
 from postsale.aggregates.customer import CustomerAggregate
 from postsale.aggregates.signals import Signal
 from postsale.app.budgets import BudgetPeriod
+from postsale.app.effects import EffectReport
 from postsale.app.health import CustomerRow
 from postsale.app.importing import ImportReport, Refused
 from postsale.app.outcomes import Outcomes
@@ -249,6 +250,19 @@ class AsyncTenant:
             reply_within=reply_within,
         )
 
+    async def effects(
+        self,
+        start: datetime,
+        end: datetime,
+        *,
+        holdout: str | None = None,
+        agent: str | None = None,
+        as_of: datetime | None = None,
+        known_at: datetime | None = None,
+    ) -> tuple[EffectReport, ...]:
+        """See `Tenant.effects`."""
+        return await asyncio.to_thread(self.sync.effects, start, end, holdout=holdout, agent=agent, as_of=as_of, known_at=known_at)
+
     async def approvals(self, *, as_of: datetime | None = None, known_at: datetime | None = None) -> list[Decision]:
         """See `Tenant.approvals`."""
         return await asyncio.to_thread(self.sync.approvals, as_of=as_of, known_at=known_at)
@@ -267,9 +281,13 @@ class AsyncTenant:
         """See `Tenant.consent`."""
         return await asyncio.to_thread(self.sync.consent, customer, channel, purpose, given=given, evidence=evidence)
 
-    async def returned(self, effect: UUID | str, signal: Signal) -> Receipt:
+    async def retire_policy(self, digest: str, *, reason: str, by: Person | None = None) -> int:
+        """See `Tenant.retire_policy`."""
+        return await asyncio.to_thread(self.sync.retire_policy, digest, reason=reason, by=by)
+
+    async def returned(self, effect: UUID | str, signal: Signal, *, customer: Customer | None = None) -> Receipt:
         """See `Tenant.returned`."""
-        return await asyncio.to_thread(self.sync.returned, effect, signal)
+        return await asyncio.to_thread(self.sync.returned, effect, signal, customer=customer)
 
     async def tools(self, *, as_of: datetime | None = None, known_at: datetime | None = None) -> list[ToolStatus]:
         """See `Tenant.tools`."""

@@ -5,7 +5,7 @@ Memory grows with customers and with what their histories keep, not with usage.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -39,6 +39,7 @@ class Outcomes:
     mrr: tuple[o.MrrPoint, ...]  # at the end of the period and of the months before it
     movements: tuple[o.Movements, ...]
     renewals: tuple[o.Renewal, ...]
+    invitations: o.Invitations
 
     def measure(self, name: str, currency: str | None = None) -> o.Measure:
         """The measure of this name; of several currencies the one that is named. InvalidInput when there is none, or more than one."""
@@ -61,6 +62,7 @@ class Outcomes:
             "mrr": [p.to_dict() for p in self.mrr],
             "movements": [m.to_dict() for m in self.movements],
             "renewals": [r.to_dict() for r in self.renewals],
+            "invitations": self.invitations._asdict(),
         }
 
 
@@ -90,7 +92,7 @@ def outcomes_of(
     """Every outcome of the period. Raises what an unreadable event raises."""
     known_us = None if frame.knowledge == "claimed" else to_us(frame.known_at)
     members = membership(log, tenant, None, known_us)
-    values = _values(log, tenant, frame, members)
+    values = values_of(log, tenant, frame, members, _DECLARED)
     books = [o.Book.of(ref, v) for ref, v in values[o.Revenue].items()]
     good, _ = readable(books, rates)
     calls = o.renewals(books, frame)
@@ -108,7 +110,28 @@ def outcomes_of(
         *o.tickets(values[o.Support], frame, reply_within_us),
     ]
     history = o.mrr_history(good, month_starts(frame, MONTHS))
-    return Outcomes(frame, tuple(measures), tuple(history), tuple(o.movements(good, frame)), tuple(calls))
+    invited = o.invitations(values[o.Advocacy], frame)
+    return Outcomes(frame, tuple(measures), tuple(history), tuple(o.movements(good, frame)), tuple(calls), invited)
+
+
+@dataclass(frozen=True, slots=True)
+class Revenue:
+    """The recurring revenue of a part of a period."""
+
+    frame: o.Frame
+    movements: tuple[o.Movements, ...]
+    retention: tuple[o.Measure, ...]
+
+
+def revenue_of(log: Log, tenant: str, frames: Sequence[o.Frame]) -> list[Revenue]:
+    """Movements of MRR, GRR and NRR of several periods, of which the terms are read once; their clocks are those of the first."""
+    if not frames:
+        return []
+    known_us = None if frames[0].knowledge == "claimed" else to_us(frames[0].known_at)
+    values = values_of(log, tenant, frames[0], membership(log, tenant, None, known_us), (o.Revenue,))
+    books = [o.Book.of(ref, v) for ref, v in values[o.Revenue].items()]
+    good, _ = readable(books)
+    return [Revenue(f, tuple(o.movements(good, f)), tuple(o.retention(books, f))) for f in frames]
 
 
 def _happened(log: Log, tenant: str, frame: o.Frame, members: Membership) -> list[o.Happened]:
@@ -125,12 +148,14 @@ def _happened(log: Log, tenant: str, frame: o.Frame, members: Membership) -> lis
     return found
 
 
-def _values(log: Log, tenant: str, frame: o.Frame, members: Membership) -> Mapping[type[Features], dict[str, FeatureValues]]:
+def values_of(
+    log: Log, tenant: str, frame: o.Frame, members: Membership, declared: Sequence[type[Features]] = _DECLARED
+) -> Mapping[type[Features], dict[str, FeatureValues]]:
     """Finished values by declaration and reference, of every customer with a fact that any of them reads: all folded in one pass."""
     claimed = frame.knowledge == "claimed"
     known_us = to_us(frame.known_at)
-    at_us = {features: frame.end_us - 1 if features is o.Adoption else frame.as_of_us for features in _DECLARED}
-    folds = [(Fold(features), at_us[features]) for features in _DECLARED]
+    at_us = {features: frame.end_us - 1 if features is o.Adoption else frame.as_of_us for features in declared}
+    folds = [(Fold(features), at_us[features]) for features in declared]
     kinds = frozenset(kind for fold, _ in folds for kind in fold.kinds)
     states: dict[StreamId, list[State]] = {}
     query = Query(tenant=tenant, lane=Lane.FACT, kinds=kinds, as_of_us=frame.as_of_us, known_at_us=None if claimed else known_us)
@@ -145,7 +170,7 @@ def _values(log: Log, tenant: str, frame: o.Frame, members: Membership) -> Mappi
             if fact.kind in fold.kinds and fact.occurred_at_us <= upto_us:
                 fold.add(state, fact)
     customers = {stream for stream in states if stream.category == CUSTOMERS} | members.joined.keys()
-    found: dict[type[Features], dict[str, FeatureValues]] = {features: {} for features in _DECLARED}
+    found: dict[type[Features], dict[str, FeatureValues]] = {features: {} for features in declared}
     for stream in sorted(customers - members.merged):
         parts = [states[s] for s in (stream, *members.joined.get(stream, ())) if s in states]
         for i, (fold, upto_us) in enumerate(folds):

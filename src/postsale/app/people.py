@@ -139,7 +139,10 @@ class TenantPeople:
             if w.due is None:
                 yield Due(from_us(w.until_us), "wait", c.ref, w.agent, w.wait, "without " + " or ".join(w.kinds))
         for agent in self._ps.engine.agents.values() if c.merged_into is None else ():
-            policy = self._ps.engine.desk.active_policy(self.name, agent.policy.name)[0] or agent.policy
+            desk = self._ps.engine.desk
+            if desk.stopped_policy(self.name, agent.policy.name) is not None:
+                continue
+            policy = desk.active_policy(self.name, agent.policy.name)[0] or agent.policy
             for term in sla.terms(c, agent.name, policy):
                 if term.next_us is not None:
                     kind = "warning" if term.next_us != term.due_us else "breach"

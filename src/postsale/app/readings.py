@@ -5,27 +5,26 @@ Part of the wiring: may import everything below `app`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 
 from postsale.agents.evidence import HealthReading
 from postsale.agents.expressions import InputType
 from postsale.agents.readings import RunnerHealth
 from postsale.aggregates.customer import CustomerAggregate
-from postsale.aggregates.evolve import evolve_decision, evolve_facts
-from postsale.aggregates.identity import CUSTOMERS
+from postsale.aggregates.evolve import fold as fold_events
+from postsale.aggregates.identity import IDENTITY_KINDS
+from postsale.app.everybody import Everybody
 from postsale.events import DAY_US, Lane, StoredEvent, StreamId
 from postsale.projections.bulk import read_facts
 from postsale.projections.customer_health import CUSTOMER_HEALTH
-from postsale.projections.folding import Fact, Fold, State, fact_of
+from postsale.projections.folding import Fact, Fold, fact_of
 from postsale.projections.health import HealthModel
 from postsale.projections.lifecycle import Lifecycle, lifecycle_stage, read_lifecycle
 from postsale.projections.partition import POISON
 from postsale.projections.why import TREND_DAYS, Health, explain_health
 from postsale.store.contract import Query
 from postsale.store.log import Log
-
-_TOGETHER = 32  # facts of one customer that are taken in at once
 
 
 @dataclass(slots=True)
@@ -78,11 +77,34 @@ class Readings:
         self._log = log
         self._fold = model.fold
         self._health = health
+        self._kept: dict[str, Everybody] = {}  # by tenant
 
     def subject(self, stream: StreamId, at_us: int, wanted: frozenset[str], *, known_at_us: int | None = None) -> Subject:
         """One customer, read from the log, as known at a time."""
         customer = self._log.customer(stream, known_at_us=known_at_us)
         return Subject(customer, self._health.read(customer, at_us, wanted, known_at_us=known_at_us))
+
+    def since(self, stream: StreamId, first: StoredEvent, at_us: int, wanted: frozenset[str]) -> Callable[[StoredEvent], Subject]:
+        """One customer as it was known at each of its facts from `first` on: its past before them is folded once."""
+        before = self._log.customer(stream, known_at_us=first.recorded_at_us - 1)
+        news = list(self._log.store.read(Query(tenant=stream.tenant, streams=before.fact_streams, after=first.position - 1)))
+        if before.joined or any(event.kind in IDENTITY_KINDS for event in news):  # few: who it is may change on the way
+            return lambda fact: self.subject(stream, at_us, wanted, known_at_us=fact.recorded_at_us)
+        states = self._health.states(before, at_us, wanted, known_at_us=first.recorded_at_us - 1)
+
+        def known(fact: StoredEvent) -> Subject:
+            mine = [event for event in news if event.position <= fact.position]
+            state, earlier = self._fold.copy(states[0]), None if states[1] is None else self._fold.copy(states[1])
+            for event in mine:
+                if event.lane is Lane.FACT and event.kind in self._fold.kinds and event.occurred_at_us <= at_us:
+                    self._fold.add(state, fact_of(event))
+                    if earlier is not None and event.occurred_at_us <= at_us - TREND_DAYS * DAY_US:
+                        self._fold.add(earlier, fact_of(event))
+            models = self._health.models_of(stream.tenant, known_at_us=fact.recorded_at_us)
+            reading = self._health.reading(state, at_us, position=self._fold.position(state), before=earlier, models=models)
+            return Subject(fold_events(before, mine), reading)
+
+        return known
 
     @property
     def features(self) -> Mapping[str, InputType | None]:
@@ -93,65 +115,32 @@ class Readings:
         """The health of a customer that was read already, at a time, as known at a time."""
         return self._health.read(customer, at_us, wanted, known_at_us=known_at_us)
 
-    def subjects(self, tenant: str, at_us: int, wanted: frozenset[str], unreadable: set[StreamId]) -> Iterator[Subject]:
+    def subjects(
+        self, tenant: str, at_us: int, wanted: frozenset[str], unreadable: set[StreamId], *, keep: bool = False
+    ) -> Iterator[Subject]:
         """Every customer of a tenant in one pass over its events; customers that are part of another one and have no open matter are left out.
 
         Customers with an event that cannot be read here are added to `unreadable` instead. Memory is bounded by customers, not by
-        events. Raises NotLive.
+        events. With `keep`, for one thread at a time, what was folded is kept, within bounds, and the next such pass reads what is new. Raises NotLive.
         """
         self._health.require_live()
-        fold, before_us, trend = self._fold, at_us - TREND_DAYS * DAY_US, "health_trend" in wanted
+        trend = "health_trend" in wanted
         models = self._health.models_of(tenant)
-        rows: dict[StreamId, _Row] = {}
-        for stored in self._log.store.read(Query(tenant=tenant, category=CUSTOMERS)):
-            if stored.stream in unreadable:
+        held = self._kept.pop(tenant, None) if keep else None
+        everybody = held if held is not None and held.goes_on(self._log, at_us, trend=trend) else Everybody(tenant, self._fold, trend=trend)
+        unreadable |= everybody.read_on(self._log, at_us)
+        if keep and everybody.small:
+            self._kept[tenant] = everybody
+        for stream, row in everybody.rows.items():
+            if row.customer.merged_into is not None and not (row.customer.pending or row.customer.decisions):
                 continue
-            row = rows.get(stored.stream)
-            if row is None:
-                row = rows[stored.stream] = _Row(CustomerAggregate(stream=stored.stream), fold.empty(), fold.empty())
             try:
-                if stored.lane is Lane.DECISION:
-                    row.settle()
-                    row.customer = evolve_decision(row.customer, stored)
-                elif stored.occurred_at_us <= at_us:
-                    row.take(stored)
-                    if stored.kind in fold.kinds:
-                        fact: Fact = fact_of(stored)
-                        fold.add(row.state, fact)
-                        if trend and fact.occurred_at_us <= before_us:
-                            fold.add(row.before, fact)
-            except POISON:
-                unreadable.add(stored.stream)
-                del rows[stored.stream]
-        for stream, row in rows.items():
-            try:
-                row.settle()
-                if row.customer.merged_into is not None and not (row.customer.pending or row.customer.decisions):
-                    continue
                 if row.customer.joined:  # few: their facts are on other streams too
                     subject = self.subject(stream, at_us, wanted)
                 else:
-                    position, before = fold.position(row.state), row.before if trend else None
+                    position, before = self._fold.position(row.state), row.before if trend else None
                     subject = Subject(row.customer, self._health.reading(row.state, at_us, position=position, before=before, models=models))
             except POISON:
                 unreadable.add(stream)
                 continue
             yield subject
-
-
-@dataclass(slots=True)
-class _Row:
-    customer: CustomerAggregate
-    state: State
-    before: State
-    facts: list[StoredEvent] = field(default_factory=list)
-
-    def take(self, fact: StoredEvent) -> None:
-        self.facts.append(fact)
-        if len(self.facts) >= _TOGETHER:
-            self.settle()
-
-    def settle(self) -> None:
-        if self.facts:
-            self.customer = evolve_facts(self.customer, self.facts)
-            self.facts = []

@@ -17,10 +17,10 @@ import orjson
 from postsale.agents import asking
 from postsale.agents.engines.engine import Attended, Engine, Visit
 from postsale.agents.timed import next_us
-from postsale.aggregates.identity import CUSTOMERS
+from postsale.aggregates.identity import CUSTOMERS, StreamJoined
 from postsale.app.readings import Readings, Subject
 from postsale.errors import KeyUnavailable, LeaseLost, NotLive, PostSaleError, StoreUnavailable, ToolUnreachable, ViewMoved
-from postsale.events import DAY_US, Lane, StoredEvent, StreamId
+from postsale.events import DAY_US, Lane, StoredEvent, StreamId, decode
 from postsale.projections.partition import POISON
 from postsale.projections.views import Views
 from postsale.store.contract import Query
@@ -123,12 +123,13 @@ class Rounds:
             since[stream], *positions = orjson.loads(raw)
             facts = visits.setdefault(stream, [])
             facts[:] = [*self._at(set(positions) - {fact.position for fact in facts}), *facts][-_LOOKED_AT:]
+        moved: dict[StreamId, bool] = {}  # whether a condition of theirs has changed, where everybody was looked at
         rules = orjson.dumps([policy.digest for _, policy, _ in self._steps.timed(tenant, now=True)])
         anew = anew or done == 0 or self._views.get(view, _RULES) != rules
         if anew or now_us // DAY_US != all_us // DAY_US or len(visits) >= _MANY:
-            visits = self._worth(tenant, visits, now_us, rows)
+            visits = self._worth(tenant, visits, now_us, rows, moved)
             rows |= {_ALL: orjson.dumps(now_us), _RULES: rules}
-        rows |= self._visit(visits, now_us, all_us, since, report, on_progress)
+        rows |= self._visit(visits, now_us, all_us, since, moved, report, on_progress)
         try:
             self._views.write(view, {**rows, _ANCHOR: self._anchor(head)}, checkpoint=head, expected=done)
         except ViewMoved:
@@ -141,6 +142,7 @@ class Rounds:
         now_us: int,
         all_us: int,
         since: Mapping[StreamId, int],
+        moved: Mapping[StreamId, bool],
         report: RunReport,
         on_progress: Callable[[int], None],
     ) -> dict[str, bytes | None]:
@@ -159,7 +161,7 @@ class Rounds:
                 try:
                     self._lease.keep()
                     with self._trouble(stream, report):
-                        cause.append(self._cause(stream, facts, now_us))
+                        cause.append(self._cause(stream, facts, now_us, moved.get(stream)))
                 except PostSaleError as error:
                     stop.append(error)
                 yield from (Visit(stream, fact, since_us) for fact in cause)
@@ -226,20 +228,21 @@ class Rounds:
         event = next(iter(self._log.store.read(Query(after=position - 1, upto=position))), None)
         return event.leaf if event is not None else b""
 
-    def _worth(self, tenant: str, visits: News, now_us: int, rows: dict[str, bytes | None]) -> News:
+    def _worth(self, tenant: str, visits: News, now_us: int, rows: dict[str, bytes | None], moved: dict[StreamId, bool]) -> News:
         """One cheap pass over everybody finds who has anything to be done; news of the others needs no visit.
 
-        For whom time will bring something, a row in `rows` says when to visit.
+        For whom time will bring something, a row in `rows` says when to visit. `moved` says of whom it found a condition changed.
         """
         timed = self._steps.timed(tenant)
         worth: News = {stream: facts for stream, facts in visits.items() if stream.category != CUSTOMERS}
         unreadable: set[StreamId] = set()
-        for subject in self._readings.subjects(tenant, now_us, self._wanted, unreadable):
+        for subject in self._readings.subjects(tenant, now_us, self._wanted, unreadable, keep=True):
             c = subject.customer
             due_us = min((at for name, policy, since_us in timed for at in next_us(c, name, policy, since_us)), default=None)
             if due_us is not None:
                 rows[_due(c.stream)] = orjson.dumps(due_us)
-            if (due_us is not None and due_us <= now_us) or self._moved(subject, now_us):
+            moved[c.stream] = self._moved(subject, now_us)
+            if moved[c.stream] or c.pending or c.decisions or c.waits or (due_us is not None and due_us <= now_us):
                 facts = [fact for stream in c.fact_streams for fact in visits.get(stream, [])]
                 worth[c.stream] = sorted(facts, key=lambda e: e.position)
         return {**worth, **{stream: [] for stream in unreadable}}  # the visit says why
@@ -255,8 +258,9 @@ class Rounds:
         woken = Query(tenant=tenant, category=CUSTOMERS, lane=Lane.DECISION, kinds=_WAKING, after=after, upto=upto)
         for stored in self._log.store.read(woken):
             facts = visits.setdefault(stored.stream, [])
-            if stored.kind == "identity/stream-joined" and not facts:
-                facts.extend(self._newest(stored.stream))
+            if stored.kind == "identity/stream-joined":
+                facts.extend(self._came_with(stored) or ([] if facts else self._newest(stored.stream)))
+                del facts[:-_LOOKED_AT]
         return visits
 
     def _at(self, positions: Iterable[int]) -> Iterator[StoredEvent]:
@@ -264,39 +268,47 @@ class Rounds:
         for position in sorted(positions):
             yield from self._log.store.read(Query(after=position - 1, upto=position))
 
+    def _came_with(self, joined: StoredEvent) -> list[StoredEvent]:
+        """A link or merge is news because of the facts that came with it: what they were caused by is what causes the news."""
+        event = decode(joined).data
+        if not isinstance(event, StreamJoined):
+            return []
+        stream = StreamId(joined.tenant, event.category, event.id)
+        return list(self._log.store.read(Query(streams=(stream,), lane=Lane.FACT, backward=True, limit=1)))
+
     def _newest(self, stream: StreamId) -> list[StoredEvent]:
-        """A link or merge is news because of the facts that came with it."""
+        """The customer's newest fact, where none came with a link or merge."""
         try:
             customer = self._log.customer(stream)
         except POISON:
             return []  # the visit says why
         return list(self._log.store.read(Query(streams=customer.fact_streams, lane=Lane.FACT, backward=True, limit=1)))
 
-    def _cause(self, stream: StreamId, facts: list[StoredEvent], now_us: int) -> StoredEvent | None:
+    def _cause(self, stream: StreamId, facts: list[StoredEvent], now_us: int, moved: bool | None) -> StoredEvent | None:
         """Of several new facts the one that changed a condition, the first unless it changed to and fro; the newest when none did.
 
-        Found by halves: each look folds the customer's whole past, which may be long.
+        Found by halves, from one look at the customer before them. `moved`: whether any did, where that is known.
         """
-        if len(facts) < 2:
-            return facts[0] if facts else None
-        customer = self._steps.customer_of(stream)  # facts that waited are on an alias's stream, those of merged ones on their own
-        if customer is None or not self._moved(self._readings.subject(customer.stream, now_us, self._wanted), now_us, open_matters=False):
-            return facts[-1]
+        if len(facts) < 2 or moved is False:
+            return facts[-1] if facts else None
+        if moved is None:
+            customer = self._steps.customer_of(stream)  # facts that waited are on an alias's stream, those of merged ones on their own
+            if customer is None or not self._moved(self._readings.subject(customer.stream, now_us, self._wanted), now_us):
+                return facts[-1]
+            stream = customer.stream
+        then = self._readings.since(stream, facts[0], now_us, self._wanted)
         low, high = 0, len(facts) - 1
         while low < high:
             middle = (low + high) // 2
-            known = self._readings.subject(customer.stream, now_us, self._wanted, known_at_us=facts[middle].recorded_at_us)
-            if self._moved(known, now_us, open_matters=False):
+            if self._moved(then(facts[middle]), now_us):
                 high = middle
             else:
                 low = middle + 1
         return facts[high]
 
-    def _moved(self, subject: Subject, now_us: int, *, open_matters: bool = True) -> bool:
-        """Whether a visit has anything to do: a condition that changed, or a matter that is open."""
+    def _moved(self, subject: Subject, now_us: int) -> bool:
+        """Whether a condition has changed."""
         c = subject.customer
-        if open_matters and (c.pending or c.decisions or c.waits):
-            return True
         for agent in self._steps.agents.values():
             try:
                 values = agent.values(c, subject.reading, now_us)

@@ -13,8 +13,8 @@ from postsale.agents.autonomy import Review, review
 from postsale.agents.prompts import Prompt
 from postsale.agents.prompts_log import Known as KnownPrompt
 from postsale.agents.prompts_log import activate_prompt, known_prompts
-from postsale.agents.retiring import settle_retired
-from postsale.aggregates.artifacts import EVERY_AGENT, AgentControl, Mode
+from postsale.agents.retiring import settle_retired, settle_retired_policy
+from postsale.aggregates.artifacts import EVERY_AGENT, POLICIES, AgentControl, ArtifactPublished, Mode
 from postsale.aggregates.conversations import ContactLimit
 from postsale.aggregates.customer import CustomerAggregate
 from postsale.aggregates.identity import CUSTOMERS
@@ -135,6 +135,33 @@ class TenantAgents:
         """
         why, who = control.require_reason(reason, "policy"), self._ps.person(by)
         return control.activate_policy(self._ps.engine.desk, self.name, policy, person=who, reason=why, widens=widens)
+
+    def retire_policy(self, digest: str, *, reason: str, by: Person | None = None) -> int:
+        """Let nothing more be decided under a version, by its digest, whole or its first characters: how much it left open is settled.
+
+        Triggers that are pending are suppressed, approvals void, effects that have not left cancelled, their money released, waits ended.
+        What it decided stays, and is replayed and explained as ever. Where it was active, its agents decide nothing until somebody
+        activates a version, this one too. Safe to repeat: what was stopped in the middle is finished. InvalidInput for an unknown digest.
+        """
+        ps, who = self._ps, self._ps.person(by)
+        desk, policy = ps.engine.desk, self._published(digest)
+        control.retire_policy(desk, self.name, policy, person=who, reason=reason)
+        here = any(agent.policy.name == policy.name for agent in ps.engine.agents.values())
+        ships = [made for made in (cls() for cls in SHIPPED.values()) if made.policy.name == policy.name]
+        engine = ps.engine if here else ps.engine_of([ships[0] if ships else Agent(policy)])
+        return settle_retired_policy(engine, self.name, policy, person=who, reason=reason)
+
+    def _published(self, digest: str) -> Policy:
+        """The one version whose digest begins so."""
+        query = Query(tenant=self.name, category=POLICIES, lane=Lane.DECISION, kinds=frozenset({"artifact/published"}))
+        published = (r.data for r in self._ps.log.events(query))
+        found = {p.digest for p in published if isinstance(p, ArtifactPublished) and digest and p.digest.startswith(digest)}
+        if len(found) != 1:
+            why = "no version of a policy here has a digest that begins so" if not found else f"{len(found)} digests begin so"
+            raise InvalidInput(what="policy", field="digest", reason=why)
+        policy = self._ps.engine.desk.policy(self.name, found.pop())
+        assert policy is not None
+        return policy
 
     def contact_budget(self, channel: str, *, at_most: int, days: int, reason: str, by: Person | None = None) -> bool:
         """How often all agents together may contact a customer on a channel within any `days`; False when it is so already.

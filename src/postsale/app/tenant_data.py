@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, cast
 
 from postsale.aggregates.identity import CUSTOMERS, ExternalId
 from postsale.app.directory import as_external
+from postsale.app.effects import EffectReport, effects_of
 from postsale.app.exporting import Exports
 from postsale.app.models import TenantModels
 from postsale.app.outcomes import Outcomes, frame_of, outcomes_of
+from postsale.app.reporting import report_of
 from postsale.app.training import Question, Rows, TrainingRows, ascending, microseconds
 from postsale.errors import UnknownCustomer
 from postsale.events import to_us
@@ -18,6 +20,7 @@ from postsale.projections import Features
 from postsale.projections.datasets import Datasets, Manifest, pseudonym
 from postsale.projections.outcomes import Rates
 from postsale.projections.training import Knowledge
+from postsale.report import Report
 
 if TYPE_CHECKING:
     from postsale.app.postsale import PostSale
@@ -99,6 +102,42 @@ class TenantData:
         frame = frame_of(self._ps.log, start, end, as_of, known_at, knowledge)
         within_us = None if reply_within is None else microseconds(reply_within)
         return outcomes_of(self._ps.log, self.name, frame, rates=rates, conditions=conditions, reply_within_us=within_us)
+
+    def effects(
+        self,
+        start: datetime,
+        end: datetime,
+        *,
+        holdout: str | None = None,
+        agent: str | None = None,
+        as_of: datetime | None = None,
+        known_at: datetime | None = None,
+    ) -> tuple[EffectReport, ...]:
+        """What agents changed, by hold-out: customers that entered in [start, end), acted on less held out, as they are at the end.
+
+        With `agent`, of those whom its decisions brought in. An effect is that of everything under the hold-out's name from a customer's
+        entry on. Each has its interval of 95 %, its population and who was left out. Raises InvalidInput where no decision was made under
+        a hold-out, and for a period that is empty or not over at `as_of`.
+        """
+        frame = frame_of(self._ps.log, start, end, as_of, known_at, "recorded")
+        return effects_of(self._ps.log, self.name, frame, holdout, agent)
+
+    def report(
+        self,
+        start: datetime,
+        end: datetime,
+        *,
+        as_of: datetime | None = None,
+        known_at: datetime | None = None,
+        names: bool = False,
+    ) -> Report:
+        """The period [start, end) for people: health and risk by month, revenue by quarter, what agents decided and people said.
+
+        `postsale.report.page` makes an HTML page of it. Figures are those of `outcomes` and `decisions` at the same two clocks. Customers in
+        its cases are named only with `names`, and only to whoever may see it; else they are parts of references. Money is in the currency with the
+        most of it. Raises InvalidInput as `outcomes` does, and for more than 120 months.
+        """
+        return report_of(self._whole, start, end, as_of=as_of, known_at=known_at, names=names)
 
     def datasets(self) -> list[Manifest]:
         """Every data set that was made of this tenant's customers, by name."""

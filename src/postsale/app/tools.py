@@ -10,7 +10,9 @@ from uuid import UUID
 from postsale.agents.gate import Circuit, GateState
 from postsale.agents.tools import Tool
 from postsale.aggregates.signals import Signal
-from postsale.app.recorder import Receipt
+from postsale.app.directory import as_external
+from postsale.app.recorder import Entry, Receipt
+from postsale.app.tenant_data import Customer
 from postsale.errors import InvalidInput
 from postsale.events import Actor, Header, derive_id, from_us, to_us
 from postsale.projections.tool_record import ToolRecord, read_tool_records
@@ -85,8 +87,8 @@ def tool_statuses(ps: PostSale, tenant: str, *, as_of_us: int | None = None, kno
     return out
 
 
-def returned(ps: PostSale, tenant: str, effect: UUID | str, signal: Signal) -> Receipt:
-    """Record what came back of an effect, on its customer, caused by the effect and as deep in the chain of causes as it.
+def returned(ps: PostSale, tenant: str, effect: UUID | str, signal: Signal, customer: Customer | None = None) -> Receipt:
+    """Record what came back of an effect, on its customer or on the one it is about, caused by the effect and as deep as it.
 
     Raises InvalidInput when no effect of this id has left, ContentConflict for the same id with other content.
     """
@@ -105,6 +107,8 @@ def returned(ps: PostSale, tenant: str, effect: UUID | str, signal: Signal) -> R
         depth=header.depth,
         origin=header.origin,
     )
+    if customer is not None:
+        return ps.recorder.record(tenant, Entry(as_external(customer), signal), cause)
     stream = ps.directory.survivor(started.stream)
     event = ps.log.fact(stream, signal, said_of=str(intent), subject=stream.id, cause=cause)
     done = ps.log.append([event])
@@ -122,10 +126,11 @@ class TenantTools:
         as_of_us, known_at_us = (None if at is None else to_us(at) for at in (as_of, known_at))
         return tool_statuses(self._ps, self.name, as_of_us=as_of_us, known_at_us=known_at_us)
 
-    def returned(self, effect: UUID | str, signal: Signal) -> Receipt:
+    def returned(self, effect: UUID | str, signal: Signal, *, customer: Customer | None = None) -> Receipt:
         """Record what came back of an effect: a bounce, a delivery, a callback. `effect` is the key that the tool received.
 
-        It is a fact about the effect's customer, caused by the effect; idempotent like `record`. Raises InvalidInput when no effect
-        of this id has left, ContentConflict for the same (source, id) with other content.
+        It is a fact about the effect's customer, caused by the effect; idempotent like `record`. `customer`: about another one, such as
+        somebody who came because of an invitation; an id of the tenant's own that is new creates it, any other waits until `link`.
+        Raises InvalidInput when no effect of this id has left, ContentConflict for the same (source, id) with other content.
         """
-        return returned(self._ps, self.name, effect, signal)
+        return returned(self._ps, self.name, effect, signal, customer)

@@ -3,7 +3,7 @@
 from postsale.audit.budgets import BudgetReport, check_budgets
 from postsale.audit.certificate import Certificate, CheckedCertificate, certificate, check_certificate
 from postsale.audit.dispositions import DispositionReport, check_dispositions
-from postsale.audit.estimate import Estimate
+from postsale.audit.estimate import Difference, Estimate, difference
 from postsale.audit.explain import Explanation, explain
 from postsale.audit.replay import Replayed, replay
 from postsale.audit.replay_run import ReplayReport, Scope, replay_many
@@ -16,6 +16,7 @@ __all__ = [
     "BudgetReport",
     "Certificate",
     "CheckedCertificate",
+    "Difference",
     "DispositionReport",
     "Estimate",
     "Explanation",
@@ -28,6 +29,7 @@ __all__ = [
     "check_budgets",
     "check_certificate",
     "check_dispositions",
+    "difference",
     "explain",
     "replay",
     "replay_many",

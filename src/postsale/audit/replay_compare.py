@@ -19,10 +19,10 @@ import orjson
 from postsale.agents.budget import Page
 from postsale.agents.decide import Mac, decision_id, intent_mac
 from postsale.agents.editing import REPLACES
-from postsale.agents.guardrails import SWITCHES
+from postsale.agents.guardrails import POLICY_RETIRED, SWITCHES
 from postsale.agents.policy import Policy
 from postsale.agents.rederive import Difference, first_difference
-from postsale.aggregates.artifacts import content_digest, policy_stream
+from postsale.aggregates.artifacts import content_digest
 from postsale.aggregates.decisions import DecisionRecorded
 from postsale.audit.replay_history import History
 from postsale.errors import PostSaleError
@@ -226,7 +226,8 @@ def _surroundings(recorded: AsRecorded, history: History, lane: OwnLane) -> Iter
     if mode != payload["mode"]:
         yield Difference("mode", payload["mode"], mode)
     if recorded.policy is not None:
-        active = history.active(policy_stream(stored.tenant, recorded.policy.name).id, stored.position)
+        name = recorded.policy.name
+        active = history.active(name, stored.position) or history.stopped(name, stored.position)
         if active != payload["policy"]:
             yield Difference("policy", payload["policy"], f"{active or 'none'} was active")
 
@@ -304,8 +305,10 @@ def _context(recorded: AsRecorded, found: Mapping[str, Any], history: History, l
     payload, position = recorded.payload, recorded.stored.position
     switches = history.switches(payload["agent"], position)
     paused = next(("retired" if state.retired else name for name, state in zip(SWITCHES, switches, strict=True) if state.paused), "")
-    yield from _values("context", payload["context"], {**found, "paused_by": paused}, ())
     assert recorded.policy is not None
+    if not paused and history.stopped(recorded.policy.name, position):
+        paused = POLICY_RETIRED
+    yield from _values("context", payload["context"], {**found, "paused_by": paused}, ())
     # The customer was read first and has every event of its own lane before the decision; budgets were looked at after that.
     after, replaced = lane.newest_before(position), (payload.get("flags") or {}).get(REPLACES)
     for budget in recorded.policy.budgets or ():

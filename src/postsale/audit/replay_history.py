@@ -19,6 +19,7 @@ from postsale.aggregates.artifacts import (
     AgentEvent,
     ArtifactActivated,
     ArtifactPublished,
+    ArtifactRetired,
     content_digest,
     evolve_agent,
     switch_streams,
@@ -66,6 +67,7 @@ class History:
         self.granted: dict[str, int] = {}  # slice of a budget -> how much
         self._switches: dict[StreamId, _Steps] = {}
         self._active: dict[str, _Steps] = {}
+        self._stopped: dict[str, _Steps] = {}
         self._taken: dict[tuple[str, Page], _Steps] = {}  # budget or slice, and page -> what is taken of it
         for owner in (tenant, SYSTEM_TENANT):
             for event in _lane(log, owner, "agents", upto):
@@ -79,6 +81,10 @@ class History:
                     self.contents[digest] = content
                 case ArtifactActivated(digest=digest):
                     self._active.setdefault(event.stored.stream.id, _Steps()).put(event.position, digest)
+                    self._stopped.setdefault(event.stored.stream.id, _Steps()).put(event.position, "")
+                case ArtifactRetired(digest=digest) if self.active(event.stored.stream.id, event.position) == digest:
+                    self._active[event.stored.stream.id].put(event.position, "")
+                    self._stopped[event.stored.stream.id].put(event.position, digest)
         self._budgets(log, upto)
 
     def switches(self, agent: str, position: int) -> tuple[AgentControl, ...]:
@@ -89,6 +95,11 @@ class History:
     def active(self, policy: str, position: int) -> str:
         """The digest of the policy of this name that decided before a position; "" when none did."""
         digest: str = self._active.get(policy, _Steps()).before(position, "")
+        return digest
+
+    def stopped(self, policy: str, position: int) -> str:
+        """The digest of the one that was active when it was retired, where none decided before a position; else ""."""
+        digest: str = self._stopped.get(policy, _Steps()).before(position, "")
         return digest
 
     def left(self, purse: str, page: Page, limit: int, after: int, before: int) -> set[int]:

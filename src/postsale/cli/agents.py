@@ -275,6 +275,8 @@ def agent_review(
                     (f"to {r.promotes_to}", c.name, c.found, escape(c.needed), "[green]met[/]" if c.met else "missing") for c in r.promotion
                 ]
                 rows += [("back", c.name, c.found, escape(c.needed), "[red]reached[/]" if c.met else "not reached") for c in r.downgrade]
+                over = r.retirement if r.segment is None else ()
+                rows += [("retire", c.name, c.found, escape(c.needed), "[red]reached[/]" if c.met else "not reached") for c in over]
                 table(escape(f"{where}: may {r.mode}"), ("step", "criterion", "found", "needed", ""), rows, right=("found",))
                 if r.ready and r.segment is None:
                     hint(f"postsale agent {r.promotes_to} {escape(r.agent)} --reason 'the criteria are met'")

@@ -1,4 +1,4 @@
-"""`postsale outcome list|show`: what came of a period, with populations and intervals; and the lines of `customer show` about use.
+"""`postsale outcome list|show|effect`: what came of a period, and what agents changed about it; and the lines of `customer show` about use.
 
 Prints; computes nothing. May import `app` and everything below it.
 """
@@ -8,12 +8,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
-from typing import Annotated
+from decimal import Decimal, InvalidOperation
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
 
 from postsale.app import Tenant
+from postsale.app.effects import EffectReport
 from postsale.app.outcomes import Outcomes
 from postsale.cli.common import (
     DEFAULT_DB,
@@ -35,7 +37,7 @@ from postsale.cli.common import (
 from postsale.errors import InvalidInput
 from postsale.events import DAY_US, from_us, iso
 from postsale.projections import FeatureValues
-from postsale.projections.outcomes import Measure, Movements
+from postsale.projections.outcomes import Frame, Measure, Movements, Rates
 
 outcome_app = Commands(
     no_args_is_help=True, help="What came of a period: retention, churn, renewals, adoption, surveys, referrals.", epilog=EXIT_CODES
@@ -80,15 +82,63 @@ def _day(day: date) -> datetime:
     return datetime(day.year, day.month, day.day, tzinfo=UTC)
 
 
-def _read(t: Tenant, now: datetime, period: str | None, as_of: str | None, known_at: str | None, claimed: bool) -> Outcomes:
+def _read(
+    t: Tenant, now: datetime, period: str | None, as_of: str | None, known_at: str | None, claimed: bool, how: Mapping[str, Any]
+) -> Outcomes:
     at = parse_time(as_of)
     start, end = parse_period(period, now if at is None else at)
-    return t.outcomes(start, end, as_of=at, known_at=parse_time(known_at), knowledge="claimed" if claimed else "recorded")
+    return t.outcomes(start, end, as_of=at, known_at=parse_time(known_at), knowledge="claimed" if claimed else "recorded", **how)
 
 
 Claimed = Annotated[
     bool, typer.Option("--claimed", help="With --known-at: known when its source says so, not when it was recorded; for backfills.")
 ]
+To = Annotated[str | None, typer.Option("--to", help="Convert all money to this currency; with a --rate for each other one.")]
+Rate = Annotated[list[str] | None, typer.Option("--rate", help="EUR=1.10: how many units of --to one unit is. Repeatable.")]
+RatesOn = Annotated[str | None, typer.Option("--rates-on", help="The day that the rates are of, such as 2026-01-31.")]
+Condition = Annotated[
+    list[str] | None, typer.Option("--condition", help="agent/condition that means high risk. Repeatable; by default each of every agent.")
+]
+ReplyWithin = Annotated[
+    float | None,
+    typer.Option("--reply-within-h", help="The term for first replies to tickets, in hours, wall-clock; gives sla-first-reply."),
+]
+
+
+def _how(
+    to: str | None, rate: list[str] | None, rates_on: str | None, condition: list[str] | None, reply_within_h: float | None
+) -> dict[str, Any]:
+    """What `Tenant.outcomes` is told beyond the period."""
+    within = reply_within_h
+    if within is not None and not 0 < within <= 87_600:
+        raise InvalidInput(what="option", field="--reply-within-h", reason="expected hours above 0")
+    if condition is not None and (odd := next((c for c in condition if "/" not in c.strip("/")), None)) is not None:
+        raise InvalidInput(what="option", field="--condition", reason=f"expected agent/condition, not {odd!r}")
+    how = {"conditions": None if condition is None else frozenset(condition)}
+    return how | {"rates": _rates(to, rate, rates_on), "reply_within": None if within is None else timedelta(hours=within)}
+
+
+def _rates(to: str | None, rate: list[str] | None, on: str | None) -> Rates | None:
+    if to is None and rate is None and on is None:
+        return None
+    if to is None or rate is None or on is None:
+        raise InvalidInput(what="option", field="--to", reason="expected --to, --rates-on and a --rate for each other currency together")
+    try:
+        day = date.fromisoformat(on)
+    except ValueError:
+        raise InvalidInput(what="option", field="--rates-on", reason="expected a day, such as 2026-01-31") from None
+    per_unit = {}
+    for text in rate:
+        currency, _, units = text.partition("=")
+        try:
+            per_unit[currency] = Decimal(units)
+        except InvalidOperation:
+            per_unit[currency] = Decimal("NaN")
+        if not (re.fullmatch("[A-Z]{3}", currency) and per_unit[currency].is_finite() and per_unit[currency] > 0):
+            raise InvalidInput(what="option", field="--rate", reason="expected a currency and a number above 0, such as EUR=1.10")
+    if not re.fullmatch("[A-Z]{3}", to):
+        raise InvalidInput(what="option", field="--to", reason="expected an ISO 4217 currency, such as USD")
+    return Rates(to, day, per_unit)
 
 
 @outcome_app.command("list")
@@ -99,11 +149,17 @@ def outcome_list(
     as_of: AsOf = None,
     known_at: KnownAt = None,
     claimed: Claimed = False,
+    to: To = None,
+    rate: Rate = None,
+    rates_on: RatesOn = None,
+    condition: Condition = None,
+    reply_within_h: ReplyWithin = None,
     json: Json = False,
 ) -> None:
     """Every outcome of a period: its value, the interval of an estimate, who was counted and who was left out."""
+    how = _how(to, rate, rates_on, condition, reply_within_h)
     with opened(db) as ps:
-        found = _read(tenant_of(ps, tenant), from_us(ps.clock.now_us()), period, as_of, known_at, claimed)
+        found = _read(tenant_of(ps, tenant), from_us(ps.clock.now_us()), period, as_of, known_at, claimed, how)
         if json:
             emit(found.to_dict())
             return
@@ -124,12 +180,18 @@ def outcome_show(
     as_of: AsOf = None,
     known_at: KnownAt = None,
     claimed: Claimed = False,
+    to: To = None,
+    rate: Rate = None,
+    rates_on: RatesOn = None,
+    condition: Condition = None,
+    reply_within_h: ReplyWithin = None,
     json: Json = False,
 ) -> None:
     """One outcome in full, for each currency, with the table behind it: movements of MRR, or contract ends and how they were called."""
+    how = _how(to, rate, rates_on, condition, reply_within_h)
     with opened(db) as ps:
         t = tenant_of(ps, tenant)
-        found = _read(t, from_us(ps.clock.now_us()), period, as_of, known_at, claimed)
+        found = _read(t, from_us(ps.clock.now_us()), period, as_of, known_at, claimed, how)
         measures = [m for m in found.measures if m.name == name]
         if not measures and name != "mrr":
             _none(found, name)
@@ -158,6 +220,58 @@ def outcome_show(
                 for r in found.renewals
             ]
             table("Contract ends", ("customer", "ends", "model", "manager", "final", "what became of it", "by"), rows)
+
+
+@outcome_app.command("effect")
+def outcome_effect(
+    db: Db = DEFAULT_DB,
+    tenant: TenantName = None,
+    period: PeriodText = None,
+    holdout: Annotated[str | None, typer.Option("--holdout", help="Only the hold-out of this name.")] = None,
+    agent: Annotated[str | None, typer.Option("--agent", help="Only customers that this agent's decisions brought in.")] = None,
+    as_of: AsOf = None,
+    known_at: KnownAt = None,
+    json: Json = False,
+) -> None:
+    """What agents changed: customers that entered in the period, acted on less held out at random, as they are at its end.
+
+    Needs a policy with [holdout]; without one there is no estimate.
+    """
+    with opened(db) as ps:
+        at = parse_time(as_of)
+        start, end = parse_period(period, from_us(ps.clock.now_us()) if at is None else at)
+        reports = tenant_of(ps, tenant).effects(start, end, holdout=holdout, agent=agent, as_of=at, known_at=parse_time(known_at))
+        if json:
+            emit({"effects": [r.to_dict() for r in reports]})
+            return
+        for r in reports:
+            _effects(r)
+        hint("postsale outcome list", as_of=as_of, known_at=known_at)
+
+
+def _effects(r: EffectReport) -> None:
+    shares = " and ".join(f"{p} %" for p in r.percent)
+    who = f"{r.treated:,} acted on, {r.held_out:,} held out ({shares} of customers, hold-out {r.holdout})"
+    rows = []
+    for e in r.effects:
+        found = e.estimate
+        name = f"{e.name}{f' {e.currency}' if e.currency else ''}"
+        if found is None:
+            rows.append((name, "no estimate", e.why, "", "", _left_out(e.excluded)))
+            continue
+        value, low, high, treated, held = (
+            _change(x, e.unit) for x in (found.value, found.low, found.high, found.treated_mean, found.held_out_mean)
+        )
+        rows.append(
+            (name, value, f"{low} to {high}", f"{treated} of {found.treated:,}", f"{held} of {found.held_out:,}", _left_out(e.excluded))
+        )
+    columns = ("outcome", "effect", "95 % interval", "acted on", "held out", "left out")
+    table(f"Effects {_days(r.frame)}: {escape(who)}", columns, [tuple(map(escape, row)) for row in rows], right=("effect",))
+    out.print(f"  [dim]agents: {escape(', '.join(r.agents))}{escape('; ' + _left_out(r.excluded)) if r.excluded else ''}[/]")
+
+
+def _change(value: float, unit: str) -> str:
+    return f"{100 * value:.1f} %" if unit == "share" else f"{value:,.0f}" if unit.startswith("minor units") else f"{value:,.3f}"
 
 
 def _none(found: Outcomes, name: str) -> None:
@@ -213,8 +327,11 @@ def spark(values: Sequence[float]) -> str:
 
 
 def _span(found: Outcomes) -> str:
-    last = from_us(found.frame.end_us - 1)
-    return f"{found.frame.start:%Y-%m-%d} to {last:%Y-%m-%d}"
+    return _days(found.frame)
+
+
+def _days(frame: Frame) -> str:
+    return f"{frame.start:%Y-%m-%d} to {from_us(frame.end_us - 1):%Y-%m-%d}"
 
 
 def _value(m: Measure) -> str:
@@ -234,7 +351,11 @@ def _figure(value: float, unit: str) -> str:
 
 
 def _excluded(m: Measure) -> str:
-    return ", ".join(f"{count:,} {reason}" for reason, count in m.excluded.items())
+    return _left_out(m.excluded)
+
+
+def _left_out(excluded: Mapping[str, int]) -> str:
+    return ", ".join(f"{count:,} {reason}" for reason, count in excluded.items())
 
 
 # ---------------------------------------------------------------- one customer

@@ -1,4 +1,4 @@
-"""`postsale policy …`: print a policy, compare two, activate one. Prints; decides nothing."""
+"""`postsale policy …`: print a policy, compare two, activate one, retire one. Prints; decides nothing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from postsale.cli.common import DEFAULT_DB, EXIT_CODES, Commands, Db, Json, Reas
 from postsale.errors import InvalidInput
 
 policy_app = Commands(
-    no_args_is_help=True, help="Policies: print one, see what changes from one to another, activate one.", epilog=EXIT_CODES
+    no_args_is_help=True, help="Policies: print one, see what changes from one to another, activate one, retire one.", epilog=EXIT_CODES
 )
 
 PolicyName = Annotated[
@@ -81,6 +81,29 @@ def policy_activate(
             return
         said = f"decides from now on, said {escape(by.login)}." if done else "decides already."
         out.print(f"{escape(policy.name)} v{policy.version} ({policy.digest[:12]}) {said}")
+
+
+@policy_app.command("retire")
+def policy_retire(
+    digest: Annotated[
+        str, typer.Argument(metavar="DIGEST", help="Of the version, whole or its first characters; see: policy show active:NAME.")
+    ],
+    reason: Reason,
+    db: Db = DEFAULT_DB,
+    tenant: TenantName = None,
+    json: Json = False,
+) -> None:
+    """Let nothing more be decided under a version: what waits under it is set aside, its money is released. It is replayed as ever.
+
+    Its agents decide nothing until somebody activates a version. Safe to repeat after a crash.
+    """
+    with opened(db) as ps:
+        by = person(ps)
+        settled = tenant_of(ps, tenant).retire_policy(digest, reason=reason, by=by)
+        if json:
+            emit({"digest": digest, "settled": settled, "by": by.login})
+            return
+        out.print(f"{escape(digest[:12])} decides nothing more, said {escape(by.login)}; {settled} open matters were settled.")
 
 
 def _who(policy: Policy) -> dict[str, Any]:

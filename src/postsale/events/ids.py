@@ -5,12 +5,16 @@ from __future__ import annotations
 import re
 import uuid
 from enum import IntEnum
+from hashlib import sha1
 from typing import NamedTuple
 
 from postsale.errors import InvalidInput
 
 # Never change: every derived id in every log depends on it.
 NAMESPACE = uuid.UUID("6f1d8f0a-6d0c-5b52-9a3e-0f6f2c1b7a10")
+_NAMESPACE = NAMESPACE.bytes
+_VERSION_5 = (5 << 76) | (0x2 << 62)  # version and variant
+_HASHED_BITS = ~((0xF << 76) | (0x3 << 62))
 
 _IDENT = re.compile(r"[a-z0-9_][a-z0-9._-]{0,63}\Z")
 SYSTEM_TENANT = "_system"
@@ -21,8 +25,9 @@ def derive_id(*parts: object) -> uuid.UUID:
 
     Each part is length-prefixed, so ("ab", "c") and ("a", "bc") differ. uuid5 (RFC 9562), over the parts' `str`.
     """
-    text = "".join(f"{len(s)}:{s}" for s in map(str, parts))
-    return uuid.uuid5(NAMESPACE, text)
+    text = "".join([f"{len(s)}:{s}" for s in map(str, parts)])
+    number = int.from_bytes(sha1(_NAMESPACE + text.encode(), usedforsecurity=False).digest()[:16])
+    return uuid_of(number & _HASHED_BITS | _VERSION_5)
 
 
 _NEW = object.__new__

@@ -72,6 +72,11 @@ class CustomerHealth(Features, version=1, owner="postsale"):
     )
     survey_higher_is_better = latest(_SURVEYS, lambda e: e.higher_is_better, where=lambda e: e.scale_max > e.scale_min)
     last_survey = last_seen(_SURVEYS, where=lambda e: e.scale_max > e.scale_min)
+    last_detracted = last_seen(
+        _SURVEYS,
+        where=lambda e: (e.survey == "nps") & (e.scale_min == 0) & (e.scale_max == 10) & (e.score <= 6),
+        description="somebody would not recommend us, whatever others answered since",
+    )
 
     segment = latest(AccountProfiled, lambda e: e.segment, description="the newest that the CRM named")
     starts_at = latest(AccountProfiled, lambda e: e.starts_at, unit="us")

@@ -134,8 +134,8 @@ class Journal:
                 return self._move(
                     entry, at, f"approved by {by} ({how}){said}", disposition="acted", approver=by, effects=_move_open(entry, "ready")
                 )
-            case d.ApprovalRejected(approver=by, authenticated_by=how, reason=reason):
-                return self._suppress(entry, at, f"rejected by {by} ({how}): {reason}", "approval:rejected", by)
+            case d.ApprovalRejected(approver=by, authenticated_by=how, reason=reason, role=role, on_behalf_of=of):
+                return self._suppress(entry, at, f"rejected by {by} ({how}){_in_role(role, of)}: {reason}", "approval:rejected", by)
             case d.ApprovalLapsed(why=why):
                 return self._suppress(entry, at, f"approval lapsed: {why}", f"approval:{why}", None)
             case a.ApprovalAsked():
@@ -151,8 +151,10 @@ class Journal:
                 return self._move(entry, at, f"approved by silence of {level}, as its policy says", disposition="acted", effects=effects)
             case a.ApprovalTimedOut(level=level):
                 return self._suppress(entry, at, f"rejected by silence of {level}, as its policy says", "approval:timed-out", None)
-            case a.ApprovalReplaced(replaced_by=new, editor=by, authenticated_by=how, changed=changed, reason=reason):
-                told = f"edited by {by} ({how}): {', '.join(changed)}: {reason}"
+            case a.ApprovalReplaced(
+                replaced_by=new, editor=by, authenticated_by=how, changed=changed, reason=reason, role=role, on_behalf_of=of
+            ):
+                told = f"edited by {by} ({how}){_in_role(role, of)}: {', '.join(changed)}: {reason}"
                 return replace(self._suppress(entry, at, told, "approval:replaced", None), replaced_by=new)
             case d.DecisionOverridden(by=by, reason=reason):
                 return self._suppress(entry, at, f"overridden by {by}: {reason}", "override", entry.approver)
@@ -213,6 +215,10 @@ class Journal:
         failed = entry.disposition != "suppressed" and all(s in {"failed", "cancelled"} for s in effects.values())
         disposition = "failed" if failed else entry.disposition
         return self._move(entry, at, f"effect {status}: {detail}", effects=effects, disposition=disposition)
+
+
+def _in_role(role: str | None, of: str | None) -> str:
+    return (f" as {role}" if role else "") + (f" for {of}" if of else "")
 
 
 def _move_open(entry: Entry, status: str) -> dict[UUID, str]:

@@ -27,26 +27,33 @@ _KINDS = frozenset({"agent/decision-recorded", "effect/succeeded"})
 
 
 class Meaning(NamedTuple):
-    """A tool's call that is an action to the customer: the tool's name, and a word that its template, title or text must hold."""
+    """A tool's call that is an action to the customer: the tool's name, and a word that its template, title, text or terms must hold."""
 
     tool: str  # without version
-    word: str
+    word: str  # in lower case
     action: Action
 
 
 MEANINGS: tuple[Meaning, ...] = (
+    Meaning("billing.offer_credit", "seats", "upsell-offer"),
     Meaning("billing.offer_credit", "", "offer"),
     Meaning("email.send", "payment", "payment-reminder"),
     Meaning("email.send", "onboarding", "onboarding-nudge"),
+    Meaning("email.send", "invite-", "referral-invitation"),
+    Meaning("email.send", "referral-thanks", "outreach"),
     Meaning("email.send", "referral", "referral-invitation"),
     Meaning("email.send", "upsell", "upsell-offer"),
     Meaning("email.send", "seats", "upsell-offer"),
+    Meaning("email.send", "next-plan", "upsell-offer"),
+    Meaning("email.send", "goes-with-it", "upsell-offer"),
     Meaning("email.send", "", "outreach"),
     Meaning("crm.create_task", "payment", "payment-reminder"),
     Meaning("crm.create_task", "renewal", "renewal-call"),
     Meaning("crm.create_task", "cancellation", "renewal-call"),
     Meaning("crm.create_task", "onboarding", "onboarding-nudge"),
+    Meaning("crm.create_task", "working session", "onboarding-nudge"),
     Meaning("crm.create_task", "upsell", "upsell-offer"),
+    Meaning("crm.create_task", "seats", "upsell-offer"),
     Meaning("crm.create_task", "", "health-check-call"),
 )
 """What calls of the shipped policies' tools mean; the first that fits counts. A tool that none names is nothing to a customer."""
@@ -59,13 +66,15 @@ class EffectsLeft:
         self._ps, self._tenant = ps, tenant
         self._meanings = (*meanings, *MEANINGS)
         self._after = 0
+        self._names: dict[str, str] = {}
         self._intents: dict[UUID, tuple[str, str, dict[str, Any]]] = {}  # intent -> customer's reference, tool, arguments
 
     def new(self) -> list[Effect]:
         """What has left since the last call, in the order of the log. An effect whose customer nobody may name is left out."""
         found = list(self._left())
-        names = self._ps.tenant(self._tenant).names() if found else {}
-        made = (self._effect(names.get(ref), id_, tool, arguments, at_us) for ref, id_, tool, arguments, at_us in found)
+        if any(ref not in self._names for ref, *_ in found):
+            self._names = self._ps.tenant(self._tenant).names()
+        made = (self._effect(self._names.get(ref), id_, tool, arguments, at_us) for ref, id_, tool, arguments, at_us in found)
         return [effect for effect in made if effect is not None]
 
     def _left(self) -> Iterator[tuple[str, UUID, str, dict[str, Any], int]]:
@@ -82,7 +91,7 @@ class EffectsLeft:
                 yield customer, event.intent_id, tool, arguments, recorded.stored.occurred_at_us
 
     def _effect(self, customer: str | None, id_: UUID, tool: str, arguments: dict[str, Any], at_us: int) -> Effect | None:
-        said = " ".join(str(arguments[k]) for k in ("template", "title", "text") if k in arguments).lower()
+        said = " ".join(str(arguments[k]) for k in ("template", "title", "text", "terms") if k in arguments).lower()
         for meaning in self._meanings:
             if tool.partition("@")[0] == meaning.tool and meaning.word in said:
                 return None if customer is None else Effect(id_, customer, meaning.action, from_us(at_us))

@@ -24,7 +24,7 @@ def check_names(**names: str) -> None:
     for field, name in names.items():
         if not isinstance(name, str) or not 1 <= len(name) <= _MAX_NAME:
             raise InvalidInput(what="KeyValue", field=field, reason=f"expected 1 to {_MAX_NAME} characters")
-        if any(unicodedata.category(character) in ("Cc", "Cs") for character in name):
+        if not (name.isascii() and name.isprintable()) and any(unicodedata.category(character) in ("Cc", "Cs") for character in name):
             raise InvalidInput(what="KeyValue", field=field, reason="expected no control characters, NUL or lone surrogates")
 
 

@@ -45,6 +45,7 @@ from postsale.events import (
 from postsale.store.contract import Appended, Condition, Outcome, Query, Store, Submission
 from postsale.store.keys import LogVault
 from postsale.store.snapshots import EVERY, Snapshots
+from postsale.store.written import Written
 
 _RACES = 20
 _BACK_US = SECOND_US  # clocks of several machines may differ by less
@@ -103,6 +104,7 @@ class Log:
         self.clock = clock
         self.snapshots = Snapshots(store, self.vault, clock, every=snapshot_every)
         self._last_episode = 0
+        self._written = Written()
 
     # ------------------------------------------------------------ writing
 
@@ -211,6 +213,8 @@ class Log:
             try:
                 events = tuple(self.decision(stream, version, draft, keys.get(stream.tenant)) for stream, version, draft in parts)
                 made.append(Submission(events, tuple(conditions)))
+                for event, (_, _, draft) in zip(events, parts, strict=True):
+                    self._written.keep(draft.event, event)
             except PostSaleError as error:
                 made.append(error)
         outcomes = iter(self.store.append([x for x in made if isinstance(x, Submission)]))
@@ -319,7 +323,7 @@ class Log:
             mine = (s for s in self.store.read(news) if s.lane is Lane.FACT or s.stream == stream)
             if as_of_us is not None:
                 mine = (s for s in mine if s.occurred_at_us <= as_of_us or s.kind in IDENTITY_KINDS)
-            customer = fold(known, mine)
+            customer = fold(known, mine, self._written.read)
             if customer.fact_streams == streams:
                 break
             known, streams = CustomerAggregate(stream=stream), customer.fact_streams
@@ -366,7 +370,7 @@ class Log:
         def take(stream: StreamId) -> None:
             state = states[stream]
             try:
-                states[stream] = None if state is None else fold(state, news.pop(stream))
+                states[stream] = None if state is None else fold(state, news.pop(stream), self._written.read)
             except Exception:  # reading it singly says why
                 states[stream] = None
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from copy import copy
-from typing import Self
+from typing import NamedTuple, Self
 
 from postsale.access import Person
 from postsale.agents import control
@@ -24,6 +24,14 @@ from postsale.aggregates.customer import CustomerAggregate
 from postsale.errors import BadDeclaration, InvalidInput
 from postsale.events import Origin
 from postsale.store.log import Log
+
+
+class Deciding(NamedTuple):
+    """The policy under which an agent decides."""
+
+    policy: Policy
+    version: int  # of its stream
+    retired: bool  # then nothing is decided under it, but that
 
 
 class Crew:
@@ -91,22 +99,24 @@ class Crew:
                 what="agent", field="name", reason=f"no agent named {name[:64]!r}; there are: {', '.join(self.agents) or 'none'}"
             ) from None
 
-    def policy(self, tenant: str, agent: Agent) -> tuple[Policy, int]:
-        """The policy that is active for this agent; its own is installed where none is."""
+    def policy(self, tenant: str, agent: Agent) -> Deciding:
+        """The policy that is active for this agent; its own is installed where none ever was. Under one that was retired nothing is decided."""
         policy, version = self.desk.active_policy(tenant, agent.policy.name)
         if policy is None:
             self.install(tenant, agent.name)
             policy, version = self.desk.active_policy(tenant, agent.policy.name)
+        retired = policy is None
+        policy = policy or self.desk.stopped_policy(tenant, agent.policy.name)
         if policy is None:
-            raise AssertionError("an installed policy is active")
+            raise AssertionError("a policy is installed unless it was retired")
         if policy.digest != agent.policy.digest:
             agent.check(policy, self.health.features)
-        return policy, version
+        return Deciding(policy, version, retired)
 
     def values(self, c: CustomerAggregate, agent: Agent, at_us: int) -> tuple[dict[str, d.Scalar], HealthReading]:
         """Everything on offer at a time, rounded, and the reading it came from."""
         health = self.health.read(c, at_us, agent.wanted)
-        return {n: rounded(v) for n, v in agent.values(c, health, at_us).items()}, health
+        return {n: v if type(v) is not float else rounded(v) for n, v in agent.values(c, health, at_us).items()}, health
 
     def reread(self, c: CustomerAggregate, agent: str) -> tuple[Mapping[str, d.Scalar], int]:
         """What an agent would read now, and up to which fact."""

@@ -93,8 +93,8 @@ def decided(
     """The decision about a trigger, or about a person's edit, with what it must hold on."""
     tenant = c.stream.tenant
     switches = crew.desk.switches(tenant, agent.name)
-    policy, policy_version = crew.policy(tenant, agent)
-    looked = _look(crew, c, pending, agent, policy, switches, problem, edited)
+    policy, policy_version, retired = crew.policy(tenant, agent)
+    looked = _look(crew, c, pending, agent, policy, switches, problem, edited, retired)
     event, id_ = looked.decided.event, looked.decided.decision_id
     how = Cause(
         actor=Actor("agent", agent.name),
@@ -109,7 +109,7 @@ def decided(
         drafts += [crew.desk.draft(asked, derive_id(id_, "asked"), how)] if asked is not None else []
     if looked.decided.opens_case is not None:
         opened = commands.open_case(c, looked.decided.opens_case, pending.trigger_id)
-        drafts += [crew.desk.draft(e, derive_id(id_, "risk-case"), how) for e in opened]
+        drafts += [crew.desk.draft(e, derive_id(id_, "risk-case"), replace(how, causation_id=id_)) for e in opened]
     drafts += [told(crew, c, e) for e in taken_over(c, event, id_, to_us(event.decided_at))]
     conditions: list[Condition] = [*switches.conditions, StreamAt(policy_stream(tenant, policy.name), policy_version)]
     read = event.evidence.keys()
@@ -135,6 +135,7 @@ def _look(
     switches: Switches,
     problem: str,
     edited: Edited | None,
+    retired: bool,
 ) -> _Looked:
     now_us, tenant, budgets = crew.desk.now_us(), c.stream.tenant, policy.budgets or ()
     asked = read_flags(policy.flags or {}, policy.inputs, crew.flags, tenant=tenant, customer=c.ref)
@@ -171,6 +172,7 @@ def _look(
             evidence,
             now_us=now_us,
             switches=switches.states,
+            retired=retired,
             budgets=_left(budgets, purses, now_us),
             tools=crew.toolbox.refs,
             reached=reached,

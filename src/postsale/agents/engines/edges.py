@@ -38,7 +38,9 @@ def watching(
     raised, moved = 0, False
     known = customer
     for agent in crew.agents.values():
-        policy, _ = crew.policy(stream.tenant, agent)
+        policy, _, retired = crew.policy(stream.tenant, agent)
+        if retired:
+            continue
         depth = header.depth if header is not None else 0
         how = Cause(actor=Actor("agent", agent.name), causation_id=causing, depth=depth, origin=crew.desk.origin)
 
@@ -93,6 +95,6 @@ def _timed(crew: Crew, c: CustomerAggregate, agent: Agent, policy: Policy) -> It
     if not policy.timed or crew.desk.control(agent_stream(c.stream.tenant, agent.name)).retired:
         return
     now_us, since_us = crew.desk.now_us(), crew.desk.seen_policy(c.stream.tenant, policy.name)[1]
-    for event, id_ in time_brings(c, agent.name, policy, since_us, now_us, lambda: crew.values(c, agent, now_us)[0]):
-        causing = event.causing_event if isinstance(event, d.TriggerRaised) else None
-        yield crew.desk.draft(event, id_, Cause(actor=Actor("agent", agent.name), causation_id=causing, origin=crew.desk.origin))
+    for it in time_brings(c, agent.name, policy, since_us, now_us, lambda: crew.values(c, agent, now_us)[0]):
+        how = Cause(actor=Actor("agent", agent.name), causation_id=it.cause, depth=it.depth, origin=crew.desk.origin)
+        yield crew.desk.draft(it.event, it.event_id, how)

@@ -10,7 +10,7 @@ from postsale.projections.outcomes.measure import Frame, Interval, Measure, Rate
 from postsale.projections.outcomes.renewals import Renewal, hit_rates, renewal_rate, renewals
 from postsale.projections.outcomes.response import Episode, Happened, episodes, response, tickets
 from postsale.projections.outcomes.revenue import Movements, MrrPoint, logo_churn, movements, mrr_history, retention
-from postsale.projections.outcomes.using import adoption, onboarding, referrals, surveys
+from postsale.projections.outcomes.using import Invitations, adoption, invitations, onboarding, referrals, surveys
 
 __all__ = [
     "Adoption",
@@ -21,6 +21,7 @@ __all__ = [
     "Frame",
     "Happened",
     "Interval",
+    "Invitations",
     "Measure",
     "Movements",
     "MrrPoint",
@@ -33,6 +34,7 @@ __all__ = [
     "adoption",
     "episodes",
     "hit_rates",
+    "invitations",
     "logo_churn",
     "movements",
     "mrr_history",

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from statistics import median
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 from postsale.events import DAY_US, iso
 from postsale.projections.folding import FeatureValues
@@ -155,6 +155,28 @@ def surveys(customers: Customers, frame: Frame) -> list[Measure]:
             frame=frame,
         ),
     ]
+
+
+class Invitations(NamedTuple):
+    """Invitations of a period and how far they came by `as_of`."""
+
+    invited: int
+    clicked: int
+    registered: int
+    converted: int  # and not withdrawn
+
+
+def invitations(customers: Customers, frame: Frame) -> Invitations:
+    """The steps between an invitation and a customer; values of `Advocacy`."""
+    invited = clicked = registered = converted = 0
+    for v in customers.values():
+        for r, at in v["invited_at"].items():
+            if frame.start_us <= at < frame.end_us:
+                invited += 1
+                clicked += r in v["clicked_at"]
+                registered += r in v["registered_at"]
+                converted += r in v["converted_at"] and r not in v["withdrawn_at"]
+    return Invitations(invited, clicked, registered, converted)
 
 
 def referrals(customers: Customers, frame: Frame) -> list[Measure]:
