@@ -45,7 +45,7 @@ def test_the_commands_are_those_that_are_promised() -> None:
         token issue, schemas check, schemas list, schemas write, log verify, log checkpoint, log key, log prove, log check-proof,
         log chapters, log archive, db migrate, snapshots drop, projection rebuild, projection diff, projection switch, projection retry,
         projection run, projection features, approval show, approval edit, approval escalate, approval escalations, approval delegate,
-        report, authority list, authority grant, authority revoke, authority end, case list, case move, upcoming"""
+        report, authority list, authority grant, authority revoke, authority end, case list, case move, upcoming, backtest"""
     assert {tuple(c.split()) for c in re.split(r",\s+", promised.strip())} <= set(COMMANDS)
 
 

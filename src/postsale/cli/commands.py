@@ -12,6 +12,7 @@ from rich.markup import escape
 
 from postsale.agents.agent import package_version
 from postsale.cli.agents import agent_app, approval_app, decision_app
+from postsale.cli.backtest import backtest
 from postsale.cli.budgets import budget_app
 from postsale.cli.common import (
     DEFAULT_DB,
@@ -83,6 +84,7 @@ app.command()(demo)
 app.command()(run)
 app.command()(report)
 app.command()(upcoming)
+app.command()(backtest)
 app.add_typer(ingest_app, name="ingest")
 app.add_typer(customer_app, name="customer")
 app.add_typer(health_app, name="health")
