@@ -32,7 +32,6 @@ _ONLY_SYNC = {
         "backtest",
         "cases",
         "changed_since",
-        "contact_budget",
         "datasets",
         "datasets_of",
         "edit",
