@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 
 from postsale.access import Person
 from postsale.agents import Agent, FunctionPlanner, Policy, Prompt, Question
+from postsale.agents.escrow import Escrow
 from postsale.agents.tools import Receipt, Tool, ToolKind, ToolModel
 from postsale.agents.tools.contract import Undo
 from postsale.agents.tools.sandbox import Credit, Task
@@ -37,13 +38,30 @@ from tests.agents.world import ANNA, NOON
 
 BEN, CARA, DORA, EMIL = (Person(name, "token") for name in ("ben", "cara", "dora", "emil"))
 ANSWER = {"option": "credit", "rationale": "They asked twice.", "amount": 400}
-LIMITS = {"retention": 100_000, "rescue": 100_000}
-SPENT = {"retention": 400, "rescue": 3_000}  # a customer
-LADDER = ladder(people=2).replace('name = "retention"\namount_minor = 10000', 'name = "rescue"\namount_minor = 100000')
+SPENT = {"retention": 400, "rescue": 3_000, "mail": 2, "risk:dunning": 5, "risk:saver": 5}  # a customer
+GIVEN_BACK = {"rescue": 4_900, "mail": 1, "risk:dunning": 5}  # of the proposal that was edited
+SHARED = """[[budget]]
+name = "mail"
+unit = "contacts"
+channel = "email"
+limit = 100
+per = "day"
+
+[[budget]]
+name = "risk"
+unit = "risk"
+weights = { low = 1, medium = 5, high = 20 }
+limit = 100
+per = "day"
+of = "agent"
+
+"""
+LADDER = ladder(people=2).replace('name = "retention"\nunit = "EUR"\nlimit = 10000', 'name = "rescue"\nunit = "EUR"\nlimit = 100000')
+LADDER = LADDER.replace("[outcome]", SHARED + "[outcome]")
 SAVER = planned(
-    ('name = "retention"\namount_minor = 1000', 'name = "retention"\namount_minor = 100000'),
+    ("limit = 1000", "limit = 100000"),
     ("billing.offer_credit@1", "shop.gift@1"),
-    ("[guardrails]\n", '[outcome]\non = ["billing/invoice-paid"]\nwithin_days = 14\n\n[guardrails]\n'),
+    ("[guardrails]\n", '[outcome]\non = ["billing/invoice-paid"]\nwithin_days = 14\n\n' + SHARED + "[guardrails]\n"),
 )
 
 
@@ -70,7 +88,10 @@ class _Shop(Tool):
         return Receipt(receipt=idempotency_key)
 
     def query(self, idempotency_key: str, *, timeout_s: float) -> Receipt | None:
-        return Receipt(receipt=idempotency_key) if self._said("GET", idempotency_key, timeout_s) == 200 else None
+        status = self._said("GET", idempotency_key, timeout_s)
+        if status not in {200, 404}:  # it does not say that nothing happened
+            raise ToolUncertain(tool=self.ref.name, reason=f"status {status}")
+        return Receipt(receipt=idempotency_key) if status == 200 else None
 
     def _said(self, method: str, key: str, timeout_s: float) -> int:
         connection = http.client.HTTPConnection(self._address, timeout=timeout_s)
@@ -107,7 +128,7 @@ class CreateTask(_Shop):
     kind: ClassVar[ToolKind] = "idempotent"
 
 
-def opened(folder: Path, tools: str, url: str = "", schema: str = "postsale", step: Any = lambda: None) -> PostSale:
+def opened(folder: Path, tools: str, url: str = "", schema: str = "postsale", step: Any = lambda: None, **more: Any) -> PostSale:
     def answer(_: Question) -> dict[str, Any]:
         step()
         return ANSWER
@@ -121,6 +142,8 @@ def opened(folder: Path, tools: str, url: str = "", schema: str = "postsale", st
         clock=FileClock(folder / "clock"),
         keys=folder / "log.keys" if url else None,
         schema=schema,
+        escrow=Escrow() if url else None,
+        **more,
     )
 
 

@@ -93,10 +93,10 @@ because = "VIPs get flowers."
 purpose = "service"
 approval_expires_h = 48
 
-[guardrails.budget]
+[[budget]]
 name = "retention"
-amount_minor = 1000
-currency = "EUR"
+unit = "EUR"
+limit = 1000
 per = "month"
 """
 

@@ -14,7 +14,7 @@ from postsale.agents.tools import Receipt, Tool, Toolbox
 from postsale.agents.tools.sandbox import Credit
 from postsale.aggregates.decisions import ApprovalGranted, ApprovalLapsed, EffectUnknown
 from postsale.errors import ApprovalRefused, InvalidInput, NotAllowed, UnknownDecision
-from tests.agents.world import ANNA, BEN, World, calls
+from tests.agents.world import ANNA, BEN, NOVEMBER, World, calls
 
 
 @pytest.fixture
@@ -170,5 +170,5 @@ def test_a_person_settles_what_nobody_knows() -> None:
             w.engine.approvals.settle_unknown("acme", id_, uuid4(), happened=happened, person=ANNA, reason="x")
         w.engine.approvals.settle_unknown("acme", id_, unknown.intent_id, happened=happened, person=ANNA, reason="looked")
         assert w.kinds()[-1] == kind
-        sums = w.engine.desk.budget("acme", "retention").periods["2026-11"]
-        assert (sums.committed_minor, sums.released_minor) == ((4900, 0) if happened else (0, 4900))
+        sums = w.engine.desk.budget("acme", "retention").pages[NOVEMBER]
+        assert (sums.committed, sums.released) == ((4900, 0) if happened else (0, 4900))

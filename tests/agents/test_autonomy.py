@@ -34,7 +34,7 @@ downgrade = { window_days = 7, decisions = 2, rejected_percent = 50, automatic =
 
 [outcome]"""
 BOUND = DUNNING.replace("[outcome]", CRITERIA).replace("authority_limit_minor = 1000", "authority_limit_minor = 90000")
-BOUND = BOUND.replace("count = 2\n", "count = 50\n").replace("amount_minor = 10000", "amount_minor = 10000000")
+BOUND = BOUND.replace("count = 2\n", "count = 50\n").replace("limit = 10000\n", "limit = 10000000\n")
 
 
 def world(text: str = BOUND, mode: Mode = "act") -> World:

@@ -20,7 +20,7 @@ from postsale.aggregates.state_json import from_json, to_json
 from postsale.audit.dispositions import check_dispositions
 from postsale.errors import ApprovalRefused, InvalidInput, NotAllowed, PolicyInvalid
 from postsale.projections.journal import read_journal
-from tests.agents.world import ANNA, BEN, World, calls
+from tests.agents.world import ANNA, BEN, NOVEMBER, World, calls
 
 TABLE = """
 name = "{name}"
@@ -59,10 +59,10 @@ approval = "none"
 because = "Because."
 [guardrails]
 purpose = "service"
-[guardrails.budget]
+[[budget]]
 name = "{name}"
-amount_minor = 10000
-currency = "EUR"
+unit = "EUR"
+limit = 10000
 per = "month"
 [outcome]
 on = ["billing/invoice-paid"]
@@ -138,12 +138,12 @@ def test_an_agent_of_higher_priority_takes_over_and_what_has_not_left_is_cancell
     w = world(("first", 1), ("second", 2))
     w.profile(segment="vip")
     assert ask(w, "second").disposition == "awaiting"
-    assert w.engine.desk.budget("acme", "second").left_minor(10_000, "2026-11") == 9_500
+    assert w.engine.desk.budget("acme", "second").left(10_000, NOVEMBER) == 9_500
     w.profile(segment="smb")
     assert ask(w, "first").disposition == "acted"
     assert ends(w) == [("taken-over", "first")]
     assert now_of(w) == [("second", "suppressed", "conversation:taken-over", None), ("first", "acted", None, None)]
-    assert w.engine.desk.budget("acme", "second").left_minor(10_000, "2026-11") == 10_000
+    assert w.engine.desk.budget("acme", "second").left(10_000, NOVEMBER) == 10_000
     assert [t.channel for t in w.customer().touches] == ["email"]  # the promised one is none any more
     with pytest.raises(ApprovalRefused):
         w.engine.approvals.approve("acme", read_journal(w.store, w.tenant)[0].id, BEN)

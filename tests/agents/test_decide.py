@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from postsale.agents import Agent, Policy, RenewalRescue
 from postsale.agents.agent import decider_digest
+from postsale.agents.budget_policy import Left
 from postsale.agents.decide import AgentSpec, Case, decide, decision_id
 from postsale.agents.evidence import EvidenceRecorder
 from postsale.agents.guardrails import Context, ToolRef
@@ -43,8 +44,7 @@ contexts = st.builds(
     time_zone=st.just("Europe/Berlin"),
     consent=st.fixed_dictionaries({"email": st.booleans()}),
     touches=st.fixed_dictionaries({30: st.integers(0, 3)}),
-    budget_left_minor=st.integers(0, 10_000),
-    budget_period=st.just("2026-11"),
+    budgets=st.integers(0, 10_000).map(lambda left: {"retention": Left(left, "2026-11")}),
     paused_by=st.sampled_from(["", "", "", "agent"]),
     merged=st.booleans(),
 )
@@ -91,7 +91,7 @@ def test_every_case_gets_exactly_one_disposition_that_explains_itself(case: Case
             assert event.suppressed_by is None
             assert event.intents
     if event.disposition not in {"acted", "awaiting"}:
-        assert (event.intents, event.arguments, event.reservation) == ((), None, None)
+        assert (event.intents, event.arguments, event.reservations) == ((), None, ())
     if event.disposition == "acted":
         assert event.mode == "act"
     assert sum(e.propensity_ppm for e in event.eligible) in {0, 1_000_000}

@@ -84,7 +84,7 @@ def test_money_and_contacts_of_the_replaced_proposal_are_given_back_in_the_same_
     old = w.one_decision()
     new = edit(w, old, amount_minor=10_000)  # all there is: only with what the old one gives back
     money = w.engine.desk.budget("acme", "retention")
-    assert {k: v[1] for k, v in money.open.items()} == {new: 10_000}
+    assert {k: v[1] for k, v in money.open.items()} == {w.decision(new).data.intents[0].intent_id: 10_000}
     assert [t.decision_id for t in w.customer().touches] == [new]
 
 

@@ -24,7 +24,7 @@ from postsale.errors import ApprovalRefused, BadDeclaration, InvalidInput, NotAl
 from postsale.events import Actor, Lane, Origin, derive_id
 from postsale.store import Query
 from postsale.store.log import Cause
-from tests.agents.world import ANNA, BEN, DUNNING, NOON, FixedHealth, World, calls
+from tests.agents.world import ANNA, BEN, DUNNING, NOON, NOVEMBER, FixedHealth, World, calls
 
 
 def test_a_new_installation_observes_and_says_why_it_did_nothing() -> None:
@@ -192,7 +192,7 @@ def test_an_offer_above_authority_waits_and_its_money_is_reserved() -> None:
     id_ = w.one_decision()
     decision = w.decision(id_).data
     assert (decision.disposition, decision.offer.amount_minor if decision.offer else None) == ("awaiting", 4900)
-    assert w.engine.desk.budget("acme", "retention").periods["2026-11"].reserved_minor == 4900
+    assert w.engine.desk.budget("acme", "retention").pages[NOVEMBER].reserved == 4900
     assert w.customer().cases
     assert calls(w) == []
 
@@ -206,8 +206,8 @@ def test_the_budget_is_never_promised_twice_and_its_sums_hold() -> None:
     w.engine.approvals.approve("acme", ids[0], BEN)
     w.attend(ref="c0")
     w.engine.approvals.reject("acme", ids[1], BEN, reason="no")
-    sums = w.engine.desk.budget("acme", "retention").periods["2026-11"]
-    assert (sums.reserved_minor, sums.committed_minor, sums.released_minor) == (0, 4900, 4900)
+    sums = w.engine.desk.budget("acme", "retention").pages[NOVEMBER]
+    assert (sums.reserved, sums.committed, sums.released) == (0, 4900, 4900)
     assert w.decision(w.one_decision("c9")).data.disposition == "awaiting"
     money = [r.data for r in w.log.events(Query(tenant="acme", category="budgets"))]
     assert [type(m) for m in money] == [BudgetReserved, BudgetReserved, BudgetCommitted, BudgetReleased, BudgetReserved]
@@ -221,10 +221,10 @@ def test_money_of_every_expired_request_comes_back_in_one_append() -> None:
     w.attend(w.paid())
     w.wait(hours=1)
     w.attend(w.failed())
-    assert w.engine.desk.budget("acme", "retention").periods["2026-11"].reserved_minor == 9800
+    assert w.engine.desk.budget("acme", "retention").pages[NOVEMBER].reserved == 9800
     w.wait(hours=60)
     assert w.attend().lapsed == 2
-    assert w.engine.desk.budget("acme", "retention").periods["2026-11"].reserved_minor == 0
+    assert w.engine.desk.budget("acme", "retention").pages[NOVEMBER].reserved == 0
 
 
 def test_a_fact_that_must_not_have_changed_makes_the_engine_decide_again() -> None:
@@ -276,6 +276,9 @@ def test_evidence_code_that_raises_leaves_a_failed_decision_not_a_hole() -> None
     w = World([Broken(Policy.from_toml(DUNNING))])
     w.mode("act")
     w.attend(w.failed())
+    for _ in range(2):
+        w.wait(minutes=2)
+        w.attend()
     (decision,) = w.decisions()
     assert decision.disposition == "failed"
     assert "ZeroDivisionError" in decision.rationale

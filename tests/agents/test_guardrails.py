@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from uuid import uuid4
 
 import pytest
@@ -10,11 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from postsale.agents import Policy
-from postsale.agents.budget import BudgetState, Sums, evolve_budget
-from postsale.agents.guardrails import Context, ToolRef, contacts, first_failed, is_quiet, judge, look, period
-from postsale.agents.policy_sections import Budget
+from postsale.agents.budget_policy import Left
+from postsale.agents.guardrails import Context, ToolRef, contacts, first_failed, is_quiet, judge, look
 from postsale.aggregates.artifacts import AgentControl
-from postsale.aggregates.budgets import BudgetCommitted, BudgetReleased, BudgetReserved
 from postsale.aggregates.customer import CustomerAggregate, Touch, empty
 from postsale.aggregates.decisions import Offer
 from postsale.events import DAY_US, to_us
@@ -23,9 +21,7 @@ from tests.agents.world import DUNNING
 POLICY = Policy.from_toml(DUNNING)
 ROW = {r.id: r for r in POLICY.rules}
 TOOLS = {t: ToolRef(t, "idempotent", "d") for t in POLICY.tools}
-FINE = Context(
-    local_time="12:00", time_zone="UTC", consent={"email": True}, touches={30: 0}, budget_left_minor=9_999, budget_period="2026-11"
-)
+FINE = Context(local_time="12:00", time_zone="UTC", consent={"email": True}, touches={30: 0}, budgets={"retention": Left(9_999, "2026-11")})
 OFFER = Offer(kind="credit", amount_minor=900, currency="EUR", terms="x", authority_limit_minor=1000)
 
 
@@ -60,8 +56,8 @@ def changed(**fields: object) -> Context:
         (changed(local_time="07:59"), {}, "quiet-hours:20:00-08:00"),
         (changed(local_time="08:00"), {}, None),
         (changed(local_time="20:00"), {"row": "task", "offer": None}, None),
-        (changed(budget_left_minor=899), {}, "budget:retention/2026-11"),
-        (changed(budget_left_minor=900), {}, None),
+        (changed(budgets={"retention": Left(899, "2026-11")}), {}, "budget:retention/2026-11"),
+        (changed(budgets={"retention": Left(900, "2026-11")}), {}, None),
         (FINE, {"offer": OFFER.model_copy(update={"currency": "USD"})}, "budget:retention/2026-11"),
         (FINE, {"mode": "observe"}, "autonomy:observe"),
         (FINE, {"mode": "propose"}, None),
@@ -73,7 +69,7 @@ def test_the_first_guardrail_that_fails_names_the_disposition(context: Context, 
 
 
 def test_all_guardrails_are_judged_also_after_one_has_failed() -> None:
-    worst = changed(paused_by="agent", merged=True, consent={}, touches={30: 9}, local_time="03:00", budget_left_minor=0)
+    worst = changed(paused_by="agent", merged=True, consent={}, touches={30: 9}, local_time="03:00", budgets={})
     found = verdicts(worst, mode="observe", depth=9, tools={})
     assert [v.guardrail for v in found] == [
         "kill-switch", "identity", "policy", "depth", "tool", "consent", "frequency", "quiet-hours", "budget", "authority", "autonomy",
@@ -134,44 +130,16 @@ def test_the_nearest_switch_that_is_thrown_is_named() -> None:
         assert look(POLICY, empty("a", "c"), {}, now_us=0, switches=states).paused_by == name
 
 
-@pytest.mark.parametrize(("per", "expected"), [("month", "2026-12"), ("quarter", "2026-Q4"), ("year", "2026")])
-def test_periods_are_calendar_periods_in_utc(per: str, expected: str) -> None:
-    budget = Budget(name="b", amount_minor=1, currency="EUR", per=per)  # type: ignore[arg-type]
-    assert period(budget, to_us(datetime(2026, 12, 31, 23, 59, 59, tzinfo=UTC))) == expected
-    assert period(budget, to_us(datetime(2027, 1, 1, tzinfo=UTC) - timedelta(microseconds=1))) == expected
-
-
 @given(
     consent=st.dictionaries(st.sampled_from(["email", "phone", "in-app"]), st.booleans()),
     touches=st.dictionaries(st.integers(1, 365), st.integers(0, 64)),
-    left=st.none() | st.integers(0, 10**9),
+    budgets=st.dictionaries(
+        st.sampled_from(["retention", "e-mail.s", "risk"]),
+        st.builds(Left, st.integers(0, 10**9), st.sampled_from(["2026-11", "2026-11-23"]), st.sampled_from(["", "retention-0a"])),
+    ),
     paused=st.sampled_from(["", "agent"]),
     merged=st.booleans(),
 )
-def test_a_context_is_rebuilt_from_what_a_decision_records(consent, touches, left, paused, merged) -> None:  # type: ignore[no-untyped-def]
-    context = changed(consent=consent, touches=touches, budget_left_minor=left, paused_by=paused, merged=merged)
+def test_a_context_is_rebuilt_from_what_a_decision_records(consent, touches, budgets, paused, merged) -> None:  # type: ignore[no-untyped-def]
+    context = changed(consent=consent, touches=touches, budgets=budgets, paused_by=paused, merged=merged)
     assert Context.from_scalars(context.scalars()) == context
-
-
-@given(steps=st.lists(st.tuples(st.sampled_from(["reserve", "commit", "release"]), st.integers(0, 5), st.integers(0, 100)), max_size=30))
-def test_budget_sums_hold_whatever_is_settled_in_whatever_order(steps: list[tuple[str, int, int]]) -> None:
-    """Against a plain dictionary of decisions: each one's money is in exactly one of the three sums."""
-    ids = [uuid4() for _ in range(6)]
-    state, model = BudgetState(), {}
-    for what, which, minor in steps:
-        id_ = ids[which]
-        if what == "reserve":
-            state = evolve_budget(state, BudgetReserved(decision_id=id_, period="p", amount_minor=minor, currency="EUR"))
-            if model.get(id_, ("", 0))[0] != "reserve":
-                model[id_, len(model)] = model.pop(id_, None)  # what was settled before stays settled
-                model[id_] = ("reserve", minor)
-        else:
-            event = BudgetCommitted(decision_id=id_) if what == "commit" else BudgetReleased(decision_id=id_, reason="x")
-            state = evolve_budget(state, event)
-            if model.get(id_, ("", 0))[0] == "reserve":
-                model[id_] = (what, model[id_][1])
-    total = {k: sum(v[1] for v in model.values() if v and v[0] == k) for k in ("reserve", "commit", "release")}
-    sums = state.periods.get("p", Sums())
-    assert (sums.reserved_minor, sums.committed_minor, sums.released_minor) == (total["reserve"], total["commit"], total["release"])
-    assert state.left_minor(100, "p") == max(0, 100 - total["reserve"] - total["commit"])
-    assert state.version == len(steps)

@@ -7,10 +7,11 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from postsale.agents import Policy
+from postsale.agents.budget_policy import Left
 from postsale.agents.decide import AgentSpec, Case, decide, to_ask
 from postsale.agents.guardrails import Context, ToolRef
 from postsale.agents.planner_answer import Asked, answer_type, options_of
@@ -20,6 +21,7 @@ from postsale.aggregates.decisions import DecisionRecorded, ReadRef
 from postsale.errors import InvalidInput
 from postsale.events import MASKED, canonical, encode_payload, registry
 from tests.agents.planned import CALL, OTHERWISE, Planned, policy
+from tests.shared import examples
 
 SPEC = AgentSpec("saver", "m:C", "d", "1")
 POLICIES = (policy(), policy(*OTHERWISE))
@@ -34,7 +36,7 @@ BASE = Case(
     read_set=(ReadRef(stream="acme/customers/c1", fact_position=5, decision_version=2),),
     evidence={"failed_payments": 2, "segment": "vip", "seats": None},
     context=Context(
-        local_time="12:00", time_zone="UTC", consent={"email": True}, touches={}, budget_left_minor=1_000, budget_period="2026-11"
+        local_time="12:00", time_zone="UTC", consent={"email": True}, touches={}, budgets={"retention": Left(1_000, "2026-11")}
     ),
     tools=TOOLS,
 )
@@ -66,7 +68,7 @@ def mac(raw: bytes) -> str:
     return f"{len(raw)}-{sum(raw)}"
 
 
-@settings(max_examples=400)
+@settings(max_examples=examples(400))
 @given(answer=answers, which=st.sampled_from(POLICIES), status=statuses, mode=st.sampled_from(["observe", "propose", "act"]))
 def test_any_answer_comes_to_one_disposition_within_the_policy_and_is_made_again_byte_for_byte(
     answer: str, which: Policy, status: Any, mode: Any
@@ -101,7 +103,6 @@ def test_any_answer_comes_to_one_disposition_within_the_policy_and_is_made_again
     assert without.arguments_checked is (status != "answered")
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(raw=st.binary(max_size=80) | st.text(max_size=80) | near.map(json.dumps) | values.map(json.dumps))
 def test_any_bytes_from_a_planner_give_one_decision_on_a_log_and_no_exception(raw: Any) -> None:
     w = Planned(raw)

@@ -14,6 +14,7 @@ from uuid import UUID
 import pytest
 
 from postsale.agents import SHIPPED, Policy
+from postsale.agents.budget_policy import Left, period
 from postsale.agents.conversation import Contacts, stop_of
 from postsale.agents.decide import AgentSpec, Case, decide
 from postsale.agents.guardrails import Context, Past, ToolRef
@@ -32,14 +33,12 @@ def run(
     policy: Policy, known: Mapping[str, Any], change: Callable[[Context], Context] = lambda c: c, *, depth: int = 0, mode: Mode = "act"
 ) -> DecisionRecorded:
     """The decision on what is known, at noon, with every consent, money and nobody else about, unless the context is changed."""
-    budget = policy.guardrails.budget
     context = Context(
         local_time="12:00",
         time_zone="Europe/Berlin",
         consent=dict.fromkeys(policy.channels, True),
         touches={f.days: 0 for f in policy.guardrails.frequency},
-        budget_left_minor=10**9 if budget else None,
-        budget_period="2026-11" if budget else "",
+        budgets={b.name: Left(10**9, period(b, to_us(NOON))) for b in policy.budgets or ()},
         priority=None if policy.conversation is None else policy.conversation.priority,
         contacts={c: Contacts(0, 4, 30) for c in policy.channels},
     )
@@ -127,8 +126,10 @@ def limits(name: str, policy: Policy) -> Iterator[str]:
     if want.money is not None:
         minor, budget = want.money
         offer = acting(name, mail=False, offers=True)
-        yield from refuses(f"budget:{budget}/2026-11", offer.known, lambda c: replace(c, budget_left_minor=minor - 1))
-        if run(policy, offer.known, lambda c: replace(c, budget_left_minor=minor)).disposition != "awaiting":
+        yield from refuses(
+            f"budget:{budget}/2026-11", offer.known, lambda c: replace(c, budgets={**c.budgets, budget: Left(minor - 1, "2026-11")})
+        )
+        if run(policy, offer.known, lambda c: replace(c, budgets={**c.budgets, budget: Left(minor, "2026-11")})).disposition != "awaiting":
             yield "money that is enough is refused"
     asked = run(policy, mail.known, mode="propose")
     found = {

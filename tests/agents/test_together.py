@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from postsale.access import FileVault
@@ -19,18 +19,18 @@ from postsale.agents.engines.engine import Attended, Visit
 from postsale.agents.escrow import Escrow
 from postsale.agents.lookup import reach_stream
 from postsale.agents.reach import check, no_effects
-from postsale.agents.tools import Receipt, Tool, Toolbox, ToolRefused, ToolUnavailable
+from postsale.agents.tools import Receipt, Tool, Toolbox, ToolKind, ToolRefused, ToolUnavailable
 from postsale.agents.tools.sandbox import Task
-from postsale.agents.work import CALLS, Claimed, Work, load, together
+from postsale.agents.work import CALLS, UNSAFE, Claimed, Work, load, together
 from postsale.audit.streams import canonical_lines, stream_hash
 from postsale.errors import InvalidInput, LeaseLost, StoreUnavailable, ToolUnreachable
 from postsale.events import ManualClock, StoredEvent
 from postsale.store import MemoryStore, Query
 from postsale.store.contract import LeaseName, Outcome, Submission
 from postsale.store.leases import Leases
-from tests.agents.world import ANNA, DUNNING, NOON, World
+from tests.agents.world import ANNA, DUNNING, NOON, NOVEMBER, World
 
-_BEFORE, _, _AFTER = DUNNING.partition("[guardrails.budget]")
+_BEFORE, _, _AFTER = DUNNING.partition("[[budget]]")
 _OFFER = DUNNING[DUNNING.index('tool = "billing.offer') : DUNNING.index("risk_case")]
 WITHOUT_BUDGET = (_BEFORE + "[outcome]" + _AFTER.partition("[outcome]")[2]).replace(
     _OFFER, 'tool = "crm.create_task@1"\narguments = { customer = "$customer", title = "Call" }\napproval = "required"\n'
@@ -100,7 +100,6 @@ def troubles(w: World, refs: Sequence[str] = REFS) -> list[Visit]:
 step = st.tuples(st.sampled_from(REFS[:5]), st.sampled_from(["vip", "smb", "consent", "no consent", "failed", "failed", "paid", "ask"]))
 
 
-@settings(max_examples=25, deadline=None)
 @given(st.lists(st.lists(step, max_size=12), min_size=1, max_size=4))
 def test_visits_made_together_record_what_visits_made_singly_do(rounds: list[list[tuple[str, str]]]) -> None:
     vault = FileVault.in_memory()
@@ -160,11 +159,14 @@ def test_a_tool_that_fails_for_some_is_tried_again_for_these_alone() -> None:
     assert tool.seen == {ref: 3 if ref[-1] == "1" else 1 for ref in REFS}
 
 
-def test_no_more_effects_than_calls_at_a_time_are_claimed_without_a_result() -> None:
+@pytest.mark.parametrize(("its_kind", "most"), [("idempotent", CALLS), ("unsafe", CALLS // UNSAFE)])
+def test_no_more_effects_than_calls_at_a_time_are_claimed_without_a_result(its_kind: ToolKind, most: int) -> None:
     w, _ = a_world()
     worst = 0
 
     class Watching(Picky):
+        kind = its_kind
+
         def call(self, arguments: Task, *, idempotency_key: str, timeout_s: float) -> Receipt:
             nonlocal worst
             told = Counter(e.kind for e in w.store.read(Query(tenant=w.tenant)))
@@ -173,7 +175,7 @@ def test_no_more_effects_than_calls_at_a_time_are_claimed_without_a_result() -> 
 
     w.engine = EmbeddedEngine(w.log, w.engine.agents.values(), Toolbox([Watching()], sandbox=False))
     attend_all(w, troubles(w, [f"c{i:02d}0" for i in range(3 * CALLS)]))
-    assert 1 < worst <= CALLS
+    assert 1 < worst <= most
 
 
 # ---------------------------------------------------------------- money and limits
@@ -192,7 +194,7 @@ def test_reservations_of_one_budget_are_made_in_one_append_and_none_beyond_the_l
     state = w.engine.desk.budget(w.tenant, "retention")
     ends = Counter(x.disposition for ref in REFS for x in w.decisions(ref))
     assert ends == {"acted": 11, "suppressed": 1}
-    assert sum(s.reserved_minor + s.committed_minor for s in state.periods.values()) == 11 * 900
+    assert sum(s.reserved + s.committed for s in state.pages.values()) == 11 * 900
     assert [state.version] == store.versions([budget_stream(w.tenant, "retention")])
     assert store.of["budget/reserved"] == 1
 
@@ -237,7 +239,7 @@ def test_a_fact_that_a_decision_depends_on_makes_that_one_decide_anew_and_no_oth
     for ref in REFS[:4]:
         (made,) = w.decisions(ref)
         assert made.evidence["failed_payments"] == (0 if ref == "c02" else 2)
-    assert w.engine.desk.budget(w.tenant, "retention").left_minor(10_000, "2026-11") == 10_000 - 4 * 900
+    assert w.engine.desk.budget(w.tenant, "retention").left(10_000, NOVEMBER) == 10_000 - 4 * 900
 
 
 def test_two_visits_to_one_customer_at_once_do_each_thing_once() -> None:

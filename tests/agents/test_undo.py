@@ -27,7 +27,7 @@ from postsale.events import Actor, derive_id
 from postsale.projections.journal import read_journal
 from postsale.store.log import Cause
 from tests.agents.planned import Planned
-from tests.agents.world import ANNA, BEN, DUNNING, FixedHealth, World, calls
+from tests.agents.world import ANNA, BEN, DUNNING, NOVEMBER, FixedHealth, World, calls
 
 GENEROUS = DUNNING.replace("authority_limit_minor = 1000", "authority_limit_minor = 90000")
 TASKS = "crm.create_task@1"
@@ -82,7 +82,7 @@ def test_an_effect_is_taken_back_with_the_arguments_its_contract_says_and_its_mo
     id_ = credit(w)
     u = undos(w)
     before = w.engine.desk.budget(w.tenant, "retention")
-    assert before.periods["2026-11"] == Sums(committed_minor=4900)
+    assert before.pages[NOVEMBER] == Sums(available=-4900, committed=4900)
     undo = u.run(w.tenant, approved(u, w, Scope("decision", str(id_))).id)
     assert [e.status for e in undo.items] == ["undone"]
     assert undo.state.status == "finished"
@@ -93,8 +93,8 @@ def test_an_effect_is_taken_back_with_the_arguments_its_contract_says_and_its_mo
     )
     assert w.toolbox.ledger.calls[-1].idempotency_key == str(derive_id(effect, "undo"))
     after = w.engine.desk.budget(w.tenant, "retention")
-    assert after.periods["2026-11"] == Sums(committed_minor=4900, compensated_minor=4900)
-    assert after.left_minor(10_000, "2026-11") == 10_000
+    assert after.pages[NOVEMBER] == Sums(committed=4900, compensated=-4900)
+    assert after.left(10_000, NOVEMBER) == 10_000
 
 
 def test_a_second_run_and_a_second_plan_do_nothing() -> None:
@@ -211,7 +211,7 @@ def test_what_has_not_left_is_cancelled_and_its_reserved_money_is_released() -> 
     done = u.run(w.tenant, approved(u, w, Scope("decision", str(id_))).id)
     assert [e.status for e in done.items] == ["cancelled"]
     assert called(w) == []
-    assert w.engine.desk.budget(w.tenant, "retention").periods["2026-11"] == Sums(released_minor=4900)
+    assert w.engine.desk.budget(w.tenant, "retention").pages[NOVEMBER] == Sums(released=4900)
     (entry,) = read_journal(w.store, w.tenant)
     assert (entry.disposition, entry.suppressed_by) == ("suppressed", "override")
 
@@ -240,12 +240,12 @@ def test_of_several_effects_of_a_decision_money_returns_with_the_one_that_carrie
     id_ = credit(w)
     u = undos(w)
     items = u.plan(w.tenant, Scope("decision", str(id_))).items
-    assert {(i.tool, i.money is not None) for i in items} == {("billing.offer_credit@1", True), (TASKS, False)}
+    assert {(i.tool, bool(i.back)) for i in items} == {("billing.offer_credit@1", True), (TASKS, False)}
     assert [i.tool for i in u.plan(w.tenant, Scope("tool", TASKS)).items] == [TASKS]
     u.run(w.tenant, approved(u, w, Scope("tool", TASKS)).id)
-    assert w.engine.desk.budget(w.tenant, "retention").periods["2026-11"] == Sums(committed_minor=4900)
+    assert w.engine.desk.budget(w.tenant, "retention").pages[NOVEMBER] == Sums(available=-4900, committed=4900)
     u.run(w.tenant, approved(u, w, Scope("decision", str(id_))).id)
-    assert w.engine.desk.budget(w.tenant, "retention").left_minor(10_000, "2026-11") == 10_000
+    assert w.engine.desk.budget(w.tenant, "retention").left(10_000, NOVEMBER) == 10_000
     assert called(w) == ["billing.offer_credit@1", TASKS, "crm.close_task@1", "billing.withdraw_credit@1"]
 
 

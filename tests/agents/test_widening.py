@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from postsale.agents import Agent, Policy
@@ -40,8 +40,8 @@ def said(old: str, new: str) -> list[str]:
         ('start = "20:00"', 'start = "21:00"', ["guardrails.quiet_hours"]),
         ('end = "08:00"', 'end = "07:59"', ["guardrails.quiet_hours"]),
         ("Europe/Berlin", "Asia/Tokyo", ["guardrails.quiet_hours"]),
-        ("amount_minor = 10000", "amount_minor = 9999", []),
-        ("amount_minor = 10000", "amount_minor = 10001", ["guardrails.budget"]),
+        ("limit = 10000", "limit = 9999", []),
+        ("limit = 10000", "limit = 10001", ["budget 'retention'"]),
         ("max_depth = 2", "max_depth = 3", ["guardrails.max_depth"]),
         ("max_depth = 2", "max_depth = 1", []),
         ('purpose = "service"', 'purpose = "marketing"', ["guardrails.purpose"]),
@@ -169,7 +169,6 @@ def acting(policy: Policy, point: dict[str, Any]) -> set[str]:
 
 
 @given(a=rows, b=rows, hit_a=hits, hit_b=hits)
-@settings(max_examples=150)
 def test_rows_are_wider_exactly_where_some_evidence_shows_an_action_that_was_not_taken(
     a: list[tuple[str, str]], b: list[tuple[str, str]], hit_a: tuple[str, str], hit_b: tuple[str, str]
 ) -> None:

@@ -9,6 +9,7 @@ from uuid import UUID
 
 from postsale.access import FileVault, Person, Unsealer
 from postsale.agents import Agent, Policy
+from postsale.agents.budget import Page
 from postsale.agents.desk import Change
 from postsale.agents.engines import Attended, EmbeddedEngine
 from postsale.agents.evidence import HealthReading, NoHealth
@@ -95,16 +96,20 @@ start = "20:00"
 end = "08:00"
 default_zone = "Europe/Berlin"
 
-[guardrails.budget]
+[[budget]]
 name = "retention"
-amount_minor = 10000
-currency = "EUR"
+unit = "EUR"
+limit = 10000
 per = "month"
 
 [outcome]
 on = ["billing/invoice-paid"]
 within_days = 14
 """
+
+
+NOVEMBER = Page("EUR", "2026-11")
+"""What the budget of this policy is kept for at NOON."""
 
 
 class World:

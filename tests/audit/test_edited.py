@@ -62,16 +62,16 @@ def places(log: Any) -> set[str]:
 @pytest.mark.parametrize("times", [1, 2])
 def test_an_edited_proposal_is_replayed_with_the_money_that_the_old_one_gave_back(times: int) -> None:
     w = edited(times)
-    assert [d.context["budget_left_minor"] for d in w.decisions()] == [10_000] * (1 + times)
+    assert [d.context["budget_left.retention"] for d in w.decisions()] == [10_000] * (1 + times)
     assert places(w.log) == set()
 
 
 @pytest.mark.parametrize("left", [5100, 9999])
 def test_other_money_than_the_old_proposal_gave_back_is_found(left: int) -> None:
     def change(event: DecisionRecorded) -> dict[str, Any]:
-        return {"context": {**event.context, "budget_left_minor": left}}
+        return {"context": {**event.context, "budget_left.retention": left}}
 
-    assert "context.budget_left_minor" in places(stored_anew(edited().log, altered(change)))
+    assert "context.budget_left.retention" in places(stored_anew(edited().log, altered(change)))
 
 
 def test_what_asked_for_a_decision_is_had_again_from_the_log_also_of_an_edited_one() -> None:
@@ -106,7 +106,7 @@ def against(w: World, text: str) -> WhatIf:
 def test_the_same_policy_changes_nothing_about_proposals_that_people_edited_and_counts_each_once() -> None:
     found = against(edited(2), DUNNING)
     assert (found.decisions, found.edits, found.changed) == (1, 2, [])
-    assert found.before == found.after == {"awaiting": 1, "contacts": 1, "offers EUR": 4900}
+    assert found.before == found.after == {"awaiting": 1, "contacts": 1, "offers EUR": 4900, "budget retention EUR": 4900}
 
 
 @pytest.mark.parametrize(("first", "second"), [('segment = "vip"', "suppressed"), ('segment = "vip", mrr_minor = "> 5000"', "awaiting")])

@@ -110,7 +110,7 @@ def test_history_under_the_same_policy_is_the_same_and_no_planner_is_asked() -> 
 
 def test_a_smaller_budget_would_have_stopped_the_recorded_plan() -> None:
     w = lived({"option": "credit", "rationale": "x", "amount": 90}, customers=2)
-    found = asked(w, policy(("amount_minor = 1000", "amount_minor = 100")))
+    found = asked(w, policy(("limit = 1000", "limit = 100")))
     assert [c.why for c in found.changed] == ["suppressed by budget:retention/2026-11"]
 
 

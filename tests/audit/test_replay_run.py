@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from postsale.access import FileVault, Unsealer
@@ -34,7 +34,7 @@ from postsale.projections.weighing import read_weights
 from postsale.store import MemoryStore, Query, Submission
 from postsale.store.log import Cause, Draft, Log
 from tests.agents.planned import CALL, Planned
-from tests.agents.world import DUNNING, NOON, World
+from tests.agents.world import DUNNING, NOON, NOVEMBER, World
 from tests.app.support import ANNA, opened
 from tests.app.support import failed as failed_signal
 from tests.audit import own
@@ -178,7 +178,11 @@ ALTERED: dict[str, tuple[str, Change, str]] = {
     "the disposition": ("suppressed", _decision(lambda e: {"disposition": "failed"}), "disposition"),
     "a value it looked at": ("task", _decision(lambda e: {"evidence": {**e.evidence, "mrr_minor": 901}}), "evidence.mrr_minor"),
     "a consent": ("email", _decision(lambda e: {"context": {**e.context, "consent.email": False}}), "context.consent.email"),
-    "the money left": ("task", _decision(lambda e: {"context": {**e.context, "budget_left_minor": 5}}), "context.budget_left_minor"),
+    "the money left": (
+        "task",
+        _decision(lambda e: {"context": {**e.context, "budget_left.retention": 5}}),
+        "context.budget_left.retention",
+    ),
     "a switch": ("task", _decision(lambda e: {"context": {**e.context, "paused_by": "agent"}}), "context.paused_by"),
     "how far it might go": ("task", _decision(lambda e: {"mode": "propose"}), "mode"),
     "what it read": ("task", _decision(lambda e: {"read_set": _read(e, decision_version=7)}), "read_set[0].decision_version"),
@@ -226,8 +230,8 @@ def _append(log: Log, stream: StreamId, event: Event) -> None:
 
 
 def test_money_set_aside_that_is_not_what_the_decision_says_is_caught(world: World) -> None:
-    report = replayed(stored_anew(world.log, _of(BudgetReserved, amount_minor=1)), enforce=False)
-    assert ("reservation", "1 EUR of retention/2026-11") in [(x.where, x.recorded) for o in report.different for x in o.differences]
+    report = replayed(stored_anew(world.log, _of(BudgetReserved, amount=1)), enforce=False)
+    assert ("reservations", "1 EUR of retention/2026-11") in [(x.where, x.recorded) for o in report.different for x in o.differences]
 
 
 def test_a_write_that_no_decision_intended_is_caught_by_name(world: World) -> None:
@@ -248,7 +252,7 @@ def test_a_write_that_no_decision_intended_is_caught_by_name(world: World) -> No
     found = {(o.decision_id, x.where.split(" at ")[0], x.regenerated) for o in report.different for x in o.differences}
     assert found == {
         (decisions["email"].event_id, "effect/succeeded", "no such intent"),
-        (decisions["task"].event_id, "reservation", "nothing"),
+        (decisions["task"].event_id, "reservations", "nothing"),
         (suppressed.event_id, "effect/started", "no such intent"),
     }
     assert [what for _, what in report.strays] == ["effect/started names a decision that was not taken about this customer"]
@@ -256,7 +260,7 @@ def test_a_write_that_no_decision_intended_is_caught_by_name(world: World) -> No
 
 
 def _reserved(id_: Any) -> BudgetReserved:
-    return BudgetReserved(decision_id=id_, period="2026-11", amount_minor=1, currency="EUR")
+    return BudgetReserved(decision_id=id_, intent_id=derive_id(id_, 0), unit="EUR", period="2026-11", amount=1)
 
 
 def test_an_effect_before_its_approval_and_one_approved_with_other_arguments_are_caught() -> None:
@@ -494,7 +498,6 @@ def _paid(id_: str, at: Any) -> Any:
 # ---------------------------------------------------------------- what surrounds decisions
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.tuples(st.sampled_from(["reserve", "commit", "release"]), st.integers(0, 4), st.integers(1, 50)), max_size=25))
 def test_money_left_is_what_the_budgets_own_fold_says_at_every_position(steps: list[tuple[str, int, int]]) -> None:
     """Reservations twice, settlements of what is not reserved, and all orders of them."""
@@ -502,22 +505,23 @@ def test_money_left_is_what_the_budgets_own_fold_says_at_every_position(steps: l
     stream = budget_stream("acme", "retention")
     for n, (step, who, minor) in enumerate(steps):
         id_ = derive_id("decision", who)
+        entry: dict[str, Any] = {"decision_id": id_, "intent_id": id_, "unit": "EUR", "period": "2026-11", "amount": minor}
         made: BudgetEvent
         match step:
             case "reserve":
-                made = BudgetReserved(decision_id=id_, period="2026-11", amount_minor=minor, currency="EUR")
+                made = BudgetReserved(**entry)
             case "commit":
-                made = BudgetCommitted(decision_id=id_)
+                made = BudgetCommitted(**entry)
             case _:
-                made = BudgetReleased(decision_id=id_, reason="x")
+                made = BudgetReleased(**entry, reason="x")
         log = world.log
         done = log.append([log.decision(stream, n, Draft(made, derive_id("step", n), log.clock.now_us(), Cause()))])
         state = evolve_budget(state, made, done.positions[-1])
-        expected[done.positions[-1]] = state.left_minor(100, "2026-11")
+        expected[done.positions[-1]] = state.left(100, NOVEMBER)
     history = History(world.log, "acme", world.store.head())
     for position, left in expected.items():
-        assert history.left_minor("retention", "2026-11", 100, position, position + 1) == {left}
-    assert history.left_minor("retention", "2026-11", 100, 0, world.store.head() + 1) == set(expected.values())
+        assert history.left("retention", NOVEMBER, 100, position, position + 1) == {left}
+    assert history.left("retention", NOVEMBER, 100, 0, world.store.head() + 1) == set(expected.values())
 
 
 # ---------------------------------------------------------------- somebody's own code

@@ -6,12 +6,13 @@ May import aggregates, events, and expressions, policy, planner_answer, guardrai
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
 from postsale.agents.approval_rules import ends_us
+from postsale.agents.budget_policy import needs
 from postsale.agents.editing import edit_of
 from postsale.agents.expressions import Value
 from postsale.agents.guardrails import Context, ToolRef, beyond, first_failed, forbidding, judge, mode_for, over_authority, too_risky
@@ -70,6 +71,7 @@ class Decided:
     event: DecisionRecorded
     arguments: tuple[dict[str, Any], ...]
     opens_case: str | None  # the reason, when a risk case is to be opened
+    needs: Mapping[str, int]  # what it would use up of each budget, if nothing stopped it
 
     @property
     def decision_id(self) -> UUID:
@@ -149,6 +151,7 @@ def decide(spec: AgentSpec, policy: Policy, case: Case, mac: Mac, edited: Sequen
         because = f"{because} — but {problem}"
     id_, g = decision_id(case.trigger_id), policy.guardrails
     intents: list[EffectIntent] = []
+    reserved: list[Reservation] = []
     clear: list[dict[str, Any]] = []
     for rule, clear_arguments in zip(chosen, arguments, strict=False) if acts else ():
         if rule.tool is None:
@@ -166,14 +169,7 @@ def decide(spec: AgentSpec, policy: Policy, case: Case, mac: Mac, edited: Sequen
             )
         )
         clear.append(clear_arguments)
-    reservation = None
-    if acts and offer is not None and g.budget is not None:
-        reservation = Reservation(
-            budget=g.budget.name,
-            period=case.context.budget_period,
-            amount_minor=offer.amount_minor,
-            currency=offer.currency,
-        )
+        reserved += _reserved(spec, policy, rule, offer, case.context, intent_id)
     until_us = case.decided_at_us + g.approval_expires_h * 3_600 * SECOND_US
     if policy.approvals is not None and disposition == "awaiting":
         until_us = ends_us(policy.approvals, policy, case.decided_at_us)[-1]
@@ -210,9 +206,25 @@ def decide(spec: AgentSpec, policy: Policy, case: Case, mac: Mac, edited: Sequen
         must_not_have_changed=g.must_not_have_changed if acts else (),
         outcome_kinds=policy.outcome.on if acts and policy.outcome else (),
         outcome_by=from_us(case.decided_at_us + policy.outcome.within_days * DAY_US) if acts and policy.outcome else None,
-        reservation=reservation,
+        reservations=tuple(reserved),
     )
-    return Decided(event, tuple(clear), because if acts and any(rule.risk_case for rule in chosen) else None)
+    opens_case = because if acts and any(rule.risk_case for rule in chosen) else None
+    return Decided(event, tuple(clear), opens_case, needs(policy.budgets or (), chosen, offer, case.context.tiers))
+
+
+def _reserved(spec: AgentSpec, policy: Policy, rule: Rule, offer: Offer | None, context: Context, intent_id: UUID) -> Iterator[Reservation]:
+    """What one effect sets aside, of every budget that it uses."""
+    for budget in policy.budgets or ():
+        amount, its = budget.use(rule, offer, context.tiers), context.budgets[budget.name]
+        if amount:
+            yield Reservation(
+                intent_id=intent_id,
+                budget=budget.ledger(spec.name),
+                unit=budget.counted_in,
+                period=its.period,
+                amount=amount,
+                slice=its.slice or None,
+            )
 
 
 def _choose(policy: Policy, evidence: Mapping[str, Value]) -> tuple[tuple[Rule, ...], str, tuple[Eligible, ...]]:
@@ -264,6 +276,8 @@ def planned_call(policy: Policy, case: Case) -> tuple[str, dict[str, Any]] | Non
 
 def _nothing_left(deciding: Rule, asked: Asked | None, suppressed_by: str | None) -> bool:
     """Whether a row without a plan fails. A guardrail may stop it before its planner is asked; afterwards a person looks in any case."""
+    if asked is not None and asked.status == "over-budget":
+        return False  # an observing agent that spares its planner has not failed
     return suppressed_by is None if asked is None else (deciding.plan is not None or suppressed_by is not None)
 
 

@@ -9,16 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import NamedTuple, Self
 from uuid import UUID
 
-from postsale.agents.budget import BudgetState, budget_stream, evolve_budget, money_stream, settlement
+from postsale.agents.budget import BudgetState, Settled, budget_stream, evolve_budget, ledger_stream, settlements
 from postsale.agents.limits import MAX_REACH
 from postsale.agents.lookup import Lookup, Step
 from postsale.agents.waits import begun
 from postsale.agents.work import CONFLICTS, Append, Load, Work, alone, load
-from postsale.aggregates.budgets import BudgetCommitted, BudgetCompensated, BudgetEvent, BudgetReleased, BudgetReserved, BudgetSliceReturned
-from postsale.aggregates.customer import CustomerAggregate, OpenDecision
+from postsale.aggregates.budgets import BudgetCompensated, BudgetEvent, BudgetReleased, BudgetReserved, BudgetSliceReturned, Reservation
+from postsale.aggregates.customer import CustomerAggregate
 from postsale.aggregates.decisions import (
     AgentReached,
     EffectSucceeded,
@@ -32,15 +32,21 @@ from postsale.store.log import Cause, Draft
 TRIES = 8
 
 
+class Reserve(NamedTuple):
+    """A reservation that goes with a change: of a budget or a slice of one, at the version at which that had enough left."""
+
+    held: Reservation
+    decision_id: UUID
+    version: int
+
+
 @dataclass(frozen=True, slots=True)
 class Change:
     """Events for a customer's decision lane, and what must still hold when they are stored. Empty: nothing to do."""
 
     drafts: tuple[Draft, ...] = ()
     conditions: tuple[Condition, ...] = ()
-    reserve: BudgetReserved | None = None
-    purse: StreamId | None = None  # the budget, or slice of one, that `reserve` takes from
-    purse_version: int = 0  # at which it had enough left
+    reserves: tuple[Reserve, ...] = ()
     beside: tuple[tuple[StreamId, int, Draft], ...] = ()  # events of other decision lanes, each after a version
     happened: bool = False  # it tells what a tool did: recorded whoever holds the lease by now
 
@@ -134,47 +140,43 @@ class Desk(Lookup):
         """The events of a change and those that go with it, each after the version that it follows."""
         drafts = (*change.drafts, *(x for draft in change.drafts for x in self._waits(customer, draft)))
         parts: list[Part] = [(customer.stream, customer.version + i, draft) for i, draft in enumerate(drafts)]
-        money: dict[StreamId, BudgetState] = {}  # several settlements may follow one another
-        if change.reserve is not None and change.purse is not None:
-            money[change.purse] = replace(self._money(change.purse), version=change.purse_version)
-            parts.append(self._money_part(change.purse, change.reserve, "reserved", change.drafts[0].cause, money))
-        for draft in change.drafts:
-            settled = settlement(customer, draft.event)
-            if settled is not None:
-                parts += self._settled(customer.stream.tenant, *settled, draft.cause, money)
+        tenant, ahead = customer.stream.tenant, dict[StreamId, BudgetState]()  # several entries may follow one another
+        for held, _, version in change.reserves:
+            stream = ledger_stream(tenant, held.budget, held.slice)
+            ahead[stream] = replace(self._budget(stream), version=version)
+        for draft in change.drafts:  # what comes back first: it may be what is reserved again
+            for held, settled in settlements(customer, draft.event):
+                parts += self._settled(tenant, held, settled, draft.cause, ahead)
+        for held, decision_id, _ in change.reserves:
+            entry = {n: getattr(held, n) for n in ("intent_id", "unit", "period", "amount")}
+            reserved, stream = BudgetReserved(decision_id=decision_id, **entry), ledger_stream(tenant, held.budget, held.slice)
+            parts.append(self._entry(stream, reserved, (held.intent_id, held.budget, "reserved"), change.drafts[0].cause, ahead))
         parts += change.beside
         if self._step is not None:
-            self._step.money.update(money)
+            self._step.budgets.update(ahead)
             for stream, version, draft in change.beside:
                 if isinstance(draft.event, AgentReached):
                     _, position, times = self._step.reached.get(stream) or self._reached.get(stream, (0, 0, ()))
                     self._step.reached[stream] = version + 1, position, (*times, draft.at_us)[-MAX_REACH:]
         return parts
 
-    def _settled(
-        self,
-        tenant: str,
-        known: OpenDecision,
-        event: BudgetCommitted | BudgetReleased | BudgetCompensated,
-        cause: Cause,
-        money: dict[StreamId, BudgetState],
-    ) -> list[Part]:
-        """The entry that settles a reservation where it is. Money of a slice that was closed meanwhile goes back to the budget."""
-        held = known.reservation
-        assert held is not None
+    def _settled(self, tenant: str, held: Reservation, event: Settled, cause: Cause, ahead: dict[StreamId, BudgetState]) -> list[Part]:
+        """The entry that settles a reservation where it is. What a slice gets back that was closed meanwhile is the budget's."""
         whole = budget_stream(tenant, held.budget)
-        where = whole if isinstance(event, BudgetCompensated) else money_stream(tenant, held.budget, known.slice)
-        out = [self._money_part(where, event, "settled", cause, money)]
-        if where != whole and isinstance(event, BudgetReleased) and self._money(where).closed:
-            back = BudgetSliceReturned(slice=known.slice, period=held.period, amount_minor=held.amount_minor)
-            out.append(self._money_part(whole, back, f"returned:{event.decision_id}", cause, money))
+        where = whole if isinstance(event, BudgetCompensated) else ledger_stream(tenant, held.budget, held.slice)
+        step = "compensated" if isinstance(event, BudgetCompensated) else "settled"
+        out = [self._entry(where, event, (held.intent_id, held.budget, step), cause, ahead)]
+        if held.slice is not None and isinstance(event, BudgetReleased) and self._budget(where).closed:
+            back = BudgetSliceReturned(slice=held.slice, unit=held.unit, period=held.period, amount=held.amount)
+            out.append(self._entry(whole, back, (held.intent_id, held.budget, "returned"), cause, ahead))
         return out
 
-    def _money_part(self, stream: StreamId, event: BudgetEvent, step: str, cause: Cause, money: dict[StreamId, BudgetState]) -> Part:
-        state = money[stream] if stream in money else self._money(stream)
-        money[stream] = evolve_budget(state, event)
-        of = getattr(event, "decision_id", stream)
-        return stream, state.version, self.draft(event, derive_id(of, "budget", step), cause)
+    def _entry(
+        self, stream: StreamId, event: BudgetEvent, id_of: tuple[UUID, str, str], cause: Cause, ahead: dict[StreamId, BudgetState]
+    ) -> Part:
+        state = ahead[stream] if stream in ahead else self._budget(stream)
+        ahead[stream] = evolve_budget(state, event)
+        return stream, state.version, self.draft(event, derive_id("budget", *id_of), cause)
 
     def _waits(self, customer: CustomerAggregate, draft: Draft) -> Iterable[Draft]:
         """What is waited for from an effect on, in the append that says that it happened."""

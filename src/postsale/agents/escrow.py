@@ -1,6 +1,6 @@
 """Escrow: a tenant's budget is handed to workers in slices, so that they do not all reserve on one stream. Sums hold through crashes.
 
-A slice is money that a worker may reserve from until its lease ends, on a stream of its own. Whoever needs money closes slices whose
+A slice is part of a budget, of any unit, that a worker may reserve from until its lease ends, on a stream of its own. Whoever needs some closes slices whose
 lease is over: the closing is on the slice's stream, which fences a worker that merely stood still, and in the same append its rest
 returns. Spent or reserved in all slices and outside of them is never above the limit. May import the store, budget, policy, events.
 """
@@ -13,8 +13,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 from uuid import uuid4
 
-from postsale.agents.budget import BudgetState, Granted, budget_stream, evolve_budget, slice_stream
-from postsale.agents.policy_sections import Budget
+from postsale.agents.budget import BudgetState, Granted, Page, evolve_budget, slice_stream
 from postsale.aggregates.budgets import BudgetEvent, BudgetSliceClosed, BudgetSliceGranted, BudgetSliceReturned
 from postsale.errors import BadDeclaration, ContentConflict, VersionConflict
 from postsale.events import SECOND_US, Event, Lane, StreamId, derive_id, from_us
@@ -25,9 +24,9 @@ _RACES = 50
 
 
 class Purse(NamedTuple):
-    """Money that a decision may reserve now: how much, from which slice (None: the budget itself), at which version of its stream."""
+    """What a decision may reserve now: how much, from which slice (None: the budget itself), at which version of its stream."""
 
-    left_minor: int
+    left: int
     slice: str | None
     version: int
 
@@ -36,14 +35,14 @@ class Purse(NamedTuple):
 class Escrow:
     """One worker's slices. Thread-safe; a worker that is started again is another one.
 
-    `lease_s`: for so long after it was granted a slice is the worker's, and so long its money is away when the worker dies.
+    `lease_s`: for so long after it was granted a slice is the worker's, and so long it is away when the worker dies.
     `share`: a slice is this part of the limit at most, or what one decision needs.
     """
 
     lease_s: float = 300.0
     share: int = 16
     worker: str = field(default_factory=lambda: uuid4().hex[:12])
-    _mine: dict[tuple[StreamId, str], tuple[str, Granted]] = field(default_factory=dict)  # (budget, period) -> slice
+    _mine: dict[tuple[StreamId, Page], tuple[str, Granted]] = field(default_factory=dict)  # (budget, page) -> slice
     _known: dict[StreamId, BudgetState] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -51,24 +50,23 @@ class Escrow:
         if self.lease_s <= 0 or self.share < 1:
             raise BadDeclaration(what="Escrow", reason="lease_s > 0, share ≥ 1")
 
-    def purse(self, log: Log, tenant: str, budget: Budget, period: str, wanted_minor: int) -> Purse:
-        """Money for one decision: of this worker's slice, which is exchanged for a larger one where it does not do.
+    def purse(self, log: Log, main: StreamId, page: Page, limit: int, wanted: int) -> Purse:
+        """Some of a budget for one decision: of this worker's slice, which is exchanged for a larger one where it does not do.
 
         Without a slice where nothing is wanted, where not so much is left, and where too many others were faster: then the budget's
         own stream gives it.
         """
-        main = budget_stream(tenant, budget.name)
         with self._lock:
             for _ in range(_RACES):
-                found = self._look(log, main, budget, period, wanted_minor)
+                found = self._look(log, main, page, limit, wanted)
                 if found is not None:
                     return found
             state = self._read(log, main)
-        return Purse(state.left_minor(budget.amount_minor, period), None, state.version)
+        return Purse(state.left(limit, page), None, state.version)
 
-    def _look(self, log: Log, main: StreamId, budget: Budget, period: str, wanted_minor: int) -> Purse | None:
+    def _look(self, log: Log, main: StreamId, page: Page, limit: int, wanted: int) -> Purse | None:
         now_us = log.clock.now_us()
-        mine = self._mine.get((main, period))
+        mine = self._mine.get((main, page))
         held, left = BudgetState(), 0
         if mine is not None:
             name, granted = mine
@@ -76,35 +74,33 @@ class Escrow:
             if held.closed:
                 mine = None
             else:
-                left = held.left_minor(granted.amount_minor, period)
-                if 0 < wanted_minor <= left and now_us < granted.expires_at_us - int(self.lease_s * SECOND_US) // 4:
+                left = held.left(granted.amount, page)
+                if 0 < wanted <= left and now_us < granted.expires_at_us - int(self.lease_s * SECOND_US) // 4:
                     return Purse(left, name, held.version)
         state = self._read(log, main)
-        free = state.left_minor(budget.amount_minor, period)
-        if free + left < wanted_minor:
+        free = state.left(limit, page)
+        if free + left < wanted:
             expired = [n for n, g in state.slices.items() if g.expires_at_us <= now_us and (mine is None or n != mine[0])]
             for n in expired:
                 close(log, main, n, "expired")
             return None if expired else Purse(free, None, state.version)
-        if not wanted_minor:
+        if not wanted:
             return Purse(free, None, state.version)
-        size = min(free + left, max(wanted_minor, budget.amount_minor // self.share))
-        name = f"{budget.name[:40]}-{derive_id(main, state.version, self.worker).hex[:16]}"
+        size = min(free + left, max(wanted, limit // self.share))
+        name = f"{main.id[:40].strip()}-{derive_id(main, state.version, self.worker).hex[:16]}"
         expires_us = now_us + int(self.lease_s * SECOND_US)
-        grant = BudgetSliceGranted(
-            slice=name, worker=self.worker, period=period, amount_minor=size, currency=budget.currency, expires_at=from_us(expires_us)
-        )
+        grant = BudgetSliceGranted(slice=name, worker=self.worker, **page._asdict(), amount=size, expires_at=from_us(expires_us))
         events: list[tuple[StreamId, int, Event]] = []
         version = state.version
         if mine is not None:
             events += [
                 (slice_stream(main.tenant, mine[0]), held.version, BudgetSliceClosed(why="exchanged")),
-                (main, version, BudgetSliceReturned(slice=mine[0], period=period, amount_minor=left)),
+                (main, version, BudgetSliceReturned(slice=mine[0], **page._asdict(), amount=left)),
             ]
             version += 1
         if not _append(log, [*events, (main, version, grant)]):
             return None
-        self._mine[main, period] = name, Granted(self.worker, period, size, expires_us)
+        self._mine[main, page] = name, Granted(self.worker, page, size, expires_us)
         return Purse(size, name, 0)
 
     def _read(self, log: Log, stream: StreamId) -> BudgetState:
@@ -127,7 +123,7 @@ def close(log: Log, main: StreamId, slice_: str, why: str) -> bool:
         granted = state.slices.get(slice_)
         if granted is None or held.closed:
             return False
-        back = BudgetSliceReturned(slice=slice_, period=granted.period, amount_minor=held.left_minor(granted.amount_minor, granted.period))
+        back = BudgetSliceReturned(slice=slice_, **granted.page._asdict(), amount=held.left(granted.amount, granted.page))
         closed = BudgetSliceClosed(why=why)  # type: ignore[arg-type]
         if _append(log, [(slice_stream(main.tenant, slice_), held.version, closed), (main, state.version, back)]):
             return True

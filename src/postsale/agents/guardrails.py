@@ -11,12 +11,14 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
+from postsale.agents.budget_policy import Left, period
+from postsale.agents.budget_policy import verdicts as budget_verdicts
 from postsale.agents.conversation import Contacts, contacts_of, holder, verdicts
 from postsale.agents.expressions import Value
 from postsale.agents.holdout import Drawn, draw, drawn_of
 from postsale.agents.limits import TIERS, Asked, authority, offered, reach, tool_risk
 from postsale.agents.policy import NO_ACTION, Policy
-from postsale.agents.policy_sections import Budget, ProbabilityFloor, Rule, SequenceRule
+from postsale.agents.policy_sections import ProbabilityFloor, Rule, SequenceRule
 from postsale.agents.schedules import CUSTOMER, zone_of
 from postsale.aggregates.artifacts import MODES, AgentControl, Mode
 from postsale.aggregates.conversations import ContactLimit
@@ -58,9 +60,7 @@ class Context:
     time_zone: str
     consent: Mapping[str, bool]  # by channel, for the policy's purpose
     touches: Mapping[int, int]  # window in days -> contacts in it, made or promised
-    budget_left_minor: int | None = None  # of the period, after reservations
-    budget_period: str = ""
-    budget_slice: str = ""  # of the budget, that the money would come from
+    budgets: Mapping[str, Left] = field(default_factory=dict)  # by the budget's name in the policy
     paused_by: str = ""  # "", or which switch: agent, tenant, everything; "retired" for good; POLICY_RETIRED
     merged: bool = False  # the customer is part of another one
     past: Mapping[str, Past] = field(default_factory=dict)  # by sequence rule
@@ -81,17 +81,17 @@ class Context:
             "time_zone": self.time_zone,
             "paused_by": self.paused_by,
             "merged": self.merged,
-            "budget_left_minor": self.budget_left_minor,
-            "budget_period": self.budget_period,
         }
+        for name, (left, its, slice_) in self.budgets.items():
+            out |= {f"budget_left.{name}": left, f"budget_period.{name}": its}
+            if slice_:
+                out[f"budget_slice.{name}"] = slice_
         out |= {f"consent.{channel}": given for channel, given in self.consent.items()}
         out |= {f"touches.{days}d": count for days, count in self.touches.items()}
         out |= {f"past.{id_}": past.events for id_, past in self.past.items()}
         out |= {f"lifted.{id_}": past.lifted for id_, past in self.past.items()}
         if self.probability_ppm is not None:
             out["probability_ppm"] = self.probability_ppm
-        if self.budget_slice:
-            out["budget_slice"] = self.budget_slice
         out |= {f"tier.{tool}": tier for tool, tier in self.tiers.items()}
         out |= {name: value for name in ("reached", "offered_minor") if (value := getattr(self, name)) is not None}
         if self.priority is not None:
@@ -112,15 +112,17 @@ class Context:
     @classmethod
     def from_scalars(cls, values: Mapping[str, Scalar]) -> Context:
         """The context that a decision recorded."""
-        left, likely = values.get("budget_left_minor"), values.get("probability_ppm")
+        likely = values.get("probability_ppm")
         return cls(
             local_time=str(values["local_time"]),
             time_zone=str(values["time_zone"]),
             consent={k[8:]: v is True for k, v in values.items() if k.startswith("consent.")},
             touches={int(k[8:-1]): v for k, v in values.items() if k.startswith("touches.") and isinstance(v, int)},
-            budget_left_minor=left if isinstance(left, int) else None,
-            budget_period=str(values.get("budget_period") or ""),
-            budget_slice=str(values.get("budget_slice") or ""),
+            budgets={
+                k[12:]: Left(v, str(values.get(f"budget_period.{k[12:]}") or ""), str(values.get(f"budget_slice.{k[12:]}") or ""))
+                for k, v in values.items()
+                if k.startswith("budget_left.") and isinstance(v, int)
+            },
             paused_by=str(values.get("paused_by") or ""),
             merged=values.get("merged") is True,
             past={
@@ -152,8 +154,7 @@ def look(
     now_us: int,
     switches: tuple[AgentControl, ...] = (),
     retired: bool = False,
-    budget_left_minor: int | None = None,
-    budget_slice: str | None = None,
+    budgets: Mapping[str, Left] | None = None,
     tools: Mapping[str, ToolRef] | None = None,
     reached: int | None = None,
     agent: str = "",
@@ -161,6 +162,8 @@ def look(
 ) -> Context:
     """The context of one decision of `agent`. `switches` are the states of `artifacts.switch_streams`, in that order;
     `retired`: the policy was.
+
+    `budgets`: what is left of each, and of which slice; nothing of one that is not there. Which period it is, follows from the time.
     """
     g, priority = policy.guardrails, None if policy.conversation is None else policy.conversation.priority
     zone, zone_of_whom = zone_of(CUSTOMER, evidence.get("time_zone"), g.quiet_hours.default_zone if g.quiet_hours else policy.zone)
@@ -171,14 +174,12 @@ def look(
         time_zone=zone,
         consent={c: customer.may_contact(c, g.purpose) for c in policy.channels},
         touches={d: contacts(customer, now_us, d) for d in sorted({f.days for f in g.frequency})},
-        budget_left_minor=budget_left_minor,
-        budget_period=period(g.budget, now_us) if g.budget else "",
-        budget_slice=budget_slice or "",
+        budgets={b.name: (budgets or {}).get(b.name, Left(0, ""))._replace(period=period(b, now_us)) for b in policy.budgets or ()},
         paused_by=paused[0] if paused else POLICY_RETIRED if retired else "",
         merged=customer.merged_into is not None,
         past={rule.id: look_back(rule, customer, now_us) for rule in g.sequence or ()},
         probability_ppm=likely if type(likely) is int else None,
-        tiers={} if g.tool_risk is None else {name: tools[name].tier for name in policy.tools if tools is not None and name in tools},
+        tiers={} if not policy.by_tier else {name: tools[name].tier for name in policy.tools if tools is not None and name in tools},
         reached=reached if g.blast_radius is not None else None,
         offered_minor=None if g.authority is None else offered(g.authority, customer, now_us),
         priority=priority,
@@ -212,18 +213,6 @@ def forbidding(rules: Iterable[SequenceRule], chosen: Sequence[Rule], context: C
 def contacts(customer: CustomerAggregate, now_us: int, days: int) -> int:
     """Contacts made or promised within the last `days`, by any agent. Exactly `days` ago still counts."""
     return sum(1 for touch in customer.touches if touch.at_us >= now_us - days * DAY_US)
-
-
-def period(budget: Budget, now_us: int) -> str:
-    """The calendar period, in UTC, that money is taken from: 2026-11, 2026-Q4 or 2026."""
-    at = from_us(now_us)
-    match budget.per:
-        case "month":
-            return f"{at:%Y-%m}"
-        case "quarter":
-            return f"{at:%Y}-Q{(at.month + 2) // 3}"
-        case "year":
-            return f"{at:%Y}"
 
 
 def is_quiet(local_time: str, start: str, end: str) -> bool:
@@ -285,8 +274,7 @@ def judge(
         ok = not contacting or not is_quiet(context.local_time, q.start, q.end)
         at = f"{context.local_time} in {context.time_zone}"
         out.append(_say("quiet-hours", f"quiet-hours:{q.start}-{q.end}", ok, at, at))
-    if g.budget is not None:
-        out.append(_budget(g.budget, offer, context))
+    out += budget_verdicts(policy.budgets or (), chosen if acts else (), offer, context.budgets, context.tiers)
     if g.probability is not None:
         out.append(_probability(g.probability, chosen, context))
     out.append(_authority(chosen, offer))
@@ -365,17 +353,6 @@ def _tools(chosen: Sequence[Rule], tools: Mapping[str, ToolRef]) -> list[Verdict
     if not needed:
         return [_say("tool", "tool:none", True, "", "no tool is needed")]
     return [_say("tool", f"tool:{tool}", tool in tools, "no such tool is installed", "installed") for tool in needed]
-
-
-def _budget(budget: Budget, offer: Offer | None, context: Context) -> Verdict:
-    rule = f"budget:{budget.name}/{context.budget_period}"
-    if offer is None:
-        return _say("budget", rule, True, "", "nothing is offered")
-    if offer.currency != budget.currency:
-        return _say("budget", rule, False, f"the offer is in {offer.currency}, the budget in {budget.currency}", "")
-    left = context.budget_left_minor or 0
-    text = f"{offer.amount_minor} of {left} {budget.currency} minor units left"
-    return _say("budget", rule, offer.amount_minor <= left, text, text)
 
 
 def _probability(floor: ProbabilityFloor, chosen: Sequence[Rule], context: Context) -> Verdict:

@@ -59,7 +59,7 @@ def tool_risk(limit: ToolRisk, used: Iterable[str], tiers: Mapping[str, str], ev
     segment = evidence.get(limit.by) if limit.by is not None else None
     named = str(segment) if segment is not None and str(segment) in limit.segments else None
     most = limit.act if named is None else limit.segments[named]
-    worst = max((TIERS.index(_tier(tiers.get(tool))) for tool in used), default=0)
+    worst = max((TIERS.index(tier_of(tiers.get(tool))) for tool in used), default=0)
     above = worst > TIERS.index(most)
     rule = f"tool-risk:{most}" + ("" if named is None else f"/{named}")
     return Asked(_say("tool-risk", rule, True, f"{TIERS[worst]} risk{'; a person decides' * above}"), above)
@@ -97,7 +97,8 @@ def offered(limit: Authority, customer: CustomerAggregate, now_us: int) -> int |
     return sum(o.amount_minor for o in customer.offered if o.at_us >= begin_us and o.currency == limit.currency)
 
 
-def _tier(said: str | None) -> Tier:
+def tier_of(said: str | None) -> Tier:
+    """The tier that a contract declares; the highest where it says none."""
     return next((tier for tier in TIERS if tier == said), "high")
 
 

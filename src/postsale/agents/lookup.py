@@ -12,12 +12,11 @@ from typing import NamedTuple
 from uuid import UUID
 
 from postsale.access import Unsealer, content_mac
-from postsale.agents.budget import BudgetState, budget_stream
+from postsale.agents.budget import BudgetState, Page, budget_stream
 from postsale.agents.decide import Mac
 from postsale.agents.escrow import Escrow, Purse, read
 from postsale.agents.limits import MAX_REACH
 from postsale.agents.policy import Policy
-from postsale.agents.policy_sections import Budget
 from postsale.aggregates.artifacts import (
     POLICIES,
     AgentControl,
@@ -80,10 +79,10 @@ class Standing(NamedTuple):
 
 @dataclass(slots=True)
 class Step:
-    """What a desk has read since its step began, and what is about to be stored in it: money is promised once, whoever comes next."""
+    """What a desk has read since its step began, and what is about to be stored in it: nothing is promised twice, whoever comes next."""
 
     versions: dict[StreamId, int] = field(default_factory=dict)
-    money: dict[StreamId, BudgetState] = field(default_factory=dict)
+    budgets: dict[StreamId, BudgetState] = field(default_factory=dict)
     reached: dict[StreamId, tuple[int, int, tuple[int, ...]]] = field(default_factory=dict)
 
 
@@ -144,19 +143,19 @@ class Lookup:
             self._controls[stream] = known
         return known
 
-    def purse(self, tenant: str, budget: Budget, period: str, wanted_minor: int) -> Purse:
-        """Money for a decision that would reserve so much: of this process's slice where there is an escrow, else of the budget."""
+    def purse(self, tenant: str, budget: str, page: Page, limit: int, wanted: int) -> Purse:
+        """For a decision that would reserve so much: of this process's slice where there is an escrow, else of the budget."""
         if self.escrow is not None:
-            return self.escrow.purse(self.log, tenant, budget, period, wanted_minor)
-        state = self.budget(tenant, budget.name)
-        return Purse(state.left_minor(budget.amount_minor, period), None, state.version)
+            return self.escrow.purse(self.log, budget_stream(tenant, budget), page, limit, wanted)
+        state = self.budget(tenant, budget)
+        return Purse(state.left(limit, page), None, state.version)
 
     def budget(self, tenant: str, name: str) -> BudgetState:
         """The budget now, folded from where this process last read it."""
-        return self._money(budget_stream(tenant, name))
+        return self._budget(budget_stream(tenant, name))
 
-    def _money(self, stream: StreamId) -> BudgetState:
-        if self._step is not None and (ahead := self._step.money.get(stream)) is not None:
+    def _budget(self, stream: StreamId) -> BudgetState:
+        if self._step is not None and (ahead := self._step.budgets.get(stream)) is not None:
             return ahead
         state = self._budgets.get(stream, BudgetState())
         if self._version(stream) != state.version:

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 from pydantic import Field, JsonValue, ValidationError
 
 from postsale.agents.approval_rules import ApprovalRules
+from postsale.agents.budget_policy import Budget
 from postsale.agents.calendar import Calendar
 from postsale.agents.conversation import Conversation
 from postsale.agents.expressions import Cell, InputType, Value, all_of, parse_cell
@@ -60,6 +61,7 @@ class Policy(Table):
     guardrails: Guardrails
     holdout: Holdout | None = None  # whom it leaves alone, at random
     autonomy: Autonomy | None = None
+    budgets: Annotated[Annotated[tuple[Budget, ...], Field(min_length=1, max_length=20)] | None, Field(alias="budget")] = None
     outcome: Outcome | None = None
     conversation: Conversation | None = None
     approvals: ApprovalRules | None = None
@@ -224,6 +226,11 @@ class Policy(Table):
         return tuple(sorted({r.channel for r in self.acts if r.channel}))
 
     @property
+    def by_tier(self) -> bool:
+        """Whether a limit asks how risky tools are."""
+        return self.guardrails.tool_risk is not None or any(b.weights is not None for b in self.budgets or ())
+
+    @property
     def tools(self) -> tuple[str, ...]:
         """Every tool that a row may name, sorted."""
         return tuple(sorted({r.tool for r in self.acts if r.tool}))
@@ -303,10 +310,10 @@ class Condition:
 def _place(loc: tuple[int | str, ...], data: Mapping[str, Any]) -> str:
     """A pydantic path with rows named by their id: `rule 2 'call-owner', offer.currency`."""
     parts, rest = list(loc), ""
-    if len(parts) >= 2 and parts[0] in {"rule", "trigger", "option", "schedule", "wait", "sla"} and isinstance(parts[1], int):
+    if len(parts) >= 2 and parts[0] in {"rule", "trigger", "option", "schedule", "wait", "sla", "budget"} and isinstance(parts[1], int):
         rows = data.get(str(parts[0]), [])
         row = rows[parts[1]] if isinstance(rows, list) and parts[1] < len(rows) else {}
-        id_ = row.get("id") if isinstance(row, Mapping) else None
+        id_ = row.get("id", row.get("name")) if isinstance(row, Mapping) else None
         rest = f"{parts[0]} {parts[1] + 1}" + (f" {str(id_)[:64]!r}" if id_ else "")
         parts = parts[2:]
     path = ".".join(str(p) for p in parts if not (isinstance(p, str) and p.startswith(("constrained-", "function-"))))

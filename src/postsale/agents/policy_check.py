@@ -42,6 +42,7 @@ def check(policy: Policy, *, stored: bool = False) -> None:
         c.hands_over()
         c.priorities()
         c.overlaps()
+    c.budgets()
     c.guardrails()
     c.conversation()
     check_rules(policy, c.bad)
@@ -212,11 +213,11 @@ class _Check:
         amount, limit = offer.amount_minor, rule.authority_limit_minor
         if rule.approval == "none" and isinstance(amount, int) and amount > limit:
             self.bad(f"{at}, approval", f'the offer of {amount} is above the authority limit of {limit}, so "none" could never act')
-        budget = self.p.guardrails.budget
-        if budget is None:
-            self.bad("guardrails.budget", f"{at} makes an offer, so the policy needs a budget")
-        if not offer.currency.startswith("$") and offer.currency != budget.currency:
-            self.bad(f"{at}, offer.currency", f"{offer.currency}, but the budget is in {budget.currency}")
+        currencies = self.currencies
+        if not currencies:
+            self.bad("budget", f"{at} makes an offer, so the policy needs a budget of money")
+        if not offer.currency.startswith("$") and offer.currency not in currencies:
+            self.bad(f"{at}, offer.currency", f"{offer.currency}, but the budget is in {' and '.join(currencies)}")
 
     def reference(self, value: str, kind: InputType, where: str) -> None:
         name = value.removeprefix("$")
@@ -309,6 +310,22 @@ class _Check:
 
     # ------------------------------------------------------------ limits
 
+    @property
+    def currencies(self) -> list[str]:
+        """Of the budgets of money."""
+        return [b.currency for b in self.p.budgets or () if b.currency is not None]
+
+    def budgets(self) -> None:
+        """One name, one budget; and something to count on its channel."""
+        seen: set[str] = set()
+        for budget in self.p.budgets or ():
+            at = f"budget {budget.name!r}"
+            if budget.name in seen:
+                self.bad(at, "this name is used twice")
+            seen.add(budget.name)
+            if budget.channel is not None and budget.channel not in self.p.channels:
+                self.bad(f"{at}, channel", f"no row makes contact by {budget.channel}")
+
     def guardrails(self) -> None:
         g = self.p.guardrails
         for name in g.bound_to:
@@ -334,8 +351,8 @@ class _Check:
                 self.bad("guardrails.tool_risk.by", f"{g.tool_risk.by!r} is not a declared input")
             if g.tool_risk.by is None and g.tool_risk.segments:
                 self.bad("guardrails.tool_risk.by", "segments need the input that names them")
-        if g.authority is not None and g.budget is not None and g.authority.currency != g.budget.currency:
-            self.bad("guardrails.authority.currency", f"{g.authority.currency}, but the budget is in {g.budget.currency}")
+        if g.authority is not None and self.currencies and g.authority.currency not in self.currencies:
+            self.bad("guardrails.authority.currency", f"{g.authority.currency}, but the budget is in {' and '.join(self.currencies)}")
         if g.appetite is not None and TIERS.index(g.appetite.act) > TIERS.index(g.appetite.propose):
             self.bad("guardrails.appetite", "what it may do on its own it may also propose: act is above propose")
         autonomy = self.p.autonomy

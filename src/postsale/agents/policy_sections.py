@@ -105,15 +105,6 @@ class SequenceRule(Table):
     then: Literal["suppress", "ask"] = "suppress"
 
 
-class Budget(Table):
-    """What all offers under this name may cost per calendar period (UTC), in minor units."""
-
-    name: Name
-    amount_minor: Minor
-    currency: Currency
-    per: Literal["month", "quarter", "year"]
-
-
 class ProbabilityFloor(Table):
     """Act only where the outcome of the model named `of` is at least this likely. Needs a calibrated model: a rank is no probability."""
 
@@ -187,7 +178,6 @@ class Guardrails(Table):
     purpose: Id
     frequency: tuple[Frequency, ...] = ()
     quiet_hours: QuietHours | None = None
-    budget: Budget | None = None
     probability: ProbabilityFloor | None = None
     max_depth: Annotated[int, Field(ge=0, le=16)] = 2
     must_not_have_changed: tuple[Kind, ...] = ()

@@ -57,8 +57,7 @@ def table(policy: Policy) -> str:
         lines.append(
             f"  none from {g.quiet_hours.start} to {g.quiet_hours.end} on the customer's clock ({g.quiet_hours.default_zone} when unknown)"
         )
-    if g.budget:
-        lines.append(f"  {g.budget.amount_minor} {g.budget.currency} minor units per {g.budget.per} from budget {g.budget.name}")
+    lines += [f"  {budget.words}" for budget in policy.budgets or ()]
     if g.probability:
         lines.append(f"  only where {g.probability.of} is at least {g.probability.at_least_percent} % likely, by a calibrated model")
     expires = f"an approval expires after {g.approval_expires_h} h" if policy.approvals is None else "approvals as below"
@@ -98,7 +97,7 @@ def changes(old: Policy, new: Policy) -> tuple[Change, ...]:
         return ()
     a, b = old.model_dump(mode="json", exclude_none=True), new.model_dump(mode="json", exclude_none=True)
     out: list[Change] = []
-    for name in (n for n in [*a, *(n for n in b if n not in a)] if n not in {"rules", "triggers", "tree", "options"}):
+    for name in (n for n in [*a, *(n for n in b if n not in a)] if n not in {"rules", "triggers", "tree", "options", "budgets"}):
         out += _changes(name, "", a.get(name), b.get(name))
     was, now = tree.levels_by_path(old), tree.levels_by_path(new)
     for path in [*was, *(p for p in now if p not in was)]:
@@ -107,8 +106,13 @@ def changes(old: Policy, new: Policy) -> tuple[Change, ...]:
             out += _changes(where, "", was[path], now[path])
         else:
             out.append(Change(where, "removed" if path in was else "added", before=was.get(path), after=now.get(path)))
-    for what, key in (("trigger", "triggers"), ("rule", "rules"), ("option", "options")):
-        before, after = {r["id"]: r for r in a.get(key, [])}, {r["id"]: r for r in b.get(key, [])}
+    for what, key, named in (
+        ("trigger", "triggers", "id"),
+        ("rule", "rules", "id"),
+        ("option", "options", "id"),
+        ("budget", "budgets", "name"),
+    ):
+        before, after = {r[named]: r for r in a.get(key, [])}, {r[named]: r for r in b.get(key, [])}
         out += [Change(f"{what} {i!r}", "removed", before=before[i]) for i in before if i not in after]
         out += [Change(f"{what} {i!r}", "added", after=after[i]) for i in after if i not in before]
         for i in (i for i in before if i in after):

@@ -40,8 +40,7 @@ class Edited:
     editor: str
     arguments: Sequence[Mapping[str, Any]]
     asked_by: str  # what asked for the proposal that is replaced
-    freed: Reservation | None  # what that one gives back
-    freed_from: str  # the slice of the budget that it was taken from; "" is the budget itself
+    freed: tuple[Reservation, ...]  # what that one gives back
 
 
 Propose = Callable[[CustomerAggregate, PendingTrigger, Edited], tuple[Change, Decided]]
@@ -113,7 +112,7 @@ class Editor:
             arguments=tuple(sorted({*names, *(before.arguments if before else ())})),
         )
         said = [*names, *(["offer.amount_minor"] if new_amount else []), *(["offer.terms"] if new_terms else [])]
-        edited = Edited(edit, person.login, arguments if arguments is not None else shown, _asked_by(data), open_.reservation, open_.slice)
+        edited = Edited(edit, person.login, arguments if arguments is not None else shown, _asked_by(data), open_.reservations)
         made = self._replacement(c, decision, person, reason, edited, tuple(said), now_us, right)
         return replace(made, conditions=(*made.conditions, *conditions))
 

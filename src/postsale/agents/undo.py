@@ -16,12 +16,11 @@ from uuid import UUID
 import orjson
 from pydantic import ValidationError
 
-from postsale.agents.decide import CERTAIN_PPM, Mac, intent_mac
-from postsale.agents.policy import Policy
+from postsale.agents.decide import Mac, intent_mac
 from postsale.agents.tools.contract import Tool
 from postsale.aggregates import decisions as d
 from postsale.aggregates.artifacts import content_digest
-from postsale.aggregates.budgets import Reservation
+from postsale.aggregates.budgets import Reservation, comes_back
 from postsale.aggregates.undos import ScopeKind
 from postsale.errors import InvalidInput
 from postsale.events import SECOND_US, Header, Lane, Recorded, StoredEvent, StreamId, canonical, derive_id, from_us
@@ -83,7 +82,7 @@ class Item:
     with_digest: str = ""
     with_kind: str = ""
     mac: str = ""
-    money: Reservation | None = None  # goes back to its budget
+    back: tuple[Reservation, ...] = ()  # goes back to its budgets
     because: str = ""  # why it must be done by hand
     by_hand: str = ""  # what a person does
 
@@ -92,15 +91,17 @@ class Item:
         out: dict[str, Any] = {}
         for name in self.__slots__:
             value = getattr(self, name)
-            if value not in (None, ""):
-                out[name] = str(value) if isinstance(value, UUID) else value.model_dump() if isinstance(value, Reservation) else value
+            if value not in (None, "", ()):
+                out[name] = str(value) if isinstance(value, UUID) else value
+        if self.back:
+            out["back"] = [held.model_dump(mode="json", exclude_none=True) for held in self.back]
         return out
 
     @classmethod
     def of(cls, kept: Mapping[str, Any]) -> Self:
         ids = {name: UUID(kept[name]) for name in ("decision", "parent", "effect") if name in kept}
-        money = Reservation.model_validate(kept["money"]) if "money" in kept else None
-        return cls(**{"parent": None, **kept, **ids, "money": money})
+        back = tuple(Reservation.model_validate_json(canonical(held)) for held in kept.get("back", ()))
+        return cls(**{"parent": None, **kept, **ids, "back": back})
 
     def stream(self, tenant: str) -> StreamId:
         return StreamId(tenant, self.category, self.customer)
@@ -193,14 +194,10 @@ def plan(
     position: int,
     at_us: int,
     decoded: Callable[[StoredEvent], Recorded[Any]],
-    policy_of: Callable[[d.DecisionRecorded], Policy | None],
     tools: Mapping[str, Tool],
     mac: Mac,
 ) -> Plan:
-    """The plan over a tenant's events up to `position`, in order. `decoded` unseals where arguments may be seen.
-
-    `policy_of` gives the policy that a decision names, as the log holds it: it says which effect carried a decision's offer.
-    """
+    """The plan over a tenant's events up to `position`, in order. `decoded` unseals where arguments may be seen."""
     found = _Found()
     for stored in events:
         _take(found, stored, scope, decoded)
@@ -235,7 +232,7 @@ def plan(
                 if back in {"succeeded", "ready", "started", "retry"}:
                     done += 1
                 else:
-                    items.append(_take_back(at, node, intent, back, found, tools, policy_of, mac, at_us))
+                    items.append(_take_back(at, node, intent, back, found, tools, mac, at_us))
     return Plan(tenant, scope, position, at_us, tuple(items), done)
 
 
@@ -282,7 +279,6 @@ def _take_back(
     back: str | None,
     found: _Found,
     tools: Mapping[str, Tool],
-    policy_of: Callable[[d.DecisionRecorded], Policy | None],
     mac: Mac,
     at_us: int,
 ) -> Item:
@@ -324,7 +320,6 @@ def _take_back(
         other.input.model_validate(arguments)
     except ValidationError:
         return by_hand(f"what is known about it does not fit {tool.undo.tool}")
-    offering = _offering(recorded, policy_of(recorded)) if recorded.reservation is not None else None
     return replace(
         at,
         what="undo",
@@ -332,7 +327,7 @@ def _take_back(
         with_digest=other.ref.digest,
         with_kind=other.kind,
         mac=intent_mac(mac, at.undo_id, other.ref.name, arguments),
-        money=recorded.reservation if offering == intent.intent_id else None,
+        back=tuple(held for held in recorded.reservations if held.intent_id == intent.intent_id and comes_back(held.unit)),
     )
 
 
@@ -345,18 +340,3 @@ def undo_arguments(decision: d.DecisionRecorded, intent: d.EffectIntent, tool: T
         return tool.undo.of(given, receipt=receipt, intent_id=str(intent.intent_id))
     except KeyError:
         return None
-
-
-def _offering(decision: d.DecisionRecorded, policy: Policy | None) -> UUID | None:
-    """The effect that carried the decision's offer: money returns with it and with no other."""
-    if len(decision.intents) == 1:
-        return decision.intents[0].intent_id
-    if policy is None:
-        return None
-    matched = [rule for row in decision.eligible for rule in policy.rules if rule.id == row.rule]
-    sure = {row.rule for row in decision.eligible if row.propensity_ppm == CERTAIN_PPM}
-    chosen = [rule for rule in policy.deciding(matched)[0] if rule.id in sure and rule.tool is not None]
-    for rule, intent in zip(chosen, decision.intents, strict=False):
-        if rule.offer is not None and rule.tool == intent.tool:
-            return intent.intent_id
-    return None

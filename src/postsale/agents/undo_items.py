@@ -125,7 +125,7 @@ def order(desk: Desk, toolbox: Toolbox, undo: Undo, item: Item) -> str:
             ),
         ),
         arguments=canonical([arguments]).decode(),
-        compensates=item.money,
+        compensates=item.back,
     )
     how = Cause(
         actor=Actor("agent", UNDO_AGENT),

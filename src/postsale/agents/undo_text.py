@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from uuid import UUID
 
 from postsale.agents.undo import Item, Plan
-from postsale.events import money_text
+from postsale.aggregates.budgets import amount_text
 
 
 def tree(plan: Plan, names: Mapping[str, str] | None = None) -> str:
@@ -58,10 +58,7 @@ def _line(item: Item) -> str:
         case "cancel":
             return "cancel what has not left; the decision is set aside"
         case "undo":
-            money = ""
-            if item.money is not None:
-                amount = money_text(item.money.amount_minor, item.money.currency)
-                money = f"; {amount} go back to {item.money.budget} {item.money.period}"
-            return f"take back {item.tool} with {item.with_tool}{money}"
+            back = "".join(f"; {amount_text(r.amount, r.unit)} go back to {r.budget} {r.period}" for r in item.back)
+            return f"take back {item.tool} with {item.with_tool}{back}"
         case "by-hand":
             return f"CANNOT BE UNDONE {item.tool}: {item.because}. By hand: {item.by_hand}"

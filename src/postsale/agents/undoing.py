@@ -14,12 +14,9 @@ from postsale.access import Person, Unsealer
 from postsale.agents.control import require_person, require_reason
 from postsale.agents.desk import Desk
 from postsale.agents.outbox import Outbox
-from postsale.agents.policy import Policy
 from postsale.agents.tools.toolbox import Toolbox
 from postsale.agents.undo import Plan, Scope, items_of, models_of, plan
 from postsale.agents.undo_items import Ended, Undo, cancel, order
-from postsale.aggregates import decisions as d
-from postsale.aggregates.artifacts import POLICIES, ArtifactPublished
 from postsale.aggregates.undos import (
     UNDO_AGENT,
     UNDOS,
@@ -41,22 +38,6 @@ from postsale.store.log import Cause
 
 _EXPIRES_US = 72 * 3_600 * SECOND_US
 _ENDED = {"succeeded", "failed", "unknown", "cancelled"}
-
-
-@dataclass(slots=True)
-class _Policies:
-    """Policies by digest, as the log holds them."""
-
-    desk: Desk
-    tenant: str
-    known: dict[str, Policy] | None = None
-
-    def of(self, decision: d.DecisionRecorded) -> Policy | None:
-        if self.known is None:
-            published = self.desk.log.events(Query(tenant=self.tenant, category=POLICIES, lane=Lane.DECISION))
-            contents = [r.data.content for r in published if isinstance(r.data, ArtifactPublished) and r.data.of == "policy"]
-            self.known = {p.digest: p for p in map(Policy.from_json, contents)}
-        return self.known.get(decision.policy)
 
 
 @dataclass(slots=True)
@@ -83,7 +64,6 @@ class Undos:
             position=upto,
             at_us=self.desk.now_us() if at_us is None else at_us,
             decoded=lambda stored: decode(stored, unseal),
-            policy_of=_Policies(self.desk, tenant).of,
             tools={tool.ref.name: tool for tool in self.toolbox.all()},
             mac=self.desk.mac(tenant),
         )
@@ -123,12 +103,13 @@ class Undos:
         if made.empty:
             why = "nothing is left to take back" if not made.items else "everything that is left must be done by hand"
             raise UndoRefused(undo=made.digest[:12], reason=why)
-        for undo in self.all(tenant):
-            if undo.digest == made.digest and undo.state.open and not undo.state.expired(self.desk.now_us()):
+        same = [undo for undo in self.all(tenant) if undo.digest == made.digest]
+        for undo in same:
+            if undo.state.open and not undo.state.expired(self.desk.now_us()):
                 return undo, made
         if len(made.content) > 900_000:
             raise InvalidInput(what="undo", field="scope", reason=f"{len(made.items)} items are too many for one plan: name less")
-        id_ = derive_id(tenant, "undo", made.digest, made.position)
+        id_ = derive_id(tenant, "undo", made.digest, len(same))  # not of the position, which only one log has
         event = UndoProposed(
             by=made.scope.by,
             name=made.scope.name,

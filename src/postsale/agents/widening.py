@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from postsale.agents import policy_time
+from postsale.agents.budget_policy import Budget
 from postsale.agents.expressions import Value
 from postsale.agents.limits import TIERS, ToolRisk
 from postsale.agents.planner_policy import PlanRow, Slot
@@ -45,7 +46,7 @@ def widenings(old: Policy, new: Policy) -> tuple[Wider, ...]:
         if old.inputs.get(name, kind) != kind:
             return (Wider(f"inputs.{name}", f"it was declared {old.inputs[name]}, so its rows cannot be compared"),)
     limits = (*_limits(old.guardrails, new.guardrails), *_autonomy(old.autonomy, new.autonomy))
-    limits = (*limits, *_conversation(old, new), *_holdout(old, new))
+    limits = (*limits, *_budgets(old, new), *_conversation(old, new), *_holdout(old, new))
     time = (Wider(where, why) for where, why in policy_time.wider(old, new))
     return (*_rows(old, new), *_options(old, new), *_triggers(old, new), *limits, *time)
 
@@ -216,10 +217,6 @@ def _limits(old: Guardrails, new: Guardrails) -> Iterator[Wider]:
             yield Wider("guardrails.frequency", f"more than {f.count} contacts in {f.days} days become possible")
     if old.quiet_hours is not None and (new.quiet_hours is None or not _as_quiet(old.quiet_hours, new.quiet_hours)):
         yield Wider("guardrails.quiet_hours", "contacts become possible at hours that were quiet")
-    if old.budget is not None and new.budget is not None:
-        had, has = old.budget, new.budget
-        if (had.name, had.currency, had.per) != (has.name, has.currency, has.per) or has.amount_minor > had.amount_minor:
-            yield Wider("guardrails.budget", "more, or other, money may be promised")
     if (least := old.probability) is not None:
         now = new.probability
         if now is None or now.of != least.of or now.at_least_percent < least.at_least_percent:
@@ -248,6 +245,24 @@ def _limits(old: Guardrails, new: Guardrails) -> Iterator[Wider]:
     for rule in old.sequence or ():
         if not any(_as_strict(rule, other) for other in new.sequence or ()):
             yield Wider(f"guardrails.sequence {rule.id!r}", "what it forbade becomes possible")
+
+
+def _budgets(old: Policy, new: Policy) -> Iterator[Wider]:
+    """Budgets that are larger, gone, or not the same; one of money that nobody offers from may go."""
+    now = {budget.name: budget for budget in new.budgets or ()}
+    offers = any(rule.offer is not None for rule in new.acts)
+    for was in old.budgets or ():
+        its = now.get(was.name)
+        if its is None and (offers or was.currency is None):
+            yield Wider(f"budget {was.name!r}", "what it limited is limited no more")
+        elif its is not None and not _as_small(was, its):
+            yield Wider(f"budget {was.name!r}", "more may be used up, or it is counted otherwise")
+
+
+def _as_small(old: Budget, new: Budget) -> bool:
+    same = all(getattr(old, n) == getattr(new, n) for n in ("unit", "per", "of", "zone", "channel"))
+    weighs = old.weights is None or new.weights is None or all(getattr(new.weights, t) >= getattr(old.weights, t) for t in TIERS)
+    return same and weighs and new.limit <= old.limit
 
 
 def _conversation(old: Policy, new: Policy) -> Iterator[Wider]:

@@ -66,8 +66,7 @@ class OpenDecision:
     outcome_kinds: tuple[str, ...]
     outcome_by_us: int | None
     success: UUID | None = None  # the first fact that counts as success, in time
-    reservation: Reservation | None = None
-    slice: str = ""  # of the budget, that the reservation is in; "" is the budget itself
+    reservations: tuple[Reservation, ...] = ()  # of its effects; of an order to take back, what comes back with it
     trigger_id: UUID | None = None
     undoes: tuple[UUID, UUID] | None = None  # it is no decision but an order to take back: (decision, effect)
     policy: str = ""  # its digest
@@ -141,6 +140,8 @@ class PendingTrigger:
     position: int
     at_us: int
     plan: OpenPlan | None = None
+    deferred: int = 0  # times that deciding raised an error
+    retry_at_us: int = 0  # then not before
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,6 +47,17 @@ class TriggerCleared(Event):
     causing_event: UUID
 
 
+class TriggerDeferred(Event):
+    """Deciding raised an error of the agent's own: it is tried again, a few times; then the decision is recorded as failed."""
+
+    wire_name: ClassVar[str] = "agent/trigger-deferred@1"
+    trigger_id: UUID
+    agent: Id
+    attempt: Count  # from 1
+    reason: Text  # the kind of error, never its words
+    retry_at: UtcDatetime
+
+
 class CommandIssued(Event):
     """A person or a system asked for something to be done about this customer."""
 
@@ -150,7 +161,7 @@ class DecisionRecorded(Event):
     must_not_have_changed: tuple[Id, ...] = ()
     outcome_kinds: tuple[Id, ...] = ()  # facts that count as success
     outcome_by: UtcDatetime | None = None  # until when
-    reservation: Reservation | None = None  # made in the same append, on the budget's stream
+    reservations: tuple[Reservation, ...] = ()  # all made in the same append, on the streams of their budgets
 
 
 class AgentReached(Event):
@@ -295,7 +306,7 @@ class UndoOrdered(Event):
     depth: Count
     intents: tuple[EffectIntent, ...]
     arguments: Personal[Arguments] | None = None  # canonical JSON list, one object per intent
-    compensates: Reservation | None = None  # money that goes back to its budget's period with it
+    compensates: tuple[Reservation, ...] = ()  # of that effect, what goes back to its budgets with it
 
     @property
     def agent(self) -> str:
@@ -354,6 +365,7 @@ Ordered = DecisionRecorded | UndoOrdered
 CustomerEvent = (
     TriggerRaised
     | TriggerCleared
+    | TriggerDeferred
     | CommandIssued
     | DecisionRecorded
     | PlanRequested

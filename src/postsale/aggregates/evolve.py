@@ -13,6 +13,7 @@ from uuid import UUID
 from postsale.aggregates import asked as a
 from postsale.aggregates import decisions as d
 from postsale.aggregates import timed as t
+from postsale.aggregates.budgets import is_money
 from postsale.aggregates.conversations import ConversationEnded, sets_aside
 from postsale.aggregates.customer import (
     MAX_OFFERS,
@@ -138,6 +139,10 @@ def _evolve(c: CustomerAggregate, event: d.CustomerEvent, stored: StoredEvent) -
             )
         case d.TriggerCleared(agent=agent, condition=condition):
             return replace(c, up=c.up - {(agent, condition)})
+        case d.TriggerDeferred(trigger_id=id_, attempt=attempt, retry_at=retry_at):
+            trigger = c.pending.get(id_)
+            again = None if trigger is None else replace(trigger, deferred=attempt, retry_at_us=to_us(retry_at))
+            return c if again is None else replace(c, pending={**c.pending, id_: again})
         case d.DecisionRecorded():
             return _decided(c, event, stored)
         case PlanRequested(trigger_id=id_):
@@ -210,7 +215,7 @@ def _evolve(c: CustomerAggregate, event: d.CustomerEvent, stored: StoredEvent) -
                 bound_to=(),
                 outcome_kinds=(),
                 outcome_by_us=None,
-                reservation=event.compensates,
+                reservations=event.compensates,
                 trigger_id=event.trigger_id,
                 undoes=(event.decision_id, event.undoes),
             )
@@ -293,8 +298,7 @@ def _decided(c: CustomerAggregate, event: d.DecisionRecorded, stored: StoredEven
         bound_to=event.bound_to,
         outcome_kinds=event.outcome_kinds,
         outcome_by_us=to_us(event.outcome_by) if event.outcome_by and event.disposition in {"acted", "awaiting"} else None,
-        reservation=event.reservation,
-        slice=str(event.context.get("budget_slice") or ""),
+        reservations=event.reservations,
         trigger_id=event.trigger_id,
         policy=event.policy,
         action=event.action,
@@ -379,7 +383,7 @@ def _offered(c: CustomerAggregate, decision: OpenDecision) -> tuple[Offered, ...
     """The offers that count: not those of which no effect happened, nor those that were taken back."""
     ends = [e.status for e in decision.effects.values()]
     if decision.undoes is not None:
-        gone = decision.undoes[0] if decision.reservation is not None and "succeeded" in ends else None
+        gone = decision.undoes[0] if "succeeded" in ends and any(is_money(r.unit) for r in decision.reservations) else None
     else:
         gone = decision.decision_id if ends and all(s in {"failed", "cancelled"} for s in ends) else None
     return c.offered if gone is None else tuple(o for o in c.offered if o.decision_id != gone)

@@ -18,6 +18,7 @@ from postsale.aggregates.artifacts import EVERY_AGENT, POLICIES, AgentControl, A
 from postsale.aggregates.conversations import ContactLimit
 from postsale.aggregates.customer import CustomerAggregate
 from postsale.aggregates.identity import CUSTOMERS
+from postsale.app.budgets import BudgetPeriod, budgets
 from postsale.app.tenant_data import Customer
 from postsale.app.undoing import TenantUndos
 from postsale.audit import Certificate, ReplayReport, Scope, WhatIf, certificate, replay_many, what_if
@@ -74,8 +75,9 @@ class TenantAgents:
             return agent.values(customer, ps.readings.reading(customer, at_us, wanted, known_at_us=known_at_us), at_us)
 
         subjects = ps.readings.subjects(self.name, end_us, wanted, set())
+        tiers = {name: ref.tier for name, ref in ps.engine.toolbox.refs.items()}
         everybody = ((s.customer, agent.values(s.customer, s.reading, end_us)) for s in subjects)
-        return what_if(ps.log, self.name, policy, values, begin_us=to_us(begin), end_us=end_us, mode=mode, everybody=everybody)
+        return what_if(ps.log, self.name, policy, values, begin_us=to_us(begin), end_us=end_us, mode=mode, tiers=tiers, everybody=everybody)
 
     def replay_many(
         self,
@@ -168,6 +170,17 @@ class TenantAgents:
         """
         who, limit = self._ps.person(by), ContactLimit(at_most, days)
         return control.set_contact_budget(self._ps.engine.desk, self.name, channel, limit, person=who, reason=reason)
+
+    def contact_limits(self) -> dict[str, ContactLimit]:
+        """How often all agents together may contact a customer, by channel, as far as somebody said; on others it is `DEFAULT_LIMIT`."""
+        return dict(self._ps.engine.desk.contact_limits(self.name)[0])
+
+    def budgets(self, name: str | None = None) -> list[BudgetPeriod]:
+        """What is reserved, used up, released and left of each period of each budget, or of one, with all slices taken in.
+
+        In order of name and period. A budget that active policies name and nothing was entered in is there with its current period.
+        """
+        return budgets(self._ps, self.name, name)
 
     def policy(self, name: str) -> Policy | None:
         """The policy of this name that decides now; None when none was activated."""

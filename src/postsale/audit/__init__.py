@@ -1,5 +1,7 @@
 """Audit: explain a decision, replay it, certify many replays, verify the log. Reads only; nothing here reaches a tool."""
 
+from postsale.audit.backtest import AgentBacktest
+from postsale.audit.budgets import BudgetReport, check_budgets
 from postsale.audit.certificate import Certificate, CheckedCertificate, certificate, check_certificate
 from postsale.audit.dispositions import DispositionReport, check_dispositions
 from postsale.audit.estimate import Difference, Estimate, difference
@@ -12,6 +14,8 @@ from postsale.audit.whatif_results import WhatIf
 from postsale.store import VerifyReport, verify
 
 __all__ = [
+    "AgentBacktest",
+    "BudgetReport",
     "Certificate",
     "CheckedCertificate",
     "Difference",
@@ -24,6 +28,7 @@ __all__ = [
     "VerifyReport",
     "WhatIf",
     "certificate",
+    "check_budgets",
     "check_certificate",
     "check_dispositions",
     "difference",

@@ -53,7 +53,7 @@ OUTPUTS: Final[Mapping[str, Any]] = {
     "must_not_have_changed": [],
     "outcome_kinds": [],
     "outcome_by": None,
-    "reservation": None,
+    "reservations": [],
 }
 """What a decision came to, with what stands in for it here. Every other field of `DecisionRecorded` is an input: also one yet to come."""
 
@@ -170,15 +170,13 @@ class Again:
         retired = (reading.model, own.projection_version) != (recorded.model, recorded.read_set[0].projection_version)
         gone = sorted(inputs if not one.agent else self._of_health(agent, inputs) if retired else ())
         seen: dict[str, Scalar] = {**evidence, **{name: recorded.evidence.get(name) for name in gone}}
-        left = recorded.context.get("budget_left_minor")
         said = Context.from_scalars(recorded.context)  # of a worker's slice, of contracts and of others' decisions: as recorded
         context = look(
             policy,
             customer,
             seen,
             now_us=now_us,
-            budget_left_minor=left if type(left) is int else None,
-            budget_slice=said.budget_slice,
+            budgets=said.budgets,
             tools={name: ToolRef(name, "", "", tier) for name, tier in said.tiers.items()},
             reached=said.reached,
             agent=recorded.agent,
@@ -220,7 +218,7 @@ def _same(found: Mapping[str, Any], recorded: DecisionRecorded) -> bool:
     gone = {*found["gone"]}
     if any(found["evidence"].get(n) != v for n, v in recorded.evidence.items() if n not in gone):
         return False
-    if any(found["context"].get(n) != v for n, v in recorded.context.items() if n not in {"paused_by", "budget_left_minor"}):
+    if any(found["context"].get(n) != v for n, v in recorded.context.items() if n != "paused_by"):
         return False
     return bool(found["retired"]) or found["state_hash"] == recorded.read_set[0].state_hash
 

@@ -16,6 +16,7 @@ from uuid import UUID
 
 import orjson
 
+from postsale.agents.budget import Page
 from postsale.agents.decide import Mac, decision_id, intent_mac
 from postsale.agents.editing import REPLACES
 from postsale.agents.guardrails import POLICY_RETIRED, SWITCHES
@@ -237,7 +238,7 @@ def _planned(recorded: AsRecorded, lane: OwnLane, unverifiable: dict[str, str]) 
     status = flags.get("plan.status")
     if status is None:
         return
-    if status == "not-asked":  # its planner or prompt was not there
+    if status in {"not-asked", "over-budget"}:  # its planner or prompt was not there, or what stands beside the log forbade it
         unverifiable["plan.status"] = CIRCUMSTANCE
         return
     requested = lane.plans.get(str(flags.get("plan.request")))
@@ -307,21 +308,21 @@ def _context(recorded: AsRecorded, found: Mapping[str, Any], history: History, l
     assert recorded.policy is not None
     if not paused and history.stopped(recorded.policy.name, position):
         paused = POLICY_RETIRED
-    yield from _values("context", payload["context"], {**found, "paused_by": paused}, {"budget_left_minor"})
-    budget, left = recorded.policy.guardrails.budget, payload["context"].get("budget_left_minor")
-    if budget is None:
-        possible: set[int | None] = {None}
-    else:
-        # The customer was read first and has every event of its own lane before the decision; the money was looked at after that.
-        after = lane.newest_before(position)
-        period = str(payload["context"].get("budget_period", ""))
-        slice_ = str(payload["context"].get("budget_slice") or "")
-        limit = history.granted.get(slice_, 0) if slice_ else budget.amount_minor
-        purse, replaced = slice_ or budget.name, (payload.get("flags") or {}).get(REPLACES)
-        freed = history.freed_minor(UUID(replaced), purse, period, position) if replaced is not None else 0
-        possible = {minor + freed for minor in history.left_minor(purse, period, limit, after, position)}
-    if left not in possible:
-        yield Difference("context.budget_left_minor", str(left), " or ".join(map(str, sorted(possible, key=str))))
+    yield from _values("context", payload["context"], {**found, "paused_by": paused}, ())
+    # The customer was read first and has every event of its own lane before the decision; budgets were looked at after that.
+    after, replaced = lane.newest_before(position), (payload.get("flags") or {}).get(REPLACES)
+    for budget in recorded.policy.budgets or ():
+        left, slice_ = (
+            payload["context"].get(f"budget_left.{budget.name}"),
+            str(payload["context"].get(f"budget_slice.{budget.name}") or ""),
+        )
+        page = Page(budget.counted_in, str(payload["context"].get(f"budget_period.{budget.name}", "")))
+        purse = slice_ or budget.ledger(payload["agent"])
+        limit = history.granted.get(slice_, 0) if slice_ else budget.limit
+        freed = history.freed(UUID(replaced), purse, page, position) if replaced is not None else 0
+        possible = {amount + freed for amount in history.left(purse, page, limit, after, position)}
+        if left not in possible:
+            yield Difference(f"context.budget_left.{budget.name}", str(left), " or ".join(map(str, sorted(possible))))
 
 
 def _values(where: str, recorded: Mapping[str, Any], found: Mapping[str, Any], but: Iterable[str]) -> Iterator[Difference]:
@@ -355,15 +356,15 @@ def _consequences(stored: StoredEvent, again: Mapping[str, Any], risk: str | Non
             yield Difference(f"{kind} at position {position}", "an effect", "no such intent")
         elif kind in _LEFT and not approved:
             yield Difference(f"{kind} at position {position}", "an effect", f"nothing leaves: {again['disposition']}")
-    yield from _money(stored, again.get("reservation"), history)
+    yield from _reserved(stored, again.get("reservations") or (), history)
 
 
-def _money(stored: StoredEvent, intended: Mapping[str, Any] | None, history: History) -> Iterator[Difference]:
-    wanted = [] if intended is None else [tuple(intended[name] for name in ("budget", "period", "amount_minor", "currency"))]
-    found = [(r.budget, r.period, r.amount_minor, r.currency) for r in history.reserved.get(stored.event_id, ())]
-    if found != wanted:
-        yield Difference("reservation", _money_text(found), _money_text(wanted))
+def _reserved(stored: StoredEvent, intended: Sequence[Mapping[str, Any]], history: History) -> Iterator[Difference]:
+    wanted = [(str(r["intent_id"]), r["budget"], r["unit"], r["period"], r["amount"]) for r in intended]
+    found = [(str(r.intent_id), r.budget, *r.page, r.amount) for r in history.reserved.get(stored.event_id, ())]
+    if sorted(found) != sorted(wanted):
+        yield Difference("reservations", _reserved_text(found), _reserved_text(wanted))
 
 
-def _money_text(rows: Sequence[tuple[Any, ...]]) -> str:
-    return ", ".join(f"{minor} {currency} of {budget}/{period}" for budget, period, minor, currency in rows) or "nothing"
+def _reserved_text(rows: Sequence[tuple[Any, ...]]) -> str:
+    return ", ".join(f"{amount} {unit} of {budget}/{period}" for _, budget, unit, period, amount in sorted(rows)) or "nothing"

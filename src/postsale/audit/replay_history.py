@@ -1,4 +1,4 @@
-"""What surrounds decisions, as it stood at any position: switches, active policies, money of budgets. Folded once from the log.
+"""What surrounds decisions, as it stood at any position: switches, active policies, budgets. Folded once from the log.
 
 Small streams, read whole, by the library's own code alone: nothing here comes from a decider. May import everything below `audit`.
 """
@@ -12,6 +12,7 @@ from itertools import chain
 from typing import Any, NamedTuple
 from uuid import UUID
 
+from postsale.agents.budget import BudgetState, Page, evolve_budget
 from postsale.aggregates.artifacts import (
     POLICIES,
     AgentControl,
@@ -23,27 +24,20 @@ from postsale.aggregates.artifacts import (
     evolve_agent,
     switch_streams,
 )
-from postsale.aggregates.budgets import (
-    BudgetCommitted,
-    BudgetCompensated,
-    BudgetReleased,
-    BudgetReserved,
-    BudgetSliceGranted,
-    BudgetSliceReturned,
-)
+from postsale.aggregates.budgets import BudgetEvent, BudgetReserved, BudgetSliceGranted
 from postsale.events import SYSTEM_TENANT, Lane, Recorded, StreamId
 from postsale.store.contract import Query
 from postsale.store.log import Log
 
 
 class Reserved(NamedTuple):
-    """Money that a decision set aside, as the budget's stream has it."""
+    """What was set aside for an effect, as the budget's stream has it."""
 
     position: int
+    intent_id: UUID
     budget: str
-    period: str
-    amount_minor: int
-    currency: str
+    page: Page
+    amount: int
     purse: str  # the stream it was taken from: the budget's own, or a slice of it
 
 
@@ -70,11 +64,11 @@ class History:
         self.tenant = tenant
         self.contents: dict[str, str] = {}  # of policies, by digest; those that are what their digest says
         self.reserved: dict[UUID, list[Reserved]] = {}  # by decision
-        self.granted: dict[str, int] = {}  # slice of a budget -> minor units
+        self.granted: dict[str, int] = {}  # slice of a budget -> how much
         self._switches: dict[StreamId, _Steps] = {}
         self._active: dict[str, _Steps] = {}
         self._stopped: dict[str, _Steps] = {}
-        self._used: dict[tuple[str, str], _Steps] = {}  # budget and period -> minor units reserved or committed
+        self._taken: dict[tuple[str, Page], _Steps] = {}  # budget or slice, and page -> what is taken of it
         for owner in (tenant, SYSTEM_TENANT):
             for event in _lane(log, owner, "agents", upto):
                 if isinstance(event.data, AgentEvent):
@@ -108,49 +102,37 @@ class History:
         digest: str = self._stopped.get(policy, _Steps()).before(position, "")
         return digest
 
-    def left_minor(self, budget: str, period: str, limit_minor: int, after: int, before: int) -> set[int]:
-        """What was left of a period at any moment from a position on, before another one: the money may have been looked at at any of them."""
-        steps = self._used.get((budget, period), _Steps())
+    def left(self, purse: str, page: Page, limit: int, after: int, before: int) -> set[int]:
+        """What was left of a page at any moment from a position on, before another one: it may have been looked at at any of them."""
+        steps = self._taken.get((purse, page), _Steps())
         first, last = bisect_left(steps.at, after + 1), bisect_left(steps.at, before)
-        used = {steps.values[first - 1] if first else 0, *steps.values[first:last]}
-        return {max(0, limit_minor - minor) for minor in used}
+        taken = {steps.values[first - 1] if first else 0, *steps.values[first:last]}
+        return {max(0, limit - amount) for amount in taken}
 
-    def freed_minor(self, replaced: UUID, purse: str, period: str, before: int) -> int:
+    def freed(self, replaced: UUID, purse: str, page: Page, before: int) -> int:
         """What a proposal had set aside in a purse: an edit of it, at a position, is decided with that given back."""
-        mine = (r for r in self.reserved.get(replaced, ()) if (r.purse, r.period) == (purse, period) and r.position < before)
-        return sum(r.amount_minor for r in mine)
+        mine = (r for r in self.reserved.get(replaced, ()) if (r.purse, r.page) == (purse, page) and r.position < before)
+        return sum(r.amount for r in mine)
 
     def _budgets(self, log: Log, upto: int) -> None:
         """Budgets, then the slices that were granted of them: what was reserved in a slice was reserved of its budget."""
-        open_: dict[tuple[str, UUID], tuple[str, int]] = {}
+        states: dict[str, BudgetState] = {}
         whole: dict[str, str] = {}  # slice -> its budget
         for event in chain(_lane(log, self.tenant, "budgets", upto), _lane(log, self.tenant, "slices", upto)):
-            budget, steps, minor = event.stored.stream.id, _Steps(), 0
-            match event.data:
-                case BudgetReserved(decision_id=id_, period=period, amount_minor=minor, currency=currency):
-                    of = whole.get(budget, budget)
-                    self.reserved.setdefault(id_, []).append(Reserved(event.position, of, period, minor, currency, budget))
-                    if (budget, id_) in open_:
-                        continue
-                    open_[budget, id_] = (period, minor)
-                    steps = self._used.setdefault((budget, period), _Steps())
-                    steps.put(event.position, (steps.values[-1] if steps.values else 0) + minor)
-                case BudgetCommitted(decision_id=id_):
-                    open_.pop((budget, id_), None)  # spent: still not free
-                case BudgetCompensated(period=period, amount_minor=minor):
-                    self._use(budget, period, event.position, -minor)
-                case BudgetSliceGranted(slice=slice_, period=period, amount_minor=minor):
-                    whole[slice_], self.granted[slice_] = budget, minor
-                    self._use(budget, period, event.position, minor)
-                case BudgetSliceReturned(period=period, amount_minor=minor):
-                    self._use(budget, period, event.position, -minor)
-                case BudgetReleased(decision_id=id_) if (held := open_.pop((budget, id_), None)) is not None:
-                    steps = self._used[budget, held[0]]
-                    steps.put(event.position, steps.values[-1] - held[1])
-
-    def _use(self, budget: str, period: str, position: int, minor: int) -> None:
-        steps = self._used.setdefault((budget, period), _Steps())
-        steps.put(position, (steps.values[-1] if steps.values else 0) + minor)
+            purse, data = event.stored.stream.id, event.data
+            if not isinstance(data, BudgetEvent):
+                continue
+            before = states.get(purse, BudgetState())
+            after = states[purse] = evolve_budget(before, data)
+            if isinstance(data, BudgetReserved):
+                page = Page(data.unit, data.period)
+                one = Reserved(event.position, data.intent_id, whole.get(purse, purse), page, data.amount, purse)
+                self.reserved.setdefault(data.decision_id, []).append(one)
+            elif isinstance(data, BudgetSliceGranted):
+                whole[data.slice], self.granted[data.slice] = purse, data.amount
+            for page, sums in after.pages.items():
+                if sums.available != before.sums(page).available:
+                    self._taken.setdefault((purse, page), _Steps()).put(event.position, -sums.available)
 
 
 def _lane(log: Log, tenant: str, category: str, upto: int) -> Iterator[Recorded[Any]]:

@@ -14,6 +14,7 @@ from typing import Any
 from uuid import UUID
 
 from postsale.agents import reach
+from postsale.agents.budget import Page
 from postsale.agents.decide import CERTAIN_PPM, decide, plan_row
 from postsale.agents.editing import edit_of
 from postsale.agents.evidence import EvidenceRecorder
@@ -27,7 +28,7 @@ from postsale.aggregates.artifacts import POLICIES, ArtifactActivated, ArtifactP
 from postsale.aggregates.customer import CustomerAggregate, Touch
 from postsale.aggregates.decisions import DecisionRecorded, Scalar
 from postsale.audit.estimate import Sample, estimate
-from postsale.audit.whatif_money import CandidatesMoney
+from postsale.audit.whatif_budgets import CandidatesBudgets
 from postsale.audit.whatif_results import Changed, Result, WhatIf, result_of, touches, why
 from postsale.errors import InvalidInput, NotAllowed
 from postsale.events import Lane, StreamId, to_us
@@ -48,24 +49,26 @@ def what_if(
     begin_us: int,
     end_us: int,
     mode: Mode | None = None,
+    tiers: Mapping[str, str] | None = None,
     everybody: Iterable[tuple[CustomerAggregate, Mapping[str, Scalar]]] = (),
 ) -> WhatIf:
     """Decide again every decision taken in [`begin_us`, `end_us`] under a policy of the candidate's name.
 
+    `tiers`: the risk that contracts of tools declare, for those that the decision itself recorded none of; unknown is high.
     `mode`: both policies as if the agent had this much autonomy; by default as it had then. `everybody`: customers with their
     evidence at `end_us`, to find whom a new trigger would ask about. Raises InvalidInput for an empty window.
     """
     if begin_us > end_us:
         raise InvalidInput(what="what-if", field="from", reason="lies after the end of the window")
     with reach.no_effects("what-if"):
-        return _Replay(log, tenant, candidate, values, mode).run(begin_us, end_us, everybody)
+        return _Replay(log, tenant, candidate, values, mode, tiers or {}).run(begin_us, end_us, everybody)
 
 
 class _Replay:
-    def __init__(self, log: Log, tenant: str, candidate: Policy, values: Values, mode: Mode | None) -> None:
-        self.log, self.tenant, self.candidate, self.values, self.mode = log, tenant, candidate, values, mode
+    def __init__(self, log: Log, tenant: str, candidate: Policy, values: Values, mode: Mode | None, tiers: Mapping[str, str]) -> None:
+        self.log, self.tenant, self.candidate, self.values, self.mode, self.tiers = log, tenant, candidate, values, mode, tiers
         self.policies: dict[str, Policy] = {}
-        self.money = CandidatesMoney(log, tenant, candidate)
+        self.budgets = CandidatesBudgets(log, tenant, candidate)
         self.replayed: set[UUID] = set()
         self.contacts: dict[StreamId, list[Touch]] = {}  # under the candidate
         self.otherwise: set[UUID] = set()  # decided otherwise, and the edits of these
@@ -107,14 +110,14 @@ class _Replay:
             if edit.replaces in self.otherwise:
                 self.otherwise.add(entry.id)
                 self.replayed.add(entry.id)
-                self.money.replayed.add(entry.id)
+                self.budgets.replayed.add(entry.id)
             return
         found.decisions += 1
         stored = self.log.store.find(self.tenant, entry.id)
         assert stored is not None
         known_us = stored.recorded_at_us - 1
         customer = self.log.customer(entry.stream, known_at_us=known_us)
-        self.money.advance(entry.position)
+        self.budgets.advance(entry.position)
         try:
             evidence = self._evidence(recorded, own, customer, known_us)
         except (InvalidInput, NotAllowed, LookupError, ValueError):
@@ -130,12 +133,14 @@ class _Replay:
         if self._asks(own, recorded.condition, evidence):
             after_event = self._decided(recorded, customer, evidence)
         before, after = result_of(before_event), result_of(after_event)
-        for sums, result in ((found.before, before), (found.after, after)):
+        for sums, result, event in ((found.before, before, before_event), (found.after, after, after_event)):
             sums[result.disposition] += 1
             if result.acts:
                 sums["contacts"] += result.contacts
                 if result.currency:
                     sums[f"offers {result.currency}"] += result.offer_minor
+                for held in event.reservations if event is not None else ():
+                    sums[f"budget {held.budget} {held.unit}"] += held.amount
         reason = why(own, self.candidate, before, after)
         if reason:
             self.otherwise.add(entry.id)
@@ -170,6 +175,8 @@ class _Replay:
 
     def _decided(self, recorded: DecisionRecorded, customer: CustomerAggregate, evidence: Mapping[str, Scalar]) -> DecisionRecorded:
         candidate, case, now_us = self.candidate, case_of(recorded), to_us(recorded.decided_at)
+        tiers = {**self.tiers, **case.context.tiers}
+        tools = {n: case.tools.get(n, ToolRef(n, "idempotent", ""))._replace(tier=tiers.get(n, "")) for n in candidate.tools}
         others = tuple(t for t in customer.touches if t.decision_id not in self.replayed)
         still = {t.decision_id for t in customer.touches}
         mine = [t for t in self.contacts.get(customer.stream, ()) if t.decision_id in still or t.decision_id not in self.alike]
@@ -179,28 +186,28 @@ class _Replay:
             customer,
             evidence,
             now_us=now_us,
-            budget_left_minor=self.money.left_minor(now_us),
+            budgets=self.budgets.left(recorded.agent, now_us),
+            tools=tools,
             agent=recorded.agent,
             contact_limits=case.context.contact_limits,
         )
-        context = replace(context, paused_by=case.context.paused_by, tiers=case.context.tiers, reached=case.context.reached or 0)
-        tools = {name: case.tools.get(name, ToolRef(name, "idempotent", "")) for name in candidate.tools}
+        context = replace(context, paused_by=case.context.paused_by, reached=case.context.reached or 0)
         mode = self.mode if self.mode is not None else case.mode
         case = replace(case, mode=mode, evidence=evidence, context=context, tools=tools)
         return decide(spec_of(recorded), candidate, case, _no_mac).event
 
     def _carry_on(self, entry: Entry, customer: CustomerAggregate, after: DecisionRecorded | None) -> None:
-        """What this decision leaves for the next ones: contacts and money, the recorded ones taken back."""
+        """What this decision leaves for the next ones: contacts and what it took of budgets, the recorded ones taken back."""
         self.replayed.add(entry.id)
-        self.money.replayed.add(entry.id)
+        self.budgets.replayed.add(entry.id)
         if after is None:
             return
         mine = [Touch(to_us(entry.decided_at), i.channel, entry.id) for i in after.intents if i.channel]
         self.contacts.setdefault(customer.stream, []).extend(mine)
         if [t.channel for t in mine] == [i.channel for i in entry.recorded.intents if i.channel]:
             self.alike.add(entry.id)
-        if after.reservation is not None:
-            self.money.taken[entry.id] = (after.reservation.period, after.reservation.amount_minor)
+        for held in after.reservations:
+            self.budgets.taken[held.budget, held.intent_id] = (Page(held.unit, held.period), held.amount)
 
     def _asked(self, active: Policy, everybody: Iterable[tuple[CustomerAggregate, Mapping[str, Scalar]]]) -> Iterator[str]:
         for customer, values in everybody:

@@ -79,7 +79,9 @@ class WhatIf:
     unreadable: int = 0  # their evidence is not to be had any more
     unplanned: int = 0  # the candidate hands them to a planner that was never asked, and a what-if asks none
     changed: list[Changed] = field(default_factory=list)  # in the order of the log
-    before: Counter[str] = field(default_factory=Counter)  # decisions by disposition, contacts, "offers CUR" in minor units
+    before: Counter[str] = field(
+        default_factory=Counter
+    )  # decisions by disposition, contacts, "offers CUR" in minor units, "budget NAME UNIT"
     after: Counter[str] = field(default_factory=Counter)
     widens: tuple[Wider, ...] = ()
     touched: list[str] = field(default_factory=list)  # references of customers with whom something would happen that did not

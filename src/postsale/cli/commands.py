@@ -12,6 +12,8 @@ from rich.markup import escape
 
 from postsale.agents.agent import package_version
 from postsale.cli.agents import agent_app, approval_app, decision_app
+from postsale.cli.backtest import backtest
+from postsale.cli.budgets import budget_app
 from postsale.cli.common import (
     DEFAULT_DB,
     EXIT_CODES,
@@ -43,6 +45,7 @@ from postsale.cli.policies import policy_app
 from postsale.cli.projections import projection_app
 from postsale.cli.prompts import prompt_app
 from postsale.cli.replay import decision_replay, log_check_certificate
+from postsale.cli.report import report
 from postsale.cli.run import run
 from postsale.cli.schemas import schemas_app
 from postsale.cli.tools import tool_app
@@ -79,7 +82,9 @@ log_app.command("check-certificate")(log_check_certificate)
 
 app.command()(demo)
 app.command()(run)
+app.command()(report)
 app.command()(upcoming)
+app.command()(backtest)
 app.add_typer(ingest_app, name="ingest")
 app.add_typer(customer_app, name="customer")
 app.add_typer(health_app, name="health")
@@ -93,6 +98,7 @@ app.add_typer(tool_app, name="tool")
 app.add_typer(model_app, name="model")
 app.add_typer(undo_app, name="undo")
 app.add_typer(policy_app, name="policy")
+app.add_typer(budget_app, name="budget")
 app.add_typer(prompt_app, name="prompt")
 app.add_typer(projection_app, name="projection")
 app.add_typer(snapshots_app, name="snapshots")

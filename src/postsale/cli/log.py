@@ -13,7 +13,7 @@ from uuid import UUID
 import typer
 from rich.markup import escape
 
-from postsale.audit import DispositionReport, check_dispositions
+from postsale.audit import BudgetReport, DispositionReport, check_budgets, check_dispositions
 from postsale.cli.chapters import log_archive, log_chapters
 from postsale.cli.common import (
     DEFAULT_DB,
@@ -66,6 +66,9 @@ def log_verify(
     dispositions: Annotated[
         bool, typer.Option("--dispositions", help="Also check that every trigger has exactly one decision, and every decision a trigger.")
     ] = False,
+    budgets: Annotated[
+        bool, typer.Option("--budgets", help="Also check every entry of every budget: double entry, a reason for each, no limit passed.")
+    ] = False,
     grace: Annotated[
         float, typer.Option("--grace", min=0, help="With --dispositions: seconds that a trigger may wait for its decision.")
     ] = 0,
@@ -87,16 +90,20 @@ def log_verify(
         if dispositions and report.ok:
             since_us = SystemClock().now_us() - round(grace * SECOND_US) if grace else None
             decided = check_dispositions(store, since_us=since_us)
+        kept = check_budgets(store) if budgets and report.ok else None
         if json:
-            emit(report.to_dict() | ({"dispositions": decided.to_dict()} if decided is not None else {}))
+            more = {"dispositions": decided, "budgets": kept}
+            emit(report.to_dict() | {name: found.to_dict() for name, found in more.items() if found is not None})
         else:
             _show(report, compared=bool(notes))
             if decided is not None:
                 _show_dispositions(decided)
+            if kept is not None:
+                _show_budgets(kept)
             if any("key was not given" in warning for warning in report.warnings):
                 hint("postsale log key > log.key")
                 hint(f"postsale log verify{f' --anchor {shlex.quote(str(anchor))}' if anchor else ''} --key log.key")
-        raise typer.Exit(0 if report.ok and (decided is None or decided.ok) else 1)
+        raise typer.Exit(0 if report.ok and all(found is None or found.ok for found in (decided, kept)) else 1)
 
 
 def _show_dispositions(found: DispositionReport) -> None:
@@ -109,6 +116,19 @@ def _show_dispositions(found: DispositionReport) -> None:
         return
     rows = [(p.position, p.what, str(p.id), escape(p.reason)) for p in found.problems[:_SHOWN]]
     table("[red]Not one to one[/]", ("position", "what", "id", "why"), rows)
+    if len(found.problems) > _SHOWN:
+        out.print(f"[dim]… and {len(found.problems) - _SHOWN:,} more (--json)[/]")
+
+
+def _show_budgets(found: BudgetReport) -> None:
+    counts("Budgets", {"budgets": found.budgets, "entries": found.entries, "reservations not settled yet": found.open})
+    if found.ok:
+        out.print(
+            "[green]Every entry has its reason and its counterpart, the accounts sum to zero, and no limit was passed.[/]", soft_wrap=True
+        )
+        return
+    rows = [(p.position, p.what, escape(p.stream), escape(p.reason)) for p in found.problems[:_SHOWN]]
+    table("[red]Budgets that do not add up[/]", ("position", "what", "stream", "why"), rows)
     if len(found.problems) > _SHOWN:
         out.print(f"[dim]… and {len(found.problems) - _SHOWN:,} more (--json)[/]")
 

@@ -10,6 +10,7 @@ from rich.markup import escape
 
 from postsale.agents import Policy
 from postsale.aggregates.artifacts import MODES
+from postsale.aggregates.budgets import is_money
 from postsale.audit import Estimate, WhatIf
 from postsale.cli.common import DEFAULT_DB, Db, Json, TenantName, emit, hint, opened, out, parse_time, table, tenant_of
 from postsale.errors import InvalidInput
@@ -55,11 +56,12 @@ def decision_whatif(
 
 
 def _sum(name: str, value: int, sign: str = "") -> str:
-    """A sum as people read it: offers are money, everything else is counted."""
-    if not name.startswith("offers "):
+    """A sum as people read it: offers and some budgets are money, everything else is counted."""
+    unit = name.rpartition(" ")[2]
+    if not (name.startswith(("offers ", "budget ")) and is_money(unit)):
         return f"{value:{sign},}"
     plus = "+" if sign and value >= 0 else ""
-    return plus + money_text(value, name.removeprefix("offers ")).partition(" ")[0]
+    return plus + money_text(value, unit).partition(" ")[0]
 
 
 def _show(found: WhatIf, *, undeclared: bool) -> None:

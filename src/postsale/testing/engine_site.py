@@ -135,10 +135,10 @@ start = "20:00"
 end = "08:00"
 default_zone = "Europe/Berlin"
 
-[guardrails.budget]
+[[budget]]
 name = "retention"
-amount_minor = 6000
-currency = "EUR"
+unit = "EUR"
+limit = 6000
 per = "month"
 
 [guardrails.appetite]
