@@ -93,7 +93,7 @@ class Bench:
 
 
 def _watched(engine: EmbeddedEngine, stream: StreamId, fact: StoredEvent) -> Work[int]:
-    raised, _ = yield from watching(engine, (yield from load(stream)), fact, None)
+    raised, _, _ = yield from watching(engine, (yield from load(stream)), fact, None)
     return raised
 
 

@@ -276,6 +276,9 @@ def test_evidence_code_that_raises_leaves_a_failed_decision_not_a_hole() -> None
     w = World([Broken(Policy.from_toml(DUNNING))])
     w.mode("act")
     w.attend(w.failed())
+    for _ in range(2):
+        w.wait(minutes=2)
+        w.attend()
     (decision,) = w.decisions()
     assert decision.disposition == "failed"
     assert "ZeroDivisionError" in decision.rationale

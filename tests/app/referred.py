@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -71,10 +71,10 @@ approval = "none"
 because = "A referral."
 """
 BUDGET = """
-[guardrails.budget]
+[[budget]]
 name = "referrals"
-amount_minor = 100000
-currency = "EUR"
+unit = "EUR"
+limit = 100000
 per = "year"
 """
 WAIT = """
@@ -160,10 +160,10 @@ class Uncredit(_Real):
 class Program:
     """A log with these agents acting, their tools, and what customers and their friends say."""
 
-    def __init__(self, where: Where, *agents: Agent) -> None:
+    def __init__(self, where: Where, *agents: Agent, tools: Iterable[Tool] = ()) -> None:
         self.clock = ManualClock(NOON)
         self.tools = {cls.name: cls() for cls in (Invite, Uninvite, Credit, Uncredit)}
-        self.ps: PostSale = opened(where, clock=self.clock, agents=agents, tools=list(self.tools.values()), sandbox=False)
+        self.ps: PostSale = opened(where, clock=self.clock, agents=agents, tools=[*self.tools.values(), *tools], sandbox=False)
         self.acme: Tenant = self.ps.tenant("acme")
         self._ids = iter(range(1, 1_000))
         for agent in agents:
@@ -183,6 +183,10 @@ class Program:
 
     def promoter(self, customer: Any) -> None:
         self.acme.record(customer, SurveyAnswered(**self.said(), survey="nps", score=10))
+
+    def promoter_again(self, effect: UUID, customer: Any) -> None:
+        """Whoever came speaks well of us because of what an effect brought."""
+        self.acme.returned(effect, SurveyAnswered(**self.said(), survey="nps", score=10), customer=customer)
 
     def used(self, customer: Any) -> None:
         self.acme.record(customer, UsageObserved(**self.said(), feature="logins", count=1))

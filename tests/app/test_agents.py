@@ -532,7 +532,7 @@ def test_an_agent_whose_evidence_raises_for_one_customer_serves_the_others_on_ev
         bad = acme.customer("cus_1").stream.id
         for expected in (1, 0):  # the first run looks at everybody, the next one at what is due
             report = ps.run_once()
-            assert report.problems == [(f"acme/customers/{bad}", "its visit raised ZeroDivisionError")]
+            assert report.problems == [(f"acme/customers/{bad}", "agent mailer: it raised ZeroDivisionError")]
             assert report.decided == expected
             clock.advance(timedelta(hours=1))
         bad = ""

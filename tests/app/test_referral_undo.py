@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from postsale.access import Person
+from postsale.agents.budget import Page
 from postsale.aggregates.identity import ExternalId
 from postsale.audit import check_dispositions
 from postsale.errors import UndoRefused
@@ -56,7 +57,7 @@ def test_the_whole_tree_of_a_referral_over_its_customers_is_listed_approved_and_
         p.acme.undos.approve(undo.id, reason="the program was misconfigured", by=BEN, digest=shown.digest)
         assert {e.status for e in p.acme.undos.run(undo.id).items} == {"undone"}
         assert (p.called("acme.uninvite"), p.called("acme.uncredit")) == (1, 2)
-        assert p.ps.engine.desk.budget("acme", "referrals").left_minor(100_000, "2026") == 100_000
+        assert p.ps.engine.desk.budget("acme", "referrals").left(100_000, Page("EUR", "2026")) == 100_000
 
         at = p.ps.log.store.head()
         assert p.acme.undos.run(undo.id).state.status == "finished"

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from postsale.agents import Agent, Policy
-from postsale.agents.budget import Sums
+from postsale.agents.budget import Page, Sums
 from postsale.agents.control import retire_policy
 from postsale.agents.tools import ToolUnavailable
 from postsale.aggregates.artifacts import ArtifactActivated, ArtifactRetired
@@ -63,10 +63,10 @@ purpose = "service"
 approval_expires_h = 48
 bound_to = ["failed_payments"]
 
-[guardrails.budget]
+[[budget]]
 name = "retention"
-amount_minor = 100000
-currency = "EUR"
+unit = "EUR"
+limit = 100000
 per = "year"
 """
 
@@ -103,11 +103,11 @@ class Shop:
         self.acme.record("pending", failed("f4", attempt=1))
         self.acme.ask("pending", "credits", "look", reason="please", by=ANNA)
         assert [e.disposition for e in self.acme.decisions()] == ["acted", "awaiting", "acted"]
-        assert self.sums() == Sums(reserved_minor=9500, committed_minor=500)
+        assert self.sums() == Sums(available=-10_000, reserved=9_500, committed=500)
         return self
 
     def sums(self) -> Sums:
-        return self.ps.engine.desk.budget("acme", "retention").periods["2026"]
+        return self.ps.engine.desk.budget("acme", "retention").sums(Page("EUR", "2026"))
 
     def said(self, kind: type[Any]) -> list[Any]:
         query = Query(tenant="acme", lane=Lane.DECISION)
@@ -128,7 +128,7 @@ def test_what_waits_under_a_retired_version_is_settled_each_in_its_way_and_its_m
         }
         assert list(by["late"].effects.values()) == ["cancelled"]
         assert "retired: too generous" in str(by["asked"].history)
-        assert shop.sums() == Sums(committed_minor=500, released_minor=9500)
+        assert shop.sums() == Sums(available=-500, committed=500, released=9_500)
         (ended,) = shop.said(WaitEnded)
         assert ended.result == "gone"
         (retired,) = shop.said(ArtifactRetired)
@@ -212,7 +212,7 @@ def test_an_approval_meant_for_a_version_that_was_retired_but_not_settled_yet_is
         with pytest.raises(ApprovalRefused, match="retired"):
             shop.acme.approve(waiting.id, by=ANNA)
         assert shop.acme.retire_policy(shop.policy.digest, reason="finished", by=ANNA) == 3
-        assert shop.sums() == Sums(committed_minor=500, released_minor=9500)
+        assert shop.sums() == Sums(available=-500, committed=500, released=9_500)
 
 
 def test_a_paid_invoice_still_ends_what_was_decided_before() -> None:

@@ -276,6 +276,8 @@ def planned_call(policy: Policy, case: Case) -> tuple[str, dict[str, Any]] | Non
 
 def _nothing_left(deciding: Rule, asked: Asked | None, suppressed_by: str | None) -> bool:
     """Whether a row without a plan fails. A guardrail may stop it before its planner is asked; afterwards a person looks in any case."""
+    if asked is not None and asked.status == "over-budget":
+        return False  # an observing agent that spares its planner has not failed
     return suppressed_by is None if asked is None else (deciding.plan is not None or suppressed_by is not None)
 
 

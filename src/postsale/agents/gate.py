@@ -1,4 +1,4 @@
-"""The gate before a tool: its rate, its circuit, the pause it asked for, the budget of retries; per tool and tenant.
+"""The gate before a tool or a planner: its rate, its circuit, the pause it asked for, the budget of retries; by name and tenant.
 
 `admit` and `settle` are pure: state, settings and time in, state out. `Gate` keeps the state in a record beside the log, changed by
 compare-and-set, so that all processes together keep to it. Lose it, and every circuit is closed and every bucket full. No effect is
@@ -8,11 +8,12 @@ decided here. May import the tool contract, the contract of the store, events.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal, NamedTuple, Protocol
 from uuid import UUID
 
 import orjson
 
+from postsale.agents.guardrails import ToolRef
 from postsale.agents.tools.contract import Rate, Tool
 from postsale.agents.tools.toolbox import Result
 from postsale.events import DAY_US, SECOND_US, Clock, canonical, derive_id
@@ -50,6 +51,25 @@ class GateState:
         return "open" if now_us < self.open_until_us else "half-open"
 
 
+class Gated(Protocol):
+    """What a gate stands before: a tool, or whatever else may hang and fail, under a name and with limits."""
+
+    @property
+    def ref(self) -> ToolRef: ...
+    @property
+    def sandbox(self) -> bool: ...
+    @property
+    def timeout_s(self) -> float: ...
+    @property
+    def rate(self) -> Rate | None: ...
+    @property
+    def retry_budget(self) -> Rate | None: ...
+    @property
+    def breaker_after(self) -> int: ...
+    @property
+    def breaker_open_s(self) -> float: ...
+
+
 class Admitted(NamedTuple):
     """Whether a call may be made: at `wait_us` it may be asked again; None is now, and `state` says that it was."""
 
@@ -57,7 +77,7 @@ class Admitted(NamedTuple):
     state: GateState
 
 
-def admit(state: GateState, tool: Tool, now_us: int, *, retry: bool = False, requests: int = 1) -> Admitted:
+def admit(state: GateState, tool: Gated, now_us: int, *, retry: bool = False, requests: int = 1) -> Admitted:
     """Take what one call needs, or say when it can be had. Pure; all or nothing."""
     if now_us < state.pause_until_us <= now_us + MAX_PAUSE_US:
         return Admitted(state.pause_until_us, state)
@@ -88,7 +108,7 @@ def _take(full_us: int, rate: Rate | None, now_us: int, requests: int) -> tuple[
     return full_us, after_us - whole_us
 
 
-def settle(state: GateState, tool: Tool, result: Result, now_us: int) -> GateState:
+def settle(state: GateState, tool: Gated, result: Result, now_us: int) -> GateState:
     """What a result says about the tool. An answer closes the circuit, a refusal too; being asked to wait is no failure. Pure."""
     if result.status in {"done", "refused", "absent"}:
         return replace(state, failures=0, opened=0, open_until_us=0, probe_until_us=0, reason="")
@@ -133,7 +153,7 @@ class Gate:
         """Every tool of which anything is known, by name."""
         return {kept.key: _parse(kept.value) for kept in self._kv.scan(GATES, tenant)}
 
-    def admit(self, tenant: str, tool: Tool, *, retry: bool, requests: int) -> int | None:
+    def admit(self, tenant: str, tool: Gated, *, retry: bool, requests: int) -> int | None:
         """Take what one call needs and return None, or return when to ask again (UTC microseconds)."""
         if tool.sandbox:
             return None
@@ -146,13 +166,13 @@ class Gate:
                 return None
         return self._clock.now_us() + _CONTENDED_US
 
-    def next_us(self, tenant: str, tool: Tool, *, retry: bool, requests: int = 1) -> int:
+    def next_us(self, tenant: str, tool: Gated, *, retry: bool, requests: int = 1) -> int:
         """When a call may be made as things stand; 0 when now. Takes nothing."""
         if tool.sandbox:
             return 0
         return admit(self.state(tenant, tool.ref.name), tool, self._clock.now_us(), retry=retry, requests=requests).wait_us or 0
 
-    def settle(self, tenant: str, tool: Tool, result: Result) -> None:
+    def settle(self, tenant: str, tool: Gated, result: Result) -> None:
         """Remember what a result says about the tool. Costs a read, and a write when anything changed."""
         if tool.sandbox:
             return
@@ -166,7 +186,7 @@ class Gate:
         kept = self._kv.get(GATES, tenant, tool)
         return (GateState(), 0) if kept is None else (_parse(kept.value), kept.revision)
 
-    def _keep(self, tenant: str, tool: Tool, state: GateState, revision: int) -> bool:
+    def _keep(self, tenant: str, tool: Gated, state: GateState, revision: int) -> bool:
         return self._kv.put(GATES, tenant, tool.ref.name, canonical(asdict(state)), expected=revision) is not None
 
 

@@ -25,7 +25,7 @@ from postsale.events import DAY_US, Text
 RATIONALE_CHARS = 1_000
 _PREFIX = "plan."
 _VALUE = "plan.value."
-Status = Literal["answered", "too-long", "failed", "silent", "not-asked"]
+Status = Literal["answered", "too-long", "failed", "silent", "not-asked", "over-budget"]
 Filled = str | int | bool
 
 
@@ -33,7 +33,8 @@ Filled = str | int | bool
 class Asked:
     """What came of asking a planner about one trigger, as it was recorded: one more input of the decision.
 
-    `failed`: every attempt did; `silent`: none was answered before its worker was gone; `not-asked`: `reason` says why.
+    `failed`: every attempt did; `silent`: none was answered before its worker was gone; `not-asked`, and `over-budget` while
+    the agent observes: `reason` says why.
     """
 
     status: Status
@@ -195,6 +196,7 @@ _WHY: dict[Status, str] = {
     "failed": "its planner {planner} failed {n} times, the last with {reason}",
     "silent": "its planner {planner} was asked {n} times and no answer was recorded",
     "not-asked": "its planner could not be asked: {reason}",
+    "over-budget": "its planner was not asked: {reason}",
 }
 
 

@@ -17,9 +17,12 @@ from postsale.agents import reach
 from postsale.agents.agent import Agent
 from postsale.agents.decide import Case, Mac, planned_call, to_ask
 from postsale.agents.desk import NOTHING, Change, Desk
-from postsale.agents.planner import Answer, FunctionPlanner, Planner, Question
+from postsale.agents.gate import Gate
+from postsale.agents.guardrails import mode_for
+from postsale.agents.planner import Answer, Planner, Question
 from postsale.agents.planner_answer import Asked, Status, options_of
 from postsale.agents.planner_context import content_of, question, recent_facts
+from postsale.agents.planner_gate import settle, shut, spent
 from postsale.agents.planner_policy import FROM_PLAN, PlanRow, Slot
 from postsale.agents.policy import Policy
 from postsale.agents.policy_sections import Rule
@@ -52,6 +55,7 @@ class Planning:
     def __init__(self, desk: Desk, toolbox: Toolbox) -> None:
         self._desk = desk
         self._toolbox = toolbox
+        self._gate = Gate(desk.log.store.kv, desk.log.clock)
 
     def at(self, desk: Desk) -> Self:
         """The same for another desk."""
@@ -132,10 +136,20 @@ class Planning:
         if planner is None or prompt is None:
             return replace(case, asked=Asked(status="not-asked", reason=reason, planner=plan.planner, oldest_at_us=now_us))
         reach.check_model(planner.name, simulated=planner.simulated)
+        reason, status = self._barred(c.stream.tenant, agent, policy, plan, case)
+        if reason:
+            return replace(case, asked=Asked(status=status, reason=reason, planner=plan.planner, attempts=attempt - 1, oldest_at_us=now_us))
         if not self._ask(c, pending, policy, row, plan, case, planner, prompt, attempt):
             reason = "what it would have to be told is too long"
             return replace(case, asked=Asked(status="not-asked", reason=reason, planner=plan.planner, oldest_at_us=now_us))
         raise NotYet(again=True)
+
+    def _barred(self, tenant: str, agent: Agent, policy: Policy, plan: PlanRow, case: Case) -> tuple[str, Status]:
+        """Why its planner is not asked although it is here: its circuit is open, or an observing agent has asked enough."""
+        gate, observes = self._gate, mode_for(policy, case.mode, case.evidence)[0] == "observe"
+        if observes and (reason := spent(gate, tenant, agent.name, plan.planner, plan.observed_per_day)):
+            return reason, "over-budget"
+        return shut(gate, tenant, plan.planner, plan.timeout_s), "not-asked"
 
     def next_due_us(self, c: CustomerAggregate, agents: Container[str]) -> float:
         """When a trigger of these agents whose planner was asked needs a visit; infinity: never."""
@@ -208,8 +222,9 @@ class Planning:
         if not done.stored:
             raise NotYet(again=False)
         began_us = desk.now_us()
-        received = self._received(self._call(planner, asked), pending, asked, plan, attempt, mac, began_us)
-        self._record(c, pending, received)
+        said = self._call(planner, asked)
+        self._record(c, pending, self._received(said, pending, asked, plan, attempt, mac, began_us))
+        settle(self._gate, c.stream.tenant, plan.planner, plan.timeout_s, said)
         return True
 
     # ------------------------------------------------------------ the answer
@@ -217,12 +232,9 @@ class Planning:
     def _call(self, planner: Planner, asked: Question) -> Answer | str:
         """What it said, or the kind of fault; never its words, which may hold personal data."""
         try:
-            if isinstance(planner, FunctionPlanner):
-                answer = planner.plan(asked)
-            else:
-                if self._desk.lease is not None:
-                    self._desk.lease.renew()  # so that it outlives the time-out
-                answer = within(asked.timeout_s, lambda: planner.plan(asked))
+            if self._desk.lease is not None:
+                self._desk.lease.renew()  # so that it outlives the time-out
+            answer = within(asked.timeout_s, lambda: planner.plan(asked))
             said: object = answer.text if isinstance(answer, Answer) else answer
             if not isinstance(answer, Answer) or not isinstance(said, str | bytes):
                 return f"it answered with {type(said).__name__}"

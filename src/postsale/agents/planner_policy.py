@@ -69,6 +69,7 @@ class PlanRow(_Table):
     max_answer_chars: Annotated[int, Field(ge=20, le=MAX_ANSWER_CHARS)] = 4_000
     timeout_s: Annotated[int, Field(ge=1, le=50)] = 30  # below the term of a run's lease
     attempts: Annotated[int, Field(ge=1, le=5)] = 2  # questions, until one is answered
+    observed_per_day: Annotated[int, Field(ge=0, le=1_000_000)] | None = None  # questions while the agent observes; None: 100
 
     @field_validator("options", "evidence", "personal", "facts")
     @classmethod

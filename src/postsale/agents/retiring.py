@@ -38,7 +38,7 @@ def settle_retired(steps: Steps, tenant: str, agent: str, *, person: Person, rea
     for stream in _streams(steps, tenant, lambda e: e.agent == agent):
         customer = steps.log.customer(stream)
         for trigger in [t.trigger_id for t in customer.pending.values() if t.raised.agent == agent]:
-            settled += steps.handle(stream, trigger) is not None
+            settled += steps.handle(stream, trigger, last_try=True) is not None
         for id_ in [k for k, o in customer.decisions.items() if o.agent == agent]:
             settled += _set_aside(steps, stream, id_, person, f"retired: {reason}")
     return settled
@@ -58,7 +58,7 @@ def settle_retired_policy(steps: Steps, tenant: str, policy: Policy, *, person: 
     for stream in _streams(steps, tenant, lambda e: e.agent in agents or (isinstance(e, d.DecisionRecorded) and e.policy == policy.digest)):
         customer = steps.log.customer(stream)
         for trigger in [t.trigger_id for t in customer.pending.values() if t.raised.agent in agents]:
-            settled += steps.handle(stream, trigger) is not None
+            settled += steps.handle(stream, trigger, last_try=True) is not None
         for id_ in [k for k, o in customer.decisions.items() if o.policy == policy.digest]:
             settled += _set_aside(steps, stream, id_, person, f"policy {policy.digest[:12]} retired: {reason}")
         settled += _end_waits(steps, stream, agents, person)

@@ -14,7 +14,7 @@ from postsale.aggregates import asked as a
 from postsale.aggregates import commands
 from postsale.aggregates import decisions as d
 from postsale.aggregates.customer import CustomerAggregate, OpenDecision
-from postsale.errors import InvalidInput
+from postsale.errors import InvalidInput, PostSaleError
 from postsale.events import Event, Recorded, derive_id
 from postsale.store.contract import NoneSince
 from postsale.store.log import Cause, Draft
@@ -42,7 +42,11 @@ class Silence:
             if is_over(open_.asked, now_us):
                 try:
                     change = self.over(c, open_, open_.asked, decision)
-                except InvalidInput:  # its agent is not here to read its evidence: it waits for a run that has it
+                except PostSaleError as error:
+                    if not isinstance(error, InvalidInput):
+                        raise
+                    continue  # its agent is not here to read its evidence: it waits for a run that has it
+                except Exception:  # its agent's own code, which is told where its conditions are looked at: it waits until that is mended
                     continue
             else:
                 change = Change(self.up(escalations(open_.decision_id, open_.asked, now_us), decision))

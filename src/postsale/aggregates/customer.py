@@ -140,6 +140,8 @@ class PendingTrigger:
     position: int
     at_us: int
     plan: OpenPlan | None = None
+    deferred: int = 0  # times that deciding raised an error
+    retry_at_us: int = 0  # then not before
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,6 +47,17 @@ class TriggerCleared(Event):
     causing_event: UUID
 
 
+class TriggerDeferred(Event):
+    """Deciding raised an error of the agent's own: it is tried again, a few times; then the decision is recorded as failed."""
+
+    wire_name: ClassVar[str] = "agent/trigger-deferred@1"
+    trigger_id: UUID
+    agent: Id
+    attempt: Count  # from 1
+    reason: Text  # the kind of error, never its words
+    retry_at: UtcDatetime
+
+
 class CommandIssued(Event):
     """A person or a system asked for something to be done about this customer."""
 
@@ -354,6 +365,7 @@ Ordered = DecisionRecorded | UndoOrdered
 CustomerEvent = (
     TriggerRaised
     | TriggerCleared
+    | TriggerDeferred
     | CommandIssued
     | DecisionRecorded
     | PlanRequested

@@ -139,6 +139,10 @@ def _evolve(c: CustomerAggregate, event: d.CustomerEvent, stored: StoredEvent) -
             )
         case d.TriggerCleared(agent=agent, condition=condition):
             return replace(c, up=c.up - {(agent, condition)})
+        case d.TriggerDeferred(trigger_id=id_, attempt=attempt, retry_at=retry_at):
+            trigger = c.pending.get(id_)
+            again = None if trigger is None else replace(trigger, deferred=attempt, retry_at_us=to_us(retry_at))
+            return c if again is None else replace(c, pending={**c.pending, id_: again})
         case d.DecisionRecorded():
             return _decided(c, event, stored)
         case PlanRequested(trigger_id=id_):

@@ -8,7 +8,7 @@ from postsale.app.people import AuthorityHandle, Due
 from postsale.app.postsale import PostSale
 from postsale.app.recorder import Receipt, RecordReport, Reject
 from postsale.app.tenant import Tenant
-from postsale.app.tools import ToolStatus
+from postsale.app.tools import PlannerStatus, ToolStatus
 from postsale.projections.export import ExportReport
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "Exports",
     "ImportReport",
     "ModelScore",
+    "PlannerStatus",
     "PostSale",
     "Receipt",
     "RecordReport",

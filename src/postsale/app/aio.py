@@ -29,7 +29,7 @@ from postsale.app.recorder import Receipt, RecordReport
 from postsale.app.rounds import RunReport
 from postsale.app.tenant import Tenant
 from postsale.app.tenant_data import Customer
-from postsale.app.tools import ToolStatus
+from postsale.app.tools import PlannerStatus, ToolStatus
 from postsale.audit import Explanation, Replayed
 from postsale.events import Event, Origin, Recorded
 from postsale.ingest import Item
@@ -41,6 +41,7 @@ from postsale.projections.lifecycle import Lifecycle
 from postsale.projections.outcomes import Rates
 from postsale.projections.training import Knowledge
 from postsale.projections.why import Health
+from postsale.report import Report
 from postsale.store import Anchor, Checkpoint, EventProof, VerifierKey, VerifyReport
 
 
@@ -80,10 +81,17 @@ class AsyncPostSale:
         everybody: bool = False,
         on_progress: Callable[[int], None] | None = None,
         wait_s: float = 90.0,
+        stopped: Callable[[], bool] = lambda: False,
     ) -> RunReport:
-        """See `PostSale.run_once`; `on_progress` is called in the worker thread."""
+        """See `PostSale.run_once`; `on_progress` and `stopped` are called in the worker thread."""
         return await asyncio.to_thread(
-            self.sync.run_once, agents=agents, engine=engine, everybody=everybody, on_progress=on_progress, wait_s=wait_s
+            self.sync.run_once,
+            agents=agents,
+            engine=engine,
+            everybody=everybody,
+            on_progress=on_progress,
+            wait_s=wait_s,
+            stopped=stopped,
         )
 
     async def checkpoint(self, tenant: str, anchor: Anchor | None = None) -> Checkpoint:
@@ -225,6 +233,18 @@ class AsyncTenant:
         """See `Tenant.decisions`."""
         return await asyncio.to_thread(self.sync.decisions, customer, as_of=as_of, known_at=known_at)
 
+    async def report(
+        self,
+        start: datetime,
+        end: datetime,
+        *,
+        as_of: datetime | None = None,
+        known_at: datetime | None = None,
+        names: bool = False,
+    ) -> Report:
+        """See `Tenant.report`."""
+        return await asyncio.to_thread(self.sync.report, start, end, as_of=as_of, known_at=known_at, names=names)
+
     async def outcomes(
         self,
         start: datetime,
@@ -292,6 +312,10 @@ class AsyncTenant:
     async def tools(self, *, as_of: datetime | None = None, known_at: datetime | None = None) -> list[ToolStatus]:
         """See `Tenant.tools`."""
         return await asyncio.to_thread(self.sync.tools, as_of=as_of, known_at=known_at)
+
+    async def planners(self, *, as_of: datetime | None = None, known_at: datetime | None = None) -> list[PlannerStatus]:
+        """See `Tenant.planners`."""
+        return await asyncio.to_thread(self.sync.planners, as_of=as_of, known_at=known_at)
 
     async def budgets(self, name: str | None = None) -> list[BudgetPeriod]:
         """See `Tenant.budgets`."""

@@ -2,24 +2,49 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from postsale.agents.gate import Circuit, GateState
+from postsale.agents.planner_gate import is_tool, planner_gates
 from postsale.agents.tools import Tool
+from postsale.aggregates.identity import CUSTOMERS
+from postsale.aggregates.plans import PlanReceived, PlanRequested
 from postsale.aggregates.signals import Signal
 from postsale.app.directory import as_external
 from postsale.app.recorder import Entry, Receipt
 from postsale.app.tenant_data import Customer
 from postsale.errors import InvalidInput
-from postsale.events import Actor, Header, derive_id, from_us, to_us
+from postsale.events import Actor, Header, Lane, derive_id, from_us, to_us
 from postsale.projections.tool_record import ToolRecord, read_tool_records
+from postsale.store.contract import Query
 from postsale.store.log import Cause
 
 if TYPE_CHECKING:
     from postsale.app.postsale import PostSale
+
+_QUESTIONS = frozenset({"agent/plan-requested", "agent/plan-received"})
+
+
+@dataclass(frozen=True, slots=True)
+class PlannerStatus:
+    """One planner of a tenant now: its circuit, and what came of the questions that it was asked."""
+
+    planner: str
+    circuit: Circuit
+    waits_until: datetime | None  # it is not asked before
+    failures_in_a_row: int
+    reason: str  # of the newest failure that counts against it
+    asked: int = 0
+    answered: int = 0
+    failed: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """For programs; no personal data."""
+        return {**asdict(self), "waits_until": self.waits_until.isoformat() if self.waits_until else None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +92,7 @@ def tool_statuses(ps: PostSale, tenant: str, *, as_of_us: int | None = None, kno
     """Every tool that is installed here or that decisions of the tenant were to use, by name. The gate is as it is now."""
     now_us = ps.clock.now_us()
     records = read_tool_records(ps.log.store, tenant, as_of_us=as_of_us, known_at_us=known_at_us)
-    gates = ps.engine.outbox.gate.states(tenant)
+    gates = {name: state for name, state in ps.engine.outbox.gate.states(tenant).items() if is_tool(name)}
     installed = {tool.ref.name: tool for tool in ps.engine.toolbox.all()}
     out = []
     for name in sorted({*records, *gates, *installed}):
@@ -84,6 +109,29 @@ def tool_statuses(ps: PostSale, tenant: str, *, as_of_us: int | None = None, kno
                 records.get(name) or ToolRecord(name),
             )
         )
+    return out
+
+
+def planner_statuses(ps: PostSale, tenant: str, *, as_of_us: int | None = None, known_at_us: int | None = None) -> list[PlannerStatus]:
+    """Every planner that is installed here or was ever asked, by name. The circuit is as it is now."""
+    counts: dict[str, Counter[str]] = {}
+    of: dict[UUID, str] = {}
+    query = Query(tenant=tenant, category=CUSTOMERS, lane=Lane.DECISION, kinds=_QUESTIONS, as_of_us=as_of_us, known_at_us=known_at_us)
+    for recorded in ps.log.events(query):
+        match recorded.data:
+            case PlanRequested(planner=name):
+                of[recorded.event_id] = name
+                counts.setdefault(name, Counter())["asked"] += 1
+            case PlanReceived(request_id=id_, status=status) if id_ in of:
+                counts[of[id_]]["failed" if status == "failed" else "answered"] += 1
+    gates, now_us = planner_gates(ps.engine.outbox.gate, tenant), ps.clock.now_us()
+    here = {name for agent in ps.engine.agents.values() for name in agent.planners}
+    out = []
+    for name in sorted({*counts, *gates, *here}):
+        gate, found = gates.get(name, GateState()), counts.get(name, Counter())
+        until = from_us(gate.open_until_us) if gate.open_until_us > now_us else None
+        circuit = gate.circuit(now_us)
+        out.append(PlannerStatus(name, circuit, until, gate.failures, gate.reason, found["asked"], found["answered"], found["failed"]))
     return out
 
 
@@ -125,6 +173,11 @@ class TenantTools:
         """Tools that are installed here or that decisions were to use, by name: contract, circuit now, and how each has done."""
         as_of_us, known_at_us = (None if at is None else to_us(at) for at in (as_of, known_at))
         return tool_statuses(self._ps, self.name, as_of_us=as_of_us, known_at_us=known_at_us)
+
+    def planners(self, *, as_of: datetime | None = None, known_at: datetime | None = None) -> list[PlannerStatus]:
+        """Planners that are installed here or were ever asked, by name: circuit now, and what came of the questions."""
+        as_of_us, known_at_us = (None if at is None else to_us(at) for at in (as_of, known_at))
+        return planner_statuses(self._ps, self.name, as_of_us=as_of_us, known_at_us=known_at_us)
 
     def returned(self, effect: UUID | str, signal: Signal, *, customer: Customer | None = None) -> Receipt:
         """Record what came back of an effect: a bounce, a delivery, a callback. `effect` is the key that the tool received.

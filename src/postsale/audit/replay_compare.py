@@ -238,7 +238,7 @@ def _planned(recorded: AsRecorded, lane: OwnLane, unverifiable: dict[str, str]) 
     status = flags.get("plan.status")
     if status is None:
         return
-    if status == "not-asked":  # its planner or prompt was not there
+    if status in {"not-asked", "over-budget"}:  # its planner or prompt was not there, or what stands beside the log forbade it
         unverifiable["plan.status"] = CIRCUMSTANCE
         return
     requested = lane.plans.get(str(flags.get("plan.request")))

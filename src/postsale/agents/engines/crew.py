@@ -21,9 +21,16 @@ from postsale.agents.policy import Policy
 from postsale.agents.tools.toolbox import Toolbox
 from postsale.aggregates import decisions as d
 from postsale.aggregates.customer import CustomerAggregate
-from postsale.errors import BadDeclaration, InvalidInput
+from postsale.errors import BadDeclaration, InvalidInput, NotAllowed, PolicyInvalid, PostSaleError
 from postsale.events import Origin
 from postsale.store.log import Log
+
+_OWN = (InvalidInput, PolicyInvalid, NotAllowed, BadDeclaration)
+
+
+def own_fault(error: Exception) -> bool:
+    """Whether an error is one agent's own, so that the others go on: it says nothing of the log, of its keys, or of other workers."""
+    return isinstance(error, _OWN) or not isinstance(error, PostSaleError)
 
 
 class Deciding(NamedTuple):
@@ -109,9 +116,12 @@ class Crew:
         policy = policy or self.desk.stopped_policy(tenant, agent.policy.name)
         if policy is None:
             raise AssertionError("a policy is installed unless it was retired")
+        return Deciding(policy, version, retired)
+
+    def check(self, agent: Agent, policy: Policy) -> None:
+        """Return when everything that the active policy asks for is on offer; else PolicyInvalid."""
         if policy.digest != agent.policy.digest:
             agent.check(policy, self.health.features)
-        return Deciding(policy, version, retired)
 
     def values(self, c: CustomerAggregate, agent: Agent, at_us: int) -> tuple[dict[str, d.Scalar], HealthReading]:
         """Everything on offer at a time, rounded, and the reading it came from."""

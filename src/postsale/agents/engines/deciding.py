@@ -17,7 +17,7 @@ from postsale.agents.budget_policy import Budget, Left, period
 from postsale.agents.conversation import taken_over
 from postsale.agents.decide import Case, Decided, decide, decision_id, plan_row
 from postsale.agents.desk import TRIES, Change, Reserve
-from postsale.agents.engines.crew import Crew
+from postsale.agents.engines.crew import Crew, own_fault
 from postsale.agents.engines.ends import told
 from postsale.agents.escrow import Purse
 from postsale.agents.evidence import EvidenceRecorder, HealthReading, read_set
@@ -34,10 +34,13 @@ from postsale.aggregates import decisions as d
 from postsale.aggregates.artifacts import policy_stream
 from postsale.aggregates.customer import CustomerAggregate, PendingTrigger
 from postsale.errors import ApprovalRefused, ConditionFailed, ContentConflict, InvalidInput, NotLive, StoreUnavailable, VersionConflict
-from postsale.events import SECOND_US, Actor, StreamId, derive_id, to_us
+from postsale.events import SECOND_US, Actor, StreamId, derive_id, from_us, to_us
 from postsale.projections.scoring import as_evidence
 from postsale.store.contract import Condition, NoneSince, StreamAt
 from postsale.store.log import Cause
+
+ATTEMPTS = 3  # to decide about a trigger, where deciding raises
+_BACKOFF_S = 30  # before the second; doubles
 
 
 class _Looked(NamedTuple):
@@ -51,7 +54,17 @@ class _Looked(NamedTuple):
     contacts: StreamAt  # the budget of contacts of all agents together
 
 
-def handling(crew: Crew, stream: StreamId, trigger_id: UUID, customer: CustomerAggregate | None) -> Work[UUID | None]:
+class _Fault(Exception):
+    """The agent's own code, or what it was given, raised: the kind of error, never its words. `unread`: there is no evidence."""
+
+    def __init__(self, why: str, *, unread: bool) -> None:
+        super().__init__(why)
+        self.unread = unread
+
+
+def handling(
+    crew: Crew, stream: StreamId, trigger_id: UUID, customer: CustomerAggregate | None, *, last_try: bool = False
+) -> Work[UUID | None]:
     """`Steps.handle` as a work, which begins with `customer`, just loaded."""
     for attempt in range(1, TRIES + 2):
         if customer is None or attempt > 1:
@@ -63,7 +76,17 @@ def handling(crew: Crew, stream: StreamId, trigger_id: UUID, customer: CustomerA
         last = attempt > TRIES
         try:
             problem = "what it depends on kept changing while it was being decided" if last else ""
-            yield from crew.desk.appending(customer, decided(crew, customer, pending, agent, problem)[0])
+            change = None
+            try:
+                change = decided(crew, customer, pending, agent, problem)[0]
+            except _Fault as fault:
+                if last_try or pending.deferred + 1 >= ATTEMPTS:
+                    change = _given_up(crew, customer, pending, agent, fault)
+                else:
+                    change = _deferred(crew, pending, str(fault))
+            yield from crew.desk.appending(customer, change)
+            if isinstance(change.drafts[0].event, d.TriggerDeferred):
+                return None
         except NotYet as waits:
             if waits.again:
                 continue
@@ -78,6 +101,31 @@ def handling(crew: Crew, stream: StreamId, trigger_id: UUID, customer: CustomerA
     raise AssertionError("unreachable")
 
 
+def _given_up(crew: Crew, c: CustomerAggregate, pending: PendingTrigger, agent: Agent, fault: _Fault) -> Change:
+    """The decision that has failed, with the evidence where it can be read."""
+    try:
+        return decided(crew, c, pending, agent, str(fault), broken=fault.unread)[0]
+    except _Fault:
+        return decided(crew, c, pending, agent, str(fault), broken=True)[0]
+
+
+def _deferred(crew: Crew, pending: PendingTrigger, why: str) -> Change:
+    """Try again later: others decide meanwhile."""
+    attempt = pending.deferred + 1
+    retry_at_us = crew.desk.now_us() + _BACKOFF_S * SECOND_US * 2 ** (attempt - 1)
+    event = d.TriggerDeferred(
+        trigger_id=pending.trigger_id, agent=pending.raised.agent, attempt=attempt, reason=why, retry_at=from_us(retry_at_us)
+    )
+    how = Cause(
+        actor=Actor("agent", pending.raised.agent),
+        causation_id=pending.trigger_id,
+        correlation_id=pending.trigger_id,
+        depth=pending.raised.depth,
+        origin=crew.desk.origin,
+    )
+    return Change((crew.desk.draft(event, derive_id(pending.trigger_id, "deferred", attempt), how),))
+
+
 def propose(crew: Crew, c: CustomerAggregate, pending: PendingTrigger, edited: Edited) -> tuple[Change, Decided]:
     """The decision about a person's edit of a proposal, with arguments that fit their tools; InvalidInput where they do not."""
     change, made = decided(crew, c, pending, crew.agent(pending.raised.agent), "", edited)
@@ -88,13 +136,25 @@ def propose(crew: Crew, c: CustomerAggregate, pending: PendingTrigger, edited: E
 
 
 def decided(
-    crew: Crew, c: CustomerAggregate, pending: PendingTrigger, agent: Agent, problem: str, edited: Edited | None = None
+    crew: Crew,
+    c: CustomerAggregate,
+    pending: PendingTrigger,
+    agent: Agent,
+    problem: str,
+    edited: Edited | None = None,
+    *,
+    broken: bool = False,
 ) -> tuple[Change, Decided]:
-    """The decision about a trigger, or about a person's edit, with what it must hold on."""
+    """The decision about a trigger, or about a person's edit, with what it must hold on. `broken`: the problem is that nothing can be read."""
     tenant = c.stream.tenant
     switches = crew.desk.switches(tenant, agent.name)
     policy, policy_version, retired = crew.policy(tenant, agent)
-    looked = _look(crew, c, pending, agent, policy, switches, problem, edited, retired)
+    try:
+        looked = _look(crew, c, pending, agent, policy, switches, problem, edited, retired, broken)
+    except Exception as error:
+        if isinstance(error, _Fault) or broken or edited is not None or not own_fault(error) or isinstance(error, NotYet):
+            raise
+        raise _Fault(f"deciding raised {type(error).__name__}", unread=False) from None
     event, id_ = looked.decided.event, looked.decided.decision_id
     how = Cause(
         actor=Actor("agent", agent.name),
@@ -136,21 +196,29 @@ def _look(
     problem: str,
     edited: Edited | None,
     retired: bool,
+    broken: bool,
 ) -> _Looked:
     now_us, tenant, budgets = crew.desk.now_us(), c.stream.tenant, policy.budgets or ()
     asked = read_flags(policy.flags or {}, policy.inputs, crew.flags, tenant=tenant, customer=c.ref)
     health = HealthReading(position=c.position)
+    evidence: dict[str, d.Scalar] = dict.fromkeys(sorted(policy.inputs)) | {name: asked[name] for name in sorted(policy.flags or {})}
     try:
+        if broken:
+            raise _Fault(problem, unread=True)
+        crew.check(agent, policy)
         values, health = crew.values(c, agent, now_us)
         values[ASKED_BY] = pending.raised.condition if edited is None else edited.asked_by
         values |= {name: asked[name] for name in policy.flags or {}}
         evidence = EvidenceRecorder(agent.name, policy.inputs, values, read_set(c, health)).everything()
     except (StoreUnavailable, NotLive):
         raise
+    except _Fault:
+        pass
     except Exception as error:  # the agent's own code: its trigger must not stay without a disposition
-        evidence = dict.fromkeys(sorted(policy.inputs)) | {name: asked[name] for name in sorted(policy.flags or {})}
         where = f" {error.field!r}" if isinstance(error, InvalidInput) else ""
         problem = f"its evidence{where} could not be read: {type(error).__name__}"
+        if edited is None:
+            raise _Fault(problem, unread=True) from None
     purses = {b.name: _purse(crew, tenant, agent.name, b, now_us, 0, edited) for b in budgets}
     reached, reach_version, radius = None, 0, policy.guardrails.blast_radius
     if radius is not None:

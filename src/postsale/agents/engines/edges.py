@@ -6,12 +6,12 @@ Not here: what is decided about a trigger. May import the crew and what it may.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Literal, NamedTuple
 from uuid import UUID
 
 from postsale.agents.agent import Agent
 from postsale.agents.desk import NOTHING, Change
-from postsale.agents.engines.crew import Crew
+from postsale.agents.engines.crew import Crew, own_fault
 from postsale.agents.policy import Policy
 from postsale.agents.timed import time_brings
 from postsale.agents.work import Work, load
@@ -19,17 +19,25 @@ from postsale.aggregates import commands
 from postsale.aggregates import decisions as d
 from postsale.aggregates.artifacts import agent_stream
 from postsale.aggregates.customer import CustomerAggregate
+from postsale.errors import PostSaleError
 from postsale.events import DAY_US, Actor, Header, Origin, StoredEvent, derive_id
 from postsale.store.log import Cause, Draft
 
 
+class Trouble(NamedTuple):
+    """An agent whose conditions could not be looked at, and why; never words that may be personal."""
+
+    agent: str
+    why: str
+
+
 def watching(
     crew: Crew, customer: CustomerAggregate, cause: StoredEvent | None, since_us: int | None
-) -> Work[tuple[int, CustomerAggregate]]:
-    """`Steps.watch` as a work, from the customer just loaded; also returns the customer after it."""
+) -> Work[tuple[int, CustomerAggregate, tuple[Trouble, ...]]]:
+    """`Steps.watch` as a work, from the customer just loaded; also returns the customer after it, and whose conditions could not be read."""
     header = Header.from_bytes(cause.header) if cause is not None else None
     if header is not None and header.origin not in crew.raising:
-        return 0, customer
+        return 0, customer, ()
     now_us, stream = crew.desk.now_us(), customer.stream
     causing = cause.event_id if cause is not None else derive_id("time", stream, now_us // DAY_US)
     before_us = None
@@ -37,6 +45,7 @@ def watching(
         before_us = since_us if since_us is not None else now_us - DAY_US
     raised, moved = 0, False
     known = customer
+    troubles: dict[str, Trouble] = {}
     for agent in crew.agents.values():
         policy, _, retired = crew.policy(stream.tenant, agent)
         if retired:
@@ -45,14 +54,22 @@ def watching(
         how = Cause(actor=Actor("agent", agent.name), causation_id=causing, depth=depth, origin=crew.desk.origin)
 
         def rule(c: CustomerAggregate, agent: Agent = agent, policy: Policy = policy, how: Cause = how) -> Change:
-            edges = _edges(crew, c, agent, policy, "fact" if cause is not None else "time", causing, how, before_us)
-            return Change((*edges.drafts, *_timed(crew, c, agent, policy)))
+            try:
+                crew.check(agent, policy)
+                edges = _edges(crew, c, agent, policy, "fact" if cause is not None else "time", causing, how, before_us)
+                return Change((*edges.drafts, *_timed(crew, c, agent, policy)))
+            except Exception as error:  # one agent's own: the others look all the same
+                if not own_fault(error):
+                    raise
+                told = f"{type(error).__name__}: {error}" if isinstance(error, PostSaleError) else f"it raised {type(error).__name__}"
+                troubles[agent.name] = Trouble(agent.name, told)
+                return NOTHING
 
         change, stored, known = yield from crew.desk.changing(stream, rule, None if moved else known, known)
         if stored is not None:
             moved = True
             raised += sum(isinstance(x.event, d.TriggerRaised) for x in change.drafts) if stored.stored else 0
-    return raised, ((yield from load(stream, known)) if moved else customer)
+    return raised, ((yield from load(stream, known)) if moved else customer), tuple(troubles.values())
 
 
 def _edges(

@@ -48,4 +48,4 @@ class EmbeddedEngine(Steps):
             called += sent.called
             due.append(self.next_due_us((yield from load(seen.stream, seen)) if sent.called else customer))
         next_due_us = min((x for x in due if x is not None), default=None)
-        return Attended(done.raised, done.decided, called, done.lapsed, done.outcomes, next_due_us)
+        return Attended(done.raised, done.decided, called, done.lapsed, done.outcomes, next_due_us, done.troubles)

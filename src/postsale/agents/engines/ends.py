@@ -13,7 +13,7 @@ from postsale.agents.approvals import Approvals
 from postsale.agents.conversation import ended as conversations_ended
 from postsale.agents.conversation import stop_of
 from postsale.agents.desk import Change
-from postsale.agents.engines.crew import Crew
+from postsale.agents.engines.crew import Crew, own_fault
 from postsale.agents.waits import ended
 from postsale.agents.work import Work, load
 from postsale.aggregates import commands
@@ -48,7 +48,12 @@ def _stopped(crew: Crew, c: CustomerAggregate, o: OpenDecision, now_us: int) -> 
     policy = crew.desk.policy(c.stream.tenant, o.policy)
     if agent is None or policy is None or policy.conversation is None or not policy.conversation.stop:
         return ""
-    return stop_of(policy, crew.values(c, agent, now_us)[0])
+    try:
+        return stop_of(policy, crew.values(c, agent, now_us)[0])
+    except Exception as error:  # told where its conditions are looked at, in the same visit; it stops at the next one
+        if not own_fault(error):
+            raise
+        return ""
 
 
 def sweeping(crew: Crew, approvals: Approvals, customer: CustomerAggregate) -> Work[tuple[int, int]]:

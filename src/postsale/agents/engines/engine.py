@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol, Self
 from uuid import UUID
 
+from postsale.agents.engines.edges import Trouble
 from postsale.agents.engines.steps import Steps
 from postsale.events import StoredEvent, StreamId
 from postsale.store.leases import Lease
@@ -25,6 +26,7 @@ class Attended:
     lapsed: int = 0
     outcomes: int = 0
     next_due_us: int | None = None
+    troubles: tuple[Trouble, ...] = ()  # agents whose conditions could not be looked at: attend again, for the same fact
 
 
 class Visit(NamedTuple):

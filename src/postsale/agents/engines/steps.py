@@ -22,7 +22,7 @@ from postsale.agents.conversation import LAST
 from postsale.agents.desk import Desk
 from postsale.agents.engines.crew import Crew
 from postsale.agents.engines.deciding import handling, propose
-from postsale.agents.engines.edges import watching
+from postsale.agents.engines.edges import Trouble, watching
 from postsale.agents.engines.ends import ending, sweeping
 from postsale.agents.escrow import Escrow
 from postsale.agents.evidence import HealthSource
@@ -50,6 +50,7 @@ class Visited:
     lapsed: int = 0
     outcomes: int = 0
     customers: tuple[CustomerAggregate, ...] = ()  # those that were merged into another one first, the survivor last
+    troubles: tuple[Trouble, ...] = ()  # agents whose conditions could not be looked at: visit again, for the same fact
 
 
 class Steps(Crew):
@@ -130,7 +131,7 @@ class Steps(Crew):
         done = []
         for part in merged:
             done.append((yield from self._settle(part)))  # what they had open still needs its end
-        raised, customer = yield from watching(self, customer, cause, since_us)
+        raised, customer, troubles = yield from watching(self, customer, cause, since_us)
         done.append((yield from self._settle(customer)))
         return Visited(
             raised,
@@ -138,6 +139,7 @@ class Steps(Crew):
             sum(part.lapsed for part in done),
             sum(part.outcomes for part in done),
             tuple(c for part in done for c in part.customers),
+            troubles,
         )
 
     def _settle(self, customer: CustomerAggregate) -> Work[Visited]:
@@ -146,6 +148,8 @@ class Steps(Crew):
         customer, over = yield from ending(self, customer)
         decided = []
         for trigger in sorted(customer.pending.values(), key=lambda t: (self._priority(home.tenant, t.raised.agent), t.position)):
+            if trigger.retry_at_us > self.desk.now_us():
+                continue
             if (made := (yield from handling(self, home, trigger.trigger_id, customer))) is not None:
                 decided.append(made)
             customer = yield from load(home, customer)
@@ -188,6 +192,7 @@ class Steps(Crew):
     def next_due_us(self, c: CustomerAggregate) -> int | None:
         """When this customer needs a visit although nothing happens: retries, planners, expiries, outcomes, times; None: never."""
         times = [self.outbox.next_due_us(c), self.planning.next_due_us(c, self.agents)]
+        times += [t.retry_at_us for t in c.pending.values() if t.deferred and t.raised.agent in self.agents]
         waiting = [o for o in c.decisions.values() if o.disposition == "awaiting"]
         times += [o.expires_at_us for o in waiting if o.expires_at_us is not None]
         times += [o.asked.until_us for o in waiting if o.asked is not None]
@@ -215,11 +220,12 @@ class Steps(Crew):
 
     # ------------------------------------------------------------ decisions
 
-    def handle(self, stream: StreamId, trigger_id: UUID) -> UUID | None:
+    def handle(self, stream: StreamId, trigger_id: UUID, *, last_try: bool = False) -> UUID | None:
         """Decide about one pending trigger: the decision's id, None when it has a disposition already, waits for its planner, or its
-        agent is not here.
+        agent is not here. Where deciding raises, it is tried again later, ATTEMPTS times in all or, with `last_try`, not at all; then the
+        decision is recorded as failed.
 
         What the decision read must still hold when it is stored; else it is read and decided anew, and after too many
         rounds recorded as failed.
         """
-        return alone(self.desk, handling(self, stream, trigger_id, None))
+        return alone(self.desk, handling(self, stream, trigger_id, None, last_try=last_try))

@@ -1,0 +1,46 @@
+"""A vendor's past in a log: all that arrives, nobody acting; and the truth of an agent in the same world."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from postsale import PostSale
+from postsale.agents import RenewalRescue
+from postsale.audit.backtest import AgentBacktest
+from postsale.events import ManualClock, from_us
+from postsale.projections.backtest import ScoreBacktest
+from postsale.simulator import TROUBLED, Vendor
+from postsale.simulator.past import fill, true_effect
+
+START = datetime(2026, 1, 5, tzinfo=UTC)
+DAY = timedelta(days=1)
+
+
+def vendor() -> Vendor:
+    return Vendor(7, customers=20, start=START, days=200, model=TROUBLED)
+
+
+def test_a_back_test_over_the_past_agrees_with_the_truth() -> None:
+    """Of those who are over the line many leave in truth; whoever the log says left, left; and an agent changes nothing of whom it does not reach."""
+    clock, world = ManualClock(START), vendor()
+    days: list[int] = []
+    with PostSale.open("memory:", clock=clock) as ps:
+        acme = ps.tenant("acme")
+        fill(acme, clock, world, days.append)
+        assert len(days) == world.days
+        assert from_us(clock.now_us()) == START + 200 * DAY
+        health = acme.backtest("health", begin=START + 30 * DAY)
+        agent = acme.backtest(RenewalRescue(), begin=START + 30 * DAY, every=14 * DAY)
+        assert isinstance(health, ScoreBacktest)
+        assert isinstance(agent, AgentBacktest)
+        assert acme.decisions() == []
+    ended = [outcome.ended for outcome in world.outcomes().values() if outcome.ended is not None]
+    lost = agent.coverage.of
+    assert 0 < lost <= len([day for day in ended if day > 30])
+    assert health.whole is not None
+    assert (health.whole.auc or 0) > 0.6
+    truth = true_effect(RenewalRescue(), vendor(), first_day=30, every=14 * DAY)
+    assert truth.spared.churned == 0
+    assert truth.acted.customers > 0
+    assert truth == true_effect(RenewalRescue(), vendor(), first_day=30, every=14 * DAY)
+    assert agent.to_dict()["worth"] is None  # from the log alone nothing is known of what it changes
