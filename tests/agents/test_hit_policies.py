@@ -37,9 +37,6 @@ def row_test(when: dict[str, object]) -> Callable[[dict[str, Value]], bool]:
     return all_of({name: parse_cell(cell, INPUTS[name], policy="p", where="w") for name, cell in when.items()})
 
 
-test_of.__test__ = False  # type: ignore[attr-defined]
-
-
 def box(when: dict[str, object]):  # type: ignore[no-untyped-def]
     return box_of({name: parse_cell(cell, INPUTS[name], policy="p", where="w") for name, cell in when.items()}, INPUTS)
 

@@ -477,7 +477,7 @@ def test_never_two_holders_whose_writes_pass_the_fence(name: str) -> None:
 class Worker:
     """A real process that is told what to do."""
 
-    def __init__(self, process: subprocess.Popen[str]) -> None:
+    def __init__(self, process: Fork) -> None:
         self.process = process
 
     def tell(self, what: str) -> None:
@@ -535,8 +535,7 @@ def worker(place: Place, name: str, seed: int) -> Iterator[Worker]:
 def stop(one: Worker, place: Place) -> None:
     """SIGSTOP, anywhere but within a write transaction, which would hold up everybody's writes."""
     while True:
-        one.process.send_signal(signal.SIGSTOP)
-        os.waitpid(one.process.pid, os.WUNTRACED)  # until it really stands
+        one.process.stand_still()
         with closing(place.impatient()) as store:
             try:
                 store.append([Submission((), (Holds(JOB, 0),))])
