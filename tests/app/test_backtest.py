@@ -98,7 +98,7 @@ def looked(acme: Tenant, what: Any = LITTLE_USE, **more: Any) -> ScoreBacktest:
 
 def test_each_row_is_what_a_read_gave_then(where: Where) -> None:
     """At every cut-off, of every customer: the features that were known then, and what came within the horizon, found by asking the log itself."""
-    arrivals = story(customers=8)
+    arrivals = story(seed=11, customers=8)
     seen: list[tuple[str, int, int]] = []
 
     def watched(v: Any) -> Said | None:
@@ -204,7 +204,7 @@ def test_every_store_gives_the_same_figures(tmp_path: Path, server: Any) -> None
     found = []
     for where in (None, tmp_path, server, None):
         with opened(where, clock=ManualClock(BEGIN)) as ps:
-            acme = told(ps, story(customers=8))
+            acme = told(ps, story(seed=11, customers=8))
             score = looked(acme)
             agent = acme.backtest(RenewalRescue(), begin=BEGIN + 31 * DAY, horizon=60 * DAY, every=30 * DAY)
             assert looked(acme) == score
@@ -389,7 +389,7 @@ def test_a_back_test_writes_nothing_and_can_be_ended(lasting: Where, tmp_path: P
     monkeypatch.setattr(tempfile, "tempdir", str(rehearsals))
     held: list[bool] = []
     with opened(lasting, clock=ManualClock(BEGIN)) as ps:
-        acme = told(ps, story(customers=8))
+        acme = told(ps, story(seed=11, customers=8))
         before, seen = everything(ps), list[tuple[int, int]]()
         acme.backtest(RenewalRescue(), begin=BEGIN + 31 * DAY, horizon=60 * DAY, every=30 * DAY, on_progress=lambda *n: seen.append(n))
         looked(acme)
