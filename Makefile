@@ -11,7 +11,7 @@ SHELL := /bin/bash
 help: ## what can be done here
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
 
-demo: $(VENV)/.base ## a vendor's quarter, end to end, on embedded SQLite
+demo: $(VENV)/.base ## a vendor's year, end to end, on embedded SQLite
 	@$(BIN)/postsale demo
 
 test: $(VENV)/.dev $(DBT)/.done ## the whole test suite

@@ -1,4 +1,4 @@
-"""Pastes the demo's output, shortened, into the README: `python -m docs.readme_demo`. tests/docs compares the figures."""
+"""Pastes the demo's output into the README: `python -m docs.readme_demo`. tests/docs compares the figures."""
 
 from __future__ import annotations
 
@@ -12,24 +12,9 @@ README = Path(__file__).resolve().parent.parent / "README.md"
 
 
 def shortened(output: str) -> str:
-    """The first three at risk, the first four values, the last six guardrails; the rest of those lists is an ellipsis."""
+    """Up to what to type next."""
     lines = [line.rstrip() for line in output.splitlines()]
-    _keep(lines, "At risk", slice(0, 4), "")
-    _keep(lines, "  Known", slice(0, 4), "    ")
-    _keep(lines, "  Guardrails", slice(-6, None), "    ")
     return "\n".join(lines[: next(i for i, line in enumerate(lines) if line.startswith("→"))]).strip()
-
-
-def _keep(lines: list[str], head: str, part: slice, indent: str) -> None:
-    """Of the block below a heading, as far as it is indented alike, keep a part."""
-    start = lines.index(head) + 1
-    end = start
-    while lines[end].startswith(indent) and lines[end] != "Decisions":
-        end += 1
-    block = lines[start:end]
-    kept = block[part]
-    if len(kept) < len(block):
-        lines[start:end] = [*kept, f"{indent}…"] if part.start == 0 else [f"{indent}…", *kept]
 
 
 def main() -> None:

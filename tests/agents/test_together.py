@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from postsale.access import FileVault
@@ -19,9 +19,9 @@ from postsale.agents.engines.engine import Attended, Visit
 from postsale.agents.escrow import Escrow
 from postsale.agents.lookup import reach_stream
 from postsale.agents.reach import check, no_effects
-from postsale.agents.tools import Receipt, Tool, Toolbox, ToolRefused, ToolUnavailable
+from postsale.agents.tools import Receipt, Tool, Toolbox, ToolKind, ToolRefused, ToolUnavailable
 from postsale.agents.tools.sandbox import Task
-from postsale.agents.work import CALLS, Claimed, Work, load, together
+from postsale.agents.work import CALLS, UNSAFE, Claimed, Work, load, together
 from postsale.audit.streams import canonical_lines, stream_hash
 from postsale.errors import InvalidInput, LeaseLost, StoreUnavailable, ToolUnreachable
 from postsale.events import ManualClock, StoredEvent
@@ -100,7 +100,6 @@ def troubles(w: World, refs: Sequence[str] = REFS) -> list[Visit]:
 step = st.tuples(st.sampled_from(REFS[:5]), st.sampled_from(["vip", "smb", "consent", "no consent", "failed", "failed", "paid", "ask"]))
 
 
-@settings(max_examples=25, deadline=None)
 @given(st.lists(st.lists(step, max_size=12), min_size=1, max_size=4))
 def test_visits_made_together_record_what_visits_made_singly_do(rounds: list[list[tuple[str, str]]]) -> None:
     vault = FileVault.in_memory()
@@ -160,11 +159,14 @@ def test_a_tool_that_fails_for_some_is_tried_again_for_these_alone() -> None:
     assert tool.seen == {ref: 3 if ref[-1] == "1" else 1 for ref in REFS}
 
 
-def test_no_more_effects_than_calls_at_a_time_are_claimed_without_a_result() -> None:
+@pytest.mark.parametrize(("its_kind", "most"), [("idempotent", CALLS), ("unsafe", CALLS // UNSAFE)])
+def test_no_more_effects_than_calls_at_a_time_are_claimed_without_a_result(its_kind: ToolKind, most: int) -> None:
     w, _ = a_world()
     worst = 0
 
     class Watching(Picky):
+        kind = its_kind
+
         def call(self, arguments: Task, *, idempotency_key: str, timeout_s: float) -> Receipt:
             nonlocal worst
             told = Counter(e.kind for e in w.store.read(Query(tenant=w.tenant)))
@@ -173,7 +175,7 @@ def test_no_more_effects_than_calls_at_a_time_are_claimed_without_a_result() -> 
 
     w.engine = EmbeddedEngine(w.log, w.engine.agents.values(), Toolbox([Watching()], sandbox=False))
     attend_all(w, troubles(w, [f"c{i:02d}0" for i in range(3 * CALLS)]))
-    assert 1 < worst <= CALLS
+    assert 1 < worst <= most
 
 
 # ---------------------------------------------------------------- money and limits

@@ -16,10 +16,10 @@ from .support import run
 
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """The folder of a small demo, and its story."""
+    """The folder of a small demo, up to the end of September, and its story."""
 
     def make(folder: Path) -> None:
-        done = run("demo", "--json", "--customers", "14", "--seed", "3", "--folder", str(folder))
+        done = run("demo", "--json", "--customers", "14", "--days", "273", "--seed", "3", "--folder", str(folder))
         assert done.code == 0, done.err
         (folder / "story.json").write_text(done.out)
 

@@ -83,7 +83,37 @@ def test_customer_show_tells_how_it_is_used(db: str) -> None:
     assert f"adoption, 30 days: {told['adoption']['breadth']} features" in shown.out
     assert told["adoption"]["uses"] > 0
     assert told["advocacy"]["invited"] > 0
+    assert f"expansion: {100 * told['expansion']['utilisation']:.0f} % of {told['expansion']['seats']} seats in use" in shown.out
     assert f"{told['advocacy']['invited']} invited, {told['advocacy']['converted']} of them converted" in shown.out
+
+
+def test_risk_cases_are_shown_by_who_opened_them_with_their_stages_and_ends(db: str) -> None:
+    told, shown = (
+        run("outcome", "show", "cases-recovered", *PERIOD, "--db", db, "--json").json(),
+        run("outcome", "show", "cases-recovered", *PERIOD, "--db", db).out,
+    )
+    by = {c["opened_by"] for c in told["cases"]}
+    assert by
+    assert all(b.startswith("renewal-rescue/") for b in by)
+    first = shown[shown.index("Risk cases") :]
+    for b in by:
+        row = next(line for line in first.splitlines() if b in line)
+        assert row.split()[1] == str(sum(c["opened_by"] == b for c in told["cases"]))
+    assert told["measures"][0]["n"] == sum(c["result"] is not None for c in told["cases"])
+
+
+def test_coverage_is_shown_agent_by_agent(db: str) -> None:
+    told, shown = (
+        run("outcome", "show", "coverage-triggers", *PERIOD, "--db", db, "--json").json(),
+        run("outcome", "show", "coverage-triggers", *PERIOD, "--db", db).out,
+    )
+    (agent,) = told["coverage"]
+    assert agent["triggers"] == told["measures"][0]["denominator"]
+    assert agent["triggers"] == agent["waiting"] + sum(agent["dispositions"].values())
+    row = next(line for line in shown.splitlines() if "renewal-rescue" in line)
+    assert str(agent["triggers"]) in row.split()
+    for rule, count in agent["suppressed_by"].items():
+        assert f"{rule} {count}" in row
 
 
 # ---------------------------------------------------------------- what else can be asked

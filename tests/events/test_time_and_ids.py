@@ -4,7 +4,7 @@ import pickle
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
-from uuid import UUID
+from uuid import UUID, uuid5
 
 import pytest
 from hypothesis import example, given
@@ -26,6 +26,7 @@ from postsale.events import (
     to_us,
     uuid_of,
 )
+from postsale.events.ids import NAMESPACE
 
 FIRST, LAST = datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC)
 anytime = st.datetimes(timezones=st.just(UTC))
@@ -128,3 +129,8 @@ def test_any_other_tenant_is_refused(bad: object) -> None:
 def test_the_numbers_of_the_lanes_and_the_text_of_a_stream_are_the_storage_format() -> None:
     assert (int(Lane.FACT), int(Lane.DECISION)) == (0, 1)
     assert str(StreamId("acme", "customers", "c1")) == "acme/customers/c1"
+
+
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"])) | st.integers() | st.uuids(), max_size=4))
+def test_a_derived_id_is_a_version_5_uuid_over_its_parts(parts: list[object]) -> None:
+    assert derive_id(*parts) == uuid5(NAMESPACE, "".join(f"{len(str(part))}:{part}" for part in parts))

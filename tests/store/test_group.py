@@ -12,13 +12,14 @@ from typing import Any
 
 from tests.postgres import new_log
 
-from postsale.errors import StoreUnavailable
+from postsale.errors import InvalidInput, StoreUnavailable
+from postsale.events import StoredEvent, StreamId
 from postsale.store import Appended, Query, SQLiteStore, verify
 from postsale.store.contract import Outcome, Submission
 from postsale.store.group import Groups
 from postsale.store.postgres import Patience, PostgresStore
 from postsale.testing import Events
-from postsale.testing.store_building import each, stored
+from postsale.testing.store_building import each, one, stored
 
 PATIENCE_S = 20.0
 MODULES = (
@@ -67,15 +68,15 @@ def test_an_append_interrupted_at_any_moment_leaves_no_other_waiting_for_ever() 
     def commit(submissions: list[Submission]) -> list[Outcome]:
         if not others:  # the first commit of a round: let two wait behind it
             for _ in range(2):
-                others.append(threading.Thread(target=lambda: served.append(len(groups.append(each(events.fact())))), daemon=True))
+                others.append(threading.Thread(target=lambda: served.append(len(groups.do(each(events.fact())))), daemon=True))
                 others[-1].start()
             while sum(not waiting.done for waiting in groups._waiting) < 2:
                 threading.Event().wait(0.0001)
         return [Appended((), (), (), False) for _ in submissions]
 
     groups = Groups(commit, lock)
-    for where in interrupted(lambda: groups.append(each(events.fact()))):
-        last = threading.Thread(target=groups.append, args=(each(events.fact()),), daemon=True)
+    for where in interrupted(lambda: groups.do(each(events.fact()))):
+        last = threading.Thread(target=groups.do, args=(each(events.fact()),), daemon=True)
         last.start()
         for threads in ([last], others):  # the last may be the first to commit, and then starts the others
             for thread in threads:
@@ -102,7 +103,11 @@ def test_an_append_interrupted_at_any_moment_leaves_the_log_to_others(tmp_path: 
 def test_a_call_interrupted_at_any_moment_gives_its_connection_back() -> None:
     events, patience = Events(seed=3), Patience(connection=2.0)
     with new_log() as (url, schema), closing(PostgresStore(url, schema=schema, max_connections=1, patience=patience)) as store:
-        calls: list[Callable[[], object]] = [lambda: store.append(each(events.fact())), lambda: list(store.read(Query(limit=1)))]
+        calls: list[Callable[[], object]] = [
+            lambda: store.append(each(events.fact())),
+            lambda: list(store.read(Query(limit=1))),
+            lambda: store.latest([events.stream()]),
+        ]
         for call in calls:
             for where in interrupted(call):
                 try:
@@ -110,3 +115,42 @@ def test_a_call_interrupted_at_any_moment_gives_its_connection_back() -> None:
                 except StoreUnavailable as error:
                     raise AssertionError(f"interrupted in {where}: the connection is gone") from error
         assert verify(store).ok
+
+
+def test_threads_that_look_at_once_share_a_transaction_and_each_gets_what_it_asked() -> None:
+    events, seen = Events(seed=4), list[list[StreamId]]()
+    nobody = events.stream(id="no\0body")  # which the server cannot be asked for
+    found: dict[int, list[StoredEvent | None] | InvalidInput] = {}
+    with new_log() as (url, schema), closing(PostgresStore(url, schema=schema)) as store:
+        streams = [events.stream("acme" if n % 2 else "zeta") for n in range(8)]
+        for no, stream in enumerate(streams):
+            for version in range(no):
+                stored(store.append(one(events.decision(stream, version)))[0])
+        asked = {no: [nobody] if no == 3 else [streams[no], streams[(no + 3) % 8]] for no in range(8)}
+        every = threading.Barrier(8)
+
+        def look(no: int) -> None:
+            every.wait(PATIENCE_S)
+            try:
+                found[no] = store.latest(asked[no])
+            except InvalidInput as error:
+                found[no] = error
+
+        work = store._looking._work
+
+        def watched(streams: list[StreamId]) -> list[StoredEvent | None]:
+            seen.append(streams)
+            while len(seen) == 1 and len(store._looking._waiting) < 8:  # the first looks on until all the others wait behind it
+                threading.Event().wait(0.0001)
+            return work(streams)
+
+        store._looking._work = watched
+        threads = [threading.Thread(target=look, args=(no,), daemon=True) for no in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(PATIENCE_S)
+    assert isinstance(found.pop(3), InvalidInput)
+    versions = {no: [None if x is None else (x.stream, x.version) for x in its] for no, its in found.items()}  # type: ignore[union-attr]
+    assert versions == {no: [(s, streams.index(s)) if streams.index(s) else None for s in its] for no, its in asked.items() if no != 3}
+    assert max(map(len, seen)) >= 2 * 6, "the others shared one look"

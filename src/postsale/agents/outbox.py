@@ -24,7 +24,7 @@ from postsale.agents.desk import NOTHING, Change, Desk
 from postsale.agents.gate import Gate, pause_s
 from postsale.agents.tools.contract import Tool
 from postsale.agents.tools.toolbox import Result, Toolbox
-from postsale.agents.work import Claimed, Room, Work, alone, load
+from postsale.agents.work import UNSAFE, Claimed, Room, Work, alone, load
 from postsale.aggregates import decisions as d
 from postsale.aggregates.commands import effect_due_us, effects_due, start_effect
 from postsale.aggregates.customer import CustomerAggregate, Effect
@@ -124,9 +124,11 @@ class Outbox:
         held: CustomerAggregate | None,
     ) -> Work[tuple[Dispatched, CustomerAggregate | None]]:
         """Claim, call, record; begins with `customer` where it is given, else loads it on from `held`. Also returns it as last seen."""
-        yield Room(True)
+        open_ = held.decisions.get(decision_id) if held is not None else None
+        effect = open_.effects.get(intent_id) if open_ is not None else None
+        yield Room(UNSAFE if effect is not None and effect.intent.tool_kind == "unsafe" else 1)
         did = yield from self._claimed(stream, decision_id, intent_id, customer, held)
-        yield Room(False)
+        yield Room(0)
         return did
 
     def _claimed(

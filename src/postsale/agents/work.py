@@ -18,8 +18,9 @@ from postsale.events import StreamId
 from postsale.store.contract import Condition
 from postsale.store.log import Draft
 
-TOGETHER: Final = 64  # customers that are visited side by side
-CALLS: Final = 16  # effects that may have left, with no result yet, when the process dies
+TOGETHER: Final = 128  # customers that are visited side by side: each step waits for a few flushes of a disk
+CALLS: Final = 32  # effects that may have left, with no result yet, when the process dies
+UNSAFE: Final = 2  # the room that a call takes which must not be made again: half as many may go to people then
 CONFLICTS: Final = (ContentConflict, VersionConflict, ConditionFailed)
 T = TypeVar("T")
 
@@ -45,9 +46,9 @@ class Claimed(NamedTuple):
 
 
 class Room(NamedTuple):
-    """Leave to claim a call, given when one of those that are under way has been recorded. `Room(False)` gives it back."""
+    """Leave to claim a call, of `CALLS` in all, given when others that are under way have been recorded. `Room(0)` gives it back."""
 
-    taken: bool
+    taken: int
 
 
 Want = Load | Append | Claimed | Room
@@ -92,7 +93,7 @@ def alone(door: Door, work: Work[T]) -> T:
 
 
 def together(door: Door, works: Iterable[Work[T]], *, width: int = TOGETHER, calls: int = CALLS) -> Iterator[tuple[int, T | Exception]]:
-    """Do many works, `width` at a time, `calls` of tools at a time: the number of each and what it returned or raised, as they end.
+    """Do many works, `width` at a time, `calls` of tools at a time (half, of unsafe ones): the number of each and what it returned or raised, as they end.
 
     Whose append met a conflict goes on alone until one of its own is stored: they do not wear each other out. `works` is asked
     for the next one only when there is room for it. Read it to its end: effects that have left are recorded by going on.
@@ -107,7 +108,7 @@ class _Running(Generic[T]):
     def __init__(self, no: int, work: Work[T]) -> None:
         self.no = no
         self.work = work
-        self.room = False
+        self.room = 0
 
 
 class _Together(Generic[T]):
@@ -115,12 +116,12 @@ class _Together(Generic[T]):
         self._door = door
         self._works = iter(works)
         self._width = width
-        self._room = calls
+        self._calls = self._room = calls
         self._pool = pool
         self._begun = 0
         self._ready: list[tuple[_Running[T], Any]] = []
         self._calling: dict[Future[Any], _Running[T]] = {}
-        self._queue: list[_Running[T]] = []  # for room
+        self._queue: list[tuple[_Running[T], int]] = []  # for room
         self._over: list[tuple[int, T | Exception]] = []
 
     def run(self) -> Iterator[tuple[int, T | Exception]]:
@@ -189,11 +190,9 @@ class _Together(Generic[T]):
             match want:
                 case Claimed(do):
                     self._calling[self._pool.submit(copy_context().run, do)] = running
-                case Room(taken=True):
-                    if self._room:
-                        self._give_room(running)
-                    else:
-                        self._queue.append(running)
+                case Room(taken) if taken:
+                    self._queue.append((running, min(taken, self._calls)))
+                    self._give_room()
                 case Room():
                     self._take_room(running)
                     self._ready.append((running, None))
@@ -205,18 +204,17 @@ class _Together(Generic[T]):
         self._take_room(running)
         self._over.append((running.no, result))
 
-    def _give_room(self, running: _Running[T]) -> None:
-        running.room = True
-        self._room -= 1
-        self._ready.append((running, None))
+    def _give_room(self) -> None:
+        """In the order in which they asked: who needs more than is left keeps those behind waiting, or would wait for ever."""
+        while self._queue and self._queue[0][1] <= self._room:
+            running, units = self._queue.pop(0)
+            running.room = units
+            self._room -= units
+            self._ready.append((running, None))
 
     def _take_room(self, running: _Running[T]) -> None:
-        if not running.room:
-            return
-        running.room = False
-        self._room += 1
-        if self._queue:
-            self._give_room(self._queue.pop(0))
+        self._room, running.room = self._room + running.room, 0
+        self._give_room()
 
 
 def _resume(work: Work[Any], answer: Any) -> Want:

@@ -44,12 +44,12 @@ class BudgetPeriod:
         return {name: dict(v) if isinstance(v := getattr(self, name), Mapping) else v for name in self.__slots__}
 
 
-def budgets(ps: PostSale, tenant: str, name: str | None = None) -> list[BudgetPeriod]:
+def budgets(ps: PostSale, tenant: str, name: str | None = None, **upto: int | None) -> list[BudgetPeriod]:
     """Every period of every budget, or of one, that anything was entered in, and the current one of those that active policies name.
 
-    In order of name, then period. `name` is a budget's, as it is kept or as policies name it.
+    In order of name, then period. `name` is a budget's, as it is kept or as policies name it. `upto`: bounds of `Query`, for entries.
     """
-    states, slices = _ledger(ps, tenant)
+    states, slices = _ledger(ps, tenant, upto)
     limits: dict[str, dict[str, tuple[int, Budget]]] = defaultdict(dict)
     for policy in _active(ps, tenant):
         agents = [a.name for a in ps.engine.agents.values() if a.policy.name == policy.name] or [policy.name]
@@ -85,11 +85,11 @@ def budgets(ps: PostSale, tenant: str, name: str | None = None) -> list[BudgetPe
     return rows
 
 
-def _ledger(ps: PostSale, tenant: str) -> tuple[dict[str, BudgetState], dict[str, list[BudgetState]]]:
+def _ledger(ps: PostSale, tenant: str, upto: Mapping[str, Any]) -> tuple[dict[str, BudgetState], dict[str, list[BudgetState]]]:
     """What every budget's stream says, and the streams of its slices."""
     states: dict[StreamId, BudgetState] = {}
     of: dict[str, str] = {}  # slice -> its budget
-    lanes = (ps.log.events(Query(tenant=tenant, category=c, lane=Lane.DECISION)) for c in ("budgets", "slices"))
+    lanes = (ps.log.events(Query(tenant=tenant, category=c, lane=Lane.DECISION, **upto)) for c in ("budgets", "slices"))
     for recorded in chain.from_iterable(lanes):
         if isinstance(recorded.data, BudgetEvent):
             stream = recorded.stored.stream

@@ -27,7 +27,16 @@ from postsale.store.contract import Query
 from postsale.store.log import Log
 
 MONTHS: Final = 12
-_DECLARED: Final[tuple[type[Features], ...]] = (o.Revenue, o.Onboarding, o.Adoption, o.Advocacy, o.Answers, o.Support)
+_AT_THE_END: Final = (o.Adoption, o.Expansion)  # what holds then, not by now
+_DECLARED: Final[tuple[type[Features], ...]] = (
+    o.Revenue,
+    o.Expansion,
+    o.Onboarding,
+    o.Adoption,
+    o.Advocacy,
+    o.Answers,
+    o.Support,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +48,8 @@ class Outcomes:
     mrr: tuple[o.MrrPoint, ...]  # at the end of the period and of the months before it
     movements: tuple[o.Movements, ...]
     renewals: tuple[o.Renewal, ...]
+    cases: tuple[o.Case, ...]  # risk cases opened in the period
+    coverage: tuple[o.Coverage, ...]  # by agent
     invitations: o.Invitations
 
     def measure(self, name: str, currency: str | None = None) -> o.Measure:
@@ -62,6 +73,8 @@ class Outcomes:
             "mrr": [p.to_dict() for p in self.mrr],
             "movements": [m.to_dict() for m in self.movements],
             "renewals": [r.to_dict() for r in self.renewals],
+            "cases": [c.to_dict() for c in self.cases],
+            "coverage": [c.to_dict() for c in self.coverage],
             "invitations": self.invitations._asdict(),
         }
 
@@ -96,22 +109,35 @@ def outcomes_of(
     books = [o.Book.of(ref, v) for ref, v in values[o.Revenue].items()]
     good, _ = readable(books, rates)
     calls = o.renewals(books, frame)
+    happened = _happened(log, tenant, frame, members)
+    cases = o.cases(happened, frame)
     measures = [
         *o.retention(books, frame, rates=rates),
         *o.retention(books, frame, rates=rates, eligible=lambda book: due_in(book, frame.start_us, frame.end_us)),
         *o.logo_churn(books, frame),
+        *o.expansion(books, values[o.Expansion], frame, rates),
         o.renewal_rate(calls, frame),
         *o.hit_rates(calls, frame),
         *o.onboarding(values[o.Onboarding], frame),
         *o.adoption(values[o.Adoption], frame),
         *o.surveys(values[o.Answers], frame),
         *o.referrals(values[o.Advocacy], frame),
-        *o.response(_happened(log, tenant, frame, members), frame, conditions),
+        *o.response(happened, frame, conditions),
+        *o.case_measures(cases, happened, frame),
         *o.tickets(values[o.Support], frame, reply_within_us),
     ]
     history = o.mrr_history(good, month_starts(frame, MONTHS))
     invited = o.invitations(values[o.Advocacy], frame)
-    return Outcomes(frame, tuple(measures), tuple(history), tuple(o.movements(good, frame)), tuple(calls), invited)
+    return Outcomes(
+        frame,
+        tuple(measures),
+        tuple(history),
+        tuple(o.movements(good, frame)),
+        tuple(calls),
+        tuple(cases),
+        tuple(o.coverage(happened, frame)),
+        invited,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +180,7 @@ def values_of(
     """Finished values by declaration and reference, of every customer with a fact that any of them reads: all folded in one pass."""
     claimed = frame.knowledge == "claimed"
     known_us = to_us(frame.known_at)
-    at_us = {features: frame.end_us - 1 if features is o.Adoption else frame.as_of_us for features in declared}
+    at_us = {features: frame.end_us - 1 if features in _AT_THE_END else frame.as_of_us for features in declared}
     folds = [(Fold(features), at_us[features]) for features in declared]
     kinds = frozenset(kind for fold, _ in folds for kind in fold.kinds)
     states: dict[StreamId, list[State]] = {}

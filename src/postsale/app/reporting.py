@@ -6,32 +6,35 @@ Memory grows with customers, months and decisions of the period, not with usage.
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Final
+from itertools import groupby, pairwise
+from typing import TYPE_CHECKING, Any, Final, Literal
 from uuid import UUID
 
-from postsale.agents.budget import BudgetState, evolve_budget
+from postsale.agents import SHIPPED
+from postsale.agents.budget_policy import per_of
 from postsale.agents.editing import edit_of
 from postsale.aggregates import asked as a
 from postsale.aggregates import decisions as d
 from postsale.aggregates.artifacts import EVERY_AGENT, POLICIES, AgentPaused, AgentResumed, ArtifactActivated, AutonomyChanged
 from postsale.aggregates.identity import CUSTOMERS
+from postsale.app.budgets import budgets
 from postsale.app.health import membership
 from postsale.app.outcomes import frame_of, outcomes_of, revenue_of
 from postsale.errors import InvalidInput
 from postsale.events import Lane, StreamId, from_us, to_us
 from postsale.projections.customer_health import CUSTOMER_HEALTH
 from postsale.projections.folding import Fold, State, fact_of
-from postsale.projections.health import HealthModel
+from postsale.projections.health import FULL_MICRO, POINT_MICRO, HealthModel, Score
 from postsale.projections.journal import Entry, Journal, decision_events
 from postsale.projections.lifecycle import lifecycle_stage
 from postsale.projections.outcomes import Frame
 from postsale.projections.runner import CATEGORIES
-from postsale.report import AgentYear, Approvals, Budget, Case, Funnel, HealthAt, Quarter, Report, RiskMonth, Turn
+from postsale.report import AgentYear, Approvals, AtRisk, Budget, Case, Funnel, HealthAt, Quarter, Report, RiskMonth, Turn
 from postsale.store.contract import Query
 
 if TYPE_CHECKING:
@@ -39,7 +42,9 @@ if TYPE_CHECKING:
 
 _CASES: Final = frozenset({"risk/case-opened", "risk/case-closed"})
 _ANSWERS: Final = (d.ApprovalGranted, d.ApprovalRejected, a.ApprovalReplaced)
+_WHO: Final = ("approver", "by", "editor", "on_behalf_of")  # fields of a decision's events that name a person
 _MOST_MONTHS: Final = 120
+Kind = Literal["acted", "awaiting", "suppressed"]
 
 
 def report_of(tenant: Tenant, start: datetime, end: datetime, *, as_of: datetime | None, known_at: datetime | None, names: bool) -> Report:
@@ -53,8 +58,9 @@ def report_of(tenant: Tenant, start: datetime, end: datetime, *, as_of: datetime
     parts = [Frame(start=b, end=e, as_of=frame.as_of, known_at=frame.known_at) for b, e in _quarters(frame)]
     head = log.store.tree_head(tenant.name)
     newest = next(iter(log.store.read(Query(tenant=tenant.name, known_at_us=to_us(frame.known_at), backward=True, limit=1))), None)
-    entries, answered = _journal(tenant, frame)
+    entries, answered, people = _journal(tenant, frame)
     shown = tenant.names() if names else {}
+    health, at_risk = _health(tenant, ps.model, times, frame, shown)
     mine = [e for e in entries if frame.start <= e.decided_at < frame.end]
     return Report(
         tenant=tenant.name,
@@ -66,7 +72,8 @@ def report_of(tenant: Tenant, start: datetime, end: datetime, *, as_of: datetime
         leaves=head.size,
         root=head.root.hex(),
         currency=currency,
-        health=tuple(_health(tenant, ps.model, times, to_us(frame.known_at))),
+        health=health,
+        at_risk=at_risk,
         risk=tuple(_risk(tenant, frame, times)),
         mrr=tuple(p for p in outcomes.mrr if p.currency == currency),
         quarters=tuple(
@@ -76,7 +83,7 @@ def report_of(tenant: Tenant, start: datetime, end: datetime, *, as_of: datetime
             if movements.currency == currency and _has(part.retention, currency)
         ),
         measures=outcomes.measures,
-        agents=tuple(_agents(tenant, mine, shown, frame)),
+        agents=tuple(_agents(tenant, mine, shown, people, frame)),
         approvals=_approvals(mine, answered),
         budgets=tuple(_budgets(tenant, frame)),
         referrals=Funnel(*outcomes.invitations),
@@ -116,30 +123,48 @@ def _quarter_name(frame: Frame) -> str:
 # ---------------------------------------------------------------- customers
 
 
-def _health(tenant: Tenant, model: HealthModel, times: Sequence[datetime], known_us: int) -> Iterator[HealthAt]:
+def _health(
+    tenant: Tenant, model: HealthModel, times: Sequence[datetime], frame: Frame, names: Mapping[str, str]
+) -> tuple[tuple[HealthAt, ...], tuple[AtRisk, ...]]:
     """Bands at each time, in one pass: each fact goes to the first of the times by which it had occurred, and states are merged on."""
-    log, fold, times_us = tenant._ps.log, model.fold, [to_us(at) for at in times]
+    log, fold, times_us, known_us = tenant._ps.log, model.fold, [to_us(at) for at in times], to_us(frame.known_at)
     stage = model.stage or (lifecycle_stage if model.features is CUSTOMER_HEALTH.features else None)
     parts = _parts(tenant, fold, times_us, known_us)
-    members = membership(log, tenant.name, None, known_us)
+    members = membership(log, tenant.name, times_us[-1], known_us)
     states: dict[StreamId, State] = {}
+    points = []
+    risky: list[tuple[int, str, AtRisk]] = []
     for no, at_us in enumerate(times_us):
         for stream, by_time in parts.items():
             if no in by_time:
                 states[stream] = fold.merge(states[stream], by_time[no]) if stream in states else by_time[no]
         bands, left = Counter[str](), 0
-        customers = {s for s in states if s.category == CUSTOMERS} | {s for s in members.joined if s in states}
-        for stream in customers - members.merged:
-            state = states[stream]
+        joined = {s for s, others in members.joined.items() if any(other in states for other in others)}
+        for stream in ({s for s in states if s.category == CUSTOMERS} | joined) - members.merged:
+            state = states.get(stream) or fold.empty()
             for other in members.joined.get(stream, ()):
                 state = fold.merge(state, states[other]) if other in states else state
             values = fold.finish(state, at_us)
             its = None if stage is None else stage(values)
             if its is not None and its.name == "churned":
                 left += 1
-            else:
-                bands[model.score(values).band or "none"] += 1
-        yield HealthAt(times[no], bands["good"], bands["fair"], bands["poor"], bands["none"], left)
+                continue
+            score = model.score(values)
+            bands[score.band or "none"] += 1
+            case = stream in members.open_cases
+            if at_us == times_us[-1] and (case or score.band == "poor"):
+                told = AtRisk(names.get(stream.id, stream.id[:8]), score.score, case, _worst(score))
+                risky.append((score.value_micro or 0, stream.id, told))
+        points.append(HealthAt(times[no], bands["good"], bands["fair"], bands["poor"], bands["none"], left))
+    return tuple(points), tuple(told for _, _, told in sorted(risky, key=lambda x: (x[0], x[2].customer)))
+
+
+def _worst(score: Score) -> tuple[tuple[str, int], ...]:
+    """The two parts that cost the most."""
+    lost = [
+        (c.weight * (FULL_MICRO - c.score_micro), c) for c in score.components if c.score_micro is not None and c.score_micro < FULL_MICRO
+    ]
+    return tuple((c.name, (c.score_micro or 0) // POINT_MICRO) for _, c in sorted(lost, key=lambda x: (-x[0], x[1].name))[:2])
 
 
 def _parts(tenant: Tenant, fold: Fold, times_us: Sequence[int], known_us: int) -> dict[StreamId, dict[int, State]]:
@@ -189,14 +214,16 @@ def _clocks(frame: Frame) -> dict[str, Any]:
     return {"as_of_us": frame.as_of_us, "known_at_us": to_us(frame.known_at)}
 
 
-def _journal(tenant: Tenant, frame: Frame) -> tuple[list[Entry], Mapping[UUID, datetime]]:
-    """Every decision as it stands, and when a person answered those that waited."""
-    journal, answered = Journal(), dict[UUID, datetime]()
+def _journal(tenant: Tenant, frame: Frame) -> tuple[list[Entry], Mapping[UUID, datetime], re.Pattern[str]]:
+    """Every decision as it stands, when a person answered those that waited, and what finds the names of people who did."""
+    journal, answered, people = Journal(), dict[UUID, datetime](), set[str]()
     for recorded in decision_events(tenant._ps.log.store, tenant.name, **_clocks(frame)):
         journal.add(recorded.stored, recorded.data)
         if isinstance(recorded.data, _ANSWERS):
             answered.setdefault(recorded.data.decision_id, from_us(recorded.stored.occurred_at_us))
-    return list(journal.entries.values()), answered
+        people |= {who for name in _WHO if isinstance(who := getattr(recorded.data, name, None), str) and who}
+    named = "|".join(map(re.escape, sorted(people, key=lambda who: (-len(who), who))))
+    return list(journal.entries.values()), answered, re.compile(rf"\b(by|from|for) (?:{named or '(?!)'})(?: \([\w:. -]*\))?(?![\w-])")
 
 
 def _waited(entry: Entry) -> bool:
@@ -204,7 +231,7 @@ def _waited(entry: Entry) -> bool:
 
 
 def _approvals(entries: Sequence[Entry], answered: Mapping[UUID, datetime]) -> Approvals:
-    asked = [e for e in entries if _waited(e) and edit_of(e.recorded.flags) is None]
+    asked = [e for e in entries if _waited(e) and not _edited(e)]
     how = Counter(_answer(e) for e in asked)
     hours = sorted(round((answered[e.id] - e.decided_at).total_seconds() / 3600, 2) for e in asked if e.id in answered)
     return Approvals(
@@ -225,10 +252,9 @@ def _answer(entry: Entry) -> str:
     return "lapsed" if by.startswith("approval:") else "overtaken"
 
 
-def _agents(tenant: Tenant, mine: Sequence[Entry], names: Mapping[str, str], frame: Frame) -> Iterator[AgentYear]:
-    order = list(tenant._ps.engine.agents)
+def _agents(tenant: Tenant, mine: Sequence[Entry], names: Mapping[str, str], people: re.Pattern[str], frame: Frame) -> Iterator[AgentYear]:
     found = {e.agent for e in mine}
-    for name in [n for n in order if n in found] + sorted(found - set(order)):
+    for name in [n for n in SHIPPED if n in found] + sorted(found - set(SHIPPED)):
         own = [e for e in mine if e.agent == name]
         known = [e for e in own if e.outcome is not None]
         rules = Counter(e.suppressed_by for e in own if e.disposition == "suppressed" and e.suppressed_by)
@@ -241,7 +267,7 @@ def _agents(tenant: Tenant, mine: Sequence[Entry], names: Mapping[str, str], fra
             sum(_waited(e) for e in own),
             sum(e.outcome == "success" for e in known),
             len(known),
-            tuple(_cases(own, names)),
+            tuple(_case(kind, e, names, people) for kind, e in _cases(own)),
         )
 
 
@@ -254,25 +280,27 @@ def _mode(tenant: Tenant, agent: str, frame: Frame) -> str:
     return mode
 
 
-def _cases(own: Sequence[Entry], names: Mapping[str, str]) -> Iterator[Case]:
+def _cases(own: Sequence[Entry]) -> Iterator[tuple[Kind, Entry]]:
     """One that acted, one that waited (still, if there is one), and two that different rules suppressed: the newest, and the most telling."""
-    acted = [e for e in own if e.disposition == "acted"]
-    told = [e for e in acted if e.outcome == "success"] or acted
-    if told:
-        yield _case("acted", told[-1], names)
-    waiting = (
-        [e for e in own if e.disposition == "awaiting"] or [e for e in own if _waited(e) and e.approver] or [e for e in own if _waited(e)]
-    )
-    if waiting:
-        yield _case("awaiting", waiting[-1], names)
-    suppressed: dict[str, Entry] = {}
-    for e in own:
-        if e.disposition == "suppressed" and e.suppressed_by is not None:
-            suppressed[e.suppressed_by.partition(":")[0]] = e  # rules of different kinds, the newest of each
-    if len(suppressed) < 2:
-        suppressed = {e.suppressed_by: e for e in own if e.disposition == "suppressed" and e.suppressed_by is not None}
-    for e in sorted(suppressed.values(), key=lambda e: (_plain_rule(e.suppressed_by), e.position))[:2]:
-        yield _case("suppressed", e, names)
+    waiting = [e for e in own if e.disposition == "awaiting"] or _first([e for e in own if _waited(e)], lambda e: not _edited(e))
+    acted = _first([e for e in own if e.disposition == "acted"], lambda e: e not in waiting[-1:])
+    acted = _first(acted, lambda e: e.outcome == "success")
+    yield from (("acted", e) for e in acted[-1:])
+    yield from (("awaiting", e) for e in waiting[-1:])
+    suppressed = [e for e in own if e.disposition == "suppressed" and e.suppressed_by is not None and e not in waiting[-1:]]
+    of = {(e.suppressed_by or "").partition(":")[0]: e for e in suppressed}  # rules of different kinds, the newest of each
+    of = of if len(of) > 1 else {e.suppressed_by or "": e for e in suppressed}
+    for e in sorted(of.values(), key=lambda e: (_plain_rule(e.suppressed_by), -e.position))[:2]:
+        yield "suppressed", e
+
+
+def _first(entries: list[Entry], wanted: Callable[[Entry], bool]) -> list[Entry]:
+    """Those that are wanted, if there are any."""
+    return [e for e in entries if wanted(e)] or entries
+
+
+def _edited(entry: Entry) -> bool:
+    return edit_of(entry.recorded.flags) is not None
 
 
 def _plain_rule(rule: str | None) -> int:
@@ -281,8 +309,8 @@ def _plain_rule(rule: str | None) -> int:
     return {"autonomy": 2, "approval": 1}.get(kind, 0)
 
 
-def _case(kind: Any, e: Entry, names: Mapping[str, str]) -> Case:
-    after = [at for at, _ in e.history[1:]]
+def _case(kind: Kind, e: Entry, names: Mapping[str, str], people: re.Pattern[str]) -> Case:
+    then = tuple((at, people.sub(r"\1 a person", told)) for at, told in e.history[1:])
     return Case(
         kind,
         e.id,
@@ -292,35 +320,20 @@ def _case(kind: Any, e: Entry, names: Mapping[str, str]) -> Case:
         e.action,
         e.recorded.rationale,
         e.suppressed_by or e.recorded.rule or "",
-        tuple(f"{at:%d %b %Y}: {told}" for at, told in e.history),
-        after[0] if kind == "awaiting" and e.disposition != "awaiting" and after else None,
+        then,
+        then[0][0] if kind == "awaiting" and e.disposition != "awaiting" and then else None,
     )
 
 
 def _budgets(tenant: Tenant, frame: Frame) -> Iterator[Budget]:
-    log = tenant._ps.log
-    states: dict[str, BudgetState] = {}
-    currencies: dict[str, str] = {}
-    for recorded in log.events(Query(tenant=tenant.name, category="budgets", lane=Lane.DECISION, **_clocks(frame))):
-        name, event = recorded.stored.stream.id, recorded.data
-        states[name] = evolve_budget(states.get(name, BudgetState()), event, recorded.stored.position)  # type: ignore[arg-type]
-        currencies.setdefault(name, getattr(event, "currency", ""))
-    limits = {
-        budget.name: budget
-        for policy_name in _policy_names(tenant, frame)
-        if (policy := tenant.policy(policy_name)) is not None and (budget := policy.guardrails.budget) is not None
-    }
-    for name in sorted({*states, *limits}):
-        limit = limits.get(name)
-        sums = states[name].periods if name in states else {}
-        months = {p: (s.committed_minor - s.compensated_minor, s.reserved_minor) for p, s in sorted(sums.items())}
-        currency = currencies.get(name) or (limit.currency if limit else "")
-        yield Budget(name, currency, limit.amount_minor if limit else None, limit.per if limit else "", months)
-
-
-def _policy_names(tenant: Tenant, frame: Frame) -> list[str]:
-    query = Query(tenant=tenant.name, category=POLICIES, lane=Lane.DECISION, kinds=frozenset({"artifact/activated"}), **_clocks(frame))
-    return sorted({stored.stream.id for stored in tenant._ps.log.store.read(query)})
+    """Those of money: each currency of each budget."""
+    entered = budgets(tenant._ps, tenant.name, **_clocks(frame))
+    money = sorted((b for b in entered if len(b.unit) == 3), key=lambda b: (b.name, b.unit))
+    for (name, currency), periods in groupby(money, key=lambda b: (b.name, b.unit)):
+        rows = list(periods)
+        months = {b.period: (b.committed - b.compensated, b.reserved) for b in rows if b.reserved or b.committed or b.released}
+        limits = [limit for b in rows for limit in b.limits.values()]
+        yield Budget(name, currency, min(limits, default=None), per_of(rows[-1].period), months)
 
 
 def _turns(tenant: Tenant, frame: Frame) -> Iterator[Turn]:

@@ -12,6 +12,7 @@ from rich.markup import escape
 
 from postsale.agents.agent import package_version
 from postsale.cli.agents import agent_app, approval_app, decision_app
+from postsale.cli.backtest import backtest
 from postsale.cli.budgets import budget_app
 from postsale.cli.common import (
     DEFAULT_DB,
@@ -38,20 +39,22 @@ from postsale.cli.health import health_app
 from postsale.cli.ingest import ingest_app, quarantine_app
 from postsale.cli.log import log_app
 from postsale.cli.models import model_app
-from postsale.cli.outcomes import outcome_app, using_dict, using_lines
+from postsale.cli.outcomes import outcome_app
 from postsale.cli.people import authority_app, case_app, upcoming
 from postsale.cli.policies import policy_app
 from postsale.cli.projections import projection_app
 from postsale.cli.prompts import prompt_app
 from postsale.cli.replay import decision_replay, log_check_certificate
+from postsale.cli.report import report
 from postsale.cli.run import run
 from postsale.cli.schemas import schemas_app
 from postsale.cli.tools import tool_app
 from postsale.cli.undo import undo_app
+from postsale.cli.using import using_dict, using_lines
 from postsale.cli.whatif import decision_whatif
 from postsale.events import Masked
 from postsale.projections.model_card import figure
-from postsale.projections.outcomes import Adoption, Advocacy, Onboarding
+from postsale.projections.outcomes import Adoption, Advocacy, Expansion, Onboarding
 
 app = Commands(
     name="postsale",
@@ -79,7 +82,9 @@ log_app.command("check-certificate")(log_check_certificate)
 
 app.command()(demo)
 app.command()(run)
+app.command()(report)
 app.command()(upcoming)
+app.command()(backtest)
 app.add_typer(ingest_app, name="ingest")
 app.add_typer(customer_app, name="customer")
 app.add_typer(health_app, name="health")
@@ -115,7 +120,7 @@ _BAND = {"poor": "[red]poor[/]", "fair": "[yellow]fair[/]", "good": "[green]good
 def customer_list(
     db: Db = DEFAULT_DB,
     tenant: TenantName = None,
-    at_risk: Annotated[bool, typer.Option("--at-risk", help="Only band poor, or with an open risk case.")] = False,
+    at_risk: Annotated[bool, typer.Option("--at-risk", help="Only in band poor and not ended, or with an open risk case.")] = False,
     limit: Annotated[int, typer.Option("--limit", min=1, help="At most so many rows in the table; --json gives all.")] = 30,
     as_of: AsOf = None,
     known_at: KnownAt = None,
@@ -132,11 +137,11 @@ def customer_list(
                 escape(row.name),
                 f"{row.score:.2f}" if row.score is not None else "–",
                 _BAND.get(row.band or "", "–"),
-                "open" if row.open_case else "",
+                "risk case" if row.open_case else "ended" if row.ended else "",
             )
             for row in rows[:limit]
         ]
-        table("Customers at risk" if at_risk else "Customers", ("customer", "health", "band", "risk case"), shown, right=("health",))
+        table("Customers at risk" if at_risk else "Customers", ("customer", "health", "band", ""), shown, right=("health",))
         if len(rows) > limit:
             out.print(f"[dim]… and {len(rows) - limit:,} more (--limit, --json)[/]")
         if rows:
@@ -153,10 +158,12 @@ def customer_show(
         at, known = parse_time(as_of), parse_time(known_at)
         state, health = t.customer(customer, as_of=at, known_at=known), t.health(customer, as_of=at, known_at=known)
         lifecycle, scores = t.lifecycle(customer, as_of=at, known_at=known), t.models.scores(customer, as_of=at, known_at=known)
-        using = [t.features(f, customer, as_of=at, known_at=known) for f in (Onboarding, Adoption, Advocacy)]
+        using = [t.features(f, customer, as_of=at, known_at=known) for f in (Onboarding, Adoption, Advocacy, Expansion)]
         if json:
             said = {"lifecycle": lifecycle.to_dict(), "scores": [score.to_dict() for score in scores]}
-            said |= {name: using_dict(values) for name, values in zip(("onboarding", "adoption", "advocacy"), using, strict=True)}
+            said |= {
+                name: using_dict(values) for name, values in zip(("onboarding", "adoption", "advocacy", "expansion"), using, strict=True)
+            }
             emit({"customer": customer, "state": state.to_dict(), "health": health.to_dict(), **said})
             return
         out.print(

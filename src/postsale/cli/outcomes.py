@@ -1,4 +1,4 @@
-"""`postsale outcome list|show|effect`: what came of a period, and what agents changed about it; and the lines of `customer show` about use.
+"""`postsale outcome list|show|effect`: what came of a period, and what agents changed about it.
 
 Prints; computes nothing. May import `app` and everything below it.
 """
@@ -15,7 +15,6 @@ import typer
 from rich.markup import escape
 
 from postsale.app import Tenant
-from postsale.app.effects import EffectReport
 from postsale.app.outcomes import Outcomes
 from postsale.cli.common import (
     DEFAULT_DB,
@@ -34,10 +33,11 @@ from postsale.cli.common import (
     table,
     tenant_of,
 )
+from postsale.cli.effects import days_of, left_out, show_effects
 from postsale.errors import InvalidInput
-from postsale.events import DAY_US, from_us, iso
-from postsale.projections import FeatureValues
-from postsale.projections.outcomes import Frame, Measure, Movements, Rates
+from postsale.events import from_us, iso
+from postsale.projections.outcomes import Case, Measure, Movements, Rates
+from postsale.projections.outcomes.cases import STAGES
 
 outcome_app = Commands(
     no_args_is_help=True, help="What came of a period: retention, churn, renewals, adoption, surveys, referrals.", epilog=EXIT_CODES
@@ -195,11 +195,15 @@ def outcome_show(
         measures = [m for m in found.measures if m.name == name]
         if not measures and name != "mrr":
             _none(found, name)
-        money, contracts = name in {"mrr", "grr", "nrr", "grr-due", "nrr-due"}, name == "renewal-rate" or name.startswith("call-hits")
+        money = name in {"mrr", "grr", "nrr", "grr-due", "nrr-due", "expansion-rate"}
+        contracts = name == "renewal-rate" or name.startswith("call-hits")
+        cases, agents = name.startswith("case") or name == "sla-risk-cases", name == "coverage-triggers"
         if json:
             said = {"measures": [m.to_dict() for m in measures]}
             more = {"mrr": [p.to_dict() for p in found.mrr], "movements": [m.to_dict() for m in found.movements]} if money else {}
             ends = {"renewals": [r.to_dict() for r in found.renewals]} if contracts else {}
+            more |= {"cases": [c.to_dict() for c in found.cases]} if cases else {}
+            more |= {"coverage": [c.to_dict() for c in found.coverage]} if agents else {}
             emit({**found.frame.to_dict(), **said, **more, **ends})
             return
         for m in measures:
@@ -207,6 +211,10 @@ def outcome_show(
         if money:
             _history(found)
             table(f"Movements {_span(found)}, minor units per month", _MOVED, [_moved(m) for m in found.movements], right=_MOVED[1:])
+        if cases:
+            _cases(found, t.names())
+        if agents:
+            _coverage(found)
         if contracts:
             names = t.names()
             rows = [
@@ -245,33 +253,53 @@ def outcome_effect(
             emit({"effects": [r.to_dict() for r in reports]})
             return
         for r in reports:
-            _effects(r)
+            show_effects(r)
         hint("postsale outcome list", as_of=as_of, known_at=known_at)
 
 
-def _effects(r: EffectReport) -> None:
-    shares = " and ".join(f"{p} %" for p in r.percent)
-    who = f"{r.treated:,} acted on, {r.held_out:,} held out ({shares} of customers, hold-out {r.holdout})"
-    rows = []
-    for e in r.effects:
-        found = e.estimate
-        name = f"{e.name}{f' {e.currency}' if e.currency else ''}"
-        if found is None:
-            rows.append((name, "no estimate", e.why, "", "", _left_out(e.excluded)))
-            continue
-        value, low, high, treated, held = (
-            _change(x, e.unit) for x in (found.value, found.low, found.high, found.treated_mean, found.held_out_mean)
+def _cases(found: Outcomes, names: Mapping[str, str]) -> None:
+    """By who opened them, then each: what came of it and how long it took."""
+    openers: dict[str, list[Case]] = {}
+    for c in found.cases:
+        openers.setdefault(c.opened_by, []).append(c)
+    counted = [
+        (
+            escape(by),
+            *(
+                f"{n:,}"
+                for n in (len(of), *(sum(c.result == r for c in of) for r in (None, "recovered", "lost")), sum(c.missed for c in of))
+            ),
         )
-        rows.append(
-            (name, value, f"{low} to {high}", f"{treated} of {found.treated:,}", f"{held} of {found.held_out:,}", _left_out(e.excluded))
+        for by, of in sorted(openers.items())
+    ]
+    columns = ("opened by", "cases", "open", "recovered", "lost", "missed a term")
+    table(f"Risk cases {_span(found)}", columns, counted, right=columns[1:])
+    rows = [
+        (
+            escape(names.get(c.ref, c.ref)),
+            iso(c.opened_us)[:10],
+            escape(c.reason),
+            ", ".join(f"{stage} {c.hours(stage) / 24:.1f} d" for stage in STAGES if c.hours(stage)),
+            {"recovered": "recovered", "lost": "[red]lost[/]", None: "open"}[c.result],
         )
-    columns = ("outcome", "effect", "95 % interval", "acted on", "held out", "left out")
-    table(f"Effects {_days(r.frame)}: {escape(who)}", columns, [tuple(map(escape, row)) for row in rows], right=("effect",))
-    out.print(f"  [dim]agents: {escape(', '.join(r.agents))}{escape('; ' + _left_out(r.excluded)) if r.excluded else ''}[/]")
+        for c in found.cases
+    ]
+    table("Each of them", ("customer", "opened", "why", "time in stages", "what came of it"), rows)
 
 
-def _change(value: float, unit: str) -> str:
-    return f"{100 * value:.1f} %" if unit == "share" else f"{value:,.0f}" if unit.startswith("minor units") else f"{value:,.3f}"
+def _coverage(found: Outcomes) -> None:
+    columns = ("agent", "triggers", "acted", "awaiting", "suppressed", "failed", "waiting", "suppressed by")
+    rows = [
+        (
+            escape(c.agent),
+            f"{c.triggers:,}",
+            *(f"{c.dispositions.get(name, 0):,}" for name in columns[2:6]),
+            f"{c.waiting:,}",
+            escape(", ".join(f"{rule} {n:,}" for rule, n in c.suppressed_by.items())),
+        )
+        for c in found.coverage
+    ]
+    table(f"Triggers by agent {_span(found)}, as they were decided", columns, rows, right=columns[1:7])
 
 
 def _none(found: Outcomes, name: str) -> None:
@@ -327,11 +355,7 @@ def spark(values: Sequence[float]) -> str:
 
 
 def _span(found: Outcomes) -> str:
-    return _days(found.frame)
-
-
-def _days(frame: Frame) -> str:
-    return f"{frame.start:%Y-%m-%d} to {from_us(frame.end_us - 1):%Y-%m-%d}"
+    return days_of(found.frame)
 
 
 def _value(m: Measure) -> str:
@@ -351,36 +375,4 @@ def _figure(value: float, unit: str) -> str:
 
 
 def _excluded(m: Measure) -> str:
-    return _left_out(m.excluded)
-
-
-def _left_out(excluded: Mapping[str, int]) -> str:
-    return ", ".join(f"{count:,} {reason}" for reason, count in excluded.items())
-
-
-# ---------------------------------------------------------------- one customer
-
-
-def using_lines(onboarding: FeatureValues, adoption: FeatureValues, advocacy: FeatureValues) -> list[str]:
-    """How far a customer's onboarding is, how it uses the product, what it did for us; a line is left out where nothing is known."""
-    lines = []
-    if onboarding["progress"] is not None or onboarding["time_to_value"] is not None:
-        steps = f"{onboarding['steps_done']} of {onboarding['steps_planned']} steps" if onboarding["progress"] is not None else "no plan"
-        ttv = onboarding["time_to_value"]
-        lines.append(f"onboarding: {steps}, " + ("no value yet" if ttv is None else f"value after {ttv / DAY_US:.0f} days"))
-    if adoption["uses"] or adoption["people"]:
-        told = [f"{adoption['breadth']} features", f"{adoption['uses']:,} uses"]
-        told += [f"{adoption['active']:,} people active"] if adoption["active"] is not None else []
-        told += [f"{100 * adoption['utilisation']:.0f} % of {adoption['seats']:,} licences"] if adoption["utilisation"] is not None else []
-        told += [f"stickiness {adoption['stickiness']:.2f}"] if adoption["stickiness"] is not None else []
-        lines.append(f"adoption, 30 days: {', '.join(told)}")
-    if advocacy["given"] or advocacy["invited"]:
-        lines.append(
-            f"advocacy: {advocacy['given']} acts and reviews, {advocacy['invited']} invited, {advocacy['converted']} of them converted"
-        )
-    return lines
-
-
-def using_dict(values: FeatureValues) -> dict[str, object]:
-    """Finished values for programs, without the facts that some are derived from."""
-    return {name: dict(v) if isinstance(v, Mapping) else v for name, v in values.items() if not isinstance(v, tuple)}
+    return left_out(m.excluded)

@@ -30,7 +30,7 @@ def derive_id(*parts: object) -> uuid.UUID:
     return uuid_of(number & _HASHED_BITS | _VERSION_5)
 
 
-_NEW = object.__new__
+_NEW, _UNKNOWN = object.__new__, uuid.SafeUUID.unknown  # an enum's member takes a call to look up
 _SET_INT, _SET_SAFE = uuid.UUID.__dict__["int"].__set__, uuid.UUID.__dict__["is_safe"].__set__
 
 
@@ -38,7 +38,7 @@ def uuid_of(number: int) -> uuid.UUID:
     """`UUID(int=number)` of a number that is known to have 128 bits: its constructor's checks cost four times as much."""
     made = _NEW(uuid.UUID)
     _SET_INT(made, number)
-    _SET_SAFE(made, uuid.SafeUUID.unknown)
+    _SET_SAFE(made, _UNKNOWN)
     return made
 
 

@@ -236,9 +236,9 @@ def _is_finite(value: object) -> bool:
         case float():
             return math.isfinite(value)
         case dict():
-            return all([_is_finite(v) for v in value.values() if type(v) not in _ALWAYS_FINITE])  # noqa: C419 - a list is faster here
+            return all(map(_is_finite, [v for v in value.values() if type(v) not in _ALWAYS_FINITE]))
         case list() | tuple():
-            return all([_is_finite(v) for v in value if type(v) not in _ALWAYS_FINITE])  # noqa: C419 - a list is faster here
+            return all(map(_is_finite, [v for v in value if type(v) not in _ALWAYS_FINITE]))
     return True
 
 

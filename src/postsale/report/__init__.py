@@ -6,6 +6,7 @@
 from postsale.report.model import (
     AgentYear,
     Approvals,
+    AtRisk,
     Budget,
     Case,
     Funnel,
@@ -23,6 +24,7 @@ from postsale.report.words import summary
 __all__ = [
     "AgentYear",
     "Approvals",
+    "AtRisk",
     "Budget",
     "Case",
     "Funnel",

@@ -44,22 +44,18 @@ def _name(key: str) -> str:
 
 
 def table(caption: str, head: Iterable[Content], rows: Iterable[Iterable[Content]]) -> Raw:
-    """A table whose first column names the row and whose other columns are numbers, or words where they hold spaces."""
-    columns = [text(cell) for cell in head]
-    body = []
-    for row in rows:
-        first, *rest = [text(cell) for cell in row]
-        cells = [tag("td", cell, class_="num" if _number(cell) else None) for cell in rest]
-        body.append(tag("tr", tag("th", first, scope="row"), *cells))
-    top = tag("thead", tag("tr", *(tag("th", cell, scope="col") for cell in columns)))
-    return tag(
-        "div",
-        tag("table", tag("caption", caption), top, tag("tbody", *body)),
-        class_="scroll",
-        tabindex="0",
-        role="region",
-        aria_label=caption,
-    )
+    """A table whose first column names the row; columns of numbers are at the right."""
+    made = [[text(cell) for cell in row] for row in rows]
+    titles = [text(cell) for cell in head]
+    numbers = [at > 0 and all(_number(row[at]) for row in made) for at in range(len(titles))]
+    kinds = ["num" if number else None for number in numbers]
+    top = tag("tr", *(tag("th", cell, scope="col", class_=kind) for cell, kind in zip(titles, kinds, strict=True)))
+    body = [
+        tag("tr", tag("th", row[0], scope="row"), *(tag("td", cell, class_=kind) for cell, kind in zip(row[1:], kinds[1:], strict=True)))
+        for row in made
+    ]
+    whole = tag("table", tag("caption", caption), tag("thead", top), tag("tbody", *body))
+    return tag("div", whole, class_="scroll", tabindex="0", role="region", aria_label=caption)
 
 
 def _number(cell: str) -> bool:

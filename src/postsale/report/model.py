@@ -31,6 +31,16 @@ class HealthAt:
 
 
 @dataclass(frozen=True, slots=True)
+class AtRisk:
+    """A customer who is in poor health, or has an open risk case, at the end of the period."""
+
+    customer: str  # as in `Case`
+    score: float | None  # 0 to 100
+    open_case: bool
+    worst: tuple[tuple[str, int], ...]  # parts of the score that cost the most, with their own scores
+
+
+@dataclass(frozen=True, slots=True)
 class RiskMonth:
     """Risk cases of a month: opened and closed in it, open at its end."""
 
@@ -63,7 +73,7 @@ class Case:
     action: str | None
     because: str
     rule: str  # that suppressed it, or the row that acted
-    then: tuple[str, ...]  # what happened to it, in order
+    then: tuple[tuple[datetime, str], ...]  # what happened to it after it was decided, in order; people are not named
     until: datetime | None = None  # of an awaiting one that somebody has answered since
 
 
@@ -174,6 +184,7 @@ class Report:
     root: str  # of that tree, hex
     currency: str | None  # of the money shown; None where there is none
     health: tuple[HealthAt, ...]
+    at_risk: tuple[AtRisk, ...]  # the least healthy first
     risk: tuple[RiskMonth, ...]
     mrr: tuple[MrrPoint, ...]
     quarters: tuple[Quarter, ...]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import statistics
 from collections import Counter
 from datetime import datetime, timedelta
+from itertools import dropwhile
 
 from postsale.events import minor_digits
 from postsale.projections.outcomes import Measure
@@ -76,6 +77,9 @@ def page(report: Report) -> str:
 
 def _tiles(report: Report) -> Raw:
     tiles: list[tuple[str, str, str]] = []
+    if report.health and report.health[-1].here:
+        last = report.health[-1]
+        tiles.append((f"{last.here:,}", "customers at the end", f"{last.good:,} good, {last.fair:,} fair, {last.poor:,} poor"))
     for name, label in (("nrr", "net revenue retention"), ("grr", "gross revenue retention"), ("renewal-rate", "contracts renewed")):
         m = report.measure(name)
         if m is not None and m.value is not None:
@@ -112,8 +116,8 @@ def _figure(told: str, legend: Raw | None, plot: Raw, behind: Raw) -> Raw:
 
 
 def _health(report: Report) -> Raw | None:
-    points = report.health
-    if not any(p.here for p in points):
+    points = list(dropwhile(lambda p: not p.here, report.health))
+    if not points:
         return None
     labels = [_month_of(p.at) for p in points]
     series = [
@@ -131,9 +135,9 @@ def _health(report: Report) -> Raw | None:
 
 
 def _risk(report: Report) -> Raw | None:
-    months = report.risk
+    months, listed = report.risk, _at_risk(report)
     if not any(m.opened or m.open or m.recovered or m.lost for m in months):
-        return None
+        return listed
     labels = [_month_of(m.at) for m in months]
     series = [
         plots.Series("opened", [m.opened for m in months], "poor"),
@@ -145,7 +149,30 @@ def _risk(report: Report) -> Raw | None:
     rows = [(_month_of(m.at), m.opened, m.recovered, m.lost, m.open) for m in months]
     behind = table("Risk cases", ("month", "opened", "recovered", "lost", "open at its end"), rows)
     plot = plots.both("risk", "Risk cases opened and closed, month by month", told, plots.columns(labels, series, height=190))
-    return _figure(told, _legend(series), plot, behind)
+    return text([_figure(told, _legend(series), plot, behind), listed])
+
+
+_LISTED = 10
+
+
+def _at_risk(report: Report) -> Raw | None:
+    if not report.at_risk:
+        return None
+    rows = [
+        (
+            r.customer,
+            "–" if r.score is None else f"{r.score:.0f}",
+            "open" if r.open_case else "none",
+            ", ".join(f"{n} {v}" for n, v in r.worst),
+        )
+        for r in report.at_risk[:_LISTED]
+    ]
+    more = f"; the first {_LISTED} of {len(report.at_risk)}" if len(report.at_risk) > _LISTED else ""
+    return table(
+        f"At risk at the end: in poor health, or with an open case; who has left is not listed{more}",
+        ("customer", "health", "case", "what costs most, of 100"),
+        rows,
+    )
 
 
 def _revenue(report: Report) -> Raw | None:
@@ -239,7 +266,7 @@ def _decisions(report: Report) -> Raw | None:
     )
 
 
-_BINS = ((1, "within 1 h"), (8, "8 h"), (24, "24 h"), (72, "3 days"), (168, "7 days"), (float("inf"), "longer"))
+_BINS = ((1, "1 h"), (8, "8 h"), (24, "a day"), (72, "3 days"), (168, "a week"), (float("inf"), "longer"))
 
 
 def _approvals(report: Report) -> Raw | None:
@@ -251,7 +278,7 @@ def _approvals(report: Report) -> Raw | None:
         ("approved after a change", a.edited, "up2"),
         ("rejected", a.rejected, "poor"),
         ("lapsed", a.lapsed, "none"),
-        ("overtaken", a.overtaken, "other"),
+        ("overtaken", a.overtaken, "up3"),
         ("still waiting", a.waiting, "awaiting"),
     )
     series = [plots.Series(name, [n], colour) for name, n, colour in parts if n]
@@ -356,11 +383,11 @@ def _twin(report: Report) -> Raw | None:
         else:
             sums = (words.money(line.with_agents, line.unit), words.money(line.without, line.unit), _plus(line.difference, line.unit))
             mean, low, high = (_plus(round(x), line.unit) for x in (line.mean, line.low, line.high))
-        rows.append((line.name, *sums, mean, f"{low} to {high}"))
+        rows.append((line.name, *sums, f"{mean} ({low} to {high})"))
     n = max((line.customers for line in twin.lines), default=0)
     compared = table(
         f"The same {n} customers, each compared with itself",
-        ("", "with agents", "without", "difference", "mean per customer", "95 % interval of the mean"),
+        ("", "with agents", "without", "difference", "per customer, with its 95 % interval"),
         rows,
     )
     actions = table(
@@ -397,13 +424,13 @@ def _case(case: Case, report: Report) -> Raw:
     else:
         title = f"Acted: {what}"
     of = f"{case.customer}, {words.day(case.at)}, asked because of {case.condition}"
-    then = case.then[1:] if case.kind != "suppressed" or len(case.then) > 1 else ()
+    then = words.then_words(case.then)
     return tag(
         "li",
         tag("p", tag("b", title)),
         tag("p", of, class_="kind"),
         tag("p", case.because),
-        tag("p", "Then: " + "; ".join(then) + ".", class_="kind") if then else None,
+        tag("p", f"Then: {then}.", class_="kind") if then else None,
         tag("p", tag("code", f"postsale decision explain {str(case.decision_id)[:8]} --tenant {report.tenant}")),
         class_=case.kind,
     )
@@ -480,7 +507,11 @@ def _month_of(end: datetime) -> str:
 
 
 def _period(period: str) -> str:
-    return period[2:] if len(period) > 5 and period[4] == "-" else period
+    """A month of a budget, short; a quarter or a year as it is named."""
+    try:
+        return f"{datetime.strptime(period, '%Y-%m'):%b %y}"  # noqa: DTZ007, it is a month
+    except ValueError:
+        return period
 
 
 def _upper(told: str) -> str:

@@ -217,7 +217,7 @@ class _Frame:
         span = max(high - min(0.0, low) if low < 0 else high - low, 1e-9)
         raw = span / 4
         size = 10.0 ** math.floor(math.log10(raw))
-        self.step = next(size * m for m in (1, 2, 2.5, 5, 10) if size * m >= raw * 0.999)
+        self.step = next(size * m for m in (1, 2, 5, 10) if size * m >= raw * 0.999)
         self.low = math.floor(low / self.step) * self.step
         self.high = max(self.low + self.step, math.ceil(high / self.step - 1e-9) * self.step)
         self.unit = unit
@@ -241,15 +241,14 @@ class _Frame:
 
     def labels(self, labels: Sequence[str], xs: Sequence[float]) -> list[Raw]:
         """As many as there is room for, the last one always."""
-        widest = max((len(label) for label in labels), default=1) * _LETTER + 10
-        every = max(1, math.ceil(widest * len(labels) / self.width))
-        out = []
-        for i, (label, x) in enumerate(zip(labels, xs, strict=True)):
-            if (len(labels) - 1 - i) % every == 0:
-                edge = self.left + self.width
-                anchor = "end" if x > edge - widest / 2 else "start" if x < self.left + 4 and x > self.left - 1 else "middle"
-                out.append(tag("text", label, x=round(min(x, edge), 1), y=round(self.bottom + 17, 1), text_anchor=anchor))
-        return out
+        out, edge, free = list[Raw](), self.left + self.width, math.inf
+        for label, x in zip(reversed(labels), reversed(xs), strict=True):
+            half = len(label) * _LETTER / 2
+            middle = min(max(x, half), edge - half)
+            if middle + half < free:
+                out.append(tag("text", label, x=round(middle, 1), y=round(self.bottom + 17, 1), text_anchor="middle"))
+                free = middle - half - 8
+        return out[::-1]
 
     def _ticks(self) -> list[float]:
         return [self.low + i * self.step for i in range(round((self.high - self.low) / self.step) + 1)]

@@ -29,11 +29,12 @@ a{color:var(--link)}
 .lead{font-size:1.1rem;line-height:1.55;margin:16px 0 8px}
 nav{margin:18px 0 0;font-size:.9rem}
 nav a{display:inline-block;margin:0 14px 4px 0;padding:3px 0}
-.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));gap:10px;margin:20px 0 0;padding:0;list-style:none}
+.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(172px,1fr));gap:10px;margin:20px 0 0;padding:0;list-style:none}
 .tiles li{background:var(--card);border:1px solid var(--rule);border-radius:8px;padding:10px 12px}
 .tiles b{display:block;font-size:1.55rem;line-height:1.2;font-variant-numeric:tabular-nums}
 .tiles small{color:var(--soft);display:block;font-size:.8rem;line-height:1.35}
 figure{margin:10px 0 0}
+figure+figure,figure+h3,figure+.scroll{margin-top:26px}
 svg{display:block;max-width:100%;height:auto;overflow:visible}
 svg text{font-size:12px;fill:var(--soft)}
 svg text.on{fill:var(--onlight);font-weight:600}
@@ -74,16 +75,17 @@ table{border-collapse:collapse;font-size:.875rem;line-height:1.4;margin:6px 0 10
 caption{text-align:left;padding:0 0 4px}
 th,td{text-align:left;vertical-align:top;padding:5px 12px 5px 0;border-bottom:1px solid var(--rule);font-weight:400}
 thead th{color:var(--soft)}
-td.num{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
+td.num,th.num{text-align:right;font-variant-numeric:tabular-nums}td.num{white-space:nowrap}
 .agent{background:var(--card);border:1px solid var(--rule);border-radius:8px;padding:14px 16px;margin:14px 0 0}
 .cases{list-style:none;margin:10px 0 0;padding:0}
 .cases li{border-left:4px solid var(--rule);padding:2px 0 4px 12px;margin:0 0 12px}
 .cases .acted{border-color:var(--acted)}.cases .awaiting{border-color:var(--awaiting)}.cases .suppressed{border-color:var(--suppressed)}
 .cases p{margin:2px 0}
+@media (min-width:801px){.cases{display:grid;grid-template-columns:1fr 1fr;column-gap:20px}}
 code{font:.82rem/1.4 ui-monospace,SFMono-Regular,Menlo,"DejaVu Sans Mono",monospace;color:var(--soft);overflow-wrap:anywhere}
 dl{display:grid;grid-template-columns:max-content minmax(0,1fr);gap:4px 16px;font-size:.875rem;margin:8px 0}
 dt{color:var(--soft)}dd{margin:0;overflow-wrap:anywhere}
-@media (max-width:480px){dl{grid-template-columns:1fr;gap:0}dd{margin-bottom:8px}h2{margin-top:36px}}
+@media (max-width:480px){.tiles{grid-template-columns:1fr 1fr}dl{grid-template-columns:1fr;gap:0}dd{margin-bottom:8px}h2{margin-top:36px}}
 @media print{body{background:#fff}nav,summary{display:none}.agent,figure{break-inside:avoid}}
 """
 )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import statistics
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -23,7 +24,7 @@ _RULES: Final[tuple[tuple[str, str], ...]] = (
     (r"frequency:1/(\d+)d", "contacted within the last {0} days already"),
     (r"frequency:(\d+)/(\d+)d", "contacted {0} times within {1} days already"),
     (r"contact-budget:([^/]+)/(\d+)/(\d+)d", "all agents together have reached {1} contacts by {0} in {2} days"),
-    (r"sequence:(.+)", "not after what had happened: {0}"),
+    (r"sequence:(.+)", "{0}"),
     (r"budget:(.+)", "the budget {0} was used up"),
     (r"policy:(.+)", "its policy says to do nothing here: {0}"),
     (r"conversation:goal", "the goal was reached before it left"),
@@ -48,6 +49,27 @@ def rule_words(rule: str) -> str:
     return rule
 
 
+_THEN: Final = {
+    "outcome: success": "the goal was reached",
+    "outcome: none": "the goal was not reached in time",
+    "effect succeeded: in the sandbox": "it left, into the sandbox",
+    "effect succeeded: confirmed": "it left",
+    "conversation ended: goal": "the goal was reached",
+}
+
+
+def then_words(then: Iterable[tuple[datetime, str]]) -> str:
+    """What happened to a decision, in order; a day is said once, and that an effect was begun is not."""
+    out, said = [], ""
+    for at, told in then:
+        if told.startswith("effect started"):
+            continue
+        date = day(at)
+        out.append(_THEN.get(told, told) if date == said else f"{date}, {_THEN.get(told, told)}")
+        said = date
+    return "; ".join(out)
+
+
 def percent(value: float | None, digits: int = 0) -> str:
     """A ratio in percent; a dash where there is none."""
     return "–" if value is None else f"{100 * value:.{digits}f} %"
@@ -58,7 +80,7 @@ def money(minor: int, currency: str | None) -> str:
     text = money_text(abs(minor), currency or "")
     number, _, code = text.partition(" ")
     whole, dot, _ = number.partition(".")
-    shown = whole if abs(minor) >= 10_000 or not dot else number
+    shown = whole if abs(minor) >= 10_000 or not minor or not dot else number
     return f"{'−' if minor < 0 else ''}{shown} {code}".strip()
 
 
@@ -171,18 +193,31 @@ def _twin(report: Report) -> str:
     if report.twin is None:
         return ""
     kept = next((line for line in report.twin.lines if line.unit == "customers"), None)
-    mrr = next((line for line in report.twin.lines if line.unit not in {"customers", "contracts", "referrals"}), None)
-    if kept is None or mrr is None:
+    money_lines = [line for line in report.twin.lines if line.unit not in {"customers", "contracts", "referrals"}]
+    if kept is None or not money_lines:
         return ""
-    return (
-        f"The same customers without any agent: {_more(kept)} customers and {money(abs(mrr.difference), report.currency)} of monthly revenue"
-        f" {'less' if mrr.difference >= 0 else 'more'} at the end{'' if _sure(mrr) else ', a difference that chance alone could make among so few'}."
+    told = [
+        _less(line.difference, f"{abs(line.difference):,} customer{'s' if abs(line.difference) != 1 else ''}")
+        for line in (kept,)
+        if line.difference
+    ]
+    told += [
+        _less(line.difference, f"{money(abs(line.difference), report.currency)} {line.name}") for line in money_lines if line.difference
+    ]
+    if not told:
+        return "Lived again without any agent, the same customers come to the same."
+    chance = (
+        "" if any(_sure(line) for line in (kept, *money_lines)) else "; among so few customers chance alone could make such a difference"
     )
+    return f"Lived again without any agent, the same customers come to {_and(told)}{chance}."
 
 
-def _more(line: TwinLine) -> str:
-    word = "fewer" if line.difference >= 0 else "more"
-    return f"{abs(line.difference):,} {word}"
+def _less(difference: int, what: str) -> str:
+    return f"{what} {'less' if difference > 0 else 'more'}"
+
+
+def _and(parts: list[str]) -> str:
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 
 def _sure(line: TwinLine) -> bool:

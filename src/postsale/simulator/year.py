@@ -11,10 +11,11 @@ below it, and the simulator.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
+from uuid import UUID
 
 import orjson
 
@@ -29,9 +30,11 @@ from postsale.projections.journal import Entry, Journal, awaiting, decision_even
 from postsale.simulator.loop import EffectsLeft
 from postsale.simulator.sources import Delivery
 from postsale.simulator.state import ErasureRequestedAt
+from postsale.simulator.truth import Outcome
 from postsale.simulator.vendor import Vendor
 
-RUN_DAYS: Final = (1,)  # Tuesday: agents run, and people look at what waits a few hours later
+RUN_DAY: Final = 1  # Tuesday: agents run, and people look at what waits a few hours later
+_LATER: Final = 3  # Thursday: people look at what they put off
 _LOOK_EVERY: Final = 28  # days between two looks at how far each agent may go
 _YEAR_END: Final = 14  # days before the end: a person looks at everything again
 _RARE: Final = frozenset({"churn-outreach", "post-renewal-outreach", "referral-invitation"})  # agents that are asked a few times a quarter
@@ -78,6 +81,7 @@ class Story:
     steps: list[Step] = field(default_factory=list)
     answers: Counter[str] = field(default_factory=Counter)  # what people said to proposals
     what_if: WhatIf | None = None
+    months: list[tuple[int, Mapping[str, Outcome]]] = field(default_factory=list)  # what became of customers by the first days of months
 
 
 class Year:
@@ -89,7 +93,7 @@ class Year:
         self._clock, self._tenant = ps.clock, ps.tenant(tenant)
         self._left = EffectsLeft(ps, tenant)
         self._journal, self._read = Journal(), 0
-        self._seen = 0  # proposals that somebody looked at
+        self._numbers: dict[UUID, int] = {}  # of proposals, as people first looked at them
 
     def live(self, on_day: Callable[[int], None] = lambda _: None) -> Story:
         """Day by day: what arrived yesterday is recorded; on some days agents run, and people answer what waits."""
@@ -101,12 +105,18 @@ class Year:
             self._clock.move_to(vendor.start + timedelta(days=day, hours=14))
             self._record(day)
             self._happens(day)
-            if from_us(self._clock.now_us()).weekday() in RUN_DAYS or day == vendor.days:
+            today = from_us(self._clock.now_us())
+            if today.weekday() == RUN_DAY or day == vendor.days:
                 self._ps.run_once()
                 self._clock.move_to(vendor.start + timedelta(days=day, hours=17))
-                if self._answer(day):
+                if self._answer(day, put_off=True):
                     self._ps.run_once()
                 vendor.act(self._left.new())  # customers respond to what left for them
+            elif today.weekday() == _LATER and self._answer(day, put_off=False):
+                self._ps.run_once()
+                vendor.act(self._left.new())
+            if today.day == 1 or day == vendor.days:
+                story.months.append((day, vendor.outcomes()))
             on_day(1)
         return story
 
@@ -184,23 +194,21 @@ class Year:
         self._tenant.activate(wider, reason=f"tried on the half year: {told}", widens=True)
         self._tell("policy", f"version {wider.version}: {told}", name)
 
-    def _answer(self, day: int) -> bool:
-        """Look at what waits: most is approved, some rejected, one offer made smaller, some left to lapse. Whether anything may leave now."""
+    def _answer(self, day: int, *, put_off: bool) -> bool:
+        """Look at what waits: most is approved, some rejected, some offers made smaller, some left to lapse. Whether anything may leave now."""
         said = False
         for entry in awaiting(self._entries()):
             if day >= self._vendor.days - 7:
                 break  # what is proposed in the last week still waits
-            self._seen += 1
-            said |= self._one(entry, self._seen)
+            number = self._numbers.setdefault(entry.id, len(self._numbers))
+            if number % 9 != 4 and not (put_off and number % 3 == 2):
+                said |= self._one(entry, number)
         return said
 
     def _one(self, entry: Entry, number: int) -> bool:
         tenant, story = self._tenant, self.story
         offer = entry.recorded.offer
         try:
-            if number % 9 == 4:
-                story.answers["left"] += 1
-                return False
             if number % 9 == 7:
                 tenant.reject(entry.id, reason="its owner is talking to them already")
                 story.answers["rejected"] += 1

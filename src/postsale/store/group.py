@@ -1,4 +1,4 @@
-"""Group commit: appends of many threads go to the store together. Knows no database; imports the contract and errors."""
+"""Work of many threads that goes to the store together: appends share a commit, reads a transaction. Knows no database; imports errors."""
 
 from __future__ import annotations
 
@@ -7,31 +7,36 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from copy import copy
 from itertools import islice
-from typing import Final
+from typing import Final, Generic, TypeVar
 
 from postsale.errors import StoreUnavailable
-from postsale.store.contract import Outcome, Submission
 
-_GROUP_EVENTS: Final = 5_000  # a shared commit takes no further append beyond this, which bounds its memory and everyone's wait
+_MOST: Final = 5_000  # a group takes no further call beyond this many events or streams, which bounds its memory and everyone's wait
+Q = TypeVar("Q")
+A = TypeVar("A")
 
 
-class Groups:
-    """`append` calls that wait for each other share one call of `commit`, made by one of them, the leader, under `lock`.
+class Groups(Generic[Q, A]):
+    """`do` calls that wait for each other share one call of `work`, made by one of them, the leader, under `lock`.
 
     A leader serves one group, its own ticket included, and hands over to the first that waits. Nobody else is woken for nothing: to
     pass a lock through every waiting thread costs more than a commit when the machine is busy.
     """
 
-    def __init__(self, commit: Callable[[list[Submission]], list[Outcome]], lock: AbstractContextManager[object]) -> None:
-        self._commit = commit
+    def __init__(
+        self, work: Callable[[list[Q]], list[A]], lock: AbstractContextManager[object], size: Callable[[Q], int] = lambda _: 1
+    ) -> None:
+        """`work` gives an answer for each thing it is asked, in order; `size` is what one counts towards a group's bound."""
+        self._work = work
+        self._size = size
         self._lock = lock
-        self._waiting: list[_Ticket] = []
+        self._waiting: list[_Ticket[Q, A]] = []
         self._waiting_lock = threading.Lock()
         self._led = False  # somebody leads, or was told to
 
-    def append(self, submissions: Sequence[Submission]) -> list[Outcome]:
-        """The outcomes of these submissions, in order; raises what `commit` raised for them."""
-        ticket = _Ticket(submissions)
+    def do(self, asked: Sequence[Q]) -> list[A]:
+        """The answers, in order; raises what `work` raised for them. Work that answers it begins after this call."""
+        ticket: _Ticket[Q, A] = _Ticket(asked, sum(map(self._size, asked)))
         try:
             with self._waiting_lock:
                 self._waiting.append(ticket)
@@ -50,9 +55,9 @@ class Groups:
                 raise
         if ticket.error is not None:
             raise ticket.error
-        return ticket.outcomes
+        return ticket.answers
 
-    def _leave(self, ticket: _Ticket) -> None:
+    def _leave(self, ticket: _Ticket[Q, A]) -> None:
         """`ticket` waits no more, and hands over if it leads. May be repeated after a Ctrl-C in the middle."""
         with self._waiting_lock:
             if ticket.gone or not ticket.leads:
@@ -69,24 +74,24 @@ class Groups:
                 heirs[0].leads = True
                 heirs[0].turn.release()
 
-    def _next(self) -> list[_Ticket]:
-        """The tickets of the next commit. They stay on the list until they are done, so that an interrupt loses none."""
+    def _next(self) -> list[_Ticket[Q, A]]:
+        """The tickets of the next group. They stay on the list until they are done, so that an interrupt loses none."""
         with self._waiting_lock:
             self._waiting = [ticket for ticket in self._waiting if not ticket.done]
             size, count = 0, 0
             for ticket in self._waiting:
-                size += ticket.events
-                if count and size > _GROUP_EVENTS:
+                size += ticket.size
+                if count and size > _MOST:
                     break
                 count += 1
             return self._waiting[:count]
 
-    def _serve(self, group: list[_Ticket]) -> None:
-        """Commit a group together. A store that is unavailable is everybody's error; after any other, each is tried alone."""
+    def _serve(self, group: list[_Ticket[Q, A]]) -> None:
+        """Do a group's work together. A store that is unavailable is everybody's error; after any other, each is tried alone."""
         try:
-            outcomes = iter(self._commit([submission for ticket in group for submission in ticket.submissions]))
+            answers = iter(self._work([one for ticket in group for one in ticket.asked]))
             for ticket in group:
-                ticket.end(list(islice(outcomes, len(ticket.submissions))))
+                ticket.end(list(islice(answers, len(ticket.asked))))
         except StoreUnavailable as error:
             for ticket in group:
                 ticket.end(copy(error))  # one object raised in many threads would mix up their tracebacks
@@ -98,15 +103,15 @@ class Groups:
                     self._serve([ticket])
 
 
-class _Ticket:
-    """One `append` call that waits for its commit."""
+class _Ticket(Generic[Q, A]):
+    """One call that waits for its answers."""
 
-    __slots__ = ("done", "error", "events", "gone", "leads", "outcomes", "submissions", "turn")
+    __slots__ = ("answers", "asked", "done", "error", "gone", "leads", "size", "turn")
 
-    def __init__(self, submissions: Sequence[Submission]) -> None:
-        self.submissions = submissions
-        self.events = sum(len(submission.events) for submission in submissions)
-        self.outcomes: list[Outcome] = []
+    def __init__(self, asked: Sequence[Q], size: int) -> None:
+        self.asked = asked
+        self.size = size
+        self.answers: list[A] = []
         self.error: Exception | None = None
         self.done = False
         self.leads = False
@@ -114,11 +119,11 @@ class _Ticket:
         self.turn = threading.Lock()
         self.turn.acquire()
 
-    def end(self, result: list[Outcome] | Exception) -> None:
+    def end(self, result: list[A] | Exception) -> None:
         if isinstance(result, Exception):
             self.error = result
         else:
-            self.outcomes = result
+            self.answers = result
         self.done = True
         if not self.leads:
             self.turn.release()

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from postsale.errors import StoreUnavailable
-from postsale.events import Clock, SystemClock
+from postsale.events import Clock, StoredEvent, StreamId, SystemClock
 from postsale.store.archive import Archive
 from postsale.store.contract import Outcome, Submission
 from postsale.store.group import Groups
@@ -62,7 +62,8 @@ class PostgresStore(Reads):
         self._clock: Clock = clock or SystemClock()
         self._limit_bytes = limit_bytes
         self._names = Names()
-        self._groups = Groups(self._commit, threading.Lock())
+        self._groups = Groups(self._commit, threading.Lock(), lambda submission: len(submission.events))
+        self._looking = Groups(super().latest, threading.Lock())
         self._appended = threading.Condition()  # notified after a commit of this process
         self._closed = False
         self._link = link = Link(target, schema, patience=patience or Patience(), max_size=max_connections)
@@ -110,7 +111,7 @@ class PostgresStore(Reads):
 
     def append(self, submissions: Sequence[Submission]) -> list[Outcome]:
         """See `Store.append`. Appends of other threads that wait go into the same commit."""
-        return self._groups.append(submissions)
+        return self._groups.do(submissions)
 
     def within(self, connection: Connection) -> Within:
         """This log in the caller's own transaction, which is open on `connection`: what is appended there is stored when the caller commits.
@@ -127,6 +128,10 @@ class PostgresStore(Reads):
             clock=self._clock,
             limit_bytes=self._limit_bytes,
         )
+
+    def latest(self, streams: Sequence[StreamId]) -> list[StoredEvent | None]:
+        """See `Store.latest`. Asked before every record: what other threads ask meanwhile goes into the same transaction."""
+        return self._looking.do(streams) if streams else []
 
     def _commit(self, submissions: list[Submission]) -> list[Outcome]:
         tries = _TRIES

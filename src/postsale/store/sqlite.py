@@ -71,7 +71,7 @@ class SQLiteStore:
         self._limit_bytes = limit_bytes
         self._busy_timeout_s = busy_timeout_s
         self._write_lock = threading.RLock()
-        self._groups = Groups(self._commit, self._write_lock)
+        self._groups = Groups(self._commit, self._write_lock, lambda submission: len(submission.events))
         self._appended = threading.Condition()  # notified after a commit of this process
         self._idle: list[sqlite3.Connection] = []
         self._idle_lock = threading.Lock()
@@ -114,7 +114,7 @@ class SQLiteStore:
 
     def append(self, submissions: Sequence[Submission]) -> list[Outcome]:
         """See `Store.append`. Appends of other threads that wait for the lock go into the same commit."""
-        return self._groups.append(submissions)
+        return self._groups.do(submissions)
 
     def _commit(self, submissions: list[Submission]) -> list[Outcome]:
         mentioned = mentions(submissions)

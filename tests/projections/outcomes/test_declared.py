@@ -6,9 +6,10 @@ import pytest
 
 from postsale.projections import Features
 from postsale.projections.outcomes.declared import Adoption, Advocacy, Answers, Onboarding, Revenue, Support
+from postsale.projections.outcomes.expansion import Expansion
 from postsale.testing.parity import assert_parity
 
 
-@pytest.mark.parametrize("features", [Revenue, Onboarding, Adoption, Advocacy, Answers, Support], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("features", [Revenue, Expansion, Onboarding, Adoption, Advocacy, Answers, Support], ids=lambda f: f.__name__)
 def test_every_way_of_computing_them_agrees(features: type[Features]) -> None:
     assert_parity(features)

@@ -8,11 +8,15 @@ from postsale.aggregates.signals import (
     RenewalCalledFinally,
     RenewalDue,
     SubscriptionEnded,
+    SubscriptionPaused,
+    SubscriptionResumed,
     SubscriptionStarted,
 )
 from postsale.projections.outcomes import hit_rates, renewal_rate, renewals
 
 from .world import Customer, frame, named
+
+OLD = -100.0
 
 
 def due(ref: str, end: float, *, paying: bool = True) -> Customer:
@@ -87,3 +91,14 @@ def test_a_contract_end_that_was_corrected_counts_once_where_it_belongs() -> Non
     book = due("c", 40).on(-300, RenewalDue, renews_at=140).book()
     assert renewals([book], frame(0, 90, 200)) == []
     assert [r.renewed for r in renewals([book], frame(90, 180, 200))] == [True]
+
+
+def test_a_contract_that_ends_during_a_pause_is_renewed_as_long_as_it_was_not_ended() -> None:
+    """Both pause on day 30 and are due on day 40: one resumes on day 60, one is ended on day 50. 1 of 2."""
+    terms = {"mrr_minor": 100}
+    books = []
+    for ref, then in (("a", SubscriptionResumed), ("b", SubscriptionEnded)):
+        c = Customer(ref).on(OLD, SubscriptionStarted, **terms).on(OLD, RenewalDue, renews_at=40).on(30, SubscriptionPaused, **terms)
+        books.append(c.on(60 if ref == "a" else 50, then, **terms).book())
+    rate = renewal_rate(renewals(books, frame(0, 90)), frame(0, 90))
+    assert (rate.numerator, rate.denominator) == (1, 2)

@@ -31,8 +31,8 @@ class Story:
         self.happened.append(Happened(ref, us(day), n, id_of(name or f"e{n}"), event))
         return self
 
-    def opened(self, ref: str, day: float) -> Story:
-        return self.on(ref, day, d.RiskCaseOpened(case_id=id_of(ref), reason="test"))
+    def opened(self, ref: str, day: float, trigger: str | None = None) -> Story:
+        return self.on(ref, day, d.RiskCaseOpened(case_id=id_of(ref), reason="test", trigger_id=id_of(trigger) if trigger else None))
 
     def moved(self, ref: str, day: float, stage: d.Stage) -> Story:
         return self.on(ref, day, d.RiskCaseMoved(case_id=id_of(ref), stage=stage, reason="test"))
@@ -40,8 +40,8 @@ class Story:
     def closed(self, ref: str, day: float, *, lost: bool = False) -> Story:
         return self.on(ref, day, d.RiskCaseClosed(case_id=id_of(ref), result="lost" if lost else "recovered", reason="test"))
 
-    def raised(self, ref: str, day: float, condition: str = "unwell", cause: str = "fact", by: str = "fact") -> Story:
-        return self.on(ref, day, d.TriggerRaised(agent="rescue", condition=condition, cause=cause, causing_event=id_of(by)))
+    def raised(self, ref: str, day: float, condition: str = "unwell", cause: str = "fact", by: str = "fact", name: str = "") -> Story:
+        return self.on(ref, day, d.TriggerRaised(agent="rescue", condition=condition, cause=cause, causing_event=id_of(by)), name)
 
     def effect(self, ref: str, day: float, *, sandbox: bool = False) -> Story:
         return self.on(ref, day, d.EffectSucceeded(intent_id=id_of("i"), decision_id=id_of("d"), attempt=1, sandbox=sandbox))
@@ -84,23 +84,6 @@ def test_after_an_action_the_next_crossing_is_another_episode_and_a_closed_case_
         Episode("a", us(5), us(6), acted=True),
         Episode("b", us(1), us(4), acted=False),
     ]
-
-
-def test_cases_recovered_terms_kept_and_time_in_each_stage() -> None:
-    """a: at risk 2 days, plan 3 days, recovered. b: at risk 4 days, lost, its term missed. c: at risk since 5 days, still open."""
-    story = Story().opened("a", 1).moved("a", 3, "plan-in-place").closed("a", 6).opened("b", 1).breached("b", 2).closed("b", 5, lost=True)
-    story.opened("c", 5)
-    found = response(story.happened, frame(0, 10))
-    recovered, terms = named(found, "cases-recovered"), named(found, "sla-risk-cases")
-    assert (recovered.numerator, recovered.denominator, dict(recovered.excluded)) == (1, 2, {"still open": 1})
-    assert (terms.numerator, terms.denominator, dict(terms.excluded)) == (1, 2, {"still open, nothing missed": 1})
-    assert named(found, "case-time-at-risk").value == 4 * 24.0  # 2 and 4 days, and more than 5
-    assert (named(found, "case-time-plan-in-place").value, named(found, "case-time-saving").value) == (3 * 24.0, None)
-
-
-def test_without_any_term_nothing_is_said_about_terms() -> None:
-    terms = named(response(Story().opened("a", 1).closed("a", 2).happened, frame(0, 10)), "sla-risk-cases")
-    assert (terms.value, terms.n, dict(terms.excluded)) == (None, 0, {"no term was ever warned of or missed": 1})
 
 
 def test_first_replies_are_wall_clock_and_a_ticket_without_one_still_waits() -> None:

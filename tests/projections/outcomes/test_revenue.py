@@ -247,3 +247,46 @@ def test_the_mrr_of_months_is_read_just_before_each() -> None:
 def test_a_period_that_is_empty_or_not_over_is_refused(start: float, end: float, as_of: float) -> None:
     with pytest.raises(InvalidInput, match="period"):
         frame(start, end, as_of)
+
+
+def test_retention_with_pauses_two_currencies_and_changes_in_mid_period_by_hand() -> None:
+    """Only the two ends count, each subscription in its own currency.
+
+    EUR at the start: 100 + 200 + 300 + 400 = 1,000. At the end: 100 → 150 → 120 is 120 (kept 100); 200 → 50 → 200 is 200; 300 paused on day
+    80 is 0, but no lost customer; 400 paused on day 10 and resumed with 380 on day 60 is 380. Kept 100 + 200 + 0 + 380 = 680, at the end 700.
+    USD at the start: 500, of the customer that also pays 100 EUR: at the end 250, kept 250.
+    """
+    two = paying("two", 100).on(OLD, SubscriptionStarted, subscription_id="s2", mrr_minor=500, currency="USD")
+    two.on(20, SubscriptionChanged, mrr_minor=150).on(70, SubscriptionChanged, mrr_minor=120)
+    two.on(45, SubscriptionChanged, subscription_id="s2", mrr_minor=250, currency="USD")
+    books = [
+        two.book(),
+        paying("dips", 200).on(20, SubscriptionChanged, mrr_minor=50).on(50, SubscriptionChanged, mrr_minor=200).book(),
+        paying("pauses", 300).on(80, SubscriptionPaused, mrr_minor=300).book(),
+        paying("resumes", 400).on(10, SubscriptionPaused, mrr_minor=400).on(60, SubscriptionResumed, mrr_minor=380).book(),
+    ]
+    found = retention(books, frame())
+    for name, euros, dollars in (("grr", 680, 250), ("nrr", 700, 250)):
+        assert (named(found, name, "EUR").numerator, named(found, name, "EUR").denominator) == (euros, 1_000)
+        assert (named(found, name, "USD").numerator, named(found, name, "USD").denominator) == (dollars, 500)
+    # at 2 EUR for one USD: 1,000 + 2 x 500 = 2,000; two customers' sums are netted: of 1,100 at the start 620 are left, kept 620
+    whole = retention(books, frame(), rates=Rates("EUR", date(2026, 1, 1), {"USD": Decimal(2)}))
+    assert (named(whole, "grr").numerator, named(whole, "nrr").numerator, named(whole, "grr").denominator) == (
+        620 + 200 + 380,
+        1_200,
+        2_000,
+    )
+    churn = named(logo_churn(books, frame()), "logo-churn")
+    assert (churn.numerator, churn.denominator) == (0, 4)
+    (dollars_moved, euros_moved) = sorted(movements(books, frame()), key=lambda m: m.currency, reverse=True)
+    # EUR 1,000 + 20 (two) - 300 (pauses) - 20 (resumes) = 700; USD 500 - 250 = 250
+    assert (euros_moved.expansion, euros_moved.contraction, euros_moved.churn, euros_moved.closing) == (20, -320, 0, 700)
+    assert (dollars_moved.contraction, dollars_moved.closing) == (-250, 250)
+
+
+def test_a_pause_that_spans_the_whole_period_is_in_no_cohort_and_no_churn() -> None:
+    """Paused from before the start until after the end: no MRR at either end; a customer at the start, and still one at the end."""
+    book = paying("c", 100).on(-10, SubscriptionPaused, mrr_minor=100).on(95, SubscriptionResumed, mrr_minor=100).book()
+    assert retention([book], frame()) == []
+    churn = named(logo_churn([book], frame()), "logo-churn")
+    assert (churn.numerator, churn.denominator) == (0, 1)

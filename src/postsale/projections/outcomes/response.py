@@ -1,4 +1,4 @@
-"""How soon and how often somebody acts: risk episodes, triggers, risk cases and their terms, tickets. Pure.
+"""How soon and how often somebody acts: risk episodes, triggers, agent by agent, and tickets. Pure.
 
 An episode of an account begins when a condition of an agent became true by a fact or by time passing, or a risk case was opened, and
 ends with the first action: an effect that happened outside a sandbox, or a person moving the case. What happens in between belongs to it;
@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Final, NamedTuple
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from postsale.aggregates import decisions as d
@@ -35,7 +36,6 @@ _READ: Final[tuple[type[Event], ...]] = (
 )
 KINDS: Final = frozenset(cls.wire_name.partition("@")[0] for cls in _READ)
 """The kinds of event of the decision lane that are read here."""
-STAGES: Final = ("at-risk", "plan-in-place", "saving")
 _HOUR_US: Final = DAY_US // 24
 _MINUTE_US: Final = _HOUR_US // 60
 
@@ -82,7 +82,7 @@ def episodes(happened: Iterable[Happened], as_of_us: int, conditions: Collection
 
 
 def response(happened: Sequence[Happened], frame: Frame, conditions: Collection[str] | None = None) -> list[Measure]:
-    """Of the period: time to response, the share of at-risk accounts with an action, of triggers with a disposition, and risk cases."""
+    """Of the period: time to response, the share of at-risk accounts with an action, and of triggers with a disposition."""
     begun = [e for e in episodes(happened, frame.as_of_us, conditions) if frame.start_us <= e.since_us < frame.end_us]
     waits = [(e.until_us - e.since_us, e.acted) for e in begun]
     accounts = {e.ref for e in begun}
@@ -99,8 +99,45 @@ def response(happened: Sequence[Happened], frame: Frame, conditions: Collection[
             "triggers of the period; covered once a decision was recorded, whatever it was",
             frame,
         ),
-        *_cases(happened, frame),
     ]
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """What one agent made of the triggers of the period, as it was decided."""
+
+    agent: str
+    triggers: int
+    waiting: int  # not decided yet
+    dispositions: Mapping[str, int]  # acted, awaiting, suppressed, failed
+    suppressed_by: Mapping[str, int]  # kind of rule, such as policy, consent, frequency, holdout
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "agent": self.agent,
+            "triggers": self.triggers,
+            "waiting": self.waiting,
+            "dispositions": dict(self.dispositions),
+            "suppressed_by": dict(self.suppressed_by),
+        }
+
+
+def coverage(happened: Sequence[Happened], frame: Frame) -> list[Coverage]:
+    """By agent, the disposition of each of its triggers of the period."""
+    decided = {h.event.trigger_id: h.event for h in happened if isinstance(h.event, d.DecisionRecorded)}
+    raised: dict[str, list[d.DecisionRecorded | None]] = {}
+    for h in happened:
+        if isinstance(h.event, d.TriggerRaised) and frame.start_us <= h.at_us < frame.end_us:
+            raised.setdefault(h.event.agent, []).append(decided.get(h.event_id))
+    made = []
+    for agent in sorted(raised):
+        decisions = [event for event in raised[agent] if event is not None]
+        by = Counter(event.disposition for event in decisions)
+        why = Counter((event.suppressed_by or "").partition(":")[0] for event in decisions if event.disposition == "suppressed")
+        made.append(
+            Coverage(agent, len(raised[agent]), len(raised[agent]) - len(decisions), dict(sorted(by.items())), dict(sorted(why.items())))
+        )
+    return made
 
 
 def share(
@@ -120,54 +157,6 @@ def share(
         frame=frame,
         note=note,
     )
-
-
-def _cases(happened: Sequence[Happened], frame: Frame) -> list[Measure]:
-    """Risk cases opened in the period: recovered of those that are closed, terms kept, and how long they were in each stage."""
-    stages: dict[UUID, list[tuple[str, int]]] = {}
-    closed: dict[UUID, tuple[int, str]] = {}
-    breached: set[UUID] = set()
-    terms = False
-    for h in sorted(happened, key=lambda h: (h.at_us, h.position)):
-        match h.event:
-            case d.RiskCaseOpened(case_id=case_id):
-                stages[case_id] = [("at-risk", h.at_us)]
-            case d.RiskCaseMoved(case_id=case_id, stage=stage) if case_id in stages:
-                stages[case_id].append((stage, h.at_us))
-            case d.RiskCaseClosed(case_id=case_id, result=result):
-                closed[case_id] = (h.at_us, result)
-            case t.SlaWarned():
-                terms = True
-            case t.SlaBreached(case_id=case_id):
-                terms = True
-                breached.add(case_id)
-            case _:
-                pass
-    opened = [c for c, passed in stages.items() if frame.start_us <= passed[0][1] < frame.end_us]
-    ended = [c for c in opened if c in closed]
-    recovered = sum(closed[c][1] == "recovered" for c in ended)
-    still = Counter({"still open": len(opened) - len(ended)}) if len(opened) > len(ended) else Counter[str]()
-    made = [share("cases-recovered", recovered, len(ended), "risk cases opened in the period and closed since", frame, still)]
-    judged = [c for c in opened if c in breached or c in closed] if terms else []
-    out = {"still open, nothing missed": len(opened) - len(judged)} if terms else {"no term was ever warned of or missed": len(opened)}
-    kept = sum(c not in breached for c in judged)
-    note = "by the terms of the policies, in their business hours where they say so"
-    population = "risk cases opened in the period that are closed or missed a term"
-    made.append(share("sla-risk-cases", kept, len(judged), population, frame, {k: n for k, n in out.items() if n}, note if judged else ""))
-    for stage in STAGES:
-        waits = [w for c in opened for w in _in_stage(stages[c], stage, closed.get(c), frame.as_of_us)]
-        made.append(
-            median_measure(f"case-time-{stage}", waits, frame, "stays in this stage of cases opened in the period", {}, unit="hours")
-        )
-    return made
-
-
-def _in_stage(passed: list[tuple[str, int]], stage: str, closed: tuple[int, str] | None, as_of_us: int) -> Iterable[tuple[int, bool]]:
-    end, over = (as_of_us, False) if closed is None else (closed[0], True)
-    for i, (name, since) in enumerate(passed):
-        if name == stage:
-            last = i + 1 == len(passed)
-            yield (end if last else passed[i + 1][1]) - since, over if last else True
 
 
 # ---------------------------------------------------------------- tickets

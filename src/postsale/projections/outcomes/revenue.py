@@ -95,7 +95,8 @@ def mrr_history(books: Sequence[Book], times_us: Sequence[int]) -> list[MrrPoint
     return [MrrPoint(us, c, found[i][c], paying[i][c]) for c in currencies for i, us in enumerate(times_us)]
 
 
-def _switched(before: Standing, after: Standing) -> bool:
+def switched(before: Standing, after: Standing) -> bool:
+    """Whether a customer left one currency for another."""
     return bool(before.mrr.keys() - after.mrr.keys()) and bool(after.mrr.keys() - before.mrr.keys())
 
 
@@ -104,19 +105,19 @@ def movements(books: Sequence[Book], frame: Frame) -> list[Movements]:
     totals: dict[str, Counter[str]] = {}
     for book in books:
         before, after = book.at(frame.start_us), book.at(frame.end_us)
-        switched = _switched(before, after)
+        changed = switched(before, after)
         for currency in {*before.mrr, *after.mrr}:
             was, now = before.mrr.get(currency, 0), after.mrr.get(currency, 0)
             total = totals.setdefault(currency, Counter())
             total["opening"] += was
             total["closing"] += now
-            total[_kind(book, frame, was, now, switched, after)] += now - was
+            total[_kind(book, frame, was, now, changed, after)] += now - was
     names = ("opening", "new", "reactivation", "expansion", "contraction", "churn", "switched", "closing")
     return [Movements(c, *(totals[c][name] for name in names)) for c in sorted(totals)]
 
 
-def _kind(book: Book, frame: Frame, was: int, now: int, switched: bool, after: Standing) -> str:
-    if switched and not (was and now):
+def _kind(book: Book, frame: Frame, was: int, now: int, changed: bool, after: Standing) -> str:
+    if changed and not (was and now):
         return "switched"
     if was and now:
         return "expansion" if now > was else "contraction"
@@ -148,11 +149,11 @@ def retention(
     excluded: dict[str, Counter[str]] = {}
     for book in good:
         before, after = book.at(frame.start_us), book.at(frame.end_us)
-        switched = _switched(before, after)
+        changed = switched(before, after)
         for currency, was in before.mrr.items():
             now = after.mrr.get(currency, 0)
             pairs, out = cohorts.setdefault(currency, []), excluded.setdefault(currency, Counter())
-            if switched and not now:
+            if changed and not now:
                 out[SWITCHED] += 1
             elif eligible is not None and not eligible(book):
                 out[NOT_DUE] += 1
@@ -179,13 +180,14 @@ def retention(
                     cohort=cohort or f"opening {iso(frame.start_us)[:10]}",
                     currency=currency,
                     frame=frame,
-                    note=_converted(rates),
+                    note=converted(rates),
                 )
             )
     return made
 
 
-def _converted(rates: Rates | None) -> str:
+def converted(rates: Rates | None) -> str:
+    """For a note; "" without rates."""
     return "" if rates is None else f"converted to {rates.to} at rates of {rates.on.isoformat()}"
 
 
