@@ -63,20 +63,21 @@ def peak_kb(customers: int, days: int) -> float:
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
     chosen = options(__doc__, argv, size=200, rounds=2)
-    signals = [arrival.signal for arrival in vendor(min(chosen.size, FEW), MONTH).arrivals() if isinstance(arrival, Delivery)]
+    few_customers = min(FEW, chosen.size)
+    signals = [arrival.signal for arrival in vendor(few_customers, MONTH).arrivals() if isinstance(arrival, Delivery)]
     values = [(type(signal), dict(signal)) for signal in signals]
     number = lived(chosen.size, YEAR)
     ours = processor_s(lambda: lived(chosen.size, YEAR), chosen.rounds)
     bare = processor_s(lambda: vendor(chosen.size, YEAR).live(), chosen.rounds)
     peer = processor_s(lambda: drawn(number), chosen.rounds)
     made = processor_s(lambda: [cls(**fields) for cls, fields in values], chosen.rounds) / len(values) * number
-    few, many, longer = peak_kb(FEW, MONTH), peak_kb(10 * chosen.size, MONTH), peak_kb(FEW, YEAR)
-    ratio = (many / (10 * chosen.size)) / (few / FEW)
+    few, many, longer = peak_kb(few_customers, MONTH), peak_kb(10 * chosen.size, MONTH), peak_kb(few_customers, YEAR)
+    ratio = (many / (10 * chosen.size)) / (few / few_customers)
     measures = [
         measure("a customer's year, as its sources tell it", 1_000 * ours / chosen.size, "processor ms", goal=1_000 * GOAL_S, peer=1_000 * peer / chosen.size, limit=1_000 * made / chosen.size, most=True),
         measure("a customer's year, for the truth alone", 1_000 * bare / chosen.size, "processor ms"),
         measure("signals", number / ours, "signals/s", peer=number / peer),
-        measure(f"memory a customer, {FEW} to {10 * chosen.size:,} customers", ratio, "times", goal=GOAL_RATIO, most=True),
+        measure(f"memory a customer, {few_customers} to {10 * chosen.size:,} customers", ratio, "times", goal=GOAL_RATIO, most=True),
         measure("memory, a month to a year", longer / few, "times", goal=GOAL_RATIO, most=True),
         measure(f"memory of {10 * chosen.size:,} customers", many / 1_000, "MB"),
     ]  # fmt: skip
