@@ -12,16 +12,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import groupby, pairwise
-from typing import TYPE_CHECKING, Any, Final
-from uuid import UUID
-
-from postsale.agents.budget_policy import per_of
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final, Literal
 from uuid import UUID
 
 from postsale.agents import SHIPPED
-from postsale.agents.budget import BudgetState, evolve_budget
+from postsale.agents.budget_policy import per_of
 from postsale.agents.editing import edit_of
 from postsale.aggregates import asked as a
 from postsale.aggregates import decisions as d
