@@ -10,13 +10,13 @@ START = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def lived(*, acting: bool) -> tuple[Vendor, list[tuple[int, object]]]:
-    vendor, seen = Vendor(5, customers=50, start=START, days=120, model=TROUBLED), []
+    vendor, seen = Vendor(1, customers=50, start=START, days=120, model=TROUBLED), []
     for day in (40, 80, 120):
         vendor.live(day)
         seen.append((day, vendor.outcomes()))
         if acting:
             for name in vendor.outcomes():
-                vendor.respond(name, "offer", START + timedelta(days=day))
+                vendor.respond(name, "renewal-call", START + timedelta(days=day))
     return vendor, seen  # type: ignore[return-value]
 
 
@@ -40,6 +40,6 @@ def test_with_actions_the_differences_are_the_truth_and_lie_within_their_interva
     for line in twin.lines:
         assert line.low <= line.mean <= line.high
         assert round(line.mean * line.customers) == line.difference
-    assert twin.by_action == {"offer": (both.customers, -both.churned, both.mrr_minor)}
+    assert twin.by_action == {"renewal-call": (both.customers, -both.churned, both.mrr_minor)}
     assert [at for at, _, _ in twin.months] == [START + timedelta(days=day) for day in (40, 80, 120)]
     assert twin == compared(vendor, seen, "EUR")  # type: ignore[arg-type]
