@@ -7,7 +7,7 @@ from pathlib import Path
 from hypothesis import HealthCheck, settings
 
 _ANYWHERE = {"deadline": None, "print_blob": True, "suppress_health_check": [HealthCheck.too_slow]}
-settings.register_profile("suite", max_examples=40, **_ANYWHERE)  # for a property that names no number of its own
+settings.register_profile("suite", max_examples=25, **_ANYWHERE)  # for a property that names no number of its own
 settings.register_profile("torture", max_examples=1000, **_ANYWHERE)
 settings.load_profile("torture" if os.environ.get("POSTSALE_TORTURE") else "suite")
 

@@ -15,5 +15,8 @@ with socket.socket(socket.AF_UNIX) as nursery:
     order = json.dumps({"words": sys.argv[2:], "folder": os.getcwd(), "environ": dict(os.environ), "files": files}).encode()
     socket.send_fds(nursery, [len(order).to_bytes(4, "big")], files)
     nursery.sendall(order)
-    status = nursery.recv(1)
-sys.exit(status[0] if status else 137)
+    nursery.recv(4, socket.MSG_WAITALL)  # the fork's number
+    status = int.from_bytes(nursery.recv(4, socket.MSG_WAITALL), "big", signed=True)
+if status < 0:
+    os.kill(os.getpid(), -status)
+sys.exit(status)

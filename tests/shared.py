@@ -25,3 +25,8 @@ def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None
             make(folder)
             made.touch()
     return folder
+
+
+def examples(many: int) -> int:
+    """Of a property that is dear or sees much in one example: so many in the torture run, a third of them in the suite."""
+    return many if os.environ.get("POSTSALE_TORTURE") else max(many // 3, 1)

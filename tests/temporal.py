@@ -10,7 +10,9 @@ import signal
 import socket
 import subprocess
 import tempfile
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from functools import cache
 from pathlib import Path
@@ -29,12 +31,23 @@ class Server:
         self.port = _free_port()
         self.address = f"127.0.0.1:{self.port}"
         self._process: subprocess.Popen[bytes] | None = None
+        self._one_at_a_time = threading.RLock()
+        self._parent = ThreadPoolExecutor(1)  # "the parent's death" is that of the thread that forked
         atexit.register(self.remove)
 
     def start(self) -> None:
         """Start it with what it knew, unless it runs; returns when it answers."""
-        if self._process is not None:
-            return
+        with self._one_at_a_time:
+            if self._process is None:
+                self._start()
+
+    def restart(self) -> None:
+        """SIGKILL, and start again; whoever else kills or starts it waits."""
+        with self._one_at_a_time:
+            self.kill()
+            self.start()
+
+    def _start(self) -> None:
         options = {
             "--ip": "127.0.0.1",
             "--port": str(self.port),
@@ -44,7 +57,7 @@ class Server:
         }
         command = [_binary(), "server", "start-dev", "--headless", *(word for option in options.items() for word in option)]
         env = {**_QUIET, "HOME": str(self.folder)}
-        self._process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, preexec_fn=_not_alone)
+        self._process = self._parent.submit(_forked, command, env).result()
         asyncio.run(self._answers())
 
     async def _answers(self) -> None:
@@ -60,10 +73,11 @@ class Server:
 
     def kill(self) -> None:
         """SIGKILL."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
+        with self._one_at_a_time:
+            if self._process is not None:
+                self._process.kill()
+                self._process.wait()
+                self._process = None
 
     def forget(self) -> None:
         """Lose its whole database, and start again without one."""
@@ -83,6 +97,10 @@ def server() -> Server:
     one = Server()
     one.start()
     return one
+
+
+def _forked(command: list[str], env: dict[str, str]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, preexec_fn=_not_alone)
 
 
 def _not_alone() -> None:

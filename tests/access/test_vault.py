@@ -4,7 +4,6 @@ import os
 import signal
 import sqlite3
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from postsale.access import FileVault, Person, authenticate, issue_token, os_user
 from postsale.errors import KeyUnavailable, NotAllowed
+from tests.nursery import Fork
 
 from .vaults import in_memory, opened
 
@@ -259,7 +259,7 @@ for n in range(25):
 def test_processes_that_make_keys_for_the_same_subjects_at_once_get_the_same_keys(path: Path) -> None:
     assert not path.exists()  # they race for making the file, too
     pipe = subprocess.PIPE
-    workers = [subprocess.Popen([sys.executable, "-c", ASK, str(path)], stdin=pipe, stdout=pipe, stderr=pipe, text=True) for _ in range(3)]
+    workers = [Fork("-c", ASK, path, stdin=pipe, stdout=pipe, stderr=pipe) for _ in range(3)]
     said = []
     for worker in workers:
         assert worker.stdin is not None
@@ -287,7 +287,7 @@ while True:
 
 @pytest.mark.parametrize("lines", [1, 7, 30])
 def test_every_key_that_was_handed_out_is_there_after_sigkill(path: Path, lines: int) -> None:
-    with subprocess.Popen([sys.executable, "-c", MAKE, str(path)], stdout=subprocess.PIPE, text=True) as worker:
+    with Fork("-c", MAKE, path, stdout=subprocess.PIPE) as worker:
         assert worker.stdout is not None
         said = [worker.stdout.readline() for _ in range(lines)]
         worker.send_signal(signal.SIGKILL)

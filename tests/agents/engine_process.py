@@ -4,12 +4,14 @@ turn    {"do", "site", "processes"}: so many processes, the same each time, do w
         answers with how often one found another at it
 run     {"do", "site", "die_at"}: a process of its own does what waits on the embedded engine; answers with how it ended
 done    {"do", "site"}: the processes of `turn` end
+tell    {"do", "site", "chapter", "address", "die_at"}: one process has a chapter of the chain happen and calls Temporal's workflows, or without
+        an address does what waits on the embedded engine; answers with how it ended
 relay   {"do", "site", "address", "die_at"}: one process calls Temporal's workflows, once; answers with how it ended
 worker  {"do", "site", "address", "die_at"}: a worker that is started again when it dies; answers with the process to send SIGTERM to
 
 `die_at` is the step, or for a worker the steps of one start after another, at which a process kills itself by SIGKILL; 0 is never. A step
 is the moment before anything that others can see: a write to the log or to its records, a connection, a piece sent or received.
-Nothing outlives the process that forked it.
+Nothing outlives the process that forked it. An order names the class of its site.
 """
 
 from __future__ import annotations
@@ -30,10 +32,14 @@ from postsale.agents.engines.temporal import TemporalEngine
 from postsale.errors import EngineUnavailable, LeaseHeld
 from postsale.testing.engine_contract import reference
 from postsale.testing.engine_site import Site
+from tests.agents.chain_story import CHAPTERS, ChainSite
 from tests.agents.killed_dispatch import Steps
 
 _PR_SET_PDEATHSIG = 1
 HEARTBEAT_S = 1.0
+AWAY = 2
+"""How a process ends that found no Temporal server."""
+SITES: dict[str, type[Site]] = {"Site": Site, "ChainSite": ChainSite}
 
 
 def forked(work: Callable[[], None]) -> int:
@@ -56,11 +62,12 @@ def ended(pid: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def armed(ps: Any, die_at: int) -> Steps:
-    steps = Steps(die_at)
+def armed(ps: Any, die_at: int, steps: Steps | None = None) -> Steps:
+    steps = steps or Steps(0)
+    steps.done, steps.die_at = 0, die_at
     steps.before(ps.log.store, "append")
     steps.before(ps.log.store.kv, "put")
-    steps.before(socket.socket, "connect", "send", "sendall", "recv")
+    steps.before(socket.socket, "connect", "send", "sendall", "recv", "recv_into")
     return steps
 
 
@@ -104,14 +111,30 @@ def relay(site: Site, address: str, die_at: int) -> None:
         steps.step()
 
 
+def tell(site: ChainSite, chapter: str, address: str, die_at: int) -> None:
+    steps = Steps(0)
+    with site.open(steps.step) as ps, TemporalEngine(ps.engine, address, heartbeat_s=HEARTBEAT_S) as engine:
+        armed(ps, die_at, steps)
+        steps.before(TemporalEngine, "attend")
+        steps.before(ps.views, "write")
+        CHAPTERS[chapter](ps)
+        try:
+            ps.run_once(engine=engine if address else None, wait_s=0)
+        except EngineUnavailable:
+            os._exit(AWAY)
+        steps.step()
+
+
 def worker(site: Site, address: str, die_at: int) -> None:
-    with site.open() as ps, TemporalEngine(ps.engine, address, heartbeat_s=HEARTBEAT_S) as engine:
-        armed(ps, die_at)
+    steps = Steps(0)
+    opened = site.open(steps.step) if isinstance(site, ChainSite) else site.open()
+    with opened as ps, TemporalEngine(ps.engine, address, heartbeat_s=HEARTBEAT_S) as engine:
+        armed(ps, die_at, steps)
         try:
             with engine.worker():
                 signal.sigwait([signal.SIGTERM])
         except EngineUnavailable:
-            os._exit(2)  # there was no server to begin with: it is started again, as whatever keeps processes alive would do
+            os._exit(AWAY)  # there was no server to begin with: it is started again, as whatever keeps processes alive would do
 
 
 def minded(site: Site, address: str, die_at: list[int]) -> None:
@@ -131,6 +154,8 @@ def minded(site: Site, address: str, die_at: list[int]) -> None:
         if over:  # it was told before this one was known
             os.kill(running[0], signal.SIGTERM)
         status = ended(running[0])
+        if over:
+            assert status in {0, -signal.SIGKILL, AWAY}, status
         if over or status == 0:
             return
         if status == -signal.SIGKILL:
@@ -164,6 +189,9 @@ class Orders:
     def relay(self, site: Site, address: str, die_at: int) -> int:
         return ended(forked(lambda: relay(site, address, die_at)))
 
+    def tell(self, site: ChainSite, chapter: str, address: str, die_at: int) -> int:
+        return ended(forked(lambda: tell(site, chapter, address, die_at)))
+
     def worker(self, site: Site, address: str, die_at: list[int]) -> int:
         return forked(lambda: minded(site, address, die_at))
 
@@ -176,7 +204,7 @@ def main() -> None:
     reference("acted")  # what is computed once in a process is there before it forks
     for line in sys.stdin:
         order = json.loads(line)
-        do, site = getattr(orders, order.pop("do")), Site(**order.pop("site"))
+        do, site = getattr(orders, order.pop("do")), SITES[order.pop("kind")](**order.pop("site"))
         sys.stdout.write(json.dumps(do(site, **order)) + "\n")
         sys.stdout.flush()
 

@@ -33,7 +33,7 @@ class Processes:
     def order(self, do: str, site: Site, **more: Any) -> Any:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps({"do": do, "site": site.to_dict(), **more}) + "\n")
+        self._process.stdin.write(json.dumps({"do": do, "kind": type(site).__name__, "site": site.to_dict(), **more}) + "\n")
         self._process.stdin.flush()
         return json.loads(self._process.stdout.readline())
 

@@ -88,7 +88,10 @@ class _Shop(Tool):
         return Receipt(receipt=idempotency_key)
 
     def query(self, idempotency_key: str, *, timeout_s: float) -> Receipt | None:
-        return Receipt(receipt=idempotency_key) if self._said("GET", idempotency_key, timeout_s) == 200 else None
+        status = self._said("GET", idempotency_key, timeout_s)
+        if status not in {200, 404}:  # it does not say that nothing happened
+            raise ToolUncertain(tool=self.ref.name, reason=f"status {status}")
+        return Receipt(receipt=idempotency_key) if status == 200 else None
 
     def _said(self, method: str, key: str, timeout_s: float) -> int:
         connection = http.client.HTTPConnection(self._address, timeout=timeout_s)
@@ -125,7 +128,7 @@ class CreateTask(_Shop):
     kind: ClassVar[ToolKind] = "idempotent"
 
 
-def opened(folder: Path, tools: str, url: str = "", schema: str = "postsale", step: Any = lambda: None) -> PostSale:
+def opened(folder: Path, tools: str, url: str = "", schema: str = "postsale", step: Any = lambda: None, **more: Any) -> PostSale:
     def answer(_: Question) -> dict[str, Any]:
         step()
         return ANSWER
@@ -140,6 +143,7 @@ def opened(folder: Path, tools: str, url: str = "", schema: str = "postsale", st
         keys=folder / "log.keys" if url else None,
         schema=schema,
         escrow=Escrow() if url else None,
+        **more,
     )
 
 
@@ -155,8 +159,8 @@ def prepare(ps: PostSale, customers: int) -> None:
     ps.run_once()
     for name in ("dunning", "saver"):
         acme.agent(name).act(reason="test", by=ANNA)
-    for login in ("anna", "dora"):
-        acme.authority.grant(login, "cs-head", reason="staff list", by=CARA)
+    for login, role in (("anna", "cs-head"), ("dora", "cs-head"), ("ben", "cs-lead")):
+        acme.authority.grant(login, role, reason="staff list", by=CARA)
     acme.authority.delegate("emil", "cs-head", begin=begin, end=begin + timedelta(days=9), reason="on leave", by=ANNA)
 
 

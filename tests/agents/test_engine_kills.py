@@ -13,6 +13,7 @@ import pytest
 
 from postsale.agents.engines.temporal import TemporalEngine
 from postsale.events import SECOND_US
+from postsale.testing import Answer, Request
 from postsale.testing.engine_contract import STORIES, assert_same
 from postsale.testing.engine_site import Site
 from postsale.testing.engine_stage import Drive, Stage, staged
@@ -161,3 +162,30 @@ def test_after_the_loss_of_temporals_whole_database_the_log_calls_everybody_agai
         STORIES["retried"](stage)
         assert_same(stage, "retried")
     assert lost[0] == 1
+
+
+def test_a_worker_told_to_end_in_the_middle_of_a_call_records_what_came_of_it_and_ends_well(tmp_path: Path) -> None:
+    """SIGTERM to its process while the tool is about to answer: the call is not broken off, and nobody has to make it again."""
+
+    @contextmanager
+    def driven(site: Site) -> Iterator[Drive]:
+        with site.open() as ps, TemporalEngine(ps.engine, server().address, heartbeat_s=HEARTBEAT_S) as engine:
+            yield lambda _: ps.run_once(engine=engine)
+
+    with staged(tmp_path / "site", driven) as stage:
+        pid = processes().order("worker", stage.site, address=server().address, die_at=[])
+        shape = stage.server.shape
+
+        class Telling:
+            effects = shape.effects
+
+            def handle(self, request: Request) -> Answer:
+                os.kill(pid, signal.SIGTERM)
+                return shape.handle(request)
+
+        stage.server.shape = Telling()
+        stage.begins()
+        stage.fails("a")
+        assert processes().order("ended", stage.site, pid=pid) == 0
+        assert [stage.kinds("a").count(f"effect/{kind}") for kind in ("started", "succeeded")] == [1, 1]
+        assert len(shape.effects) == 1

@@ -109,7 +109,7 @@ class Slices(RuleBasedStateMachine):
 
 
 TestSlices = Slices.TestCase
-TestSlices.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+TestSlices.settings = settings(stateful_step_count=25)
 
 
 def test_a_worker_that_stood_still_cannot_reserve_from_a_slice_that_was_closed_behind_its_back() -> None:

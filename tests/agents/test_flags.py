@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from openfeature import api
 from openfeature.evaluation_context import EvaluationContext
@@ -142,7 +142,6 @@ def test_a_source_that_hangs_is_left_behind_once_and_asked_again_when_it_is_back
 
 
 @given(value=st.one_of(st.none(), st.floats(), st.text(), st.integers(), st.booleans(), st.binary()), text=st.text())
-@settings(max_examples=100)
 def test_whatever_a_source_says_what_is_recorded_is_of_the_declared_type_and_printable(value: Any, text: str) -> None:
     class Any_:
         def read(self, *_: Any, **__: Any) -> Any:

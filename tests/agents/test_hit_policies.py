@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from postsale.agents import Agent, Policy
@@ -58,7 +58,6 @@ def test_two_conditions_meet_exactly_where_a_value_satisfies_both(a: dict[str, o
 
 
 @given(a=whens, others=st.lists(st.tuples(whens, st.lists(whens, max_size=2)), max_size=4))
-@settings(max_examples=150)
 def test_a_point_is_found_exactly_where_one_is_left(
     a: dict[str, object], others: list[tuple[dict[str, object], list[dict[str, object]]]]
 ) -> None:

@@ -8,8 +8,8 @@ import pytest
 
 from postsale.access import Unsealer
 from postsale.agents import Agent, Policy
-from postsale.agents.decide import rederive
 from postsale.agents.holdout import Holdout, draw, drawn_of
+from postsale.agents.rederive import rederive
 from postsale.agents.widening import widenings
 from postsale.audit import replay_many
 from postsale.errors import PolicyInvalid

@@ -9,18 +9,15 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from postsale.audit import check_budgets, check_dispositions
 from postsale.events import SECOND_US, to_us
-from postsale.store import Query
-from postsale.testing import Answer, Request, ToolServer
 from postsale.testing.engine_site import FileClock
-from tests.agents.killed_chain import GIVEN_BACK, SPENT, opened, prepare
+from tests.agents.killed_chain import opened, prepare
+from tests.agents.killed_shop import ServerWithShop, judge
 from tests.agents.world import NOON
 from tests.postgres import new_log
 
@@ -29,23 +26,6 @@ EVERY = (1, 1) if TORTURE else (14, 40)  # so many steps apart, in the first pas
 PASS_S = 7 * 60  # by then a killed process's lease and claim are over
 pytestmark = pytest.mark.torture
 Run = Callable[..., list[int]]
-
-
-class Shop:
-    """It leaves out what it was told before, but for the queryable tool, which counts each time; and says whether a key was there."""
-
-    def __init__(self) -> None:
-        self.effects: list[str] = []
-        self.paths: list[str] = []
-
-    def handle(self, request: Request) -> Answer:
-        key = request.headers["idempotency-key"]
-        if request.method == "GET":
-            return Answer(200 if key in self.effects else 404, {})
-        if request.path == "/billing.offer_credit" or key not in self.effects:
-            self.effects.append(key)
-            self.paths.append(request.path)
-        return Answer(200, {})
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +52,7 @@ def processes() -> Iterator[Run]:
 class Place:
     """A log, its clock and the server that its tools call."""
 
-    def __init__(self, folder: Path, server: ToolServer, customers: int, url: str = "", schema: str = "postsale") -> None:
+    def __init__(self, folder: Path, server: ServerWithShop, customers: int, url: str = "", schema: str = "postsale") -> None:
         self.folder, self.server, self.customers, self.url, self.schema = folder, server, customers, url, schema
 
     @property
@@ -87,38 +67,8 @@ class Place:
         return self
 
     def judge(self, seen: str) -> None:
-        n, shop = self.customers, self.server.shop
-        assert Counter(shop.paths) == {"/billing.offer_credit": n, "/shop.gift": n, "/shop.back": 2 * n}, seen
-        assert max(Counter(shop.effects).values()) == 1, seen
         with opened(self.folder, self.server.url, self.url, self.schema) as ps:
-            found = check_dispositions(ps.log.store)
-            assert (found.problems, found.waiting, found.triggers) == ([], 0, 3 * n), seen
-            assert ps.verify().problems == [], seen
-            told = Counter(e.kind for e in ps.log.store.read(Query(tenant="acme")))
-            for kind, each in {
-                "agent/decision-recorded": 3,
-                "approval/replaced": 1,
-                "approval/escalated": 1,
-                "approval/signed": 2,
-                "approval/granted": 2,
-                "agent/plan-received": 1,
-                "billing/invoice-payment-failed": 1,
-                "billing/invoice-paid": 2,
-                "effect/succeeded": 4,
-                "agent/outcome-observed": 2,
-                "undo/ordered": 2,
-            }.items():
-                assert told[kind] == each * n, (seen, kind, told)
-            assert told["undo/finished"] == 2, seen
-            kept = check_budgets(ps.log.store)
-            assert (kept.problems, kept.open) == ([], 0), seen
-            rows = ps.tenant("acme").budgets()
-            assert [row.name for row in rows] == sorted(SPENT), seen
-            for row in rows:
-                spent, back = SPENT[row.name] * n, 0 if row.name == "mail" else SPENT[row.name] * n  # no contact is unmade
-                assert (row.reserved, row.committed, row.compensated) == (0, spent, back), (seen, row)
-                assert row.released == GIVEN_BACK.get(row.name, 0) * n, (seen, row)
-                assert row.left == min(row.limits.values()) - spent + back - row.in_slices, (seen, row)
+            judge(ps, self.server.shop, self.customers, seen)
 
 
 def finish(run: Run, place: Place, seen: str) -> None:
@@ -171,11 +121,3 @@ def test_two_processes_on_one_postgresql_killed_at_random_steps_bring_every_chai
         assert {e for pair in ends for e in pair} <= {0, 3, -signal.SIGKILL}, f"seed {seed}: {ends}"
         finish(processes, place, f"seed {seed}: {ends}")
         place.judge(f"seed {seed}: {ends}")
-
-
-class ServerWithShop(ToolServer):
-    """One that knows which shape it has."""
-
-    def __init__(self) -> None:
-        self.shop = Shop()
-        super().__init__(self.shop)

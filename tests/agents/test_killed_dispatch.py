@@ -113,11 +113,14 @@ def test_killed_at_every_step_in_turn_the_effect_is_there_once(kind: str, proces
     assert seen >= {("", 0), ("agent/decision-recorded", 0), ("effect/started", 0), ("effect/started", 1), ("effect/succeeded", 1)}
 
 
-@pytest.mark.parametrize("kind", list(SHAPES))
+@pytest.mark.parametrize(("kind", "patient"), [("idempotent", True), ("queryable", True), ("queryable", False), ("unsafe", True)])
 def test_a_worker_that_stands_still_at_every_step_in_turn_and_goes_on_after_another_did_the_work_does_nothing_twice(
-    kind: str, process: Run, tmp_path: Path
+    kind: str, patient: bool, process: Run, tmp_path: Path
 ) -> None:
-    """Between the last look at the clock and the first piece that is sent nobody can look again: there only the other side can tell."""
+    """Between the last look at the clock and the last piece that is sent nobody can look again: there only the other side can tell.
+
+    It does when it knows the key (idempotent), and when it is not patient: then it has given up a request that is not whole by now.
+    """
     stood, ready, late = 0, tmp_path / "ready", list[int]()
     ready.mkdir()
     with ToolServer(SHAPES[kind]()) as server:
@@ -132,6 +135,8 @@ def test_a_worker_that_stands_still_at_every_step_in_turn_and_goes_on_after_anot
             stood += 1
             assert process(folder, server, kind, minutes=6) == 0
             by_others = len(server.shape.effects)
+            if not patient:
+                server.give_up()
             assert process(folder, server, kind, minutes=6, go_on=pid) == 0
             if len(server.shape.effects) > by_others and by_others:
                 late.append(step)
@@ -139,7 +144,7 @@ def test_a_worker_that_stands_still_at_every_step_in_turn_and_goes_on_after_anot
             if step not in late:
                 check(folder, kind, server.shape.effects, f"stood still at step {step}")
     assert 8 <= stood < 199
-    assert len(late) <= (kind == "queryable"), late
+    assert len(late) == (kind == "queryable" and patient), late
 
 
 @pytest.mark.parametrize("kind", list(SHAPES))

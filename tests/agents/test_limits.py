@@ -6,7 +6,7 @@ import threading
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from postsale import PostSale
@@ -172,7 +172,6 @@ def test_more_offers_than_are_remembered_ask_a_person() -> None:
 
 
 @given(before=st.integers(0, 20_000) | st.none(), amount=st.integers(0, 20_000), may_ask=st.booleans())
-@settings(max_examples=60)
 @example(before=5_100, amount=4_900, may_ask=True)
 @example(before=5_100, amount=4_901, may_ask=True)
 def test_a_person_is_asked_exactly_above_the_limit_and_nobody_is_asked_in_vain(before: int | None, amount: int, may_ask: bool) -> None:

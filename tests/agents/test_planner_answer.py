@@ -7,7 +7,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from postsale.agents import Policy
@@ -21,6 +21,7 @@ from postsale.aggregates.decisions import DecisionRecorded, ReadRef
 from postsale.errors import InvalidInput
 from postsale.events import MASKED, canonical, encode_payload, registry
 from tests.agents.planned import CALL, OTHERWISE, Planned, policy
+from tests.shared import examples
 
 SPEC = AgentSpec("saver", "m:C", "d", "1")
 POLICIES = (policy(), policy(*OTHERWISE))
@@ -67,7 +68,7 @@ def mac(raw: bytes) -> str:
     return f"{len(raw)}-{sum(raw)}"
 
 
-@settings(max_examples=400)
+@settings(max_examples=examples(400))
 @given(answer=answers, which=st.sampled_from(POLICIES), status=statuses, mode=st.sampled_from(["observe", "propose", "act"]))
 def test_any_answer_comes_to_one_disposition_within_the_policy_and_is_made_again_byte_for_byte(
     answer: str, which: Policy, status: Any, mode: Any
@@ -102,7 +103,6 @@ def test_any_answer_comes_to_one_disposition_within_the_policy_and_is_made_again
     assert without.arguments_checked is (status != "answered")
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(raw=st.binary(max_size=80) | st.text(max_size=80) | near.map(json.dumps) | values.map(json.dumps))
 def test_any_bytes_from_a_planner_give_one_decision_on_a_log_and_no_exception(raw: Any) -> None:
     w = Planned(raw)

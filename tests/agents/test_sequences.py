@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from postsale.agents import Agent, Policy
@@ -90,7 +90,6 @@ def live(w: World, story: Sequence[tuple[str, int]]) -> None:
 
 
 @given(story=steps, asked=st.lists(rules, min_size=1, max_size=4))
-@settings(max_examples=60)
 def test_at_every_point_of_every_past_the_bounded_state_says_what_the_whole_past_says(
     story: list[tuple[str, int]], asked: list[SequenceRule]
 ) -> None:
@@ -107,7 +106,6 @@ def test_at_every_point_of_every_past_the_bounded_state_says_what_the_whole_past
 
 
 @given(story=steps, rule=rules)
-@settings(max_examples=25)
 def test_a_decision_is_suppressed_exactly_when_the_whole_past_forbids_it_and_is_made_again_offline(
     story: list[tuple[str, int]], rule: SequenceRule
 ) -> None:

@@ -188,4 +188,4 @@ class Seven(RuleBasedStateMachine):
 
 
 TestSeven = Seven.TestCase
-TestSeven.settings = settings(max_examples=6, stateful_step_count=20, deadline=None)
+TestSeven.settings = settings(max_examples=6, stateful_step_count=20)

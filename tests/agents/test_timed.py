@@ -8,7 +8,7 @@ from uuid import uuid4
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from postsale.agents import Agent, Policy
@@ -371,7 +371,6 @@ def test_a_time_that_does_not_exist_or_comes_twice_is_one_instant(day: date, exp
     st.integers(to_us(at("2011-12-20T00:00:00+00:00")), to_us(at("2012-04-20T00:00:00+00:00"))),
     st.lists(st.integers(-30, 90), min_size=1, max_size=12),
 )
-@settings(max_examples=150, deadline=None)
 def test_however_often_and_late_somebody_looks_a_daily_schedule_comes_once_for_each_day_that_exists(
     zone: str, clock: str, start: int, steps: list[int]
 ) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from postsale.access import FileVault
@@ -100,7 +100,6 @@ def troubles(w: World, refs: Sequence[str] = REFS) -> list[Visit]:
 step = st.tuples(st.sampled_from(REFS[:5]), st.sampled_from(["vip", "smb", "consent", "no consent", "failed", "failed", "paid", "ask"]))
 
 
-@settings(max_examples=25, deadline=None)
 @given(st.lists(st.lists(step, max_size=12), min_size=1, max_size=4))
 def test_visits_made_together_record_what_visits_made_singly_do(rounds: list[list[tuple[str, str]]]) -> None:
     vault = FileVault.in_memory()

@@ -18,6 +18,7 @@ from postsale.agents.tree import Branch, Level, tree_of
 from postsale.agents.widening import widenings
 from postsale.errors import PolicyInvalid
 from tests.agents.world import DUNNING, World
+from tests.shared import examples
 
 INPUTS: dict[str, Any] = {"n": "integer", "s": "text", "b": "boolean"}
 VALUES: dict[str, list[Any]] = {"n": [None, *range(-1, 6)], "s": [None, "a", "b", "c"], "b": [None, True, False]}
@@ -117,7 +118,7 @@ def levels(draw: st.DrawFn, depth: int = 0) -> dict[str, Any]:
 
 
 @given(levels())
-@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow])
+@settings(max_examples=examples(250), suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow])
 def test_the_flat_table_decides_as_the_tree_does_on_every_evidence(tree: dict[str, Any]) -> None:
     try:
         p = policy(tree)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from postsale.agents import Agent, Policy
@@ -169,7 +169,6 @@ def acting(policy: Policy, point: dict[str, Any]) -> set[str]:
 
 
 @given(a=rows, b=rows, hit_a=hits, hit_b=hits)
-@settings(max_examples=150)
 def test_rows_are_wider_exactly_where_some_evidence_shows_an_action_that_was_not_taken(
     a: list[tuple[str, str]], b: list[tuple[str, str]], hit_a: tuple[str, str], hit_b: tuple[str, str]
 ) -> None:

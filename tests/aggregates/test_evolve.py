@@ -26,7 +26,6 @@ EMPTY = CustomerAggregate(stream=STREAM)
 
 
 @pytest.mark.parametrize("cls", CUSTOMER_EVENTS, ids=lambda c: c.__name__)
-@settings(max_examples=25)
 @given(st.data())
 def test_every_event_of_the_decision_lane_is_read_back_as_it_was_written(cls: type[Event], data: st.DataObject) -> None:
     event = data.draw(build(cls))
@@ -121,7 +120,6 @@ def test_what_is_kept_open_is_open(steps: list[tuple[Any, int, int]]) -> None:
     assert not any(o.done for o in state.decisions.values())
 
 
-@settings(max_examples=30)
 @given(st.lists(st.integers(-10_000, 10_000), min_size=1, max_size=40), st.randoms(use_true_random=False))
 def test_facts_recorded_in_another_order_give_the_same_values_newest_by_time_then_by_position(offsets: list[int], rng: Any) -> None:
     made = [visited(n, START_US + offset, f"p{n}") for n, offset in enumerate(offsets)]

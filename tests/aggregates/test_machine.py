@@ -369,7 +369,7 @@ class Customer(RuleBasedStateMachine):
         super().teardown()
 
 
-Customer.TestCase.settings = settings(max_examples=80, stateful_step_count=50)
+Customer.TestCase.settings = settings(stateful_step_count=50)
 
 
 class TestCustomer(Customer.TestCase):  # type: ignore[misc,name-defined]

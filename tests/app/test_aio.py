@@ -29,6 +29,7 @@ _ONLY_SYNC = {
         "activate_prompt",
         "agent",
         "agent_names",
+        "backtest",
         "cases",
         "changed_since",
         "datasets",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import subprocess
-import sys
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -18,6 +17,7 @@ from postsale.errors import InvalidInput, NotAllowed, UnknownCustomer
 from postsale.events import ManualClock
 from postsale.store import Query
 from postsale.store.timers import Timers
+from tests.nursery import Fork
 
 from .support import ANNA, NOON, Where, head, opened, subscribed
 
@@ -203,8 +203,7 @@ def test_killed_runs_give_each_command_once(lasting: Where) -> None:
             acme.ask("cus_42", AGENT, f"look-{n}", reason="r", by=ANNA, at=LATER + timedelta(seconds=n % 7))
     for life in range(30):
         at = LATER + timedelta(minutes=2 + 2 * life)
-        command = [sys.executable, "-W", "error", "-c", _GIVE, *arguments(lasting), at.isoformat()]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        with Fork("-c", _GIVE, *arguments(lasting), at.isoformat(), stdout=subprocess.PIPE) as process:
             assert process.stdout is not None
             assert process.stdout.readline() == "ready\n"
             if life < 3:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from datetime import datetime, timedelta
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from postsale.aggregates.signals import Signal
@@ -92,7 +92,6 @@ def _sent(draw: st.DrawFn) -> list[tuple[int, str, Signal]]:
     return out
 
 
-@settings(max_examples=40)
 @given(_sent(), st.data())
 def test_every_read_at_any_two_times_is_the_fold_of_what_was_sent_by_then(sent: list[tuple[int, str, Signal]], data: st.DataObject) -> None:
     """customer, health, customers and timeline against a filter over a list."""

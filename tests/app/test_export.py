@@ -28,6 +28,7 @@ from postsale.projections.event_tables import ENVELOPE, event_tables
 from postsale.projections.export import LogExport
 from postsale.projections.export_place import Place
 from postsale.store import LeaseName, Query
+from tests.nursery import forked
 
 from .exported import agents, assert_sound, files, lived, manifest, rows
 from .support import CANARY, NOON, Where, head, opened, paid, url_of, used
@@ -113,7 +114,7 @@ def test_a_second_run_writes_only_what_is_new(where: Where, tmp_path: Path) -> N
     assert_sound(out)
 
 
-@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(windows=st.lists(st.tuples(st.integers(2, 30), st.integers(0, 6)), min_size=1, max_size=4))
 def test_however_often_and_in_whatever_windows_it_is_the_same_rows(
     tmp_path_factory: pytest.TempPathFactory, windows: list[tuple[int, int]]
@@ -139,7 +140,7 @@ def test_killed_anywhere_no_reader_sees_half_a_file_or_a_row_twice_and_the_next_
         for number in range(4):
             # Two steps write the manifest, then every table's first file is begun, then each gets its name: the first death is among these.
             step = tables + rand.randrange(4, tables) if number == 0 else rand.randrange(2, 25)
-            command = [sys.executable, "-m", "tests.app.exported", url_of(tmp_path), str(out), str(window), str(step)]
+            command = forked("-m", "tests.app.exported", url_of(tmp_path), out, window, step)
             done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
             assert done.returncode in (0, -signal.SIGKILL), (seed, done.stderr[-2000:])
             window = rand.choice([12, 30, 1_000])

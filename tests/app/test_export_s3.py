@@ -6,7 +6,6 @@ import json
 import random
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -19,6 +18,7 @@ from postsale.errors import ExportUnwritable
 from postsale.events import ManualClock
 from postsale.projections.export import LogExport
 from postsale.projections.export_place import Place
+from tests.nursery import forked
 
 from .exported import agents, assert_sound, lived, rows
 from .object_store import Environ, ObjectStore, object_store
@@ -113,7 +113,7 @@ def test_killed_anywhere_the_watermark_stays_right_and_no_row_is_there_twice(sto
         small(ps)
         killed = 0
         for round_ in range(2):
-            command = [sys.executable, str(ROOT / "tests/app/exported.py"), url_of(tmp_path), url, str(window), str(rng.randrange(2, 60))]
+            command = forked(ROOT / "tests/app/exported.py", url_of(tmp_path), url, window, rng.randrange(2, 60))
             done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
             assert done.returncode in (0, -signal.SIGKILL), (seed, done.stderr[-2000:])
             killed += done.returncode != 0

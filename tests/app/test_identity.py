@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -18,6 +17,7 @@ from postsale.aggregates.signals import Signal, SurveyAnswered, TicketOpened
 from postsale.app import PostSale
 from postsale.errors import IdentityConflict, InvalidInput, UnknownCustomer
 from postsale.events import MASKED, ManualClock, from_us
+from tests.nursery import Fork
 
 from .support import ANNA, NOON, Where, arguments, cancelled, failed, head, opened, paid, subscribed, used
 
@@ -431,9 +431,8 @@ with PostSale.open(url, **json.loads(options)) as ps:
 def test_processes_that_record_the_same_new_customers_make_each_once_and_lose_nothing(lasting: Where) -> None:
     """Three processes open a log that is not there yet, and send the same 20 new customers own and shared deliveries."""
     with ExitStack() as stack:
-        command = [sys.executable, "-W", "error", "-c", _WRITER, *arguments(lasting)]
-        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-        processes = [stack.enter_context(subprocess.Popen([*command, str(n)], **pipes)) for n in range(3)]
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        processes = [stack.enter_context(Fork("-c", _WRITER, *arguments(lasting), n, **pipes)) for n in range(3)]
         for process in processes:
             assert process.stdout is not None
             assert process.stdout.readline() == "ready\n"
@@ -489,9 +488,8 @@ def test_run_once_from_many_processes_does_each_thing_once(lasting: Where) -> No
             items += [(f"c{n}", subscribed(f"s{n}")), (f"c{n}", failed(f"f{n}", attempt=2))]
         ps.tenant("acme").record_many(items)
     with ExitStack() as stack:
-        command = [sys.executable, "-W", "error", "-c", _RUNNER, *arguments(lasting)]
-        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        processes = [stack.enter_context(subprocess.Popen(command, **pipes)) for _ in range(3)]
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        processes = [stack.enter_context(Fork("-c", _RUNNER, *arguments(lasting), **pipes)) for _ in range(3)]
         for process in processes:
             assert process.stdout is not None
             assert process.stdout.readline() == "ready\n"

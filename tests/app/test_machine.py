@@ -22,6 +22,7 @@ from postsale.app import PostSale, Tenant
 from postsale.errors import ApprovalRefused, ContentConflict, IdentityConflict, UnknownCustomer
 from postsale.events import ManualClock, from_us
 from tests.postgres import new_log
+from tests.shared import examples
 
 from .support import ANNA, NOON, Server, Where, delete_views, failed, head, opened, paid, used
 from .test_agents import Mailer, policy
@@ -278,7 +279,7 @@ class Life(RuleBasedStateMachine):
 
 
 TestLife = Life.TestCase
-TestLife.settings = settings(max_examples=25, stateful_step_count=25)
+TestLife.settings = settings(stateful_step_count=25)
 
 
 class LifeOnAServer(Life):
@@ -290,4 +291,4 @@ class LifeOnAServer(Life):
 
 
 TestLifeOnAServer = LifeOnAServer.TestCase
-TestLifeOnAServer.settings = settings(max_examples=5, stateful_step_count=25)
+TestLifeOnAServer.settings = settings(max_examples=examples(9), stateful_step_count=25)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 import subprocess
-import sys
 from typing import Any
 
 import pytest
@@ -20,6 +19,7 @@ from postsale.projections.comparing import compare
 from postsale.projections.handover import duckdb_states
 from postsale.projections.related import all_named
 from postsale.projections.views import Views
+from tests.nursery import Fork
 from tests.projections.related import Invited
 
 from . import members_killed
@@ -168,8 +168,7 @@ def test_a_process_killed_while_it_folds_leaves_entries_that_fit_the_rows(lastin
         _story(ps, rng, 60)
         runner = members_killed.runner_of(ps)
         for _ in range(2):
-            command = [sys.executable, "-W", "error", members_killed.__file__, url, json.dumps(options)]
-            with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            with Fork(members_killed.__file__, url, json.dumps(options), stdout=subprocess.PIPE) as process:
                 assert process.stdout is not None
                 for _ in range(rng.randrange(1, 4)):
                     process.stdout.readline()

@@ -6,7 +6,6 @@ import json
 import random
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from postsale.projections import MemoryViews, Runner
 from postsale.projections.projector import share_lease
 from postsale.projections.views import Views
 from postsale.store import Leases
+from tests.nursery import Fork
 
 from . import ring_process
 from .ring_process import CUSTOMERS, FOLD, runner_of, served, step
@@ -33,8 +33,7 @@ def processes(where: Where) -> Iterator[Callable[[str, object], Process]]:
     running: list[Process] = []
 
     def start(role: str, argument: object) -> Process:
-        command = [sys.executable, ring_process.__file__, url, json.dumps(options), role, str(argument)]
-        running.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+        running.append(Fork(ring_process.__file__, url, json.dumps(options), role, argument, stdout=subprocess.PIPE))
         return running[-1]
 
     try:
@@ -156,3 +155,4 @@ def until(condition: Callable[[], bool], what: str) -> None:
     end = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < end, what
+        time.sleep(0.01)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal as signals
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from postsale.events import ManualClock
 from postsale.projections import MemoryViews
 from postsale.store.postgres import PostgresStore
 from postsale.store.postgres_link import Patience
+from tests.nursery import Fork
 from tests.postgres import new_log
 from tests.postgres import server as admin_url
 
@@ -421,8 +421,7 @@ with PostSale.open(url, **json.loads(options)) as ps, psycopg.connect(url) as co
 
 
 def test_a_process_killed_before_its_commit_leaves_neither_row_nor_signal_nor_lock(server: Server, acme: Tenant, books: str) -> None:
-    command = [sys.executable, "-W", "error", "-c", _KILLED, *arguments(server), books]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with Fork("-c", _KILLED, *arguments(server), books, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "recorded\n"
         process.send_signal(signals.SIGKILL)
@@ -430,7 +429,7 @@ def test_a_process_killed_before_its_commit_leaves_neither_row_nor_signal_nor_lo
     assert (booked(books), count(acme, "cus_1")) == ([], 1)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(
     st.lists(
         st.tuples(st.sampled_from(["in", "in", "out", "row", "conflict", "commit", "rollback"]), st.integers(0, 3), st.integers(0, 5)),

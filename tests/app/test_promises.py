@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from datetime import timedelta
@@ -23,6 +22,7 @@ from postsale.errors import InvalidInput, ReplayDiverged, StoreUnavailable, Tool
 from postsale.events import Lane, ManualClock, Origin
 from postsale.projections import CUSTOMER_HEALTH
 from postsale.store import Query
+from tests.nursery import Fork
 from tests.postgres import server as admin_url
 
 from . import killed
@@ -148,8 +148,7 @@ def test_a_killed_application_loses_nothing_and_does_nothing_twice(lasting: Wher
     first = 0
     lives = 8 if isinstance(lasting, Path) else 4
     for life in range(lives):
-        command = [sys.executable, "-W", "error", killed.__file__, *place, str(seed), str(first), str(outbox), str(life)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        with Fork(killed.__file__, *place, seed, first, outbox, life, stdout=subprocess.PIPE) as process:
             assert process.stdout is not None
             assert process.stdout.readline() == "ready\n"
             lines = [process.stdout.readline() for _ in range(rand.randrange(9))]

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from postsale import foreign
@@ -113,7 +113,6 @@ def check_rows(story: list[tuple[str, int, int]], at: list[datetime], engines: t
                 assert one.equals(other), question
 
 
-@settings(max_examples=40)
 @given(stories, st.lists(st.integers(-3 * 1440, 40 * 1440), min_size=1, max_size=3, unique=True))
 def test_training_rows_are_what_a_live_read_gave_at_that_moment(story: list[tuple[str, int, int]], minutes: list[int]) -> None:
     """A link, a merge or an invitation that was recorded later is in no earlier row."""

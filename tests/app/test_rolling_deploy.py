@@ -7,7 +7,6 @@ and still writes @1; release 2B writes @2. The feature is declared with the same
 from __future__ import annotations
 
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,6 +14,8 @@ from typing import Any
 
 import orjson
 import pytest
+
+from tests.nursery import Fork
 
 RELEASE = Path(__file__).with_name("release.py")
 CUSTOMERS = ("anna", "bert", "carl")
@@ -68,13 +69,13 @@ RELEASES = {
 class Release:
     """A running process."""
 
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+    def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
 
     def __call__(self, name: str, *arguments: Any) -> Any:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.write(orjson.dumps([name, *arguments]) + b"\n")
+        self._process.stdin.write(orjson.dumps([name, *arguments]).decode() + "\n")
         self._process.stdin.flush()
         line = self._process.stdout.readline()
         assert line, "the process has ended"
@@ -93,8 +94,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
             code = tmp_path / f"release-{release}"
             code.mkdir(exist_ok=True)
             (code / "webinars.py").write_text(RELEASES[release])
-            command = [sys.executable, "-W", "error", "-c", BOOT, str(code), str(RELEASE), str(tmp_path)]
-            process = running.enter_context(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
+            process = running.enter_context(Fork("-c", BOOT, code, RELEASE, tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
             running.callback(process.kill)
             return Release(process)
 

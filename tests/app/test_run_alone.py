@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -22,6 +21,7 @@ from postsale.app.postsale import RUN
 from postsale.errors import LeaseHeld, LeaseLost, StoreUnavailable
 from postsale.events import ManualClock
 from postsale.store import Query, SQLiteStore
+from tests.nursery import Fork
 
 from .support import ANNA, NOON, Where, failed, head, opened, subscribed, url_of, used
 
@@ -182,9 +182,8 @@ def test_of_many_processes_one_does_the_work_and_the_others_wait_and_find_nothin
     with opened(tmp_path) as ps:
         ps.tenant("acme").record_many([(f"c{n % 50}", failed(f"f{n}")) for n in range(3_000)])
     with ExitStack() as stack:
-        command = [sys.executable, "-W", "error", "-c", _RUN, url_of(tmp_path)]
-        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-        processes = [stack.enter_context(subprocess.Popen(command, **pipes)) for _ in range(3)]
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        processes = [stack.enter_context(Fork("-c", _RUN, url_of(tmp_path), **pipes)) for _ in range(3)]
         assert [process.stdout and process.stdout.readline() for process in processes] == ["ready\n"] * 3
         for process in processes:
             assert process.stdin is not None
@@ -209,8 +208,8 @@ def test_the_command_line_names_the_process_that_runs_and_what_to_do(tmp_path: P
     url = url_of(tmp_path)
     with opened(tmp_path) as ps:
         ps.tenant("acme").record("c1", failed("f1"))
-    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    with subprocess.Popen([sys.executable, "-c", _HOLD, url], **pipes) as holder:
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with Fork("-c", _HOLD, url, **pipes) as holder:
         assert holder.stdout is not None
         name = holder.stdout.readline().strip()
         assert name.startswith(f"process {holder.pid} on ")
@@ -227,8 +226,8 @@ def test_a_run_that_was_killed_is_taken_over_when_its_lease_expires(tmp_path: Pa
     url = url_of(tmp_path)
     with opened(tmp_path) as ps:
         ps.tenant("acme").record("c1", failed("f1"))
-    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    with subprocess.Popen([sys.executable, "-c", _HOLD, url], **pipes) as holder:
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with Fork("-c", _HOLD, url, **pipes) as holder:
         assert holder.stdout is not None
         holder.stdout.readline()
         holder.send_signal(signal.SIGKILL)

@@ -7,7 +7,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from postsale.access import FileVault
@@ -48,7 +48,6 @@ def problems(w: World, **how: Any) -> list[tuple[str, UUID]]:
         st.tuples(st.sampled_from(["failed", "paid", "vip", "wait", "ask", "pause", "resume"]), st.sampled_from("ab")), max_size=12
     )
 )
-@settings(max_examples=30)
 def test_whatever_happens_triggers_and_decisions_stay_one_to_one(story: list[tuple[str, str]]) -> None:
     from tests.agents.world import ANNA
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from postsale.access import FileVault, Unsealer
@@ -498,7 +498,6 @@ def _paid(id_: str, at: Any) -> Any:
 # ---------------------------------------------------------------- what surrounds decisions
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.tuples(st.sampled_from(["reserve", "commit", "release"]), st.integers(0, 4), st.integers(1, 50)), max_size=25))
 def test_money_left_is_what_the_budgets_own_fold_says_at_every_position(steps: list[tuple[str, int, int]]) -> None:
     """Reservations twice, settlements of what is not reserved, and all orders of them."""

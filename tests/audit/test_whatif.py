@@ -10,7 +10,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from postsale import PostSale
@@ -95,7 +95,6 @@ def asked(w: World, candidate: Policy, **how: Any) -> WhatIf:
 
 
 @given(story=steps, hours=st.sampled_from([3, 100, 400]))
-@settings(max_examples=25)
 def test_the_policy_that_decided_would_have_decided_the_same(story: list[tuple[str, str, int]], hours: int) -> None:
     """Also where approvals expired, and gave contacts and money back, in between."""
     w = live(story, BASE, hours=hours)
@@ -107,7 +106,6 @@ def test_the_policy_that_decided_would_have_decided_the_same(story: list[tuple[s
 
 
 @given(story=steps, changes=st.lists(st.sampled_from(CHANGES), min_size=1, max_size=2, unique_by=lambda c: c[0]))
-@settings(max_examples=30)
 def test_history_under_a_candidate_is_what_a_life_under_it_was(story: list[tuple[str, str, int]], changes: list[tuple[str, str]]) -> None:
     candidate = policy(*changes)
     was, would = live(story, BASE), live(story, candidate)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 from postsale import PostSale
 from postsale.aggregates.signals import InvoicePaid, InvoicePaymentFailed, Signal, SubscriptionStarted
 from postsale.events import Origin
+from tests.nursery import Fork
 from tests.postgres import new_log
 
 from .support import Done, run
@@ -127,10 +127,10 @@ def test_keys_beside_a_file_are_not_named(tmp_path: Path) -> None:
 def test_two_runs_at_the_same_time_decide_each_trigger_once_and_send_each_effect_once(log: Log) -> None:
     """Two processes of `postsale run` on one database, several times, while the agent may act."""
     quiet(run("agent", "act", "renewal-rescue", "--reason", "test", *log.options))
-    command = [sys.executable, "-W", "error", "-m", "postsale.cli", "run", "--agent", "renewal-rescue", "--json"]
+    command = ("postsale", "run", "--agent", "renewal-rescue", "--json")
     for _ in range(2):
         env = {k: v for k, v in os.environ.items() if not k.startswith("POSTSALE_")} | log.env
-        both = [subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+        both = [Fork(*command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(2)]
         for process in both:
             out, err = process.communicate()
             if process.returncode == 5:

@@ -16,6 +16,7 @@ import pytest
 
 from postsale import PostSale
 from postsale.aggregates.signals import InvoicePaid
+from tests.nursery import Fork
 
 from .support import process, run
 
@@ -171,8 +172,8 @@ def test_features_say_who_reads_them_and_a_deprecated_one_that_is_read_is_wrong(
 
 def test_a_service_folds_until_sigterm_then_gives_its_leases_back_and_ends_well(db: str) -> None:
     """A real process: it says when it is ready, folds what is recorded meanwhile, and leaves at the signal with exit status 0."""
-    command = [sys.executable, "-W", "error", "-m", "postsale.cli", "projection", "run", "--json", "--db", db]
-    service = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"COLUMNS": "120"})
+    command, env = ("postsale", "projection", "run", "--json", "--db", db), os.environ | {"COLUMNS": "120"}
+    service = Fork(*command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env)
     try:
         assert service.stdout is not None
         assert json.loads(service.stdout.readline())["event"] == "ready"

@@ -13,13 +13,14 @@ from pathlib import Path
 from postsale.agents import ChurnOutreach
 from postsale.aggregates.signals import InvoicePaid
 from postsale.app import PostSale
+from tests.nursery import Fork
 from tests.temporal import Server, server
 
 
 def command(url: str, address: str, *more: str) -> subprocess.Popen[str]:
-    words = [sys.executable, "-m", "postsale.cli", "run", "--db", url, "--engine", "temporal", "--address", address, "--json", *more]
+    words = ("postsale", "run", "--db", url, "--engine", "temporal", "--address", address, "--json", *more)
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    return subprocess.Popen(words, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return Fork(*words, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
 def test_it_visits_whoever_is_news_until_sigterm_and_says_what_it_did(tmp_path: Path) -> None:

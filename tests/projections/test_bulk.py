@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from postsale.aggregates.signals import InvoicePaid, UsageObserved
@@ -27,7 +27,6 @@ def log_of(rows):
 rows = st.lists(st.tuples(st.integers(0, len(STREAMS) - 1), st.integers(0, 100), st.sampled_from([0, 0, 20])), max_size=20)
 
 
-@settings(max_examples=40)
 @given(rows, st.one_of(st.none(), st.integers(0, 120)), st.one_of(st.none(), st.integers(0, 120)))
 def test_every_customer_of_the_tenant_is_folded_from_what_had_occurred_and_was_known(rows, as_of, known):
     store = log_of(rows)

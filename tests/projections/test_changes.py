@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from postsale.aggregates.signals import InvoicePaid, InvoicePaymentFailed, SubscriptionStarted, TicketOpened, UsageObserved
@@ -32,7 +32,6 @@ def histories(draw):
     return history.facts
 
 
-@settings(max_examples=50)
 @given(histories(), st.integers(0, 200))
 def test_the_reading_changes_there_and_every_day_from_then_on_ends_as_today(facts, n):
     us = day(n)

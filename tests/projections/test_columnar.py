@@ -10,7 +10,7 @@ from typing import ClassVar
 import pyarrow as pa
 import pytest
 from benchmarks.live import Measured as Benchmark
-from hypothesis import given, settings
+from hypothesis import given
 
 from postsale.aggregates.signals import Signal
 from postsale.errors import BadDeclaration, InvalidInput
@@ -56,7 +56,6 @@ def test_one_declaration_gives_one_answer_on_every_engine(features):
     assert_parity(features)
 
 
-@settings(max_examples=25)
 @given(facts_strategy)
 def test_duckdb_gives_the_states_of_the_fold_over_any_facts(facts):
     fold = Fold(Few)

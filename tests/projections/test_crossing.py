@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from itertools import combinations_with_replacement
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from postsale.aggregates.signals import (
@@ -72,7 +72,6 @@ def applied(facts, moves):
     return [f for f in facts if f.position not in gone] + [f for move in moves if move.action == "add" for f in move.facts]
 
 
-@settings(max_examples=40)
 @given(histories(), st.integers(100, 130))
 def test_folding_the_changed_facts_gives_the_value_it_names_in_another_band_that_way(facts, n):
     now = explain_health(CUSTOMER_HEALTH, facts, day(n), day(n))
@@ -90,7 +89,6 @@ def test_folding_the_changed_facts_gives_the_value_it_names_in_another_band_that
         assert all(f.occurred_at_us <= day(n) for move in c.moves for f in move.facts)
 
 
-@settings(max_examples=40)
 @given(st.integers(0, 12), st.integers(0, 4), st.integers(0, 4))
 def test_no_change_of_fewer_facts_reaches_it(paid, failed, tickets):
     facts = History()

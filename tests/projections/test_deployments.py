@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from postsale.aggregates.signals import InvoicePaid, TicketOpened, UsageObserved
@@ -239,7 +239,6 @@ def test_a_new_version_is_built_while_the_old_one_serves_and_is_folded() -> None
 # ---------------------------------------------------------------- row by row
 
 
-@settings(max_examples=30)
 @given(st.integers(0, 10**6), st.integers(1, 80), st.integers(0, 80), st.integers(0, 80), st.integers(0, 60))
 def test_a_comparison_counts_the_rows_whose_finished_values_differ_as_of_one_position(seed, events, old_at, new_at, as_of):
     """However far each view is: brute force over the log up to the lesser position gives the same counts."""

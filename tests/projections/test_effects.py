@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import cache
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from postsale.aggregates.signals import AccountProfiled, InvoicePaid, TicketOpened, UsageObserved
@@ -83,7 +83,6 @@ def parts(score):
     return {c.name: c.contribution_micro for c in score.components}
 
 
-@settings(max_examples=60)
 @given(logs(), models, st.sampled_from([None, 0, 3]))
 def test_what_events_gave_each_component_sums_exactly_to_what_the_component_gives(log, model, top):
     facts, at = log
@@ -97,7 +96,6 @@ def test_what_events_gave_each_component_sums_exactly_to_what_the_component_give
     assert sum(why.others_components.values()) == why.others_micro
 
 
-@settings(max_examples=60)
 @given(logs(), models)
 def test_without_an_event_each_component_is_what_folding_again_without_it_gives(log, model):
     facts, at = log
@@ -114,7 +112,6 @@ def test_without_an_event_each_component_is_what_folding_again_without_it_gives(
                 assert told.get(c.name, 0) == c.contribution_micro - parts(rest)[c.name]
 
 
-@settings(max_examples=60)
 @given(logs(), models)
 def test_the_score_followed_fact_by_fact_is_that_of_folding_each_beginning_again(log, model):
     facts, at = log
@@ -126,7 +123,6 @@ def test_the_score_followed_fact_by_fact_is_that_of_folding_each_beginning_again
         assert shown(gauge) == naive(model, used[:n], at)
 
 
-@settings(max_examples=60)
 @given(logs(), st.data())
 def test_the_state_without_a_fact_is_that_of_folding_the_others(log, data):
     facts, _ = log
@@ -136,7 +132,6 @@ def test_the_state_without_a_fact_is_that_of_folding_the_others(log, data):
     assert got == [(i, fold.digest(fold.fold(f for f in facts if f is not facts[i]))) for i in sorted(wanted)]
 
 
-@settings(max_examples=60)
 @given(logs(), models)
 def test_without_a_component_is_the_value_less_that_of_a_model_that_never_had_it(log, model):
     facts, at = log
@@ -146,7 +141,6 @@ def test_without_a_component_is_the_value_less_that_of_a_model_that_never_had_it
         assert change == (None if rest is None or result.value_micro is None else result.value_micro - rest)
 
 
-@settings(max_examples=60)
 @given(logs(), st.integers(0, 200))
 def test_what_it_was_before_is_folded_from_what_had_occurred_then_and_is_known_now(log, days):
     facts, at = log

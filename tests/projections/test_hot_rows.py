@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from uuid import uuid4
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from postsale.errors import InvalidInput, StaleRead
@@ -60,7 +60,6 @@ def test_many_rows_go_in_one_call_and_come_back(hot: RedisHotRows) -> None:
     assert hot.get_many("v", SECRET, list(rows)) == {key: (2**53 - 1, row) for key, row in rows.items()}
 
 
-@settings(max_examples=30, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 5), st.binary(max_size=3)), max_size=12))
 def test_an_old_row_never_takes_the_place_of_a_newer_one(running: Server, writes) -> None:
     running.start()

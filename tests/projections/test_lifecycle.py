@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from postsale.aggregates.signals import (
@@ -95,7 +95,6 @@ def test_it_says_since_when_what_was_before_and_which_fact_did_it():
 KINDS = [SubscriptionStarted, CancellationScheduled, SubscriptionEnded, AccountChurned, InvoicePaid, UsageObserved, TicketOpened]
 
 
-@settings(max_examples=60)
 @given(
     st.lists(st.tuples(st.sampled_from(KINDS), st.integers(0, 200), st.sampled_from([0, 1, 40])), max_size=10),
     st.integers(0, 260),

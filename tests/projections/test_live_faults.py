@@ -21,6 +21,7 @@ from postsale.errors import ViewMoved
 from postsale.projections import CustomerHealth, Fold, Runner, Views
 from postsale.projections.projector import share_lease
 from postsale.store import Leases, Query, Store
+from tests.nursery import Fork
 from tests.postgres import new_log
 
 from . import live_worker
@@ -58,8 +59,7 @@ def processes() -> Iterator[Callable[..., Process]]:
         assert __package__ is not None
         root = str(Path(__file__).parents[__package__.count(".") + 1])
         env = {**os.environ, "PYTHONPATH": os.pathsep.join([root, *sys.path])}
-        command = [sys.executable, "-m", f"{__package__}.live_worker", *place, role, str(argument)]
-        running.append(subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True))
+        running.append(Fork("-m", f"{__package__}.live_worker", *place, role, argument, env=env, stdout=subprocess.PIPE))
         return running[-1]
 
     try:

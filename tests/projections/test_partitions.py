@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from postsale.errors import InvalidInput, LeaseLost, StaleRead, ViewMoved
@@ -45,7 +45,6 @@ def streams(store: MemoryStore) -> list[StreamId]:
     return sorted({e.stream for e in store.read(Query())})
 
 
-@settings(max_examples=40)
 @given(st.integers(0, 10**6), st.integers(0, 60), st.integers(1, 9), st.integers(1, 20), st.integers(0, 5), st.data())
 def test_shares_folded_in_any_order_and_number_give_the_rows_of_the_whole(seed, events, partitions, batch, cached, data):
     store, views = log_of(seed, events), MemoryViews()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
@@ -296,7 +296,7 @@ class Shared(RuleBasedStateMachine):
             assert self.world.runner().position() == self.world.store.head()
 
 
-Shared.TestCase.settings = settings(max_examples=25, stateful_step_count=25, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+Shared.TestCase.settings = settings(stateful_step_count=25)
 
 
 class TestProjectorsThatComeAndGo(Shared.TestCase):  # type: ignore[misc]

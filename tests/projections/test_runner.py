@@ -12,7 +12,7 @@ from typing import ClassVar
 from uuid import uuid4
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from postsale.aggregates.signals import InvoicePaid, Signal, UsageObserved
@@ -21,6 +21,7 @@ from postsale.events import Count, Lane, ManualClock, StreamId, encode_payload, 
 from postsale.projections import CustomerHealth, Features, Fold, MemoryViews, Runner, count, days, fact_of, latest, total
 from postsale.projections.partition import POISON
 from postsale.projections.views_postgres import PostgresViews
+from tests.nursery import forked
 
 from .customers import day, signal
 from .killed_runner import EVENTS, make_store, make_views
@@ -112,7 +113,6 @@ def test_progress_is_told_after_each_commit_and_a_run_can_end_early(views):
     assert states(runner, views) == {str(s): whole(store, s) for s in STREAMS}
 
 
-@settings(max_examples=30)
 @given(
     st.lists(st.tuples(st.integers(0, 3), st.integers(0, 60)), max_size=40),
     st.integers(1, 9),
@@ -305,7 +305,7 @@ def test_a_runner_killed_between_or_within_batches_goes_on_to_the_same_view(kind
     assert __package__ is not None
     root = str(Path(__file__).parents[__package__.count(".") + 1])
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([root, *sys.path])}
-    command = [sys.executable, "-m", f"{__package__}.killed_runner", *place, log_id, str(commits), str(facts)]
+    command = forked("-m", f"{__package__}.killed_runner", *place, log_id, commits, facts)
     killed = subprocess.run(command, check=False, timeout=60, env=env)
     assert killed.returncode == -9
     store, fold = make_store(log_id), Fold(CustomerHealth)
@@ -373,7 +373,6 @@ def test_a_view_of_a_log_that_took_another_course_is_folded_again(views):
 # ---------------------------------------------------------------- reading and operating
 
 
-@settings(max_examples=40)
 @given(
     st.lists(st.tuples(st.integers(0, 3), st.integers(0, 60), st.integers(0, 30)), max_size=25),
     st.one_of(st.none(), st.integers(0, 25)),

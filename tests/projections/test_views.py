@@ -10,7 +10,7 @@ import threading
 from uuid import uuid4
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from postsale.errors import InvalidInput, LeaseLost, StoreUnavailable, ViewMoved
@@ -150,7 +150,6 @@ def test_of_many_openers_of_one_place_exactly_one_wins_and_the_others_are_told_w
         views.close()
 
 
-@settings(max_examples=30)
 @given(
     st.lists(
         st.tuples(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from postsale.aggregates.signals import (
@@ -44,7 +44,6 @@ def value_of(facts, as_of_us):
     return CUSTOMER_HEALTH.score(fold.finish(fold.fold(facts), as_of_us)).value_micro
 
 
-@settings(max_examples=60)
 @given(histories(), st.integers(0, 260))
 def test_component_and_event_contributions_each_sum_exactly_to_the_value(history, n):
     result = explain_health(CUSTOMER_HEALTH, history.facts, day(n), day(1_000))
@@ -55,7 +54,6 @@ def test_component_and_event_contributions_each_sum_exactly_to_the_value(history
     assert sum(c.contribution_micro for c in result.components) == (result.value_micro or 0)
 
 
-@settings(max_examples=60)
 @given(histories(), st.integers(0, 260))
 def test_without_an_event_is_what_a_naive_refold_without_it_gives(history, n):
     result = explain_health(CUSTOMER_HEALTH, history.facts, day(n), day(1_000))
@@ -68,7 +66,6 @@ def test_without_an_event_is_what_a_naive_refold_without_it_gives(history, n):
             assert result.value_micro - effect.without_micro == rest
 
 
-@settings(max_examples=60)
 @given(histories(), st.integers(0, 260), st.integers(0, 260))
 def test_only_what_had_occurred_and_was_known_counts(history, as_of, known):
     result = explain_health(CUSTOMER_HEALTH, history.facts, day(as_of), day(known))
@@ -78,7 +75,6 @@ def test_only_what_had_occurred_and_was_known_counts(history, as_of, known):
     assert {e.position for e in result.why(top=None).events} == {f.position for f in visible}
 
 
-@settings(max_examples=60)
 @given(histories(), st.integers(0, 260))
 def test_the_trend_is_the_value_now_less_the_value_thirty_days_before(history, n):
     result = explain_health(CUSTOMER_HEALTH, history.facts, day(n), day(1_000))

@@ -219,3 +219,45 @@ def test_over_many_draws_the_interval_covers_the_truth_as_often_as_it_says(respo
         told += found.high < 0
     assert covered / 400 >= 0.95 - 4 * math.sqrt(0.95 * 0.05 / 400), f"seed {seed}"
     assert told / 400 > 0.5 if responses else told / 400 < 0.06, f"seed {seed}: {told}"
+
+
+# ---------------------------------------------------------------- longer
+
+
+@pytest.mark.torture
+@pytest.mark.parametrize("seed", [1, 2, 3, 4])
+def test_a_year_of_the_troubled_vendor_is_measured_as_it_was(seed: int) -> None:
+    """As customers are by default: effects are too small for 60 of them to be sure of, and the interval says so."""
+    with closed_loop(seed, seven(), TROUBLED, customers=60, days=365, every=7) as m:
+        agrees(m)
+        assert m.truth.spared.churned == m.truth.spared.mrr_minor == 0
+        found = estimated(m).effect("lost").estimate
+        assert found is not None
+        assert found.high - found.low > 0.3
+        assert abs(found.value - true_effect(m)) < 0.75 * (found.high - found.low), f"seed {seed}"  # 3 of 4 standard errors and a half
+
+
+@pytest.mark.torture
+@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("name", ["health-check", "renewal-rescue", "onboarding-optimisation"])
+def test_each_agent_alone_moves_its_customers_the_way_that_its_actions_do(name: str, seed: int) -> None:
+    """Only what this agent does has an effect: on who stays, but for onboarding, whose goal is the next step."""
+    (agent,) = (a for a in seven() if a.name == name)
+    model = (
+        HELPED
+        if name != "onboarding-optimisation"
+        else MONTHLY.changed(responses={"onboarding-nudge": Response(onboarding=0.9, contact=False)}, growth_per_year=2.0, renewal_base=3.0)
+    )
+    with closed_loop(seed, [agent], model, customers=80, days=240, every=6) as m:
+        report = estimated(m)
+        if name == "onboarding-optimisation":
+            goal = report.effect("goal").estimate
+            assert goal is not None
+            assert goal.value > 0, f"seed {seed}"
+            return
+        agrees(m)
+        found = report.effect("lost").estimate
+        assert true_effect(m) < 0, f"seed {seed}"
+        assert found is not None
+        assert found.low <= true_effect(m), f"seed {seed}"
+        assert found.value < 0, f"seed {seed}"

@@ -37,13 +37,13 @@ def of_group(name: str) -> str:
     return name.partition("r")[0] if name.startswith("cus_") else name
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(seed=st.integers(0, 10**6))
 def test_with_no_actions_two_runs_are_equal_event_by_event(seed: int) -> None:
     assert list(vendor(seed, days=60).arrivals()) == list(vendor(seed, days=60).arrivals())
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(
     seed=st.integers(0, 10**6),
     acts=st.lists(st.tuples(st.integers(0, 80), st.sampled_from(ACTIONS)), min_size=1, max_size=30),

@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 from tests.postgres import fresh_log
+from tests.shared import examples
 
 from postsale.errors import ConditionFailed, ContentConflict, EventTooLarge, InvalidInput, VersionConflict
 from postsale.events import Lane, ManualClock, NewEvent, StreamId
@@ -271,8 +272,9 @@ def asdict(query: Query) -> dict[str, Any]:
     return {name: getattr(query, name) for name in Query.__dataclass_fields__}
 
 
+@pytest.mark.torture
 @pytest.mark.parametrize(
-    ("make", "examples", "generation"),
+    ("make", "many", "generation"),
     [
         (lambda _, clock: MemoryStore(clock=clock, limit_bytes=LIMIT_BYTES), 100, 0),
         (lambda path, clock: SQLiteStore(path, clock=clock, limit_bytes=LIMIT_BYTES, durable=False), 40, sqlite_ids.GENERATION),
@@ -282,7 +284,7 @@ def asdict(query: Query) -> dict[str, Any]:
     ids=["memory", "sqlite", "sqlite in small generations", "postgres"],
 )
 def test_a_store_does_what_the_model_does(
-    make: Callable[[Path, ManualClock], Store], examples: int, generation: int, monkeypatch: pytest.MonkeyPatch
+    make: Callable[[Path, ManualClock], Store], many: int, generation: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sqlite_ids, "GENERATION", generation)
     monkeypatch.setattr(dedup, "FIRST_CAPACITY", 16)
@@ -290,6 +292,6 @@ def test_a_store_does_what_the_model_does(
     run_state_machine_as_test(  # type: ignore[no-untyped-call]
         machine,
         settings=settings(
-            max_examples=examples, stateful_step_count=25, deadline=None, print_blob=True, suppress_health_check=list(HealthCheck)
+            max_examples=examples(many), stateful_step_count=25, deadline=None, print_blob=True, suppress_health_check=list(HealthCheck)
         ),
     )

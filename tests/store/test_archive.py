@@ -108,7 +108,7 @@ queries = st.builds(
 )
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(seed=st.integers(0, 2**32), count=st.integers(40, 100), data=st.data())
 def test_every_read_is_the_same_before_and_after_any_chapters_are_archived(
     tmp_path_factory: pytest.TempPathFactory, seed: int, count: int, data: st.DataObject

@@ -6,12 +6,12 @@ import random
 import re
 import shutil
 import subprocess
-import sys
 from contextlib import closing
 from pathlib import Path
 
 import psycopg
 import pytest
+from tests.nursery import forked
 from tests.postgres import fresh_log, server
 from tests.store.stores import fresh_postgres
 from tests.store.test_archive_contract import archivable_postgres
@@ -180,7 +180,7 @@ def test_killed_at_any_moment_the_log_verifies_reads_the_same_and_archiving_goes
     def run(store: PostgresStore, directory: Path, since: str, kill_at: int) -> str:
         schema = store._link.schema
         login = server().replace("://postgres:@", f"://{schema}_app@")
-        command = [sys.executable, str(KILLED), login, schema, str(directory), since, str(kill_at)]
+        command = forked(KILLED, login, schema, directory, since, kill_at)
         return subprocess.run(command, capture_output=True, text=True, check=not kill_at).stdout
 
     detached = set()

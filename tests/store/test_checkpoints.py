@@ -6,7 +6,6 @@ import random
 import signal
 import sqlite3
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -14,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from tests.nursery import Fork
 from tests.store.signing import Pair
 
 from postsale.access import FileVault
@@ -249,8 +249,7 @@ def signed_at_once(stores: list[MemoryStore], vault: FileVault) -> list[Checkpoi
 
 def signer(tmp_path: Path, what: str, seed: int, last: object) -> subprocess.Popen[str]:
     arguments = [str(tmp_path / name) for name in ("log.db", "log.keys", "elsewhere")]
-    command = [sys.executable, str(SIGNER), what, *arguments, str(seed), str(last)]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    return Fork(SIGNER, what, *arguments, seed, last, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
 
 def test_processes_that_append_and_sign_at_once_agree_on_one_checkpoint_for_each_size(

@@ -10,6 +10,7 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.aggregates.test_state_json import in_order
+from tests.shared import examples
 from tests.store.test_snapshots import NOON, Logs, logs, ops, play
 
 from postsale.access import FileVault
@@ -31,7 +32,7 @@ def test_customers_read_together_are_those_read_singly(logs: Logs) -> None:
     tenants = (f"t{n}" for n in count())
     together = 0
 
-    @settings(max_examples={MemoryStore: 80, SQLiteStore: 20}.get(type(logs.store), 5), suppress_health_check=list(HealthCheck))  # type: ignore[call-overload]
+    @settings(max_examples=examples({MemoryStore: 80, SQLiteStore: 20}.get(type(logs.store), 6)), suppress_health_check=list(HealthCheck))  # type: ignore[call-overload]
     @given(st.lists(ops, min_size=6, max_size=30), st.lists(st.tuples(st.integers(0, 29), st.integers(0, 2)), max_size=4), st.booleans())
     def run(script: list[tuple[Any, ...]], hold: list[tuple[int, int]], twice: bool) -> None:
         nonlocal together

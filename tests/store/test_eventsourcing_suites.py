@@ -18,7 +18,7 @@ from eventsourcing.application import AggregateNotFoundError, Application
 from eventsourcing.domain import Aggregate, event
 from eventsourcing.projection import ApplicationSubscription
 from eventsourcing.tests import persistence as suites  # as a module: pytest would collect an imported suite
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tests.store.stores import fresh_postgres
 
@@ -212,7 +212,6 @@ batches = st.dictionaries(
 
 
 @pytest.mark.parametrize("kind", ["memory", "sqlite", "postgres"])
-@settings(max_examples=30)
 @given(batch=batches)
 def test_whatever_is_inserted_is_selected_equal(kind: str, batch: dict[UUID | str, tuple[int, list[tuple[str, bytes]]]]) -> None:
     inserted = {

@@ -7,7 +7,6 @@ import random
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -20,7 +19,9 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from tests.nursery import Fork
 from tests.postgres import fresh_log
+from tests.shared import examples
 from tests.store.meddled import Meddled
 from tests.store.stores import STORES, Maker
 
@@ -458,11 +459,12 @@ class LeaseMachine(RuleBasedStateMachine):
         assert tokens == sorted(tokens)
 
 
+@pytest.mark.torture
 @pytest.mark.parametrize("name", STORES)
 def test_never_two_holders_whose_writes_pass_the_fence(name: str) -> None:
     machine = type("Machine", (LeaseMachine,), {"make": staticmethod(STORES[name])})
-    examples = {"memory": 120, "sqlite": 25}.get(name, 8)
-    run_state_machine_as_test(machine, settings=settings(max_examples=examples, stateful_step_count=30))  # type: ignore[no-untyped-call]
+    many = {"memory": 120, "sqlite": 25}.get(name, 8)
+    run_state_machine_as_test(machine, settings=settings(max_examples=examples(many), stateful_step_count=30))  # type: ignore[no-untyped-call]
 
 
 # ---------------------------------------------------------------- real processes, really stopped and killed
@@ -517,8 +519,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
 
 @contextmanager
 def worker(place: Place, name: str, seed: int) -> Iterator[Worker]:
-    command = [sys.executable, str(WORKER), place.url, place.schema, str(place.clock), name, str(seed)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with Fork(WORKER, place.url, place.schema, place.clock, name, seed, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         one = Worker(process)
         try:
             assert one.said() == ["ready"]

@@ -13,7 +13,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from postsale import PostSale
@@ -247,7 +247,7 @@ def raw_version_1() -> bytearray:
     return raw
 
 
-@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=10)
 @given(seed=st.integers(0, 2**32), count=st.sampled_from([0, 1, 2, 255, 256, 257, 700]))
 def test_any_log_of_version_1_reads_the_same_after_migration(tmp_path_factory: pytest.TempPathFactory, seed: int, count: int) -> None:
     directory, events, rand = tmp_path_factory.mktemp("any"), Events(seed), random.Random(seed)

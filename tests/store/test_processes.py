@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import random
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from uuid import UUID
 
 import pytest
+from tests.nursery import Fork
 
 from postsale.store import Query, SQLiteStore, verify
 from postsale.testing import Events
@@ -25,8 +25,7 @@ MANY_KILLS = int(os.environ.get("POSTSALE_TORTURE_KILLS", "200"))
 @contextmanager
 def writer(what: str, path: Path, *args: int) -> Iterator[subprocess.Popen[str]]:
     """A writer that has opened the log; killed at the end if it still runs."""
-    command = [sys.executable, str(WRITER), what, str(path), *map(str, args)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with Fork(WRITER, what, path, *args, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         try:
             assert process.stdout.readline() == "ready\n"

@@ -9,7 +9,7 @@ from typing import Any
 
 import pymerkle
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from postsale.errors import InvalidInput, LogDamaged
@@ -63,7 +63,6 @@ def consistency_read_aloud(first: int, leaves: list[bytes], whole: bool = True) 
 sizes = st.one_of(st.integers(1, 700), st.sampled_from([1, 2, 255, 256, 257, 511, 512, 513]))
 
 
-@settings(max_examples=40)
 @given(sizes, st.data())
 def test_an_inclusion_proof_is_the_one_the_rfc_and_another_implementation_give(size: int, data: st.DataObject) -> None:
     index = data.draw(st.integers(0, size - 1))
@@ -77,7 +76,6 @@ def test_an_inclusion_proof_is_the_one_the_rfc_and_another_implementation_give(s
     assert verify_inclusion(LEAVES[index], index, size, path, oracle.get_root())
 
 
-@settings(max_examples=40)
 @given(sizes, st.data())
 def test_a_consistency_proof_is_the_one_the_rfc_gives_between_roots_of_another_implementation(second: int, data: st.DataObject) -> None:
     first = data.draw(st.integers(1, second))

@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.aggregates.strategies import customer_events
 from tests.aggregates.test_state_json import in_order
+from tests.shared import examples
 
 from postsale.access import FileVault
 from postsale.aggregates import commands
@@ -180,7 +181,7 @@ def test_a_customer_loaded_with_snapshots_is_the_one_folded_from_the_start(logs:
     tenants = (f"t{n}" for n in count())
     used = 0
 
-    @settings(max_examples={MemoryStore: 80, SQLiteStore: 20}.get(type(logs.store), 5), suppress_health_check=list(HealthCheck))  # type: ignore[call-overload]
+    @settings(max_examples=examples({MemoryStore: 80, SQLiteStore: 20}.get(type(logs.store), 6)), suppress_health_check=list(HealthCheck))  # type: ignore[call-overload]
     @given(st.lists(ops, min_size=10, max_size=45), st.integers(-300, 10))
     def run(script: list[tuple[Any, ...]], minutes: int) -> None:
         nonlocal used

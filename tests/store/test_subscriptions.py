@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import subprocess
-import sys
 import threading
 from collections.abc import Generator
 from contextlib import ExitStack, closing
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.nursery import Fork
 from tests.postgres import fresh_log
 
 from postsale.errors import InvalidInput
@@ -215,9 +215,8 @@ def test_a_follower_skips_nothing_of_processes_that_are_killed_in_mid_append(tmp
         follower.start()
         stack.callback(follower.join)
         stack.callback(subscription.stop)
-        command = [sys.executable, "-c", _WRITER, url, schema]
-        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-        processes = [stack.enter_context(subprocess.Popen([*command, str(seed + n)], **pipes)) for n in range(3)]
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        processes = [stack.enter_context(Fork("-c", _WRITER, url, schema, seed + n, **pipes)) for n in range(3)]
         assert [process.stdout and process.stdout.readline() for process in processes] == ["ready\n"] * 3
         for process in processes:
             assert process.stdin is not None

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.postgres import server
+from tests.shared import examples
 from tests.store.raw_log import ACME, BIRCH, SYSTEM, TENANT_COLUMN, as_admin, of_birch, raw_log
 
 NUMBERS = {
@@ -176,7 +177,7 @@ def _asker(db: psycopg.Connection[Any], schema: str, role: str) -> Ask:
     return ask
 
 
-@settings(max_examples=250)
+@settings(max_examples=examples(250))
 @given(statement=statements)
 def test_an_answer_is_the_one_that_would_be_given_if_nobody_else_were_there(both: tuple[Ask, Ask, list[str]], statement: str) -> None:
     beside_birch, alone, shouted = both

@@ -6,7 +6,6 @@ import os
 import random
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections import Counter
 from contextlib import closing
@@ -20,7 +19,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
+from tests.nursery import Fork
 from tests.postgres import fresh_log
+from tests.shared import examples
 from tests.store.meddled import Meddled
 from tests.store.stores import STORES, Maker
 from tests.store.timer_worker import STREAM
@@ -400,11 +401,12 @@ class TimerMachine(RuleBasedStateMachine):
         self.play.all_that_is_set_comes_up()
 
 
+@pytest.mark.torture
 @pytest.mark.parametrize("name", STORES)
 def test_no_timer_is_lost_and_none_fires_twice(name: str) -> None:
     machine = type("Machine", (TimerMachine,), {"make": staticmethod(STORES[name])})
-    examples = {"memory": 100, "sqlite": 20}.get(name, 5)
-    run_state_machine_as_test(machine, settings=settings(max_examples=examples, stateful_step_count=25))  # type: ignore[no-untyped-call]
+    many = {"memory": 100, "sqlite": 20}.get(name, 5)
+    run_state_machine_as_test(machine, settings=settings(max_examples=examples(many), stateful_step_count=25))  # type: ignore[no-untyped-call]
 
 
 # ---------------------------------------------------------------- real processes, really killed
@@ -419,11 +421,9 @@ def test_the_effect_of_each_timer_counts_once_although_workers_are_killed(tmp_pa
     with closing(open_store(url, schema=schema)) as store:
         for n in range(count):
             Timers(store.kv, "acme").set(f"t{n}", now - rand.randrange(10**9))
-    command = [sys.executable, str(WORKER), url, schema, str(clock)]
     pipes: dict[str, Any] = {
         "stdin": subprocess.PIPE,
         "stdout": subprocess.PIPE,
-        "text": True,
         "env": {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"},
     }
     idle = False
@@ -431,7 +431,7 @@ def test_the_effect_of_each_timer_counts_once_although_workers_are_killed(tmp_pa
         if idle:
             break
         clock.write_text(str(now + life * 31_000_000))
-        with subprocess.Popen([*command, f"w{life}"], **pipes) as process:
+        with Fork(WORKER, url, schema, clock, f"w{life}", **pipes) as process:
             assert process.stdout is not None
             assert process.stdout.readline() == "ready\n"
             for _ in range(rand.randrange(1, 15)):

@@ -103,12 +103,13 @@ class Undos:
         if made.empty:
             why = "nothing is left to take back" if not made.items else "everything that is left must be done by hand"
             raise UndoRefused(undo=made.digest[:12], reason=why)
-        for undo in self.all(tenant):
-            if undo.digest == made.digest and undo.state.open and not undo.state.expired(self.desk.now_us()):
+        same = [undo for undo in self.all(tenant) if undo.digest == made.digest]
+        for undo in same:
+            if undo.state.open and not undo.state.expired(self.desk.now_us()):
                 return undo, made
         if len(made.content) > 900_000:
             raise InvalidInput(what="undo", field="scope", reason=f"{len(made.items)} items are too many for one plan: name less")
-        id_ = derive_id(tenant, "undo", made.digest, made.position)
+        id_ = derive_id(tenant, "undo", made.digest, len(same))  # not of the position, which only one log has
         event = UndoProposed(
             by=made.scope.by,
             name=made.scope.name,

@@ -16,6 +16,7 @@ from uuid import UUID
 from postsale.access import Person
 from postsale.agents import Agent
 from postsale.agents.engines import Engine
+from postsale.agents.policies_log import Known as KnownPolicy
 from postsale.aggregates.conversations import ContactLimit
 from postsale.aggregates.customer import CustomerAggregate
 from postsale.aggregates.signals import Signal
@@ -81,10 +82,17 @@ class AsyncPostSale:
         everybody: bool = False,
         on_progress: Callable[[int], None] | None = None,
         wait_s: float = 90.0,
+        stopped: Callable[[], bool] = lambda: False,
     ) -> RunReport:
-        """See `PostSale.run_once`; `on_progress` is called in the worker thread."""
+        """See `PostSale.run_once`; `on_progress` and `stopped` are called in the worker thread."""
         return await asyncio.to_thread(
-            self.sync.run_once, agents=agents, engine=engine, everybody=everybody, on_progress=on_progress, wait_s=wait_s
+            self.sync.run_once,
+            agents=agents,
+            engine=engine,
+            everybody=everybody,
+            on_progress=on_progress,
+            wait_s=wait_s,
+            stopped=stopped,
         )
 
     async def checkpoint(self, tenant: str, anchor: Anchor | None = None) -> Checkpoint:
@@ -293,6 +301,10 @@ class AsyncTenant:
     async def consent(self, customer: Customer, channel: str, purpose: str, *, given: bool = True, evidence: str) -> bool:
         """See `Tenant.consent`."""
         return await asyncio.to_thread(self.sync.consent, customer, channel, purpose, given=given, evidence=evidence)
+
+    async def policies(self) -> list[KnownPolicy]:
+        """See `Tenant.policies`."""
+        return await asyncio.to_thread(self.sync.policies)
 
     async def retire_policy(self, digest: str, *, reason: str, by: Person | None = None) -> int:
         """See `Tenant.retire_policy`."""

@@ -19,6 +19,7 @@ from postsale.app.training import Question, Rows, TrainingRows
 from postsale.errors import InvalidInput, ModelRefused, NotLive, UnknownModel
 from postsale.events import DAY_US, Lane, iso, to_us
 from postsale.projections.drift import Checked, checked
+from postsale.projections.fitting import require_fitting
 from postsale.projections.folding import FeatureValues
 from postsale.projections.model_card import OTHER_SCORES, VALID_DAYS, CardScorer, ModelCard
 from postsale.projections.modelling import Labelled, labelled, make_card, prior_card
@@ -91,10 +92,11 @@ class TenantModels:
         """A card for a target, fitted on rows whose outcome was over at `split_at` and measured on rows from then on; nothing is published.
 
         A row is each customer that is asked about, each `every` from `split_at` on, while its horizon is over by now; and back
-        from `split_at` less the horizon to `since` (default two years before the split). Needs the extras `models` and `table`. Raises
+        from `split_at` less the horizon to `since` (default two years before the split). Needs the extra `models`. Raises
         TooFewOutcomes, MissingExtra, InvalidInput for a split after which no horizon is over.
         """
-        its, horizon_us, every_us = self._target(target), horizon // timedelta(microseconds=1), every // timedelta(microseconds=1)
+        require_fitting()
+        its, horizon_us, every_us = self.target(target), horizon // timedelta(microseconds=1), every // timedelta(microseconds=1)
         split_us, now_us = to_us(split_at), self._ps.clock.now_us()
         since_us = split_us - BACK_DAYS * DAY_US if since is None else to_us(since)
         if every_us < DAY_US or horizon_us < DAY_US or horizon_us % DAY_US:
@@ -112,9 +114,10 @@ class TenantModels:
 
     def prior(self, target: str | Target) -> ModelCard:
         """The card of a target's prior: a rank, fitted on nobody's outcomes. InvalidInput for a target without one."""
-        return prior_card(self._target(target), made_at_us=self._ps.clock.now_us())
+        return prior_card(self.target(target), made_at_us=self._ps.clock.now_us())
 
-    def _target(self, target: str | Target) -> Target:
+    def target(self, target: str | Target) -> Target:
+        """The target of a name, or itself. InvalidInput for one that this was not opened with."""
         if isinstance(target, str):
             if target not in self._ps.targets:
                 reason = f"no such target; there are: {', '.join(self._ps.targets)}"
@@ -256,7 +259,7 @@ class TenantModels:
             raise UnknownModel(tenant=self._tenant.name, model=f"{name[:64]!r} that is active")
         if name in OTHER_SCORES:
             raise InvalidInput(what="model", field="name", reason="expected a model of a yes-or-no outcome")
-        card, target, now_us = active.card, self._target(name), self._ps.clock.now_us()
+        card, target, now_us = active.card, self.target(name), self._ps.clock.now_us()
         since_us = self.history(name).turns[-1].at_us
         if card.features.digest != target.features.digest:
             return checked(card, active.digest, since_us, now_us, features_live=False)

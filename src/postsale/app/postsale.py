@@ -304,6 +304,7 @@ class PostSale:
         everybody: bool = False,
         on_progress: Callable[[int], None] | None = None,
         wait_s: float = 90.0,
+        stopped: Callable[[], bool] = lambda: False,
     ) -> RunReport:
         """Do what waits, once: catch up read models, let agents decide, send what is due. Returns what was done.
 
@@ -311,6 +312,7 @@ class PostSale:
         waits at most `wait_s` seconds for another, then raises LeaseHeld; a run that was killed is waited for a minute at most.
         `engine` makes the visits, such as a TemporalEngine over `self.engine`, whose workers do then what the report does not count; it
         is called for everybody who has anything open when another engine was before, and with `everybody`: after it lost its own store.
+        `stopped` is asked before each visit: once it is True none begins, those under way come to their ends, and the next run makes the rest.
         Raises LeaseLost when this process stood still for so long that another one took over, EngineUnavailable, NotLive when there are
         agents and the health model's projection is not the version that is live: read models are caught up, nothing else was done.
         """
@@ -326,7 +328,7 @@ class PostSale:
                 self._downgrade(tenant, agent, report)
             if known:
                 self._health.require_live()  # again at each reading: a switch may come in between
-                Rounds(self.log, self.views, self.readings, engine, lease).run(tenants, report, on_progress, everybody=everybody)
+                Rounds(self.log, self.views, self.readings, engine, lease, stopped).run(tenants, report, on_progress, everybody=everybody)
         for tenant in tenants:
             report.dispositions.update(e.disposition for e in read_journal(self.log.store, tenant, after=head))
         return report

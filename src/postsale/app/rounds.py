@@ -63,6 +63,7 @@ class RunReport:
     called: int = 0  # tools
     lapsed: int = 0  # approval requests that expired
     outcomes: int = 0
+    stopped: bool = False  # it was told to end before it had visited everybody: the next run makes the rest
     problems: list[tuple[str, str]] = field(default_factory=list)  # customers that could not be visited, and why
     downgraded: list[tuple[str, str]] = field(default_factory=list)  # tenant and agent, by the criteria of their policies
     dispositions: Counter[str] = field(default_factory=Counter)  # of the decisions of this run, as they stand at its end
@@ -81,6 +82,7 @@ class RunReport:
             "counts": {name: getattr(self, name) for name in names},
             "dispositions": dict(self.dispositions),
             "downgraded": self.downgraded,
+            "stopped": self.stopped,
             "problems": self.problems,
         }
 
@@ -88,13 +90,17 @@ class RunReport:
 class Rounds:
     """The visits of one engine, made by the holder of a lease."""
 
-    def __init__(self, log: Log, views: Views, readings: Readings, engine: Engine, lease: Lease) -> None:
+    def __init__(
+        self, log: Log, views: Views, readings: Readings, engine: Engine, lease: Lease, stopped: Callable[[], bool] = lambda: False
+    ) -> None:
+        """`stopped` is asked before each visit: once it says so none begins, and those under way come to their ends."""
         self._log = log
         self._views = views
         self._readings = readings
         self._engine = engine.under(lease)
         self._steps = self._engine.steps
         self._lease = lease
+        self._stopped = stopped
         self._wanted = frozenset(name for agent in self._steps.agents.values() for name in agent.wanted)
 
     def run(
@@ -102,6 +108,9 @@ class Rounds:
     ) -> None:
         """Visit whoever needs it; with `everybody` also those who were visited for what the engine has forgotten. Safe to repeat and to kill: visits do each thing once. Raises LeaseLost, ViewMoved when overtaken, NotLive."""
         for tenant in tenants:
+            if self._stopped():
+                report.stopped = True
+                return
             self._tenant(tenant, report, on_progress or (lambda _: None), everybody)
 
     def _tenant(self, tenant: str, report: RunReport, on_progress: Callable[[int], None], everybody: bool) -> None:
@@ -157,6 +166,9 @@ class Rounds:
                 since_us = since.get(stream, all_us)
                 rows[_due(stream)] = orjson.dumps(now_us)
                 rows[_missed(stream)] = orjson.dumps([since_us, *(fact.position for fact in facts)])
+                if report.stopped or self._stopped():
+                    report.stopped = True
+                    continue
                 cause: list[StoredEvent | None] = []
                 try:
                     self._lease.keep()

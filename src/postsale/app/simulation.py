@@ -23,7 +23,7 @@ from postsale.store import open_store
 from postsale.store.contract import Query, Store, Submission
 
 _BATCH = 2_000
-_CONSENTS = frozenset({"consent/given", "consent/withdrawn"})
+CONSENTS = frozenset({"consent/given", "consent/withdrawn"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +84,12 @@ def copy(source: Store, tenant: str, target: Store, clock: ManualClock, as_of_us
     clock.move_to(_knowable_us(facts[0]) if facts else as_of_us)
     versions: Counter[StreamId] = Counter()
     total = 0
-    known = source.read(Query(tenant=tenant, lane=Lane.DECISION, kinds=IDENTITY_KINDS | _CONSENTS))
+    known = source.read(Query(tenant=tenant, lane=Lane.DECISION, kinds=IDENTITY_KINDS | CONSENTS))
     known = (e for e in known if e.kind in IDENTITY_KINDS or e.occurred_at_us <= as_of_us)
     for batch in _batches(chain(known, facts)):
         if batch[-1].lane is Lane.FACT:
             clock.move_to(_knowable_us(batch[-1]))
-        for outcome in target.append([Submission((_again(stored, versions),)) for stored in batch]):
+        for outcome in target.append([Submission((again(stored, versions),)) for stored in batch]):
             if isinstance(outcome, PostSaleError):
                 raise outcome
         total += len(batch)
@@ -117,7 +117,7 @@ def _another_day(a: StoredEvent, b: StoredEvent) -> bool:
     return a.lane is Lane.FACT and _knowable_us(a) // DAY_US != _knowable_us(b) // DAY_US
 
 
-def _again(stored: StoredEvent, versions: Counter[StreamId]) -> NewEvent:
+def again(stored: StoredEvent, versions: Counter[StreamId]) -> NewEvent:
     """The same event, bytes and id, as a simulation's; decision lanes are counted anew, because decisions are not copied."""
     header = replace(Header.from_bytes(stored.header), origin=Origin.SIMULATION).to_bytes()
     version = None

@@ -30,6 +30,7 @@ from postsale.app.recorder import Entry, Receipt, RecordReport
 from postsale.app.related import all_related, members_of
 from postsale.app.tenant_agents import TenantAgents
 from postsale.app.tenant_agents import decision_uuid as _uuid
+from postsale.app.tenant_backtests import TenantBacktests
 from postsale.app.tenant_data import Customer, TenantData
 from postsale.app.tools import TenantTools
 from postsale.audit import Explanation, Replayed, explain, replay
@@ -52,7 +53,7 @@ if TYPE_CHECKING:
     from postsale.app.postsale import PostSale
 
 
-class Tenant(TenantData, TenantAgents, TenantPeople, TenantTools):
+class Tenant(TenantData, TenantBacktests, TenantAgents, TenantPeople, TenantTools):
     """A tenant of an open `PostSale`. Cheap to make; safe to use from several threads."""
 
     def __init__(self, ps: PostSale, name: str) -> None:
@@ -272,7 +273,7 @@ class Tenant(TenantData, TenantAgents, TenantPeople, TenantTools):
         at_least: AtLeast | None = None,
         within_s: float = WITHIN_S,
     ) -> list[CustomerRow]:
-        """Every customer with its score, the least healthy first; `at_risk`: only band poor or with an open risk case."""
+        """Every customer with its score, the least healthy first; `at_risk`: only in band poor and not ended, or with an open risk case."""
         self._seen(at_least, within_s)
         ps = self._ps
         rows = customer_rows(ps.log, ps.directory, ps.model, self.name, _us(as_of), _us(known_at), ps.unsealer)

@@ -52,7 +52,8 @@ class Working:
                 head = 0
                 try:
                     head = store.head()
-                    self.called += self._ps.run_once(engine=self._engine, everybody=everybody, wait_s=0).visited
+                    report = self._ps.run_once(engine=self._engine, everybody=everybody, wait_s=0, stopped=lambda: self._stopped)
+                    self.called += report.visited
                     everybody, self.trouble = False, None
                 except LeaseHeld:  # another process calls
                     self.trouble = None

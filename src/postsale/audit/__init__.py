@@ -1,5 +1,6 @@
 """Audit: explain a decision, replay it, certify many replays, verify the log. Reads only; nothing here reaches a tool."""
 
+from postsale.audit.backtest import AgentBacktest
 from postsale.audit.budgets import BudgetReport, check_budgets
 from postsale.audit.certificate import Certificate, CheckedCertificate, certificate, check_certificate
 from postsale.audit.dispositions import DispositionReport, check_dispositions
@@ -13,6 +14,7 @@ from postsale.audit.whatif_results import WhatIf
 from postsale.store import VerifyReport, verify
 
 __all__ = [
+    "AgentBacktest",
     "BudgetReport",
     "Certificate",
     "CheckedCertificate",

@@ -6,7 +6,7 @@ microseconds. Of the header: actor, origin, source, source_id, signal_index, sou
 depth, subjects, and the names of sealed fields with their subject; each only when it says something. The payload is in the clear.
 Left out is what only one log has: its id, positions, recorded_at, salts, nonces, key ids, keyed digests of content, trace context.
 Where a payload says how far was read (`fact_position`, `decision_version`), it says here how many of these events that is; the
-`state_hash` beside them, which is over positions too, is left out. Event ids and digests of arguments are keyed by the tenant: two logs
+`state_hash` beside them, which is over positions too, and the `position` of an undo's plan are left out. Event ids and digests of arguments are keyed by the tenant: two logs
 agree when they share the tenant's key.
 May import store, access, aggregates, events.
 """
@@ -20,18 +20,22 @@ from typing import Any, Final
 
 import orjson
 
+from postsale.aggregates.budgets import BudgetCommitted, BudgetCompensated, BudgetReleased
 from postsale.aggregates.decisions import EffectFailed, EffectStarted
+from postsale.aggregates.undos import UNDOS, UndoFinished
 from postsale.errors import KeyUnavailable
 from postsale.events import MASKED, Event, Lane, Recorded, canonical, encode_payload
 
 _HEADER: Final = ("source", "source_id", "signal_index", "source_order", "depth")
 _EFFECT: Final = "effect/"
+_FOLLOWS: Final = (BudgetCommitted, BudgetReleased, BudgetCompensated, UndoFinished)
+"""What comes at the time of an effect's end, whenever that is."""
 
 
 def stream_hash(events: Iterable[Recorded[Event]], *, attempts: bool = True) -> str:
     """The hash, hex, of unsealed events of a customer's streams, or of any others, in the order of their positions.
 
-    `attempts=False` tells only what became of each effect, not how often it was tried and when, so that the effect's events have neither id nor time: a process that was killed between
+    `attempts=False` tells only what became of each effect, not how often it was tried and when, so that its events have neither id nor time, and what follows from its end (money, an undo that is over) has no time: a process that was killed between
     a call and its record is in the log for ever, as one attempt more. Raises KeyUnavailable for an event that is masked or erased.
     """
     return hashlib.sha256(b"".join(line + b"\n" for line in canonical_lines(events, attempts=attempts))).hexdigest()
@@ -71,11 +75,15 @@ def _line(event: Recorded[Event], kept: list[Recorded[Event]], attempts: bool) -
             "decision_version",
             [e.stored.version for e in kept if e.stored.lane is Lane.DECISION and str(e.stored.stream) == ref["stream"]],
         )
+    if stored.stream.category == UNDOS:
+        payload.pop("position", None)
     at_us: int | None = stored.occurred_at_us
     id_: str | None = str(stored.event_id)
     if not attempts and stored.kind.startswith(_EFFECT):
         payload.pop("attempt", None)
         at_us = id_ = None  # both tell which attempt it was
+    if not attempts and isinstance(event.data, _FOLLOWS):
+        at_us = None
     lane = "fact" if stored.lane is Lane.FACT else "decision"
     return canonical([stored.wire_name, str(stored.stream), lane, id_, at_us, told, payload])
 

@@ -50,14 +50,16 @@ Known = Annotated[
 _SPAN = re.compile(r"([1-9][0-9]{0,3})d\Z")
 
 
-def _days(value: str, option: str) -> timedelta:
+def days_of(value: str, option: str) -> timedelta:
+    """Days, written as 90d. InvalidInput otherwise."""
     found = _SPAN.match(value)
     if found is None:
         raise InvalidInput(what="option", field=option, reason="expected days, such as 90d")
     return timedelta(days=int(found[1]))
 
 
-def _knowledge(value: str) -> Knowledge:
+def knowledge_of(value: str) -> Knowledge:
+    """What an option names. InvalidInput otherwise."""
     if value == "claimed":
         return "claimed"
     if value == "recorded":
@@ -91,7 +93,7 @@ def model_train(
     with opened(db) as ps:
         models = tenant_of(ps, tenant).models
         card = models.train(
-            target, horizon=_days(horizon, "--horizon"), split_at=split, every=_days(every, "--every"), since=first, knowledge=_knowledge(knowledge)
+            target, horizon=days_of(horizon, "--horizon"), split_at=split, every=days_of(every, "--every"), since=first, knowledge=knowledge_of(knowledge)
         )  # fmt: skip
         path = to or Path(f"{target}.model.json")
         path.write_text(card.content)
@@ -206,7 +208,10 @@ def model_show(
             emit({"digest": found.digest, "card": found.card.model_dump(mode="json", by_alias=True), "history": _versions(history)})
             return
         _show(found.card, found.digest)
-        turns = [(iso(t.at_us)[:16], t.digest[:12] or "[dim]retired[/]", escape(t.approver), escape(t.reason)) for t in history.turns]
+        turns = [
+            (f"{from_us(t.at_us):%Y-%m-%d %H:%M}", t.digest[:12] or "[dim]retired[/]", escape(t.approver), escape(t.reason))
+            for t in history.turns
+        ]
         table("Who activated what", ("when", "version", "by", "because"), turns)
 
 
@@ -298,7 +303,7 @@ def _flat(card: ModelCard) -> dict[str, str]:
 def model_check(name: Name, knowledge: Known = "recorded", db: Db = DEFAULT_DB, tenant: TenantName = None, json: Json = False) -> None:
     """Whether the active model still holds: its age, drift since it was trained, calibration since it was activated. Exit status 1 when not."""
     with opened(db) as ps:
-        found = tenant_of(ps, tenant).models.check(name, knowledge=_knowledge(knowledge))
+        found = tenant_of(ps, tenant).models.check(name, knowledge=knowledge_of(knowledge))
         if json:
             emit(found.to_dict())
         else:

@@ -26,7 +26,7 @@ from postsale.cli.common import (
     table,
     tenant_of,
 )
-from postsale.cli.named import AgentNames, named_agents
+from postsale.cli.named import AgentNames, named_agents, refuse_retired
 from postsale.cli.running import say, until_told
 from postsale.errors import InvalidInput
 
@@ -60,6 +60,8 @@ def run(
 ) -> None:
     """Do the work that waits, once: catch up projections, let the named agents decide, send what is due.
 
+    On SIGTERM or Ctrl-C it finishes what it has begun, gives its lease back and ends, with status 1 when it left anybody to the next run.
+
     With --engine temporal, go on doing so: call the workflows of whoever is to be visited, and be one of the workers that visit.
     """
     if engine not in ("embedded", "temporal"):
@@ -77,16 +79,17 @@ def run(
         raise InvalidInput(what="run", field="--mode", reason=f"expected one of {', '.join(MODES)}")
     with opened(db) as ps:
         agents = named_agents(ps, agent)
+        refuse_retired(ps, agents)
         if simulate and at is not None:
             with progress("simulating", None, quiet=json) as advance:
                 result = ps.simulate(tenant_of(ps, tenant).name, at, agents=agents, into=into, mode=how, on_progress=advance)
             report, url = result.report, result.url
         else:
-            with progress("running", None, quiet=json) as advance:
-                report, url = ps.run_once(agents=agents, on_progress=advance, wait_s=wait), ps.url
+            with until_told() as told, progress("running", None, quiet=json) as advance:
+                report, url = ps.run_once(agents=agents, on_progress=advance, wait_s=wait, stopped=told), ps.url
     if json:
         emit({**report.to_dict(), "db": url})
-        raise typer.Exit(1 if report.problems else 0)
+        raise typer.Exit(1 if report.problems or report.stopped else 0)
     counts("Run", report.to_dict()["counts"])
     for where, who in report.downgraded:
         out.print(
@@ -105,6 +108,9 @@ def run(
         raise typer.Exit(1)
     if report.called:
         out.print("[dim]Effects went to the sandbox. Real tools run in your own process: PostSale.open(…, tools=[…], sandbox=False).[/]")
+    if report.stopped:
+        out.print("[yellow]It was told to end[/]: what it had begun is done, and the next run does the rest.")
+        raise typer.Exit(1)
     next_ = "postsale approval list" if report.dispositions.get("awaiting") else "postsale decision list"
     hint(next_, db=url if simulate else None)
 
@@ -112,8 +118,9 @@ def run(
 def _on_temporal(db: str, agent: AgentNames, address: str, namespace: str, resync: bool, json: bool) -> None:
     from postsale.agents.engines.temporal import TemporalEngine  # needs an extra
 
-    with opened(db) as ps, until_told() as told:
+    with opened(db) as ps:
         agents = named_agents(ps, agent)
+        refuse_retired(ps, agents)
         if not agents:
             raise InvalidInput(what="run", field="--agent", reason=f"name at least one, such as {next(iter(SHIPPED))}")
         steps = ps.engine_of(agents)
@@ -129,8 +136,7 @@ def _on_temporal(db: str, agent: AgentNames, address: str, namespace: str, resyn
                 if working.trouble != last_trouble:
                     last_trouble = working.trouble
                     say(json, "trouble" if last_trouble else "well again", {"why": last_trouble} if last_trouble else {})
-                if told():
-                    working.stop()
 
-            working.run(everybody=resync, on_turn=turned)
+            with until_told(working.stop):
+                working.run(everybody=resync, on_turn=turned)
             say(json, "stopped", {"called": working.called})

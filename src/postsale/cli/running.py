@@ -16,15 +16,24 @@ from postsale.cli.common import out
 
 
 @contextmanager
-def until_told() -> Iterator[Callable[[], bool]]:
-    """Whether the process was asked to end, by SIGTERM or Ctrl-C: then it finishes what it does, and ends."""
+def until_told(then: Callable[[], None] = lambda: None) -> Iterator[Callable[[], bool]]:
+    """Whether the process was asked to end, by SIGTERM or Ctrl-C: then it finishes what it does, and ends. Asked again, it ends at once.
+
+    `then` is done in the handler, when it is asked.
+    """
     told = False
 
     def tell(_number: int, _frame: FrameType | None) -> None:
         nonlocal told
         told = True
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        then()
 
-    before = {number: signal.signal(number, tell) for number in (signal.SIGTERM, signal.SIGINT)}
+    before: dict[signal.Signals, Any] = {}
+    for number in (signal.SIGTERM, signal.SIGINT):
+        before[number] = signal.getsignal(number)
+        signal.signal(number, tell)
     try:
         yield lambda: told
     finally:

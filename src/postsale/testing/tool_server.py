@@ -6,6 +6,7 @@ What counts is its record of effects, not what it answered. No claims here; thos
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from collections import deque
 from collections.abc import Mapping
@@ -70,6 +71,7 @@ class ToolServer:
         self.faults: deque[str] = deque()
         self.requests: list[Request] = []
         self._lock = threading.Lock()
+        self._waiting: set[socket.socket] = set()  # connections with a request that is not whole
         self._over = threading.Event()
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._http.daemon_threads = True
@@ -89,6 +91,12 @@ class ToolServer:
         self._http.server_close()
         self._thread.join()
 
+    def give_up(self) -> None:
+        """Close connections on which a request has begun and is not whole, as servers do that waited for a minute or so."""
+        with self._lock:
+            for connection in self._waiting:
+                connection.shutdown(socket.SHUT_RDWR)
+
     def _take(self, request: Request) -> tuple[str, Answer]:
         with self._lock:
             self.requests.append(request)
@@ -103,7 +111,15 @@ class ToolServer:
 
             def respond(self) -> None:
                 parts = urlsplit(self.path)
-                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                length = int(self.headers.get("Content-Length") or 0)
+                with server._lock:
+                    server._waiting.add(self.connection)
+                body = self.rfile.read(length)
+                with server._lock:
+                    server._waiting.discard(self.connection)
+                if len(body) < length:
+                    self.close_connection = True
+                    return
                 headers = {name.lower(): value for name, value in self.headers.items()}
                 request = Request(self.command, parts.path, dict(parse_qsl(parts.query)), headers, body)
                 fault, answer = server._take(request)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import NamedTuple
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from postsale.aggregates.signals import (
@@ -101,7 +101,6 @@ def test_the_revenue_of_every_day_is_that_of_the_evaluator(statements: list[Said
 
 
 @given(customers, periods)
-@settings(max_examples=50)
 def test_retention_and_churn_are_those_of_the_evaluator(everyone: list[list[Said]], period: tuple[int, int]) -> None:
     start, end = period
     books = [book_of(f"c{i}", statements) for i, statements in enumerate(everyone)]
@@ -127,7 +126,6 @@ def test_retention_and_churn_are_those_of_the_evaluator(everyone: list[list[Said
 
 
 @given(customers, periods)
-@settings(max_examples=50)
 def test_identities_hold(everyone: list[list[Said]], period: tuple[int, int]) -> None:
     """GRR is at most 1 and at most NRR; movements sum to the difference; kinds of churn sum to churn; intervals hold their value."""
     window = frame(*period, DAYS)
@@ -148,7 +146,6 @@ def test_identities_hold(everyone: list[list[Said]], period: tuple[int, int]) ->
 
 
 @given(customers, periods)
-@settings(max_examples=50)
 def test_two_periods_that_follow_each_other_make_one(everyone: list[list[Said]], period: tuple[int, int]) -> None:
     start, end = period
     books = [book_of(f"c{i}", statements) for i, statements in enumerate(everyone)]
