@@ -24,8 +24,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks._common import fastest, measure, options, report, seconds_in_threads
+from benchmarks._policy import dunning
 from postsale.access import FileVault, Person
-from postsale.agents import Agent, Policy
+from postsale.agents import Agent
 from postsale.agents.adapters.webhook import Webhook
 from postsale.agents.decide import Case, decide
 from postsale.agents.engines import EmbeddedEngine
@@ -46,38 +47,6 @@ DECISIONS_GOAL, DISPATCH_GOAL = 2_000.0, 500.0
 RATE, P99_GOAL_MS = 200, 150.0  # triggers per second that are offered
 THREADS = 8
 _SECRET = "a-secret-that-is-long-enough"
-_POLICY = """
-name = "dunning"
-version = 1
-owner = "benchmarks"
-description = "A task for whoever's payment fails twice."
-[inputs]
-failed_payments = "integer"
-mrr_minor = "integer"
-segment = "text"
-[[trigger]]
-id = "failing"
-when = { failed_payments = ">= 1" }
-[[rule]]
-id = "large"
-when = { segment = "enterprise", mrr_minor = "> 1000000" }
-action = "none"
-because = "A person has it."
-[[rule]]
-id = "task"
-when = { failed_payments = ">= 1" }
-action = "task"
-tool = "bench.task@1"
-arguments = { customer = "$customer", title = "Payment failing", note = "$because" }
-approval = "none"
-because = "{failed_payments} failed."
-[guardrails]
-purpose = "service"
-max_depth = 2
-[[guardrails.frequency]]
-count = 5
-days = 30
-"""
 
 
 class BenchTask(Webhook):
@@ -92,7 +61,7 @@ class Bench:
     def __init__(self, folder: Path, size: int, tool: Tool) -> None:
         clock = SystemClock()
         self.log = Log(SQLiteStore(folder / "log.db", clock=clock), FileVault(folder / "log.keys"), clock)
-        self.engine = EmbeddedEngine(self.log, [Agent(Policy.from_toml(_POLICY))], Toolbox([tool], sandbox=False))
+        self.engine = EmbeddedEngine(self.log, [Agent(dunning("bench.task@1"))], Toolbox([tool], sandbox=False))
         self.engine.set_mode("acme", "dunning", "act", person=Person("benchmarks", "os-user"), reason="benchmark")
         self.streams = [customer_stream("acme", f"c{i:06d}") for i in range(size)]
         now = datetime.now(UTC)
@@ -197,7 +166,7 @@ def deciding(folder: Path, size: int, how: str) -> float:
 
 def bare_deciding(size: int) -> float:
     """The same decisions from values at hand: pure, nothing read, nothing kept."""
-    agent = Agent(Policy.from_toml(_POLICY))
+    agent = Agent(dunning("bench.task@1"))
     refs = Toolbox([BenchTask("http://127.0.0.1:9/", _SECRET)]).refs
     evidence = {"failed_payments": 1, "mrr_minor": 0, "segment": None}
     context = Context(local_time="12:00", time_zone="UTC", consent={}, touches={30: 0})

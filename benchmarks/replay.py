@@ -14,9 +14,10 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from benchmarks._common import fastest, measure, options, report
+from benchmarks._policy import dunning
 from benchmarks.agents import bare_deciding
 from postsale.access import Person
-from postsale.agents import Agent, Policy
+from postsale.agents import Agent
 from postsale.aggregates.signals import InvoicePaid, InvoicePaymentFailed, UsageObserved
 from postsale.app import PostSale
 from postsale.audit.replay_again import Models
@@ -25,46 +26,13 @@ from postsale.events import ManualClock, SystemClock, from_us
 
 GOAL_PER_MINUTE = 20_000.0
 DECISIONS_EACH = 3
-_POLICY = """
-name = "dunning"
-version = 1
-owner = "benchmarks"
-description = "A task for whoever's payment fails."
-[inputs]
-failed_payments = "integer"
-health = "integer"
-mrr_minor = "integer"
-segment = "text"
-[[trigger]]
-id = "failing"
-when = { failed_payments = ">= 1" }
-[[rule]]
-id = "large"
-when = { segment = "enterprise", mrr_minor = "> 1000000" }
-action = "none"
-because = "A person has it."
-[[rule]]
-id = "task"
-when = { failed_payments = ">= 1" }
-action = "task"
-tool = "crm.create_task@1"
-arguments = { customer = "$customer", title = "Payment failing", note = "$because" }
-approval = "none"
-because = "{failed_payments} failed, health {health}."
-[guardrails]
-purpose = "service"
-max_depth = 2
-[[guardrails.frequency]]
-count = 5
-days = 30
-"""
 
 
 def fill(folder: Path, size: int) -> str:
     """A log with `size` decisions; its URL."""
     url = f"sqlite:///{folder / 'log.db'}"
     clock = ManualClock(from_us(SystemClock().now_us()))
-    with PostSale.open(url, agents=[Agent(Policy.from_toml(_POLICY))], clock=clock) as ps:
+    with PostSale.open(url, agents=[Agent(dunning("crm.create_task@1", health=True))], clock=clock) as ps:
         acme = ps.tenant("acme")
         acme.agent("dunning").act(reason="benchmark", by=Person("benchmarks", "os-user"))
         customers = [f"cus_{n}" for n in range(max(1, size // DECISIONS_EACH))]

@@ -159,8 +159,8 @@ def prepare(ps: PostSale, customers: int) -> None:
     ps.run_once()
     for name in ("dunning", "saver"):
         acme.agent(name).act(reason="test", by=ANNA)
-    for login in ("anna", "dora"):
-        acme.authority.grant(login, "cs-head", reason="staff list", by=CARA)
+    for login, role in (("anna", "cs-head"), ("dora", "cs-head"), ("ben", "cs-lead")):
+        acme.authority.grant(login, role, reason="staff list", by=CARA)
     acme.authority.delegate("emil", "cs-head", begin=begin, end=begin + timedelta(days=9), reason="on leave", by=ANNA)
 
 

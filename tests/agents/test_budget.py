@@ -27,7 +27,7 @@ from postsale.agents.widening import widenings
 from postsale.aggregates import budgets as b
 from postsale.aggregates.budgets import amount_text
 from postsale.audit import check_budgets
-from postsale.errors import ApprovalRefused, ConditionFailed, PolicyInvalid, ToolRefused, VersionConflict
+from postsale.errors import ApprovalRefused, ConditionFailed, PolicyInvalid, ToolRefused, ToolUncertain, VersionConflict
 from postsale.events import ManualClock, to_us
 from postsale.store import MemoryStore, SQLiteStore
 from postsale.store.log import Log
@@ -299,6 +299,24 @@ def test_each_effect_of_a_decision_settles_its_own() -> None:
     assert balances(w, "reserved") == dict.fromkeys(PAGES, 0)
     assert balances(w, "committed") == {"retention": 0, "mail": 1, "risk:dunning": 5}
     assert balances(w, "released") == {"retention": 0, "mail": 0, "risk:dunning": 1}
+    assert check_budgets(w.store).problems == []
+
+
+class Silent(SendEmail):
+    """Its answer is lost, whatever it did."""
+
+    def call(self, *_: Any, **__: Any) -> Any:
+        raise ToolUncertain(tool=self.ref.name, reason="cut off")
+
+
+def test_what_may_have_left_is_not_given_back_when_it_is_set_aside() -> None:
+    """The e-mail of which nobody knows stays reserved for good; the task that was created is used up."""
+    w = acting(BOTH, toolbox=Toolbox([CreateTask(), Silent(), OfferCredit()], sandbox=False))
+    id_ = smb(w, "c1")
+    w.engine.approvals.override("acme", id_, BEN, reason="no")
+    w.attend(ref="c1")
+    assert balances(w, "reserved") == {"retention": 0, "mail": 1, "risk:dunning": 5}
+    assert balances(w, "committed") == {"retention": 0, "mail": 0, "risk:dunning": 1}
     assert check_budgets(w.store).problems == []
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from postsale.aggregates.signals import AccountProfiled
+from postsale.aggregates.signals import AccountProfiled, SubscriptionEnded
 from postsale.events import ManualClock
 from postsale.projections import CUSTOMER_HEALTH, Component, Features, HealthModel, count, read_weights
 
-from .support import NOON, Where, opened, paid, used
+from .support import NOON, Where, failed, opened, paid, subscribed, used
 
 WEIGHTS = """
 model = "customer-health"
@@ -74,3 +74,20 @@ def test_a_model_of_ones_own_without_stages_has_the_shipped_ones_as_a_read_model
         acme = ps.tenant("acme")
         acme.record("cus_1", used("u1"))
         assert (acme.lifecycle("cus_1").stage, acme.health("cus_1").applied.stage) == ("onboarding", None)
+
+
+def test_a_customer_whose_last_subscription_ended_is_poor_and_not_at_risk(where: Where) -> None:
+    """Its health stays what it was; there is nothing left to lose. One that only fails to pay is at risk."""
+    with opened(where) as ps:
+        acme = ps.tenant("acme")
+        for name in ("gone", "here"):
+            acme.record(name, subscribed(f"s-{name}", NOON - timedelta(days=300)))
+            acme.record_many([(name, failed(f"f-{name}-{n}", NOON - timedelta(days=n), attempt=3)) for n in range(4)])
+        ended = {"subscription_id": "sub_1", "mrr_minor": 19900, "interval": "month", "currency": "EUR", "effective_at": NOON}
+        acme.record("gone", SubscriptionEnded(source="stripe", id="e", occurred_at=NOON, **ended))
+        rows = {row.name: row for row in acme.customers()}
+        assert {name: (row.band, row.ended, row.at_risk) for name, row in rows.items()} == {
+            "gone": ("poor", True, False),
+            "here": ("poor", False, True),
+        }
+        assert [row.name for row in acme.customers(at_risk=True)] == ["here"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import subprocess
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -29,6 +30,7 @@ from postsale.projections.scoring import Expected, Platt, Probability, Rank, sig
 from postsale.projections.targets import CHURN, TARGETS
 from postsale.projections.views import MemoryViews
 from postsale.store.contract import Query
+from tests.nursery import forked
 
 from .support import ANNA, NOON, Where, failed, opened, paid, subscribed
 from .test_scores import RESCUE
@@ -418,3 +420,19 @@ def test_a_model_of_purchases_is_a_card_and_evidence_as_well() -> None:
             acme.models.check("purchases")
     with pytest.raises(InvalidInput, match="what is expected"):
         ModelCard.from_json(its.content.replace('"gives":"expected"', '"gives":"rank"'))
+
+
+@pytest.mark.parametrize("missing", ["pyarrow", "sklearn", "scipy"])
+def test_training_names_one_extra_that_brings_all_it_needs_before_any_work_is_done(missing: str) -> None:
+    code = f"""
+import sys
+from datetime import UTC, datetime, timedelta
+sys.modules[{missing!r}] = None
+from postsale import PostSale
+from postsale.errors import MissingExtra
+with PostSale.open("memory:") as ps:
+    try: ps.tenant("acme").models.train("churn", horizon=timedelta(days=90), split_at=datetime(2025, 1, 1, tzinfo=UTC))
+    except MissingExtra as error: print(error)
+"""
+    done = subprocess.run(forked("-c", code), capture_output=True, text=True, check=True)
+    assert "postsale[models]" in done.stdout

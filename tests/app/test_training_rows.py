@@ -186,6 +186,19 @@ def test_both_engines_agree_on_longer_histories(seed: int) -> None:
     check_history(story, moments([rng.randrange(60 * 1440) for _ in range(5)]), (False, True))
 
 
+def test_claimed_knowledge_that_nobody_claims_is_said_not_answered_by_no_rows(where: Where) -> None:
+    at = [NOON - 20 * DAY]
+    with opened(where, clock=ManualClock(NOON)) as ps:
+        acme = ps.tenant("acme")
+        assert acme.training_rows(Spending, name="e", at=at, knowledge="claimed").table.num_rows == 0  # there is nothing at all
+        acme.record("cus_1", paid("a", NOON - 30 * DAY))
+        assert acme.training_rows(Spending, name="r", at=at).table.num_rows == 0
+        with pytest.raises(InvalidInput, match="available_at"):
+            acme.training_rows(Spending, name="c", at=at, knowledge="claimed")
+        acme.record("cus_1", paid("b", NOON - 9 * DAY, available_at=NOON - 9 * DAY))
+        assert acme.training_rows(Spending, name="d", at=at, knowledge="claimed").table.num_rows == 0  # as the sources say
+
+
 def test_claimed_knowledge_uses_what_a_source_says_and_recorded_knowledge_does_not(where: Where) -> None:
     """A backfill: imported today, knowable in the past; a fact without a claim counts from when it was recorded."""
     at = [NOON - 20 * DAY, NOON - 10 * DAY, NOON]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
 
 from postsale.cli.cells import Cell, fitting
-from postsale.cli.common import out, table
+from postsale.cli.common import out, span, table
 
 PART = re.compile(r"[^-/._:=]*[-/._:=]*")
 
@@ -73,3 +74,20 @@ def test_a_name_between_colons_stays_what_it_is_everywhere() -> None:
         out.print("pass  conversation:free: nobody else has to be waited for")
         table("Guardrails", ("rule",), [("conversation:free:",)])
     assert said.get().count("conversation:free:") == 2
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (0, "0.0 s"),
+        (59.94, "59.9 s"),
+        (60, "1 min"),
+        (61.9, "1 min 1 s"),
+        (7_500, "2 h 5 min"),
+        (7_200, "2 h"),
+        (7_201, "2 h"),
+        (90_061, "1 d 1 h"),
+    ],
+)
+def test_a_span_of_time_is_said_by_its_two_largest_units(seconds: float, said: str) -> None:
+    assert span(seconds) == said

@@ -40,7 +40,7 @@ def test_the_commands_are_those_that_are_promised() -> None:
     """A command that disappears is noticed."""
     promised = """
         demo, ingest stripe, ingest cloudevents, ingest table, run, customer list, customer show, customer timeline, customer why,
-        decision list, decision explain, decision replay, decision whatif, policy show, policy diff, policy activate, prompt list, prompt show, prompt diff, prompt activate, agent review, agent retire, undo plan, undo approve, undo run, undo status, approval list, approval approve, approval reject, projection status,
+        decision list, decision explain, decision replay, decision whatif, policy list, policy show, policy diff, policy activate, prompt list, prompt show, prompt diff, prompt activate, agent review, agent retire, undo plan, undo approve, undo run, undo status, approval list, approval approve, approval reject, projection status,
         quarantine list, quarantine retry, agent list, tool list, tool status, agent observe, agent propose, agent act, agent pause, agent resume,
         token issue, schemas check, schemas list, schemas write, log verify, log checkpoint, log key, log prove, log check-proof,
         log chapters, log archive, db migrate, snapshots drop, projection rebuild, projection diff, projection switch, projection retry,
@@ -517,6 +517,15 @@ def test_stripe_envelopes_are_ingested(tmp_path: Path) -> None:
     assert list(report["ignored_reasons"].values()) == [1]
     shown = run("customer", "show", "cus_9", "--json", "--db", db).json()
     assert shown["state"]["facts"]["billing/invoice-paid"]["latest"]["amount_minor"] == 4900
+
+
+def test_a_retired_agent_is_named_as_such_when_it_is_to_run(db: str) -> None:
+    assert run("agent", "retire", "churn-outreach", "--reason", "done", "--db", db).code == 0
+    done = run("run", "--agent", "churn-outreach", "--db", db)
+    assert done.code == 2
+    assert "churn-outreach is retired, for good" in done.err
+    assert "postsale agent list" in done.err
+    assert run("run", "--agent", "renewal-rescue", "--db", db).code == 0
 
 
 def test_an_import_is_followed_by_no_decision(tmp_path: Path) -> None:

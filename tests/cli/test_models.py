@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,7 @@ def test_a_model_is_trained_published_activated_shown_compared_and_retired(histo
     shown = model(history, "show", "churn")
     assert "Who activated what" in shown.out
     assert "looks right" in shown.out
+    assert re.search(r"^\d{4}-\d\d-\d\d \d\d:\d\d ", shown.out.partition("Who activated what")[2], re.MULTILINE)
     differs = model(history, "diff", "churn", prior["digest"], first["digest"], "--json").json()["differs"]
     assert {d["what"] for d in differs} >= {"intercept", "rows", "good for"}
     assert "intercept" in model(history, "diff", "churn", prior["digest"], first["digest"]).out

@@ -55,7 +55,9 @@ def test_the_list_says_for_whom_it_waits_until_when_and_what_changed_since(db: s
         fact = InvoicePaymentFailed(source="b", id="f2", occurred_at=at, amount_minor=100, currency="EUR", attempt=3)
         ps.tenant("acme").record("cus_42", fact)
     assert waiting(db)["changed_since"] == ["failed_payments"]
-    assert "failed_payments" in run("approval", "show", str(one["id"]), "--db", db).out
+    shown = run("approval", "show", str(one["id"]), "--db", db).out
+    assert "failed_payments" in shown
+    assert shown.splitlines()[1].split() == ["what", "says"]
 
 
 def test_a_request_is_shown_with_arguments_levels_and_history(db: str) -> None:

@@ -9,6 +9,7 @@ import pytest
 from postsale import PostSale
 from postsale.agents import Agent, Policy
 from postsale.events import ManualClock
+from tests.agents.planned import PROMPT
 from tests.agents.world import DUNNING, NOON
 from tests.app.support import failed
 from tests.cli.support import run
@@ -81,3 +82,43 @@ def test_a_version_is_retired_by_the_first_characters_of_its_digest_and_the_log_
     assert "retired: wrong" in run("decision", "explain", "last", *where).out
     assert run("decision", "replay", "last", *where).code == 0
     assert run("log", "verify", "--dispositions", *where[:2]).code == 0
+
+
+def test_every_version_is_listed_with_what_was_said_of_it_last(tmp_path: Path) -> None:
+    where = ("--db", f"sqlite:///{tmp_path / 'log.db'}", "--tenant", "acme")
+    (tmp_path / "a.toml").write_text(DUNNING)
+    (tmp_path / "b.toml").write_text(CHANGED)
+    PostSale.open(where[1]).close()
+    for file in "ab":
+        assert run("policy", "activate", str(tmp_path / f"{file}.toml"), "--widens", "--reason", f"try {file}", *where).code == 0
+    first, second = (Policy.from_toml(text).digest for text in (DUNNING, CHANGED))
+    assert [(x["name"], x["digest"], x["status"], x["reason"]) for x in run("policy", "list", *where, "--json").json()] == [
+        ("dunning", first, "replaced", "try a"),
+        ("dunning", second, "active", "try b"),
+    ]
+    assert run("policy", "retire", second[:8], "--reason", "wrong", *where).code == 0
+    shown = run("policy", "list", *where).out
+    assert second[:12] in shown
+    assert "retired" in shown
+    assert "wrong" in shown
+
+
+@pytest.mark.parametrize("name", ["renewal-rescue", "churn-outreach", "examples/custom_policy.toml", "examples/planner.toml"])
+def test_what_is_shown_of_a_policy_is_not_wider_than_a_page(name: str) -> None:
+    path = Path(__file__).resolve().parents[2] / name
+    lines = run("policy", "show", str(path) if path.is_file() else name).out.splitlines()
+    assert len(lines) > 10
+    assert max(map(len, lines)) <= 100
+
+
+def test_one_contact_is_one_contact(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text(DUNNING.replace("count = 2", "count = 1"))
+    assert "at most 1 contact in 30 days" in run("policy", "show", str(tmp_path / "a.toml")).out
+
+
+def test_a_prompt_that_is_taken_for_a_policy_is_named_as_one(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text(PROMPT)
+    done = run("policy", "show", str(tmp_path / "a.toml"))
+    assert done.code == 2
+    assert "is a prompt, not a policy" in done.err
+    assert "postsale prompt show" in done.err

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import redirect_stdout
+from dataclasses import replace
+from io import StringIO
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
 from postsale import PostSale
 from postsale.agents import Agent, Policy
+from postsale.cli import common
+from postsale.cli.undo import _print
 from postsale.events import ManualClock
 from tests.agents.world import DUNNING, NOON
 from tests.app.support import failed
@@ -101,3 +107,21 @@ def test_what_is_known_is_not_settled_and_a_decision_is_set_aside(where: tuple[s
     aside = run("decision", "override", last["id"][:8], "--reason", "by mistake", *where, "--json")
     assert (aside.code, aside.json()["result"]) == (0, "set aside")
     assert run("decision", "explain", "last", *where, "--json").json()["disposition"] == "suppressed"
+
+
+def test_what_nobody_knows_says_what_to_type(where: tuple[str, ...]) -> None:
+    """An undo whose effect's outcome is unknown: the order and its effect are there to be typed."""
+    digest = run("undo", "plan", "--tool", "crm.create_task@1", "--propose", *where, "--json").json()["digest"]
+    run("undo", "approve", digest[:12], "--reason", "wrong", *where)
+    run("undo", "run", digest[:12], *where)
+    with PostSale.open(where[1]) as ps:
+        (undo,) = ps.tenant("acme").undos.list()
+        item = undo.items[0].item
+        told = run("undo", "status", digest[:12], *where, "--json").json()["items"][0]
+        assert (told["order"], told["order_effect"]) == (str(item.order_id), str(item.undo_id))
+        lost = replace(undo, items=(replace(undo.items[0], status="unknown"),))
+        with redirect_stdout(StringIO()) as out, mock.patch.object(common.out, "_width", 300):
+            _print(ps.tenant("acme"), lost)
+    line = next(line for line in out.getvalue().splitlines() if "decision settle" in line)
+    settled = run(*line.partition("postsale ")[2].partition(" --happened")[0].split(), "--happened", "--reason", "looked", *where)
+    assert "not waiting for somebody to look" in settled.err  # the ids are those of the order: it is known what became of it

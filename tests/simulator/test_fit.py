@@ -1,5 +1,6 @@
 """A vendor fitted to a log: its statistics come back, what identifies a parameter gives it back, and what cannot be told is said."""
 
+import os
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -50,12 +51,13 @@ BOUNDS = {
 }
 
 
-@pytest.fixture(scope="module", params=[31, 32])
+@pytest.fixture(scope="module", params=[31, 32] if "POSTSALE_TORTURE" in os.environ else [31])
 def fitted(request: pytest.FixtureRequest) -> tuple[int, Fitted]:
     story = Vendor(request.param, customers=120, start=START, days=365, model=OTHER)
     return request.param, fit_statistics(statistics_of_story(story.story()), customers=120, rounds=3)
 
 
+@pytest.mark.torture
 def test_parameters_come_back_within_the_stated_bounds(fitted: tuple[int, Fitted]) -> None:
     seed, found = fitted
     for name, bound in BOUNDS.items():
@@ -66,6 +68,7 @@ def test_parameters_come_back_within_the_stated_bounds(fitted: tuple[int, Fitted
     assert abs((found.model.season_peak - OTHER.season_peak + 182) % 365 - 182) < 45, f"seed {seed}"
 
 
+@pytest.mark.torture
 def test_the_fitted_models_statistics_are_those_it_was_fitted_to(fitted: tuple[int, Fitted]) -> None:
     """Rates and shares within 15 % and four standard errors of both sides."""
     seed, found = fitted
@@ -74,6 +77,7 @@ def test_the_fitted_models_statistics_are_those_it_was_fitted_to(fitted: tuple[i
         assert abs(moment.simulated - moment.observed) < error, f"seed {seed}, {name}: {moment}"
 
 
+@pytest.mark.torture
 def test_every_parameter_is_fitted_or_kept_with_a_reason(fitted: tuple[int, Fitted]) -> None:
     _, found = fitted
     assert found.fitted.keys() | found.kept.keys() == VendorModel.model_fields.keys()

@@ -132,7 +132,7 @@ class Agent:
         """Evidence names that the agent's own policy declares."""
         return frozenset(self.policy.inputs)
 
-    @property
+    @functools.cached_property
     def spec(self) -> AgentSpec:
         """Who decides, by name and code, as a decision records it."""
         cls = type(self)

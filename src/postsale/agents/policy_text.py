@@ -9,7 +9,8 @@ from postsale.agents import policy_time, tree
 from postsale.agents.policy import NO_ACTION, Change, Hit, Policy
 from postsale.agents.policy_sections import Cells, Rule
 
-_WIDTH = 36
+_PAGE = 100  # columns
+_WIDTH = 36  # of a cell, at most
 _HITS: dict[Hit, str] = {
     "first": "First row that matches",
     "unique": "The only row that matches",
@@ -21,7 +22,7 @@ _HITS: dict[Hit, str] = {
 
 
 def table(policy: Policy) -> str:
-    """Header, triggers, rows and limits."""
+    """Header, triggers, rows and limits; no line is longer than a page is wide."""
     g = policy.guardrails
     lines = [f"{policy.name} v{policy.version} ({policy.digest[:12]}), owner {policy.owner}", *wrap(policy.description, 100), ""]
     lines += ["Asked to decide when"]
@@ -43,13 +44,13 @@ def table(policy: Policy) -> str:
         ]
     lines += ["", "Limits"]
     for f in g.frequency:
-        lines.append(f"  at most {f.count} contacts in {f.days} days, with consent for {g.purpose}")
+        lines.append(f"  at most {_of(f.count, 'contact')} in {_of(f.days, 'day')}, with consent for {g.purpose}")
     for s in g.sequence or ():
         what = ", ".join(s.actions) or "action"
         does = "no" if s.then == "suppress" else "a person decides about every"
         often = "" if s.count == 1 else f"{s.count} times "
         lines.append(
-            f"  {s.id}: {does} {what} within {s.within_days} days of {often}{' or '.join(s.kinds)}"
+            f"  {s.id}: {does} {what} within {_of(s.within_days, 'day')} of {often}{' or '.join(s.kinds)}"
             + (f" since the newest {' or '.join(s.since)}" if s.since else "")
             + (f", unless {' or '.join(s.unless)} after it" if s.unless else "")
         )
@@ -72,10 +73,12 @@ def table(policy: Policy) -> str:
         by = ", ".join(f"{name} {tier}" for name, tier in sorted(g.tool_risk.segments.items()))
         lines.append(f"  without a person only tools of {g.tool_risk.act} risk at most" + (f"; by {g.tool_risk.by}: {by}" if by else ""))
     if g.blast_radius:
-        lines.append(f"  at most {g.blast_radius.decisions} decisions that act or ask within {g.blast_radius.hours} h, about all customers")
+        lines.append(
+            f"  at most {_of(g.blast_radius.decisions, 'decision')} that act or ask within {g.blast_radius.hours} h, about all customers"
+        )
     if g.authority:
         a = g.authority
-        lines.append(f"  above {a.amount_minor} {a.currency} minor units to one customer within {a.days} days a person decides")
+        lines.append(f"  above {a.amount_minor} {a.currency} minor units to one customer within {_of(a.days, 'day')} a person decides")
     for name, flag in sorted((policy.flags or {}).items()):
         lines.append(f"  {name} is flag {flag.key}, {flag.default} where nobody can say")
     if (autonomy := policy.autonomy) is not None and autonomy.by is not None:
@@ -87,8 +90,8 @@ def table(policy: Policy) -> str:
         lines.append(f"  priority {talk.priority}: one conversation with a customer at a time, and 1 goes first")
         lines += [f"  a conversation ends, {s.id}: {_words(policy, s.when, s.id)}" for s in talk.stop]
     if policy.outcome:
-        lines.append(f"  success is {' or '.join(policy.outcome.on)} within {policy.outcome.within_days} days")
-    return "\n".join(lines)
+        lines.append(f"  success is {' or '.join(policy.outcome.on)} within {_of(policy.outcome.within_days, 'day')}")
+    return "\n".join(line for long in lines for line in (wrap(long, _PAGE, subsequent_indent=" " * (_indent(long) + 4)) or [""]))
 
 
 def changes(old: Policy, new: Policy) -> tuple[Change, ...]:
@@ -162,8 +165,13 @@ def _row(policy: Policy, rule: Rule) -> list[str]:
 
 
 def _grid(rows: list[list[str]]) -> list[str]:
-    wrapped = [[wrap(cell, _WIDTH) or [""] for cell in row] for row in rows]
-    widths = [max(len(line) for row in wrapped for line in row[i]) for i in range(len(rows[0]))]
+    most = [_WIDTH] * len(rows[0])
+    while True:  # the widest column gives way, until the row is not wider than the page
+        wrapped = [[wrap(cell, width) or [""] for cell, width in zip(row, most, strict=True)] for row in rows]
+        widths = [max(len(line) for row in wrapped for line in row[i]) for i in range(len(most))]
+        if sum(widths) + 2 * len(widths) <= _PAGE:
+            break
+        most[widths.index(max(widths))] = max(widths) - 1
 
     def line(cells: list[str]) -> str:
         return "  " + "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
@@ -172,6 +180,14 @@ def _grid(rows: list[list[str]]) -> list[str]:
     for row in wrapped[1:]:
         out += [line([cell[k] if k < len(cell) else "" for cell in row]) for k in range(max(map(len, row)))]
     return out
+
+
+def _indent(line: str) -> int:
+    return len(line) - len(line.lstrip())
+
+
+def _of(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _list(label: str, names: tuple[str, ...]) -> str:

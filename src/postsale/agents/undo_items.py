@@ -36,6 +36,11 @@ class Ended:
     status: str
     why: str = ""
 
+    @property
+    def settled_by(self) -> dict[str, str]:
+        """The order and its effect, by which a person says what became of it; {} for a cancellation, which orders nothing."""
+        return {"order": str(self.item.order_id), "order_effect": str(self.item.undo_id)} if self.item.what == "undo" else {}
+
 
 @dataclass(frozen=True, slots=True)
 class Undo:
@@ -71,7 +76,7 @@ class Undo:
             "position": p.position,
             "expires_at": p.expires_at.isoformat(),
             "approver": a.approver if a else None,
-            "items": [{**ended.item.to_dict(), "status": ended.status, "why": ended.why} for ended in self.items],
+            "items": [{**ended.item.to_dict(), **ended.settled_by, "status": ended.status, "why": ended.why} for ended in self.items],
             "by_hand": [item.to_dict() for item in self.by_hand],
             "finished": None if f is None else {"undone": f.undone, "cancelled": f.cancelled, "failed": f.failed},
         }

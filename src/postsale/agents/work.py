@@ -18,7 +18,7 @@ from postsale.events import StreamId
 from postsale.store.contract import Condition
 from postsale.store.log import Draft
 
-TOGETHER: Final = 256  # customers that are visited side by side: each step waits for a few flushes of a disk
+TOGETHER: Final = 128  # customers that are visited side by side: each step waits for a few flushes of a disk
 CALLS: Final = 32  # effects that may have left, with no result yet, when the process dies
 UNSAFE: Final = 2  # the room that a call takes which must not be made again: half as many may go to people then
 CONFLICTS: Final = (ContentConflict, VersionConflict, ConditionFailed)

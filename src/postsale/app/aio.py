@@ -16,6 +16,7 @@ from uuid import UUID
 from postsale.access import Person
 from postsale.agents import Agent
 from postsale.agents.engines import Engine
+from postsale.agents.policies_log import Known as KnownPolicy
 from postsale.aggregates.conversations import ContactLimit
 from postsale.aggregates.customer import CustomerAggregate
 from postsale.aggregates.signals import Signal
@@ -300,6 +301,10 @@ class AsyncTenant:
     async def consent(self, customer: Customer, channel: str, purpose: str, *, given: bool = True, evidence: str) -> bool:
         """See `Tenant.consent`."""
         return await asyncio.to_thread(self.sync.consent, customer, channel, purpose, given=given, evidence=evidence)
+
+    async def policies(self) -> list[KnownPolicy]:
+        """See `Tenant.policies`."""
+        return await asyncio.to_thread(self.sync.policies)
 
     async def retire_policy(self, digest: str, *, reason: str, by: Person | None = None) -> int:
         """See `Tenant.retire_policy`."""

@@ -45,9 +45,14 @@ class CustomerRow:
         return self.names[0].id if self.names else self.ref
 
     @property
+    def ended(self) -> bool:
+        """Every subscription ended, or the account was closed: there is nothing left to lose."""
+        return self.stage == "churned"
+
+    @property
     def at_risk(self) -> bool:
-        """Band poor, or an open risk case."""
-        return self.band == "poor" or self.open_case
+        """Band poor and not ended, or an open risk case."""
+        return (self.band == "poor" and not self.ended) or self.open_case
 
     def to_dict(self) -> dict[str, Any]:
         return {

@@ -19,6 +19,7 @@ from postsale.app.training import Question, Rows, TrainingRows
 from postsale.errors import InvalidInput, ModelRefused, NotLive, UnknownModel
 from postsale.events import DAY_US, Lane, iso, to_us
 from postsale.projections.drift import Checked, checked
+from postsale.projections.fitting import require_fitting
 from postsale.projections.folding import FeatureValues
 from postsale.projections.model_card import OTHER_SCORES, VALID_DAYS, CardScorer, ModelCard
 from postsale.projections.modelling import Labelled, labelled, make_card, prior_card
@@ -91,9 +92,10 @@ class TenantModels:
         """A card for a target, fitted on rows whose outcome was over at `split_at` and measured on rows from then on; nothing is published.
 
         A row is each customer that is asked about, each `every` from `split_at` on, while its horizon is over by now; and back
-        from `split_at` less the horizon to `since` (default two years before the split). Needs the extras `models` and `table`. Raises
+        from `split_at` less the horizon to `since` (default two years before the split). Needs the extra `models`. Raises
         TooFewOutcomes, MissingExtra, InvalidInput for a split after which no horizon is over.
         """
+        require_fitting()
         its, horizon_us, every_us = self.target(target), horizon // timedelta(microseconds=1), every // timedelta(microseconds=1)
         split_us, now_us = to_us(split_at), self._ps.clock.now_us()
         since_us = split_us - BACK_DAYS * DAY_US if since is None else to_us(since)

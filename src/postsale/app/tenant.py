@@ -273,7 +273,7 @@ class Tenant(TenantData, TenantBacktests, TenantAgents, TenantPeople, TenantTool
         at_least: AtLeast | None = None,
         within_s: float = WITHIN_S,
     ) -> list[CustomerRow]:
-        """Every customer with its score, the least healthy first; `at_risk`: only band poor or with an open risk case."""
+        """Every customer with its score, the least healthy first; `at_risk`: only in band poor and not ended, or with an open risk case."""
         self._seen(at_least, within_s)
         ps = self._ps
         rows = customer_rows(ps.log, ps.directory, ps.model, self.name, _us(as_of), _us(known_at), ps.unsealer)

@@ -10,6 +10,8 @@ from uuid import UUID
 from postsale.access import Person
 from postsale.agents import SHIPPED, Agent, Policy, control
 from postsale.agents.autonomy import Review, review
+from postsale.agents.policies_log import Known as KnownPolicy
+from postsale.agents.policies_log import known_policies
 from postsale.agents.prompts import Prompt
 from postsale.agents.prompts_log import Known as KnownPrompt
 from postsale.agents.prompts_log import activate_prompt, known_prompts
@@ -135,6 +137,10 @@ class TenantAgents:
         """
         why, who = control.require_reason(reason, "policy"), self._ps.person(by)
         return control.activate_policy(self._ps.engine.desk, self.name, policy, person=who, reason=why, widens=widens)
+
+    def policies(self) -> list[KnownPolicy]:
+        """Every version of every policy that was published here, by name, the oldest first, with which one decides, since when and by whom."""
+        return known_policies(self._ps.engine.desk, self.name)
 
     def retire_policy(self, digest: str, *, reason: str, by: Person | None = None) -> int:
         """Let nothing more be decided under a version, by its digest, whole or its first characters: how much it left open is settled.

@@ -14,7 +14,7 @@ from postsale.app.models import TenantModels
 from postsale.app.outcomes import Outcomes, frame_of, outcomes_of
 from postsale.app.reporting import report_of
 from postsale.app.training import Question, Rows, TrainingRows, ascending, microseconds
-from postsale.errors import UnknownCustomer
+from postsale.errors import InvalidInput, UnknownCustomer
 from postsale.events import to_us
 from postsale.projections import Features
 from postsale.projections.datasets import Datasets, Manifest, pseudonym
@@ -75,7 +75,15 @@ class TenantData:
             until_us=None if until is None else to_us(until),
             known_at_us=None if known_at is None else to_us(known_at),
         )
-        rows = Rows(self._ps.log, self.name, question).made(self._ps.log.vault.tenant(self.name))
+        asked = Rows(self._ps.log, self.name, question)
+        rows = asked.made(self._ps.log.vault.tenant(self.name))
+        if not rows.table.num_rows and asked.nobody_claims():
+            raise InvalidInput(
+                what="training_rows",
+                field="knowledge",
+                reason="claimed gives no row: nothing was recorded yet at these times, and no fact says when it was knowable; give "
+                "available_at with what you import, or ask for recorded",
+            )
         self._datasets.remember(rows.manifest, rows.table.column("customer").to_pylist())
         return rows
 

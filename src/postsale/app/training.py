@@ -120,6 +120,15 @@ class Rows:
             table = self._with_treatment(table, refs)
         return TrainingRows(table, self._manifest(table, keys))
 
+    def nobody_claims(self) -> bool:
+        """Whether claimed knowledge was asked for of facts none of which has a claim: then it is what recorded knowledge is."""
+        if self._q.knowledge != "claimed" or not self._q.at_us:
+            return False
+        kinds = frozenset(kind for leaf in self._q.features.leaves.values() for kind in leaf.kinds)
+        query = Query(tenant=self._tenant, lane=Lane.FACT, kinds=kinds, upto=self._position)
+        facts = [_CLAIM in stored.header for stored in self._log.store.read(query)]
+        return bool(facts) and not any(facts)
+
     def _asked(self) -> dict[str, Any]:
         q = self._q
         everybody = bool(q.at_us)

@@ -7,16 +7,17 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from postsale.aggregates.budgets import amount_text
+from postsale.aggregates.budgets import is_money
 from postsale.aggregates.conversations import DEFAULT_LIMIT
 from postsale.app.budgets import BudgetPeriod
 from postsale.cli.common import DEFAULT_DB, EXIT_CODES, Commands, Db, Json, TenantName, emit, opened, out, person, table, tame, tenant_of
 from postsale.errors import InvalidInput
+from postsale.events import money_text
 
 budget_app = Commands(
     no_args_is_help=True, help="Budgets of money, contacts and risk: what is reserved, used up and left of each.", epilog=EXIT_CODES
 )
-_COLUMNS = ("budget", "period", "limit", "reserved", "committed", "released", "came back", "in slices", "left")
+_COLUMNS = ("budget", "period", "unit", "limit", "reserved", "committed", "released", "came back", "in slices", "left")
 
 
 @budget_app.command("list")
@@ -91,5 +92,11 @@ def _show(rows: list[BudgetPeriod], *, json: bool) -> None:
     for row in rows:
         limit = min(row.limits.values(), default=None)
         amounts = (limit, row.reserved, row.committed, row.released, row.compensated, row.in_slices, row.left)
-        shown.append((escape(tame(row.name)), row.period, *("" if n is None else amount_text(n, row.unit) for n in amounts)))
-    table("Budgets", _COLUMNS, shown, right=_COLUMNS[2:])
+        shown.append((escape(tame(row.name)), row.period, escape(tame(row.unit)), *(_amount(n, row.unit) for n in amounts)))
+    table("Budgets", _COLUMNS, shown, right=_COLUMNS[3:])
+
+
+def _amount(amount: int | None, unit: str) -> str:
+    if amount is None:
+        return ""
+    return money_text(amount, unit).partition(" ")[0] if is_money(unit) else f"{amount:,}"

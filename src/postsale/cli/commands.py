@@ -120,7 +120,7 @@ _BAND = {"poor": "[red]poor[/]", "fair": "[yellow]fair[/]", "good": "[green]good
 def customer_list(
     db: Db = DEFAULT_DB,
     tenant: TenantName = None,
-    at_risk: Annotated[bool, typer.Option("--at-risk", help="Only band poor, or with an open risk case.")] = False,
+    at_risk: Annotated[bool, typer.Option("--at-risk", help="Only in band poor and not ended, or with an open risk case.")] = False,
     limit: Annotated[int, typer.Option("--limit", min=1, help="At most so many rows in the table; --json gives all.")] = 30,
     as_of: AsOf = None,
     known_at: KnownAt = None,
@@ -137,11 +137,11 @@ def customer_list(
                 escape(row.name),
                 f"{row.score:.2f}" if row.score is not None else "–",
                 _BAND.get(row.band or "", "–"),
-                "open" if row.open_case else "",
+                "risk case" if row.open_case else "ended" if row.ended else "",
             )
             for row in rows[:limit]
         ]
-        table("Customers at risk" if at_risk else "Customers", ("customer", "health", "band", "risk case"), shown, right=("health",))
+        table("Customers at risk" if at_risk else "Customers", ("customer", "health", "band", ""), shown, right=("health",))
         if len(rows) > limit:
             out.print(f"[dim]… and {len(rows) - limit:,} more (--limit, --json)[/]")
         if rows:

@@ -334,6 +334,18 @@ def person(ps: PostSale) -> Person:
     return ps.authenticate(token) if token else ps.person(None)
 
 
+def span(seconds: float) -> str:
+    """A length of time by its two largest units: 2 h 5 min. Below a minute in seconds."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    left, said = int(seconds), []
+    for name, size in (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1)):
+        said.append((left // size, name))
+        left %= size
+    first = next(at for at, (number, _) in enumerate(said) if number)
+    return " ".join(f"{number} {name}" for number, name in said[first : first + 2] if number)
+
+
 def emit(value: Any) -> None:
     """JSON on standard output, one document."""
     sys.stdout.write(orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS, default=str).decode() + "\n")

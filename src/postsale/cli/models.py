@@ -208,7 +208,10 @@ def model_show(
             emit({"digest": found.digest, "card": found.card.model_dump(mode="json", by_alias=True), "history": _versions(history)})
             return
         _show(found.card, found.digest)
-        turns = [(iso(t.at_us)[:16], t.digest[:12] or "[dim]retired[/]", escape(t.approver), escape(t.reason)) for t in history.turns]
+        turns = [
+            (f"{from_us(t.at_us):%Y-%m-%d %H:%M}", t.digest[:12] or "[dim]retired[/]", escape(t.approver), escape(t.reason))
+            for t in history.turns
+        ]
         table("Who activated what", ("when", "version", "by", "because"), turns)
 
 

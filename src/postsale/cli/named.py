@@ -45,3 +45,12 @@ def named_agents(ps: PostSale, names: Sequence[str] | None) -> list[Agent]:
         return [agent_named(name) for name in names]
     known = {name for tenant in ps.tenants() for name in ps.tenant(tenant).agent_names()}
     return [agent_named(name) for name in sorted(known) if name in SHIPPED]
+
+
+def refuse_retired(ps: PostSale, agents: Sequence[Agent]) -> None:
+    """InvalidInput for an agent that was retired in every tenant here: it would decide nothing, however often it is run."""
+    tenants = [ps.tenant(name) for name in ps.tenants()]
+    gone = [agent.name for agent in agents if tenants and all(tenant.agent(agent).control.retired for tenant in tenants)]
+    if gone:
+        reason = f"{gone[0]} is retired, for good; name another (see: postsale agent list), or a policy file with a new name"
+        raise InvalidInput(what="run", field="--agent", reason=reason)

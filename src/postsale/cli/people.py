@@ -164,7 +164,7 @@ def approval_show(decision: DecisionId, db: Db = DEFAULT_DB, tenant: TenantName 
                 (f"level {level.name}", f"{level.role or 'anyone'} until {level.until:%Y-%m-%d %H:%M}, then {level.on_timeout}{mark}")
             )
         rows += [(f"{at:%Y-%m-%d %H:%M}", escape(what)) for at, what in entry.history]
-        table(f"Request {str(id_)[:8]}", ("", ""), rows)
+        table(f"Request {str(id_)[:8]}", ("what", "says"), rows)
 
 
 @approval_app.command("edit")

@@ -1,7 +1,8 @@
-"""`postsale policy …`: print a policy, compare two, activate one, retire one. Prints; decides nothing."""
+"""`postsale policy …`: list the versions, print one, compare two, activate one, retire one. Prints; decides nothing."""
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,11 +11,29 @@ import typer
 from rich.markup import escape
 
 from postsale.agents import SHIPPED, Policy
-from postsale.cli.common import DEFAULT_DB, EXIT_CODES, Commands, Db, Json, Reason, TenantName, emit, opened, out, person, table, tenant_of
-from postsale.errors import InvalidInput
+from postsale.agents.prompts import Prompt
+from postsale.cli.common import (
+    DEFAULT_DB,
+    EXIT_CODES,
+    Commands,
+    Db,
+    Json,
+    Reason,
+    TenantName,
+    emit,
+    hint,
+    opened,
+    out,
+    person,
+    table,
+    tenant_of,
+)
+from postsale.errors import InvalidInput, PolicyInvalid, PromptInvalid
 
 policy_app = Commands(
-    no_args_is_help=True, help="Policies: print one, see what changes from one to another, activate one, retire one.", epilog=EXIT_CODES
+    no_args_is_help=True,
+    help="Policies: list versions, print one, see what changes from one to another, activate one, retire one.",
+    epilog=EXIT_CODES,
 )
 
 PolicyName = Annotated[
@@ -34,8 +53,39 @@ def policy_named(name: str, db: str, tenant: str | None) -> Policy:
     if name in SHIPPED:
         return SHIPPED[name]().policy
     if name.endswith(".toml") and Path(name).is_file():
-        return Policy.load(name)
+        try:
+            return Policy.load(name)
+        except PolicyInvalid:
+            with suppress(PromptInvalid, UnicodeDecodeError):
+                Prompt.load(name)
+                reason = f"this file is a prompt, not a policy; see: postsale prompt show {name}"
+                raise InvalidInput(what="argument", field="policy", reason=reason) from None
+            raise
     raise InvalidInput(what="argument", field="policy", reason=f"expected a policy file (.toml), {', '.join(SHIPPED)}, or {_ACTIVE}NAME")
+
+
+@policy_app.command("list")
+def policy_list(db: Db = DEFAULT_DB, tenant: TenantName = None, json: Json = False) -> None:
+    """Every version that was published here, and which one decides, since when and by whom."""
+    with opened(db) as ps:
+        known = tenant_of(ps, tenant).policies()
+    if json:
+        emit([one.to_dict() for one in known])
+        return
+    rows = [
+        (
+            escape(f"{one.policy.name} v{one.policy.version}"),
+            one.policy.digest[:12],
+            f"[green]{one.status}[/]" if one.status == "active" else one.status,
+            f"{one.said_at:%Y-%m-%d %H:%M}" if one.said_at else "never",
+            escape(one.approver),
+            escape(one.reason),
+        )
+        for one in known
+    ]
+    table("Policies", ("policy", "digest", "status", "said", "by", "because"), rows)
+    if not rows:
+        hint("postsale policy activate FILE --reason …   (or name a shipped agent: postsale agent propose AGENT --reason …)")
 
 
 @policy_app.command("show")

@@ -29,6 +29,7 @@ from postsale.cli.common import (
     out,
     parse_time,
     person,
+    span,
     steps,
     table,
 )
@@ -86,7 +87,7 @@ def projection_status(name: Name = None, db: Db = DEFAULT_DB, json: Json = False
                     _live(row),
                     f"{row['position']:,}",
                     f"{row['lag_events']:,}",
-                    "" if row["lag_seconds"] is None else f"{row['lag_seconds']:,.1f} s",
+                    "" if row["lag_seconds"] is None else span(row["lag_seconds"]),
                     f"{row['rows']:,}",
                     row["dead_letters"],
                 )

@@ -26,7 +26,7 @@ from postsale.cli.common import (
     table,
     tenant_of,
 )
-from postsale.cli.named import AgentNames, named_agents
+from postsale.cli.named import AgentNames, named_agents, refuse_retired
 from postsale.cli.running import say, until_told
 from postsale.errors import InvalidInput
 
@@ -79,6 +79,7 @@ def run(
         raise InvalidInput(what="run", field="--mode", reason=f"expected one of {', '.join(MODES)}")
     with opened(db) as ps:
         agents = named_agents(ps, agent)
+        refuse_retired(ps, agents)
         if simulate and at is not None:
             with progress("simulating", None, quiet=json) as advance:
                 result = ps.simulate(tenant_of(ps, tenant).name, at, agents=agents, into=into, mode=how, on_progress=advance)
@@ -119,6 +120,7 @@ def _on_temporal(db: str, agent: AgentNames, address: str, namespace: str, resyn
 
     with opened(db) as ps:
         agents = named_agents(ps, agent)
+        refuse_retired(ps, agents)
         if not agents:
             raise InvalidInput(what="run", field="--agent", reason=f"name at least one, such as {next(iter(SHIPPED))}")
         steps = ps.engine_of(agents)

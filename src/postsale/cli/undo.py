@@ -171,6 +171,10 @@ def _print(t: Tenant, undo: Undo) -> None:
     ]
     if rows:
         table("", ("decision", "customer", "with", "status", "why"), rows)
+    for e in undo.items:
+        if e.status == "unknown":
+            out.print("[red]Nobody knows whether an effect was taken back.[/] Look where it would be, and say so:")
+            hint(f"postsale decision settle {e.item.order_id} {e.item.undo_id} --happened --reason …   (or --did-not-happen)")
     for item in undo.by_hand:
         who = names.get(item.customer, item.customer[:8])
         out.print(f"[yellow]By hand[/] {escape(f'{who}, {item.tool}: {item.because}. {item.by_hand}')}", soft_wrap=True)

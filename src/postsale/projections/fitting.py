@@ -355,6 +355,12 @@ def correlation(spends: Sequence[tuple[int, float]]) -> float:
 # ---------------------------------------------------------------- the extra
 
 
+def require_fitting() -> None:
+    """MissingExtra unless all that training needs is installed, its rows too: before any work is done."""
+    for module in ("pyarrow", "scipy", "sklearn"):
+        _extra(module)
+
+
 def _extra(module: str) -> Any:
     import importlib
 

@@ -76,6 +76,10 @@ class Tool(ABC):
 
     kind: `idempotent` (the same key again has no second effect), `queryable` (it can be asked whether a key took effect),
     `unsafe` (neither: called at most once, and a person looks when the outcome is unknown).
+    A worker that stands still exactly before the last piece of its request, until another one took over (300 s after the claim, or three
+    times the longest time-out), sends it late. What becomes of it is the other side's to say: an idempotent one knows the key; an
+    unsafe one was not called by anybody else; of a queryable one there are two effects, unless it gives up a request that is not whole
+    within those 300 s, as servers do that bound reading a request, or takes each key once, and then it is idempotent.
     Name, version, kind, input, output, risk tier and undo are what a decision relies on; the rest says how it is dispatched and may
     change at any time. Limits hold per tool and tenant, for all processes together.
     """
