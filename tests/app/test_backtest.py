@@ -98,7 +98,7 @@ def looked(acme: Tenant, what: Any = LITTLE_USE, **more: Any) -> ScoreBacktest:
 
 def test_each_row_is_what_a_read_gave_then(where: Where) -> None:
     """At every cut-off, of every customer: the features that were known then, and what came within the horizon, found by asking the log itself."""
-    arrivals = story(customers=12)
+    arrivals = story(seed=11, customers=8)
     seen: list[tuple[str, int, int]] = []
 
     def watched(v: Any) -> Said | None:
@@ -112,23 +112,23 @@ def test_each_row_is_what_a_read_gave_then(where: Where) -> None:
         ends = {customer: signal.occurred_at for _, customer, signal in arrivals if isinstance(signal, SubscriptionEnded)}
         for at_us in found.asked.cutoffs_us:
             at = datetime.fromtimestamp(at_us / 1_000_000, UTC)
-            for n in range(12):
+            for n in range(8):
                 if ends.get(f"c{n}", END) + timedelta(hours=2) > at:  # the end arrives two hours later: till then it runs, as known
                     expected.append(("", at_us, acme.features(Use, f"c{n}", as_of=at, known_at=at)["used"]))
                     positives += at < ends.get(f"c{n}", END) <= at + 60 * DAY
         assert found.whole is not None
         assert sorted(seen) == sorted(expected)
-        assert found.whole.base.hits == positives > 3
+        assert found.whole.base.hits == positives > 2
 
 
 def test_nothing_that_came_late_changes_what_was_said_before(where: Where) -> None:
     """Facts that arrive after the last cut-off, though they occurred before, and ones after the horizon: the figures are the same, one by one."""
-    arrivals = story()
+    arrivals = story(customers=12)
     last = BEGIN + 120 * DAY
     with opened(where, clock=ManualClock(BEGIN)) as ps:
         acme = told(ps, arrivals)
         before = looked(acme, end=last)
-        for n in range(30):  # what nobody knew then: everybody used it a lot, even in the last days
+        for n in range(12):  # what nobody knew then: everybody used it a lot, even in the last days
             acme.record(f"c{n}", used(f"late{n}", last - 2 * DAY, 10_000))
         for n in range(5):  # the outcome, after the horizon
             acme.record(f"c{n}", AccountChurned(source="t", id=f"gone{n}", occurred_at=last + 61 * DAY))
@@ -204,7 +204,7 @@ def test_every_store_gives_the_same_figures(tmp_path: Path, server: Any) -> None
     found = []
     for where in (None, tmp_path, server, None):
         with opened(where, clock=ManualClock(BEGIN)) as ps:
-            acme = told(ps, story(customers=12))
+            acme = told(ps, story(seed=11, customers=8))
             score = looked(acme)
             agent = acme.backtest(RenewalRescue(), begin=BEGIN + 31 * DAY, horizon=60 * DAY, every=30 * DAY)
             assert looked(acme) == score
@@ -313,7 +313,7 @@ def test_every_prior_is_judged_by_its_own_target(learnt: Tenant, name: str) -> N
 def test_the_lines_are_those_at_which_agents_act() -> None:
     """A trigger's cells about the score alone, so `health <= 50` is the band poor; a floor of probability, which no rank satisfies."""
     with opened(None, clock=ManualClock(BEGIN), agents=[RenewalRescue()]) as ps:
-        found = looked(told(ps, story()), "health")
+        found = looked(told(ps, story(customers=15)), "health")
     assert found.whole is not None
     lines = {cut.name: cut for cut in found.whole.cuts}
     trigger = lines["renewal-rescue/unwell"]
@@ -389,7 +389,7 @@ def test_a_back_test_writes_nothing_and_can_be_ended(lasting: Where, tmp_path: P
     monkeypatch.setattr(tempfile, "tempdir", str(rehearsals))
     held: list[bool] = []
     with opened(lasting, clock=ManualClock(BEGIN)) as ps:
-        acme = told(ps, story(customers=8))
+        acme = told(ps, story(seed=11, customers=8))
         before, seen = everything(ps), list[tuple[int, int]]()
         acme.backtest(RenewalRescue(), begin=BEGIN + 31 * DAY, horizon=60 * DAY, every=30 * DAY, on_progress=lambda *n: seen.append(n))
         looked(acme)

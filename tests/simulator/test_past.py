@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -50,6 +51,7 @@ def test_a_back_test_over_the_past_agrees_with_the_truth() -> None:
 
 
 @pytest.mark.torture
+@pytest.mark.skipif("POSTSALE_TORTURE" not in os.environ, reason="long; set POSTSALE_TORTURE=1")
 def test_a_model_that_may_say_probabilities_is_right_on_a_vendors_later_past() -> None:
     """Trained on the first half of a simulated past: on the second what it said lies in the interval of what came, and it tells customers apart."""
     clock, world = ManualClock(START), Vendor(3, customers=220, start=START, days=300, model=TROUBLED)
