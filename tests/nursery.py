@@ -23,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import traceback
 import types
 from contextlib import suppress
@@ -78,6 +79,13 @@ class Fork(subprocess.Popen[str]):
         self.pid = int.from_bytes(self._link.recv(4, socket.MSG_WAITALL), "big")
         self._child_created = True
         self._close_pipe_fds(*ends)
+
+    def stand_still(self) -> None:
+        """SIGSTOP; returns when every thread of it stands, which only a parent is told."""
+        self.send_signal(signal.SIGSTOP)
+        threads = Path(f"/proc/{self.pid}/task")
+        while any(stat.read_text().rpartition(")")[2].split()[0] != "T" for stat in threads.glob("*/stat")):
+            time.sleep(0.001)
 
     def _ended(self, timeout: float | None) -> int | None:
         if self.returncode is None and select.select([self._link], [], [], timeout)[0]:

@@ -33,11 +33,8 @@ VALUES: dict[str, list[Value]] = {"n": [None, *range(-5, 6)], "t": [None, "x", "
 POINTS = [{"n": n, "t": t, "b": b} for n in VALUES["n"] for t in VALUES["t"] for b in VALUES["b"]]
 
 
-def test_of(when: dict[str, object]) -> Callable[[dict[str, Value]], bool]:
+def row_test(when: dict[str, object]) -> Callable[[dict[str, Value]], bool]:
     return all_of({name: parse_cell(cell, INPUTS[name], policy="p", where="w") for name, cell in when.items()})
-
-
-test_of.__test__ = False  # type: ignore[attr-defined]
 
 
 def box(when: dict[str, object]):  # type: ignore[no-untyped-def]
@@ -46,15 +43,15 @@ def box(when: dict[str, object]):  # type: ignore[no-untyped-def]
 
 @given(a=whens, b=whens)
 def test_two_conditions_meet_exactly_where_a_value_satisfies_both(a: dict[str, object], b: dict[str, object]) -> None:
-    both = [p for p in POINTS if test_of(a)(p) and test_of(b)(p)]
+    both = [p for p in POINTS if row_test(a)(p) and row_test(b)(p)]
     met = meet(box(a), box(b))
     assert (met is not None) is bool(both)
     if met is not None:
         found = point_in(met)
         assert found is not None
         full = {"n": None, "t": None, "b": None} | found
-        assert test_of(a)(full)
-        assert test_of(b)(full)
+        assert row_test(a)(full)
+        assert row_test(b)(full)
 
 
 @given(a=whens, others=st.lists(st.tuples(whens, st.lists(whens, max_size=2)), max_size=4))
@@ -62,7 +59,7 @@ def test_a_point_is_found_exactly_where_one_is_left(
     a: dict[str, object], others: list[tuple[dict[str, object], list[dict[str, object]]]]
 ) -> None:
     def left(p: dict[str, Value]) -> bool:
-        return test_of(a)(p) and not any(test_of(b)(p) and not any(test_of(u)(p) for u in unless) for b, unless in others)
+        return row_test(a)(p) and not any(row_test(b)(p) and not any(row_test(u)(p) for u in unless) for b, unless in others)
 
     found = point_in(box(a), [Without(box(b), tuple(map(box, unless))) for b, unless in others])
     assert (found is not None) is any(map(left, POINTS))

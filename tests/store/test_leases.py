@@ -84,9 +84,12 @@ def test_one_worker_holds_a_lease_and_the_other_gets_it_when_it_is_given_back(st
 
 def test_a_lease_is_of_its_tenant_and_name(workers: tuple[Leases, Leases]) -> None:
     one, two = workers
-    taken(one.acquire(JOB))
-    taken(two.acquire(LeaseName("acme", "job")))
-    taken(two.acquire(LeaseName("_system", "other")))
+    names = [JOB, LeaseName("acme", "job"), LeaseName("_system", "other")]
+    held = [taken(worker.acquire(name)) for worker, name in zip((one, two, two), names, strict=True)]
+    found = [one.look(name) for name in names]
+    assert [lease and (lease.holder, lease.token) for lease in found] == [
+        (holder, lease.token) for holder, lease in zip(("one", "two", "two"), held, strict=True)
+    ]
 
 
 def test_an_expired_lease_is_taken_over_and_its_former_holder_is_fenced_off(
@@ -132,8 +135,9 @@ def test_a_renewal_of_an_earlier_holder_says_nothing_about_the_present_one(
     first.renew()
     first.release()
     taken(two.acquire(JOB, 1))
+    assert one.acquire(JOB, TTL_S) is None  # two's, for a second
     clock.advance(seconds(1))
-    taken(one.acquire(JOB, TTL_S))
+    assert one.acquire(JOB, TTL_S) is not None  # not for the rest of the term that one had renewed
 
 
 def test_keep_renews_after_a_third_of_the_term_and_writes_nothing_before(
@@ -473,7 +477,7 @@ def test_never_two_holders_whose_writes_pass_the_fence(name: str) -> None:
 class Worker:
     """A real process that is told what to do."""
 
-    def __init__(self, process: subprocess.Popen[str]) -> None:
+    def __init__(self, process: Fork) -> None:
         self.process = process
 
     def tell(self, what: str) -> None:
@@ -531,8 +535,7 @@ def worker(place: Place, name: str, seed: int) -> Iterator[Worker]:
 def stop(one: Worker, place: Place) -> None:
     """SIGSTOP, anywhere but within a write transaction, which would hold up everybody's writes."""
     while True:
-        one.process.send_signal(signal.SIGSTOP)
-        os.waitpid(one.process.pid, os.WUNTRACED)  # until it really stands
+        one.process.stand_still()
         with closing(place.impatient()) as store:
             try:
                 store.append([Submission((), (Holds(JOB, 0),))])
