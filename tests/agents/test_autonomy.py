@@ -227,6 +227,9 @@ def test_what_speaks_for_retiring_a_policy_is_stated_as_data_counts_its_own_deci
     assert [c.name for c in found.retire] == ["overridden_percent"]
     assert found.to_dict()["retire_now"] is True
     assert w.engine.desk.active_policy("acme", "dunning")[0] is not None
+    next_ = Policy.from_toml(RETIRE.replace("version = 1", "version = 2"))
+    (overall, *_) = review(next_, "dunning", "act", read_journal(w.store, "acme"), w.clock.now_us())
+    assert overall.retire == (), "another version's decisions say nothing of this one"
     w.wait(days=31)
     assert reviewed(w, "act")[None].retire == (), "what is older than its window does not count"
 

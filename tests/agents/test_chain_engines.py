@@ -143,7 +143,7 @@ def test_everybody_killed_at_random_changes_nothing_that_the_chain_comes_to(agai
                 inner(chapter)
 
         stage.tell(tell)
-        seen = f"seed {seed}: workers {die_at}, {deaths(stage)} died; {len(killed)} recorders died; {restarts} restarts"
+        seen = f"seed {seed}: workers {die_at}, {deaths(stage)} died; {len(killed)} recorders died; {restarts} restarts; asked again: {stage.asked_again}"
         record_property("seen", seen)
         assert_the_same(stage, seen)
 
@@ -197,16 +197,31 @@ def test_temporals_server_killed_at_every_turn_and_during_every_call_of_a_tool_c
 
 
 @long
-@pytest.mark.parametrize("engine", ["embedded", "temporal"])
-def test_the_process_that_records_killed_at_every_step_of_every_chapter_changes_nothing(
-    engine: str, tmp_path: Path, record_property: Note
+def test_the_process_that_records_killed_again_and_again_in_every_chapter_a_step_later_each_time_changes_nothing_on_temporal(
+    tmp_path: Path, record_property: Note
 ) -> None:
     """Each chapter in a process that dies at its first step, then at its second, and so on, until it comes to its end."""
     killed = list[int]()
-    with ChainStage.at(tmp_path / "site", embedded if engine == "embedded" else on_temporal) as stage:
-        address = "" if engine == "embedded" else server().address
-        each = {chapter: recorder(stage, address, itertools.count(1), killed) for chapter in CHAPTERS}
+    with ChainStage.at(tmp_path / "site", on_temporal) as stage:
+        each = {chapter: recorder(stage, server().address, itertools.count(1), killed) for chapter in CHAPTERS}
         stage.tell(lambda chapter: each[chapter](chapter))
         record_property("seen", f"{len(killed)} killed")
+        assert not stage.asked_again
         assert_the_same(stage, f"{len(killed)} killed")
     assert len(killed) >= len(CHAPTERS)
+
+
+@long
+@pytest.mark.parametrize("chapter", list(CHAPTERS))
+def test_the_process_that_records_and_decides_killed_again_and_again_in_a_chapter_a_step_later_each_time_changes_nothing(
+    chapter: str, tmp_path: Path, record_property: Note
+) -> None:
+    """On the embedded engine. It asks the planner itself, in the first chapter, and is killed there too."""
+    killed = list[int]()
+    with ChainStage.at(tmp_path / "site", embedded) as stage:
+        dying = recorder(stage, "", itertools.count(1), killed)
+        stage.tell(lambda told: dying(told) if told == chapter else CHAPTERS[told](stage.ps))
+        record_property("seen", f"{chapter}: {len(killed)} killed")
+        assert stage.asked_again == (chapter == "fails")
+        assert_the_same(stage, f"{chapter}: {len(killed)} killed")
+    assert killed

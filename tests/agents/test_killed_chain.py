@@ -80,7 +80,7 @@ def finish(run: Run, place: Place, seen: str) -> None:
 
 @pytest.mark.parametrize("passes", [0, 1])
 def test_killed_at_every_step_of_the_chain_in_turn_each_effect_is_there_once_and_every_sum_holds(
-    passes: int, processes: Run, tmp_path: Path
+    passes: int, processes: Run, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
     died, every = 0, EVERY[passes]
     with ServerWithShop() as server:
@@ -102,6 +102,7 @@ def test_killed_at_every_step_of_the_chain_in_turn_each_effect_is_there_once_and
             finish(processes, place, seen)
             place.judge(seen)
         shutil.rmtree(place.folder)
+    record_property("seen", f"pass {passes}: {died} killed, each at a step of its own")
     assert died >= (25 if TORTURE else 1)
 
 

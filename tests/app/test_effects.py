@@ -195,3 +195,26 @@ def test_an_outcome_whose_time_is_not_over_is_not_counted_as_missed() -> None:
         clock.move_to(ENTRY + timedelta(days=13))
         (found,) = ps.tenant("acme").effects(START, ENTRY + timedelta(days=13))
         assert found.effect("goal").excluded == {"the time for its outcome is not over": 2 * ARM}
+
+
+def test_whom_something_else_stopped_does_not_enter_until_it_would_be_acted_on() -> None:
+    """Without consent nobody is acted on, in either arm; with it, at the next failed payment, both enter then."""
+    ps, clock = story(None)
+    with ps:
+        acme, later = ps.tenant("acme"), ENTRY + timedelta(days=20)
+        for name in ("x", "y"):
+            acme.record(name, failed(f"f-{name}", ENTRY))
+        ps.run_once()
+        clock.move_to(later)
+        assert acme.effects(START, later)[0].treated + acme.effects(START, later)[0].held_out == 2 * ARM
+        for name in ("x", "y"):
+            acme.record(name, paid(f"p-{name}", later))
+        ps.run_once()
+        clock.advance(timedelta(hours=1))
+        for name in ("x", "y"):
+            acme.consent(name, "email", "service", evidence="form")
+            acme.record(name, failed(f"again-{name}", later + timedelta(hours=1)))
+        ps.run_once()
+        clock.move_to(END)
+        (found,) = acme.effects(later, END)
+        assert (found.treated, found.held_out, found.excluded) == (1, 1, {"entered before the period": 2 * ARM})

@@ -157,8 +157,9 @@ def test_the_figures_of_the_report_are_those_of_decisions_cases_and_customers(ye
 def test_the_money_given_is_what_left_as_offers(year: Lived, acme: Tenant) -> None:
     given: Counter[str] = Counter()
     for e in acme.decisions():
-        if e.recorded.offer is not None and "succeeded" in e.effects.values() and e.recorded.reservation is not None:
-            given[e.recorded.reservation.budget] += e.recorded.offer.amount_minor
+        for r in e.recorded.reservations:
+            if e.effects.get(r.intent_id) == "succeeded":
+                given[r.budget] += r.amount
     told = {b["name"]: sum(spent for spent, _ in b["months"].values()) for b in year.story["report"]["budgets"]}
     assert {name: n for name, n in told.items() if n} == dict(given)
     assert given["retention"] > 0

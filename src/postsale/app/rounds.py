@@ -185,7 +185,7 @@ class Rounds:
                     if isinstance(attended, Exception):
                         raise attended
                     report.add(attended)
-                    for agent, why in attended.troubles:
+                    for agent, why, _ in attended.troubles:
                         report.problems.append((str(visit.stream), f"agent {agent}: {why}"))
                     if attended.troubles:
                         continue  # it is visited again, for the same facts

@@ -197,16 +197,20 @@ def _tell_agents(report: Report, lived: Story) -> None:
             *(since.get((a.name, mode), "–") for mode in _MODES[1:]),
             a.triggers,
             *(a.dispositions.get(kind, 0) for kind in ("acted", "awaiting", "suppressed", "failed")),
-            escape(_rules(a.suppressed_by)),
+            escape(_rules(dict(a.suppressed_by))),
         )
         for a in report.agents
     ]
-    head = ("agent", "proposes", "acts", "decided", "acted", "awaiting", "held back", "failed", "held back most by")
+    head = ("agent", "proposes", "acts", "decided", "acted", "awaiting", "held back", "failed", "most often by")
     table("Seven agents", head, rows, right=head[3:8])
 
 
-def _rules(suppressed_by: Any) -> str:
-    return ", ".join(f"{rule} {n}" for rule, n in list(suppressed_by.items())[:1])
+def _rules(suppressed_by: dict[str, int]) -> str:
+    """The kind of rule that held most decisions back."""
+    kinds = Counter[str]()
+    for rule, n in suppressed_by.items():
+        kinds[rule.partition(":")[0]] += n
+    return f"{kinds.most_common(1)[0][0]} {kinds.most_common(1)[0][1]}" if kinds else ""
 
 
 def _tell_twin(report: Report) -> None:

@@ -161,7 +161,7 @@ def _who(policy: Policy) -> dict[str, Any]:
 
 
 def _cell(value: Any) -> str:
-    """A value for a table; a whole row shows what it does."""
+    """A value for a table; a whole row shows what it does, anything else itself."""
     if isinstance(value, dict):
-        value = {name: value[name] for name in ("when", "action", "tool") if value.get(name)}
+        value = {name: value[name] for name in ("when", "action", "tool") if value.get(name)} or value
     return "" if value is None else escape(value if isinstance(value, str) else orjson.dumps(value).decode())

@@ -11,11 +11,10 @@ CSS: Final = (
     """
 :root{--page:#fbfbfa;--card:#fff;--ink:#1c2024;--soft:#5b6470;--rule:#dfe3e8;--link:#005a96;
 --good:#009e73;--fair:#f0c33c;--poor:#d55e00;--none:#b6bec8;--acted:#0072b2;--awaiting:#e69f00;--suppressed:#b6bec8;--failed:#a03060;
---up:#0072b2;--up2:#56b4e9;--up3:#9ad1f0;--down:#d55e00;--down2:#efa26b;--other:#b6bec8;--onlight:#1c2024;--ondark:#fff}
+--up:#0072b2;--up2:#56b4e9;--up3:#9ad1f0;--down:#d55e00;--down2:#efa26b;--other:#b6bec8;--onlight:#1c2024;--ondark:#fff;--ongrey:#1c2024}
 @media (prefers-color-scheme:dark){:root{--page:#15181c;--card:#1d2126;--ink:#e8eaed;--soft:#a7b0bb;--rule:#343a42;--link:#8cc8f2;
 --good:#22b78d;--fair:#f0c33c;--poor:#e8793a;--none:#5d6670;--acted:#4ba3d9;--awaiting:#f0b03c;--suppressed:#5d6670;--failed:#d075a0;
---up:#4ba3d9;--up2:#2f6f97;--up3:#234f6b;--down:#e8793a;--down2:#9a5630;--other:#5d6670;--ondark:#10131a}
-.on-suppressed{fill:#fff}}
+--up:#4ba3d9;--up2:#2f6f97;--up3:#234f6b;--down:#e8793a;--down2:#9a5630;--other:#5d6670;--ondark:#10131a;--ongrey:#fff}}
 *{box-sizing:border-box}
 html{-webkit-text-size-adjust:100%}
 body{margin:0;background:var(--page);color:var(--ink);font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"DejaVu Sans",sans-serif;overflow-wrap:anywhere}
@@ -39,6 +38,7 @@ svg{display:block;max-width:100%;height:auto;overflow:visible}
 svg text{font-size:12px;fill:var(--soft)}
 svg text.on{fill:var(--onlight);font-weight:600}
 svg text.on-acted,svg text.on-up,svg text.on-failed,svg text.on-poor{fill:var(--ondark)}
+svg text.on-suppressed,svg text.on-none{fill:var(--ongrey)}
 svg text.total{fill:var(--ink);font-weight:600}
 .narrow{display:none}
 @media (max-width:800px){.wide{display:none}.narrow{display:block;width:100%;max-width:520px}}

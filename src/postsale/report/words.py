@@ -196,24 +196,23 @@ def _twin(report: Report) -> str:
     money_lines = [line for line in report.twin.lines if line.unit not in {"customers", "contracts", "referrals"}]
     if kept is None or not money_lines:
         return ""
-    told = [
-        _less(line.difference, f"{abs(line.difference):,} customer{'s' if abs(line.difference) != 1 else ''}")
-        for line in (kept,)
-        if line.difference
-    ]
-    told += [
-        _less(line.difference, f"{money(abs(line.difference), report.currency)} {line.name}") for line in money_lines if line.difference
-    ]
+    told = (
+        [f"{abs(kept.difference):,} customer{'s' if abs(kept.difference) != 1 else ''} {_more(kept, 'fewer')}"] if kept.difference else []
+    )
+    told += [f"{money(abs(m.difference), report.currency)} {_more(m, 'less')} {m.name}" for m in money_lines if m.difference]
     if not told:
         return "Lived again without any agent, the same customers come to the same."
+    sure = [line.name for line in (kept, *money_lines) if _sure(line)]
     chance = (
-        "" if any(_sure(line) for line in (kept, *money_lines)) else "; among so few customers chance alone could make such a difference"
+        f"; of these, what is more than chance makes of so few customers: {_and(sure)}"
+        if sure
+        else "; chance alone makes as much of so few"
     )
     return f"Lived again without any agent, the same customers come to {_and(told)}{chance}."
 
 
-def _less(difference: int, what: str) -> str:
-    return f"{what} {'less' if difference > 0 else 'more'}"
+def _more(line: TwinLine, less: str) -> str:
+    return less if line.difference > 0 else "more"
 
 
 def _and(parts: list[str]) -> str:

@@ -49,7 +49,7 @@ def ratio_interval(parts: Sequence[int], wholes: Sequence[int]) -> Interval | No
         spread = math.fsum((p - ratio * w) ** 2 for p, w in zip(parts, wholes, strict=True)) * n / (n - 1)
         half = _Z * math.sqrt(spread) / whole
         return Interval(round(max(0.0, ratio - half), 9), round(ratio + half, 9), LEVEL, "linearised ratio, normal (Cochran)")
-    draw, pairs = random.Random(n), list(zip(parts, wholes, strict=True))
+    draw, pairs = random.Random(n), sorted(zip(parts, wholes, strict=True))  # whatever the order of customers, whose references are random
     found = []
     for _ in range(_DRAWS):
         sample = draw.choices(pairs, k=n)
