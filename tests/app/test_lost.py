@@ -28,7 +28,7 @@ def at_risk(ps: PostSale) -> Tenant:
     acme = ps.tenant("acme")
     acme.agent("dunning").act(reason="test", by=ANNA)
     for name in ("s1", "s2"):
-        acme.record("cus_42", subscribed(name, subscription_id=name))
+        acme.record("cus_42", subscribed(name, NOON - timedelta(days=10), subscription_id=name))
     acme.record("cus_42", failed("f1", attempt=2))
     ps.run_once()
     assert len(acme.cases()) == 1
@@ -59,7 +59,7 @@ def test_a_case_is_lost_with_the_last_subscription_and_not_with_one_of_two(where
         assert acme.cases() == []
         ps.run_once()
         assert len(closed(ps)) == 1
-        assert check_dispositions(ps.log.store).problems == ()
+        assert not check_dispositions(ps.log.store).problems
 
 
 def test_an_end_before_the_case_was_opened_says_nothing_of_it() -> None:
