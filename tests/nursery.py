@@ -200,7 +200,7 @@ def _serve(path: str) -> None:
 
 
 if __name__ == "__main__":
-    del sys.path[0]  # of the tests; a command finds what its own folder and environment name
+    del sys.path[0], sys.modules["tests"]  # a command finds what its own folder and environment name
     _load()
     gc.collect()
     gc.freeze()

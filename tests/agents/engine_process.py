@@ -67,7 +67,7 @@ def armed(ps: Any, die_at: int, steps: Steps | None = None) -> Steps:
     steps.done, steps.die_at = 0, die_at
     steps.before(ps.log.store, "append")
     steps.before(ps.log.store.kv, "put")
-    steps.before(socket.socket, "connect", "send", "sendall", "recv", "recv_into")
+    steps.before(socket.socket, "connect", "sendall", "recv_into")  # not send and recv, by which an event loop wakes itself
     return steps
 
 

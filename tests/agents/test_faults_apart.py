@@ -144,7 +144,7 @@ def test_an_agent_whose_active_policy_asks_for_what_it_does_not_have_leaves_the_
     control.activate_policy(w.engine.desk, w.tenant, Policy.from_toml(wanting), person=ANNA, reason="a slip")
     done = w.attend(w.failed())
     assert told(w) == [("dunning", "acted")]
-    ((agent, why),) = done.troubles
+    ((agent, why, _),) = done.troubles
     assert (agent, "moon_phase" in why) == ("moody", True)
 
 

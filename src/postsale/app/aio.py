@@ -27,7 +27,7 @@ from postsale.app.importing import ImportReport, Refused
 from postsale.app.outcomes import Outcomes
 from postsale.app.postsale import PostSale
 from postsale.app.recorder import Receipt, RecordReport
-from postsale.app.rounds import RunReport
+from postsale.app.rounds import RunReport, never
 from postsale.app.tenant import Tenant
 from postsale.app.tenant_data import Customer
 from postsale.app.tools import PlannerStatus, ToolStatus
@@ -82,7 +82,7 @@ class AsyncPostSale:
         everybody: bool = False,
         on_progress: Callable[[int], None] | None = None,
         wait_s: float = 90.0,
-        stopped: Callable[[], bool] = lambda: False,
+        stopped: Callable[[], bool] = never,
     ) -> RunReport:
         """See `PostSale.run_once`; `on_progress` and `stopped` are called in the worker thread."""
         return await asyncio.to_thread(

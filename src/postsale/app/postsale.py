@@ -35,7 +35,7 @@ from postsale.app.files import SHARES, file_of, keys_path, on_server, open_hot, 
 from postsale.app.identity import Identity
 from postsale.app.readings import Readings
 from postsale.app.recorder import Recorder
-from postsale.app.rounds import Rounds, RunReport
+from postsale.app.rounds import Rounds, RunReport, never
 from postsale.app.simulation import Simulated
 from postsale.app.tenant import Tenant
 from postsale.audit.replay import policy_of
@@ -304,7 +304,7 @@ class PostSale:
         everybody: bool = False,
         on_progress: Callable[[int], None] | None = None,
         wait_s: float = 90.0,
-        stopped: Callable[[], bool] = lambda: False,
+        stopped: Callable[[], bool] = never,
     ) -> RunReport:
         """Do what waits, once: catch up read models, let agents decide, send what is due. Returns what was done.
 

@@ -51,6 +51,11 @@ _WAKING = frozenset(
 )
 
 
+def never() -> bool:
+    """A run that nobody tells to end."""
+    return False
+
+
 @dataclass(slots=True)
 class RunReport:
     """What one run did."""
@@ -91,7 +96,7 @@ class Rounds:
     """The visits of one engine, made by the holder of a lease."""
 
     def __init__(
-        self, log: Log, views: Views, readings: Readings, engine: Engine, lease: Lease, stopped: Callable[[], bool] = lambda: False
+        self, log: Log, views: Views, readings: Readings, engine: Engine, lease: Lease, stopped: Callable[[], bool] = never
     ) -> None:
         """`stopped` is asked before each visit: once it says so none begins, and those under way come to their ends."""
         self._log = log
@@ -185,7 +190,7 @@ class Rounds:
                     if isinstance(attended, Exception):
                         raise attended
                     report.add(attended)
-                    for agent, why in attended.troubles:
+                    for agent, why, _ in attended.troubles:
                         report.problems.append((str(visit.stream), f"agent {agent}: {why}"))
                     if attended.troubles:
                         continue  # it is visited again, for the same facts

@@ -25,10 +25,11 @@ from postsale.store.log import Cause, Draft
 
 
 class Trouble(NamedTuple):
-    """An agent whose conditions could not be looked at, and why; never words that may be personal."""
+    """An agent whose conditions could not be looked at; `why` has no words that may be personal."""
 
     agent: str
     why: str
+    error: Exception  # without its frames; its words may be personal
 
 
 def watching(
@@ -62,7 +63,7 @@ def watching(
                 if not own_fault(error):
                     raise
                 told = f"{type(error).__name__}: {error}" if isinstance(error, PostSaleError) else f"it raised {type(error).__name__}"
-                troubles[agent.name] = Trouble(agent.name, told)
+                troubles[agent.name] = Trouble(agent.name, told, error.with_traceback(None))
                 return NOTHING
 
         change, stored, known = yield from crew.desk.changing(stream, rule, None if moved else known, known)

@@ -20,7 +20,7 @@ from uuid import UUID
 from postsale.agents.engines.engine import Attended
 from postsale.agents.engines.engine import Visit as ToVisit
 from postsale.agents.engines.steps import Steps
-from postsale.errors import BadDeclaration, EngineUnavailable, MissingExtra, PostSaleError
+from postsale.errors import EngineUnavailable, MissingExtra, PostSaleError
 from postsale.events import SECOND_US, StoredEvent, StreamId
 from postsale.store.leases import Lease
 
@@ -210,8 +210,7 @@ class TemporalEngine:
         done = self.steps.visit(stream, event, since_us=since_us)
         due = [Effect(str(c.stream), str(d), str(i)) for c in done.customers for d, i in self.steps.outbox.due(c)]
         if done.troubles and not due:  # Temporal visits again; what was done is done, and effects that are due go first
-            agent, why = done.troubles[0]
-            raise BadDeclaration(what=f"agent {agent!r}", reason=f"its conditions could not be looked at: {why}")
+            raise done.troubles[0].error
         return Looked(due, self._wait_s(stream))
 
     def _effect(self, stream: StreamId, effect: Effect) -> Looked:
