@@ -238,8 +238,8 @@ def together(store: SQLiteStore, batches: list[list[Submission]]) -> tuple[list[
     """Append each batch from a thread of its own; nobody is served until everybody waits. What each got, and the sizes of commits."""
     results: list[Any] = [None] * len(batches)
     commits: list[int] = []
-    commit = store._groups._commit
-    store._groups._commit = lambda submissions: (commits.append(len(submissions)), commit(submissions))[1]
+    commit = store._groups._work
+    store._groups._work = lambda submissions: (commits.append(len(submissions)), commit(submissions))[1]
 
     def run(index: int) -> None:
         try:
