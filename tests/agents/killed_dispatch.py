@@ -68,10 +68,12 @@ class Steps:
 
     def __init__(self, die_at: int, woken: Callable[[], None] | None = None) -> None:
         self.die_at, self.woken, self.done = die_at, woken, 0
+        self.last_word: Callable[[str], None] = lambda _: None  # with what would have come next
 
-    def step(self) -> None:
+    def step(self, of: str = "end") -> None:
         self.done += 1
         if self.done == self.die_at:
+            self.last_word(of)
             if self.woken is None:
                 os.kill(os.getpid(), signal.SIGKILL)
             else:
@@ -80,13 +82,13 @@ class Steps:
 
     def before(self, owner: Any, *names: str) -> None:
         for name in names:
-            setattr(owner, name, self._wrapped(getattr(owner, name), waits=name.startswith("recv")))
+            setattr(owner, name, self._wrapped(name, getattr(owner, name)))
 
-    def _wrapped(self, function: Callable[..., Any], waits: bool) -> Callable[..., Any]:
+    def _wrapped(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def wrapped(*args: Any, **kwargs: Any) -> Any:
-            if waits and self.done + 1 == self.die_at:
+            if name.startswith("recv") and self.done + 1 == self.die_at:
                 select.select([args[0]], [], [])  # minutes pass when it is gone: the other side has done what it does with the request
-            self.step()
+            self.step(name)
             return function(*args, **kwargs)
 
         return wrapped
