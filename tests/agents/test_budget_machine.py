@@ -63,6 +63,7 @@ class Budgets(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
+        self.edits = 0
         Moody.mood = "fine"
         toolbox = Toolbox([Moody(), CreateTask(), CloseTask(), OfferCredit(), WithdrawCredit()], sandbox=False)
         self.w = World([Agent(Policy.from_toml(ASKING))], toolbox=toolbox)
@@ -107,7 +108,8 @@ class Budgets(RuleBasedStateMachine):
                 case "reject":
                     approvals.reject("acme", id_, BEN, reason="no")
                 case _:
-                    approvals.edit("acme", id_, BEN, amount_minor=3_000 + which, reason="less will do")
+                    self.edits += 1  # an edit that changes nothing is refused
+                    approvals.edit("acme", id_, BEN, amount_minor=3_000 + self.edits, reason="less will do")
         except ApprovalRefused:
             return
         self.w.attend(ref=ref)
