@@ -80,7 +80,7 @@ class Escrow:
         state = self._read(log, main)
         free = limit + state.sums(page).available  # below 0 where more was taken under a larger limit
         if free + left < wanted:
-            over = {
+            over: dict[str, SliceEnd] = {
                 n: "expired" if g.expires_at_us <= now_us else "exchanged"
                 for n, g in state.slices.items()
                 if (mine is None or n != mine[0]) and (g.expires_at_us <= now_us or (g.worker, g.page) == (self.worker, page))
