@@ -19,9 +19,9 @@ def test_the_figures_in_the_readme_are_those_of_the_demo(tmp_path_factory: pytes
     assert first is not None
     assert [int(n.replace(",", "")) for n in first.groups()] == list(story["signals"].values())
     assert {m[1]: int(m[2]) for m in re.finditer(r"^(good|fair|poor) +(\d+) +█", shown, re.MULTILINE)} == story["health"]
-    agents = re.findall(r"^([a-z-]+) +\d\d \w+ +\d\d \w+ +(\d+) +(\d+) +(\d+) +(\d+) +(\d+) ", shown, re.MULTILINE)
-    kinds = ("acted", "awaiting", "suppressed", "failed")
-    told = [(a["name"], a["triggers"], *(a["dispositions"].get(kind, 0) for kind in kinds)) for a in story["report"]["agents"]]
+    agents = re.findall(r"^([a-z-]+) +\d\d \w+ +\d\d \w+ +(\d+) +(\d+) +(\d+) +(\d+) +(\d+) +(\d+) ", shown, re.MULTILINE)
+    kinds = ("awaiting", "acted", "suppressed", "failed")
+    told = [(a["name"], a["triggers"], a["waited"], *(a["dispositions"].get(kind, 0) for kind in kinds)) for a in story["report"]["agents"]]
     assert [(name, *map(int, numbers)) for name, *numbers in agents] == told
     approvals = re.search(r"Approvals +asked (\d+) · approved (\d+) · edited (\d+) · rejected (\d+) · lapsed (\d+) · waiting (\d+)", shown)
     assert approvals is not None

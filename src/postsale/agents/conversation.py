@@ -8,7 +8,7 @@ Pure: over a customer's state, recorded values and a time. May import the tables
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 from uuid import UUID
 
 from pydantic import Field, JsonValue
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 LAST = 1_000
 """Where triggers of policies without a priority stand in line."""
+
+Ended = ConversationEnded | d.OutcomeObserved
+"""The end of a conversation, and what came of its decision."""
 
 
 class Stop(Table):
@@ -102,7 +105,7 @@ def verdicts(
 # ---------------------------------------------------------------- what ends one
 
 
-def taken_over(c: CustomerAggregate, by: d.DecisionRecorded, by_id: UUID, now_us: int) -> list[d.CustomerEvent]:
+def taken_over(c: CustomerAggregate, by: d.DecisionRecorded, by_id: UUID, now_us: int) -> list[Ended]:
     """What a decision that acts or asks ends: every conversation of another agent that takes part, as none of them outranks it."""
     if by.disposition not in {"acted", "awaiting"} or by.context.get("priority") is None:
         return []
@@ -110,12 +113,12 @@ def taken_over(c: CustomerAggregate, by: d.DecisionRecorded, by_id: UUID, now_us
     return [event for o in others for event in _end(o, "taken-over", by.agent, by_id)]
 
 
-def ended(c: CustomerAggregate, now_us: int, stopped: Callable[[OpenDecision], str]) -> list[d.CustomerEvent]:
+def ended(c: CustomerAggregate, now_us: int, stopped: Callable[[OpenDecision], str]) -> list[Ended]:
     """What ends by itself at `now_us`. `stopped` says which stop condition of its policy holds for a decision; "" for none.
 
     A goal or a time that is reached when nothing is left to cancel is said by `agent/outcome-observed` alone.
     """
-    out: list[d.CustomerEvent] = []
+    out: list[Ended] = []
     for o in c.decisions.values():
         if o.priority is None or not (o.disposition == "awaiting" or (o.disposition == "acted" and o.outcome_by_us is not None)):
             continue
@@ -137,10 +140,10 @@ def stop_of(policy: Policy | None, values: Mapping[str, Value]) -> str:
     return next((s.id for s in stops if policy is not None and policy.holds(s.when, f"stop {s.id!r}, when", values)), "")
 
 
-def _end(o: OpenDecision, why: Why, detail: str, by: UUID | None = None) -> list[d.CustomerEvent]:
-    out: list[d.CustomerEvent] = [ConversationEnded(decision_id=o.decision_id, why=why, detail=detail, by=by)]
+def _end(o: OpenDecision, why: Why, detail: str, by: UUID | None = None) -> list[Ended]:
+    out: list[Ended] = [ConversationEnded(decision_id=o.decision_id, why=why, detail=detail, by=by)]
     left = ["cancelled" if e.status in {"held", "ready", "retry"} else e.status for e in o.effects.values()]
     if not sets_aside(o.disposition, left):  # something happened, so it has an outcome
-        outcome = "none" if o.success is None else "success"
-        out.append(d.OutcomeObserved(decision_id=o.decision_id, outcome=outcome, fact_event=o.success))  # type: ignore[arg-type]
+        outcome: Literal["success", "none"] = "none" if o.success is None else "success"
+        out.append(d.OutcomeObserved(decision_id=o.decision_id, outcome=outcome, fact_event=o.success))
     return out

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from uuid import uuid4
 
 from postsale.agents.budget import BudgetState, Granted, Page, evolve_budget, slice_stream
-from postsale.aggregates.budgets import BudgetEvent, BudgetSliceClosed, BudgetSliceGranted, BudgetSliceReturned
+from postsale.aggregates.budgets import BudgetEvent, BudgetSliceClosed, BudgetSliceGranted, BudgetSliceReturned, SliceEnd
 from postsale.errors import BadDeclaration, ContentConflict, VersionConflict
 from postsale.events import SECOND_US, Event, Lane, StreamId, derive_id, from_us
 from postsale.store.contract import Query
@@ -80,7 +80,7 @@ class Escrow:
         state = self._read(log, main)
         free = limit + state.sums(page).available  # below 0 where more was taken under a larger limit
         if free + left < wanted:
-            over = {
+            over: dict[str, SliceEnd] = {
                 n: "expired" if g.expires_at_us <= now_us else "exchanged"
                 for n, g in state.slices.items()
                 if (mine is None or n != mine[0]) and (g.expires_at_us <= now_us or (g.worker, g.page) == (self.worker, page))
@@ -120,7 +120,7 @@ class Escrow:
             self._known.clear()
 
 
-def close(log: Log, main: StreamId, slice_: str, why: str) -> bool:
+def close(log: Log, main: StreamId, slice_: str, why: SliceEnd) -> bool:
     """Close a slice and return what nothing holds of it; False when it was closed already."""
     for _ in range(_RACES):
         state, held = read(log, main), read(log, slice_stream(main.tenant, slice_))
@@ -128,7 +128,7 @@ def close(log: Log, main: StreamId, slice_: str, why: str) -> bool:
         if granted is None or held.closed:
             return False
         back = BudgetSliceReturned(slice=slice_, **granted.page._asdict(), amount=held.left(granted.amount, granted.page))
-        closed = BudgetSliceClosed(why=why)  # type: ignore[arg-type]
+        closed = BudgetSliceClosed(why=why)
         if _append(log, [(slice_stream(main.tenant, slice_), held.version, closed), (main, state.version, back)]):
             return True
     return False

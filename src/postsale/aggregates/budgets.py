@@ -107,11 +107,14 @@ class BudgetSliceGranted(Event):
     expires_at: UtcDatetime
 
 
+SliceEnd = Literal["exchanged", "expired", "given-back"]
+
+
 class BudgetSliceClosed(Event):
     """Nothing more is reserved from this slice. On `tenant/slices/<slice>`, where its reservations are; they are settled there later."""
 
     wire_name: ClassVar[str] = "budget/slice-closed@1"
-    why: Literal["exchanged", "expired", "given-back"]
+    why: SliceEnd
 
 
 class BudgetSliceReturned(Event):

@@ -159,9 +159,9 @@ def start_effect(c: CustomerAggregate, decision_id: UUID, intent_id: UUID) -> tu
     return (d.EffectStarted(decision_id=decision_id, intent_id=intent_id, attempt=effect.attempt + 1),)
 
 
-def observe_outcomes(c: CustomerAggregate, now_us: int) -> tuple[d.CustomerEvent, ...]:
+def observe_outcomes(c: CustomerAggregate, now_us: int) -> tuple[d.OutcomeObserved, ...]:
     """Decisions whose success arrived in time, or whose time is over."""
-    out: list[d.CustomerEvent] = []
+    out: list[d.OutcomeObserved] = []
     for id_, o in c.decisions.items():
         if o.outcome_by_us is None or o.disposition != "acted":
             continue

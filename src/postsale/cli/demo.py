@@ -174,7 +174,9 @@ def _tell(report: Report, lived: Story, story: dict[str, Any]) -> None:
     if (erased := story["erased"]) is not None:
         proof = "every proof still holds" if erased["head_unchanged"] and not erased["problems"] else "[red]THE PROOF BROKE[/]"
         out.print(f"[bold]Erased[/]  a customer's key is destroyed: its name reads {erased['name_now']}, and {proof}")
-    out.print(f"[bold]Replayed[/]  a decision, to the same bytes, {story['replayed']['intents']} effect intents, no tool reachable")
+    intents = story["replayed"]["intents"]
+    effects = f"{intents} effect intent{'' if intents == 1 else 's'}"
+    out.print(f"[bold]Replayed[/]  a decision, to the same bytes, {effects}, no tool reachable")
     verified, problems = story["verified"], story["tampering"]["problems"]
     out.print(f"[bold]Verified[/]  {verified['events']:,} events, {len(verified['problems'])} problems, tree head {report.root[:16]}…")
     found = f"found at position {problems[0]['position']}: {problems[0]['reason']}" if problems else "[red]NOT FOUND[/]"
@@ -196,13 +198,14 @@ def _tell_agents(report: Report, lived: Story) -> None:
             escape(a.name),
             *(since.get((a.name, mode), "–") for mode in _MODES[1:]),
             a.triggers,
-            *(a.dispositions.get(kind, 0) for kind in ("acted", "awaiting", "suppressed", "failed")),
+            a.waited,
+            *(a.dispositions.get(kind, 0) for kind in ("awaiting", "acted", "suppressed", "failed")),
             escape(_rules(dict(a.suppressed_by))),
         )
         for a in report.agents
     ]
-    head = ("agent", "proposes", "acts", "decided", "acted", "awaiting", "held back", "failed", "most often by")
-    table("Seven agents", head, rows, right=head[3:8])
+    head = ("agent", "proposes", "acts", "decided", "asked", "waiting", "acted", "held back", "failed", "most often by")
+    table("Seven agents: how many decisions asked a person, and what each is at the end", head, rows, right=head[3:9])
 
 
 def _rules(suppressed_by: dict[str, int]) -> str:

@@ -6,12 +6,11 @@ Not here: who is visited when. May import the crew and what it may.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 from uuid import UUID
 
 from postsale.agents.approvals import Approvals
+from postsale.agents.conversation import Ended, stop_of
 from postsale.agents.conversation import ended as conversations_ended
-from postsale.agents.conversation import stop_of
 from postsale.agents.desk import Change
 from postsale.agents.engines.crew import Crew, own_fault
 from postsale.agents.evidence import ENDED, customer_evidence
@@ -22,7 +21,7 @@ from postsale.aggregates import decisions as d
 from postsale.aggregates.asked import ApprovalTimedOut
 from postsale.aggregates.conversations import ConversationEnded
 from postsale.aggregates.customer import CustomerAggregate, OpenDecision
-from postsale.events import Event, derive_id
+from postsale.events import derive_id
 from postsale.store.contract import Query
 from postsale.store.log import Cause, Draft
 
@@ -69,7 +68,7 @@ def sweeping(crew: Crew, approvals: Approvals, customer: CustomerAggregate) -> W
         for end in ended(c):
             id_ = derive_id(end.wait_id, "ended", end.result)
             drafts.append(crew.desk.draft(end, id_, Cause(causation_id=end.fact_event or end.wait_id, origin=crew.desk.origin)))
-        won = {e.decision_id: e.fact_event for e in events if isinstance(e, d.OutcomeObserved) and e.outcome == "success"}
+        won = {e.decision_id: e.fact_event for e in events if e.outcome == "success"}
         recovered = list(_recovered(crew, c, won))
         return Change((*drafts, *(recovered or _lost(crew, c, now_us))), answered.conditions)
 
@@ -101,17 +100,17 @@ def _lost(crew: Crew, c: CustomerAggregate, now_us: int) -> Iterator[Draft]:
         yield from (crew.desk.draft(x, derive_id(case.case_id, "closed"), how) for x in closing)
 
 
-def told(crew: Crew, c: CustomerAggregate, event: Event) -> Draft:
+def told(crew: Crew, c: CustomerAggregate, event: Ended) -> Draft:
     """The end of a conversation, or what came of its decision."""
     if not isinstance(event, ConversationEnded):
-        return _swept(crew, c, event)  # type: ignore[no-any-return]
+        return _swept(crew, c, event)
     how = Cause(
         causation_id=event.by or event.decision_id, correlation_id=c.decisions[event.decision_id].trigger_id, origin=crew.desk.origin
     )
     return crew.desk.draft(event, derive_id(event.decision_id, "conversation"), how)
 
 
-def _swept(crew: Crew, c: CustomerAggregate, event: Event) -> Any:
-    id_: UUID = event.decision_id  # type: ignore[attr-defined]
+def _swept(crew: Crew, c: CustomerAggregate, event: d.OutcomeObserved) -> Draft:
+    id_ = event.decision_id
     how = Cause(causation_id=id_, correlation_id=c.decisions[id_].trigger_id, origin=crew.desk.origin)
     return crew.desk.draft(event, derive_id(id_, "outcome", event.wire_name), how)
