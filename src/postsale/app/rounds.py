@@ -263,8 +263,9 @@ class Rounds:
             if due_us is not None:
                 rows[_due(c.stream)] = orjson.dumps(due_us)
             moved[c.stream] = self._moved(subject, now_us)
-            if moved[c.stream] or c.pending or c.decisions or c.waits or (due_us is not None and due_us <= now_us):
-                facts = [fact for stream in c.fact_streams for fact in visits.get(stream, [])]
+            facts = [fact for stream in c.fact_streams for fact in visits.get(stream, [])]
+            open_ = c.pending or c.decisions or c.waits or (c.cases and facts)
+            if moved[c.stream] or open_ or (due_us is not None and due_us <= now_us):
                 worth[c.stream] = sorted(facts, key=lambda e: e.position)
         return {**worth, **{stream: [] for stream in unreadable}}  # the visit says why
 
