@@ -248,15 +248,23 @@ class AgentHandle:
     def retire(self, *, reason: str, by: Person | None = None) -> AgentControl:
         """The last step, for good: it decides nothing more, what waits for a person or has not left is set aside, with this reason.
 
-        Triggers that are pending are decided once more, as suppressed. Safe to repeat: what was stopped in the middle is finished.
+        Triggers that are pending are decided once more, as suppressed: by the next run that has its tools, where they are not here. Safe to
+        repeat: what was stopped in the middle is finished.
         """
         ps, who = self._ps, self._ps.person(by)
         state = control.retire(ps.engine.desk, self._tenant, self.name, person=who, reason=reason)
         policy = self._policy or ps.engine.desk.active_policy(self._tenant, self.name)[0]
         known = self.name in ps.engine.agents or self.name in SHIPPED or policy is None
-        engine = (
-            ps.engine_of([Agent(policy, name=self.name)]) if not known else ps.engine_of([]) if policy is None else ps.engine_for(self.name)
-        )
+        try:
+            engine = (
+                ps.engine_of([Agent(policy, name=self.name)])
+                if not known
+                else ps.engine_of([])
+                if policy is None
+                else ps.engine_for(self.name)
+            )
+        except PolicyInvalid:  # made for evidence or tools that are not here: all but triggers is settled without them
+            engine = ps.engine_of([])
         settle_retired(engine, self._tenant, self.name, person=who, reason=reason)
         return state
 
