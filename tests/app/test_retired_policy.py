@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -270,3 +271,34 @@ def test_a_version_that_allows_more_than_the_one_that_was_retired_has_to_say_so(
             shop.acme.activate(wider, reason="by the back door", by=ANNA)
         assert shop.acme.policy("credits") is None
         assert shop.acme.activate(wider, reason="approved by finance", by=ANNA, widens=True)
+
+
+def test_where_its_tools_are_not_installed_a_version_is_retired_and_settled_all_but_its_triggers(tmp_path: Path) -> None:
+    shop = Shop(tmp_path).filled()
+    shop.ps.close()
+    with opened(tmp_path, clock=shop.clock) as ps:
+        acme = ps.tenant("acme")
+        assert acme.retire_policy(shop.policy.digest, reason="too generous", by=ANNA) == 3, "an approval, an effect, a wait"
+        assert ps.engine.desk.budget("acme", "retention").sums(Page("EUR", "2026")) == Sums(available=-500, committed=500, released=9_500)
+        assert len(check_dispositions(ps.log.store).problems) == 1, "the trigger"
+    again = Shop(tmp_path)
+    with again.ps:
+        again.ps.run_once()
+        assert again.acme.decisions("pending")[-1].suppressed_by == "kill-switch:policy-retired"
+        assert again.said(WaitEnded)[-1].result == "gone"
+        assert check_dispositions(again.ps.log.store).ok
+
+
+def test_where_its_tools_are_not_installed_an_agent_is_retired_and_settled_all_but_its_triggers(tmp_path: Path) -> None:
+    shop = Shop(tmp_path).filled()
+    shop.ps.close()
+    with opened(tmp_path, clock=shop.clock) as ps:
+        acme = ps.tenant("acme")
+        assert acme.agent("credits").retire(reason="too generous", by=ANNA).retired
+        assert ps.engine.desk.budget("acme", "retention").sums(Page("EUR", "2026")) == Sums(available=-500, committed=500, released=9_500)
+    again = Shop.__new__(Shop)
+    again.ps = opened(tmp_path, clock=shop.clock, agents=[Agent(shop.policy)], tools=[shop.tool, Uncredit()], sandbox=False)
+    with again.ps:
+        again.ps.run_once()
+        assert again.ps.tenant("acme").decisions("pending")[-1].suppressed_by == "kill-switch:retired"
+        assert check_dispositions(again.ps.log.store).ok

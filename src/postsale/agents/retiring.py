@@ -53,7 +53,7 @@ def settle_retired_policy(steps: Steps, tenant: str, policy: Policy, *, person: 
     person, reason = require_person(person, "retire a policy"), require_reason(reason, "retirement")
     desk = steps.desk
     stops = desk.standing(tenant, policy.name).stopped == policy.digest
-    agents = {agent.name for agent in steps.agents.values() if agent.policy.name == policy.name} if stops else set()
+    agents = _deciders(steps, tenant, policy) if stops else set()
     settled = 0
     for stream in _streams(steps, tenant, lambda e: e.agent in agents or (isinstance(e, d.DecisionRecorded) and e.policy == policy.digest)):
         customer = steps.log.customer(stream)
@@ -63,6 +63,14 @@ def settle_retired_policy(steps: Steps, tenant: str, policy: Policy, *, person: 
             settled += _set_aside(steps, stream, id_, person, f"policy {policy.digest[:12]} retired: {reason}")
         settled += _end_waits(steps, stream, agents, person)
     return settled
+
+
+def _deciders(steps: Steps, tenant: str, policy: Policy) -> set[str]:
+    """Whose policy it is: of the agents that are here, and of those that ever decided under this version."""
+    here = {agent.name for agent in steps.agents.values() if agent.policy.name == policy.name}
+    query = Query(tenant=tenant, category=CUSTOMERS, lane=Lane.DECISION, kinds=frozenset({"agent/decision-recorded"}))
+    decided = (r.data for r in steps.log.events(query))
+    return here | {e.agent for e in decided if isinstance(e, d.DecisionRecorded) and e.policy == policy.digest}
 
 
 def _end_waits(steps: Steps, stream: StreamId, agents: Container[str], person: Person) -> int:

@@ -25,7 +25,7 @@ from postsale.app.tenant_data import Customer
 from postsale.app.undoing import TenantUndos
 from postsale.audit import Certificate, ReplayReport, Scope, WhatIf, certificate, replay_many, what_if
 from postsale.audit.replay_again import Models
-from postsale.errors import InvalidInput
+from postsale.errors import InvalidInput, PolicyInvalid
 from postsale.events import Lane, StreamId, to_us
 from postsale.projections.journal import read_journal
 from postsale.store.contract import Query
@@ -147,14 +147,18 @@ class TenantAgents:
 
         Triggers that are pending are suppressed, approvals void, effects that have not left cancelled, their money released, waits ended.
         What it decided stays, and is replayed and explained as ever. Where it was active, its agents decide nothing until somebody
-        activates a version, this one too. Safe to repeat: what was stopped in the middle is finished. InvalidInput for an unknown digest.
+        activates a version, this one too. Safe to repeat: what was stopped in the middle is finished. Where its agents or their tools are
+        not here, triggers that are pending are suppressed by the next run that has them. InvalidInput for an unknown digest.
         """
         ps, who = self._ps, self._ps.person(by)
         desk, policy = ps.engine.desk, self._published(digest)
         control.retire_policy(desk, self.name, policy, person=who, reason=reason)
         here = any(agent.policy.name == policy.name for agent in ps.engine.agents.values())
         ships = [made for made in (cls() for cls in SHIPPED.values()) if made.policy.name == policy.name]
-        engine = ps.engine if here else ps.engine_of([ships[0] if ships else Agent(policy)])
+        try:
+            engine = ps.engine if here else ps.engine_of([ships[0] if ships else Agent(policy)])
+        except PolicyInvalid:  # made for evidence or tools that are not here: all but triggers is settled without them
+            engine = ps.engine
         return settle_retired_policy(engine, self.name, policy, person=who, reason=reason)
 
     def _published(self, digest: str) -> Policy:
@@ -244,15 +248,23 @@ class AgentHandle:
     def retire(self, *, reason: str, by: Person | None = None) -> AgentControl:
         """The last step, for good: it decides nothing more, what waits for a person or has not left is set aside, with this reason.
 
-        Triggers that are pending are decided once more, as suppressed. Safe to repeat: what was stopped in the middle is finished.
+        Triggers that are pending are decided once more, as suppressed: by the next run that has its tools, where they are not here. Safe to
+        repeat: what was stopped in the middle is finished.
         """
         ps, who = self._ps, self._ps.person(by)
         state = control.retire(ps.engine.desk, self._tenant, self.name, person=who, reason=reason)
         policy = self._policy or ps.engine.desk.active_policy(self._tenant, self.name)[0]
         known = self.name in ps.engine.agents or self.name in SHIPPED or policy is None
-        engine = (
-            ps.engine_of([Agent(policy, name=self.name)]) if not known else ps.engine_of([]) if policy is None else ps.engine_for(self.name)
-        )
+        try:
+            engine = (
+                ps.engine_of([Agent(policy, name=self.name)])
+                if not known
+                else ps.engine_of([])
+                if policy is None
+                else ps.engine_for(self.name)
+            )
+        except PolicyInvalid:  # made for evidence or tools that are not here: all but triggers is settled without them
+            engine = ps.engine_of([])
         settle_retired(engine, self._tenant, self.name, person=who, reason=reason)
         return state
 
