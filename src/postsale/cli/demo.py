@@ -174,7 +174,9 @@ def _tell(report: Report, lived: Story, story: dict[str, Any]) -> None:
     if (erased := story["erased"]) is not None:
         proof = "every proof still holds" if erased["head_unchanged"] and not erased["problems"] else "[red]THE PROOF BROKE[/]"
         out.print(f"[bold]Erased[/]  a customer's key is destroyed: its name reads {erased['name_now']}, and {proof}")
-    out.print(f"[bold]Replayed[/]  a decision, to the same bytes, {story['replayed']['intents']} effect intents, no tool reachable")
+    out.print(
+        f"[bold]Replayed[/]  a decision, to the same bytes, {story['replayed']['intents']} effect intent{'s' if story['replayed']['intents'] != 1 else ''}, no tool reachable"
+    )
     verified, problems = story["verified"], story["tampering"]["problems"]
     out.print(f"[bold]Verified[/]  {verified['events']:,} events, {len(verified['problems'])} problems, tree head {report.root[:16]}…")
     found = f"found at position {problems[0]['position']}: {problems[0]['reason']}" if problems else "[red]NOT FOUND[/]"
