@@ -40,6 +40,7 @@ MODULES = (
     "postsale.aggregates.signals",
     "postsale.aggregates.decisions",
     "postsale.aggregates.plans",
+    "postsale.aggregates.risk",
     "postsale.aggregates.budgets",
     "postsale.aggregates.asked",
     "postsale.aggregates.conversations",

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.ending import with_its_parent
+
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 _ASK = "onload=()=>{const e=document.querySelector('iframe').contentDocument.documentElement;document.body.append(`WIDTH ${e.scrollWidth} OF ${e.clientWidth} END`)}"
 
@@ -32,7 +34,9 @@ def widths(page: str, width: int) -> tuple[int, int]:
             "--window-size=1400,1000",
             "--dump-dom",
         ]
-        done = subprocess.run([browser, *flags, outer.as_uri()], capture_output=True, text=True, timeout=300, check=True)
+        done = subprocess.run(
+            [browser, *flags, outer.as_uri()], capture_output=True, text=True, timeout=300, check=True, preexec_fn=with_its_parent
+        )
     found = re.search(r"WIDTH (\d+) OF (\d+) END</body>", done.stdout)
     assert found is not None, done.stderr[-500:]
     return int(found[1]), int(found[2])

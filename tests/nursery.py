@@ -1,6 +1,6 @@
 """A process that has loaded the library, and forks for each command: a test of what a process does need not wait for its import.
 
-    python -m tests.nursery SOCKET                    the nursery; it ends with its standard input
+    python -m tests.nursery SOCKET                    the nursery; it ends with its standard input, and its forks with it
     python -I -S nursery_client.py SOCKET WORD …      one command: its words, folder, environment and files go to a fork of the nursery
 
 A fork is a process of its own, with its own end: it is killed, stopped and waited for as any other. What it does not show is that a
@@ -31,6 +31,8 @@ from functools import cache
 from io import BufferedReader, BufferedWriter, FileIO, TextIOWrapper
 from pathlib import Path
 from typing import Any, NoReturn
+
+from tests.ending import with_this_parent
 
 CLIENT = Path(__file__).with_name("nursery_client.py")
 ROOT = CLIENT.parents[1]
@@ -164,6 +166,7 @@ def _live(order: bytes, received: list[int], files: list[int]) -> NoReturn:
 
 def _serve(path: str) -> None:
     waiting: dict[int, socket.socket] = {}
+    here = os.getpid()
     died, told = os.pipe()
     os.set_blocking(told, False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -186,21 +189,28 @@ def _serve(path: str) -> None:
                 client, _ = listening.accept()
                 head, received, *_ = socket.recv_fds(client, 4, 100)
                 order = bytearray()
-                while len(order) < int.from_bytes(head, "big"):
-                    order += client.recv(1 << 20)
+                while len(order) < int.from_bytes(head, "big") and (more := client.recv(1 << 20)):
+                    order += more
+                if not head or len(order) < int.from_bytes(head, "big"):  # whoever asked was killed meanwhile
+                    client.close()
+                    for fd in received:
+                        os.close(fd)
+                    continue
                 files = json.loads(order)["files"]
                 if (pid := os.fork()) == 0:
+                    with_this_parent(here)
                     signal.set_wakeup_fd(-1)
                     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                     _live(bytes(order), received, files)
                 for fd in received:
                     os.close(fd)
                 waiting[pid] = client
-                client.sendall(pid.to_bytes(4, "big"))
+                with suppress(OSError):
+                    client.sendall(pid.to_bytes(4, "big"))
 
 
 if __name__ == "__main__":
-    del sys.path[0], sys.modules["tests"]  # a command finds what its own folder and environment name
+    del sys.path[0], sys.modules["tests"], sys.modules["tests.ending"]  # a command finds what its own folder and environment name
     _load()
     gc.collect()
     gc.freeze()

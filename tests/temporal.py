@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import ctypes
 import shutil
-import signal
 import socket
 import subprocess
 import tempfile
@@ -19,6 +17,8 @@ from pathlib import Path
 
 from temporalio.client import Client
 from temporalio.service import RPCError
+
+from tests.ending import with_its_parent
 
 _QUIET = {"TEMPORAL_VERSION_CHECK_DISABLED": "1", "PATH": "/nonexistent"}  # it asks nobody about newer versions, and finds no configuration
 
@@ -100,12 +100,7 @@ def server() -> Server:
 
 
 def _forked(command: list[str], env: dict[str, str]) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, preexec_fn=_not_alone)
-
-
-def _not_alone() -> None:
-    """It goes when the test process does, also by SIGKILL."""
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    return subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, preexec_fn=with_its_parent)
 
 
 def _binary() -> str:

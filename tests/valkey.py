@@ -15,6 +15,8 @@ from typing import Any
 
 import redis
 
+from tests.ending import with_its_parent
+
 
 class Server:
     """A process of its own at a Unix socket; it can be stopped for good, stood still, and started again."""
@@ -31,7 +33,8 @@ class Server:
         if self._process is not None:
             return
         command = [str(binary()), "--port", "0", "--unixsocket", str(self.socket), "--save", "", "--appendonly", "no", "--daemonize", "no"]
-        self._process = subprocess.Popen([*command, "--dir", str(self.folder)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        command += ["--dir", str(self.folder)]
+        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, preexec_fn=with_its_parent)
         end = time.monotonic() + 20
         while True:
             try:

@@ -25,6 +25,7 @@ import socket
 import sys
 import traceback
 from collections.abc import Callable
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -125,9 +126,15 @@ def tell(site: ChainSite, chapter: str, address: str, die_at: int) -> None:
         steps.step()
 
 
+def died(site: Site, step: str) -> None:
+    with open(f"{site.folder}/deaths", "a") as deaths:
+        deaths.write(f"{step} ")
+
+
 def worker(site: Site, address: str, die_at: int) -> None:
     steps = Steps(0)
-    opened = site.open(steps.step) if isinstance(site, ChainSite) else site.open()
+    steps.last_word = partial(died, site)
+    opened = site.open(partial(steps.step, "planner")) if isinstance(site, ChainSite) else site.open()
     with opened as ps, TemporalEngine(ps.engine, address, heartbeat_s=HEARTBEAT_S) as engine:
         armed(ps, die_at, steps)
         try:
@@ -158,9 +165,6 @@ def minded(site: Site, address: str, die_at: list[int]) -> None:
             assert status in {0, -signal.SIGKILL, AWAY}, status
         if over or status == 0:
             return
-        if status == -signal.SIGKILL:
-            with open(f"{site.folder}/deaths", "a") as deaths:
-                deaths.write(f"{step} ")
 
 
 class Orders:

@@ -101,6 +101,23 @@ def test_guardrails_judge_the_edit_and_one_that_does_not_pass_changes_nothing(w:
         assert w.decision(edit(w, old, amount_minor=amount)).data.disposition == "awaiting"  # also within authority: a person edited it
 
 
+@pytest.mark.parametrize("amount", [-1, 2**60, True, 1.5, "7", float("nan")])
+def test_an_amount_that_no_offer_has_is_refused_by_name_and_changes_nothing(w: World, amount: Any) -> None:
+    old = w.one_decision()
+    at = w.store.head()
+    with pytest.raises(InvalidInput, match=r"offer\.amount_minor"):
+        edit(w, old, amount_minor=amount)
+    assert (list(w.customer().decisions), w.store.head()) == ([old], at)
+
+
+@pytest.mark.parametrize("terms", ["\ud800", "a\x00b", "x" * 5_000, 7])
+def test_terms_that_no_offer_has_are_refused_by_name_and_change_nothing(w: World, terms: Any) -> None:
+    old = w.one_decision()
+    with pytest.raises(InvalidInput, match=r"offer\.terms"):
+        edit(w, old, terms=terms)
+    assert (list(w.customer().decisions), of(w, ApprovalReplaced)) == ([old], [])
+
+
 def test_quiet_hours_at_the_time_of_the_edit_refuse_it(w: World) -> None:
     old = w.one_decision()
     w.wait(hours=10)
@@ -128,6 +145,7 @@ def test_arguments_are_edited_by_name_and_what_follows_from_customer_or_offer_is
         ({**shown, "title": 7}, "arguments.title"),
         ({**shown, "cc": "x"}, "exactly the arguments"),
         ({"customer": "c1"}, "exactly the arguments"),
+        ({**shown, "title": "\ud800"}, "without lone surrogates"),
         ({**shown, "title": "x" * 5_000}, "fit the input of crm.create_task@1"),
         (shown, "nothing was changed"),
     ):

@@ -13,12 +13,8 @@ from postsale.agents.desk import Change
 from postsale.agents.engines import EmbeddedEngine
 from postsale.aggregates import commands
 from postsale.aggregates.budgets import BudgetCommitted, BudgetReleased, BudgetReserved
-from postsale.aggregates.decisions import (
-    DecisionRecorded,
-    OutcomeObserved,
-    RiskCaseClosed,
-    TriggerRaised,
-)
+from postsale.aggregates.decisions import DecisionRecorded, OutcomeObserved, TriggerRaised
+from postsale.aggregates.risk import RiskCaseClosed
 from postsale.aggregates.signals import InvoicePaid
 from postsale.errors import ApprovalRefused, BadDeclaration, InvalidInput, NotAllowed, PolicyInvalid
 from postsale.events import Actor, Lane, Origin, derive_id

@@ -20,6 +20,7 @@ from postsale import PostSale
 from postsale.access import FileVault
 from postsale.agents import Agent, Policy
 from postsale.agents.budget import Sums, budget_stream, slice_stream
+from postsale.agents.control import activate_policy
 from postsale.agents.escrow import Escrow, close, read
 from postsale.agents.rederive import rederive
 from postsale.aggregates.budgets import BudgetReserved
@@ -143,6 +144,31 @@ def test_workers_that_reserve_do_not_write_to_the_budgets_own_stream() -> None:
     for n in range(50):
         assert reserve(log, escrow, UUID(int=4 * n + 4), 100)
     assert read(log, MAIN).version == 1, "one slice was granted, and nothing else"
+
+
+def test_a_slice_is_of_the_limit_under_which_it_was_granted_and_a_smaller_limit_is_not_passed_with_it() -> None:
+    clock = ManualClock(NOON)
+    log = Log(MemoryStore(clock=clock), FileVault.in_memory(), clock)
+    escrow = Escrow(share=4)
+    assert reserve(log, escrow, UUID(int=4), 4_000)
+    small = escrow.purse(log, MAIN, PAGE, 4_100, 200)
+    assert small.left < 200, "1,000 lie in the slice, and 100 are left under this limit"
+    assert escrow.purse(log, MAIN, PAGE, 4_100, 100).left == 100, "what the worker holds under the other limit keeps nobody waiting"
+    assert escrow.purse(log, MAIN, PAGE, 3_000, 1).left == 0
+    assert escrow.purse(log, MAIN, PAGE, MONEY.limit, 5_000).left >= 5_000
+
+
+def test_a_limit_that_is_lowered_in_mid_month_holds_from_then_on_whatever_lies_in_slices() -> None:
+    w = acting()
+    w.engine.desk.escrow = Escrow(share=1)
+    w.one_decision("c1")
+    w.engine.install("acme", "dunning")
+    lower = Policy.from_toml(GENEROUS.replace("limit = 10000\n", "limit = 6000\n"))
+    activate_policy(w.engine.desk, "acme", lower, person=ANNA, reason="less")
+    w.one_decision("c2")
+    assert [x.suppressed_by for x in w.decisions("c2")] == ["budget:retention/2026-11"]
+    assert held(w.log) == 4900
+    assert check_budgets(w.store).problems == []
 
 
 def acting() -> World:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,8 +16,11 @@ from postsale.agents.retiring import settle_retired
 from postsale.aggregates.customer import CustomerAggregate
 from postsale.aggregates.decisions import Scalar, TriggerDeferred
 from postsale.audit import check_dispositions
-from postsale.events import to_us
+from postsale.events import ManualClock, to_us
 from tests.agents.world import ANNA, DUNNING, World, calls
+from tests.app.referred import Uncredit
+from tests.app.support import NOON, failed, opened
+from tests.app.test_retired_policy import CREDITS, Breaking
 
 
 class Moody(Agent):
@@ -64,6 +68,43 @@ def test_an_agent_whose_conditions_cannot_be_looked_at_is_named_and_the_others_d
     assert attend(w, how, fact).troubles == ()
     assert told(w) == [("dunning", "acted"), ("moody", "acted")], "the same fact raises its trigger once it can be read"
     assert check_dispositions(w.store).ok
+
+
+class Panic(BaseException):
+    """As native code raises it."""
+
+
+@pytest.mark.parametrize("error", [Panic, asyncio.CancelledError, RecursionError, MemoryError])
+def test_what_is_no_exception_is_one_agents_fault_all_the_same(error: type[BaseException]) -> None:
+    class Raising(Moody):
+        def evidence(self, customer: CustomerAggregate, health: HealthReading, at_us: int) -> Mapping[str, Scalar]:
+            raise error
+
+    w = World([Raising(Policy.from_toml(DUNNING.replace('name = "dunning"', 'name = "moody"'))), Agent(Policy.from_toml(DUNNING))])
+    w.mode("act")
+    done = attend(w, "together", w.failed())
+    assert told(w) == [("dunning", "acted")]
+    assert [(t.agent, t.why) for t in done.troubles] == [("moody", f"it raised {error.__name__}")]
+
+
+@pytest.mark.parametrize("error", [Panic, asyncio.CancelledError, SystemExit, MemoryError])
+def test_a_tool_that_ends_its_thread_ends_nothing_else_and_its_effect_is_recorded(error: type[BaseException]) -> None:
+    class Raising(Breaking):
+        def call(self, arguments: Any, *, idempotency_key: str, timeout_s: float) -> Any:
+            if len(self.calls) == 1:
+                self.calls["other"] = arguments
+                raise error
+            return super().call(arguments, idempotency_key=idempotency_key, timeout_s=timeout_s)
+
+    agent = Agent(Policy.from_toml(CREDITS.format(version=1)))
+    with opened(None, clock=ManualClock(NOON), agents=[agent], tools=[Raising(), Uncredit()], sandbox=False) as ps:
+        acme = ps.tenant("acme")
+        acme.agent(agent).act(reason="test", by=ANNA)
+        for n in range(3):
+            acme.record(f"c{n}", failed(f"f{n}", attempt=1))
+        assert ps.run_once().called == 3
+        assert sorted(status for e in acme.decisions() for status in e.effects.values()) == ["retry", "succeeded", "succeeded"]
+        assert f"it raised {error.__name__}" in str([e.history for e in acme.decisions()])
 
 
 @pytest.mark.parametrize("how", ["alone", "together"])

@@ -22,7 +22,7 @@ from postsale.aggregates.customer import CustomerAggregate
 from postsale.aggregates.decisions import DecisionRecorded
 from postsale.aggregates.plans import PlanReceived, PlanRequested
 from postsale.aggregates.signals import TicketOpened
-from postsale.errors import BadDeclaration, PolicyInvalid, ToolUnreachable
+from postsale.errors import BadDeclaration, LeaseLost, PolicyInvalid, ToolUnreachable
 from postsale.events import MASKED, Lane, encode_payload
 from postsale.store import Query, SQLiteStore
 from postsale.store.log import Cause
@@ -415,14 +415,14 @@ def test_a_planner_that_returns_something_else_has_failed(said: Any) -> None:
     assert [a.status for a in w.answers()] == ["failed"]
 
 
-class _Died(BaseException):
-    """The process ends."""
+_DIED = LeaseLost(lease="run", token=1, newest_token=2)
+"""As when the process ends: nothing is recorded any more."""
 
 
 def test_a_crash_between_asking_and_recording_is_asked_again_as_often_as_the_row_allows_and_no_more() -> None:
-    w = Planned(_Died(), CALL)
+    w = Planned(_DIED, CALL)
     fact = w.failed()
-    with pytest.raises(_Died):
+    with pytest.raises(LeaseLost):
         w.attend(fact)
     waiting = w.attend(None)
     assert (waiting.decided, len(w.said.asked)) == ((), 1)
@@ -431,9 +431,9 @@ def test_a_crash_between_asking_and_recording_is_asked_again_as_often_as_the_row
     w.attend(None)
     assert [q.attempt for q in w.questions()] == [1, 2]
     assert w.decisions()[0].disposition == "acted"
-    w = Planned(_Died())
+    w = Planned(_DIED)
     for _ in range(2):
-        with pytest.raises(_Died):
+        with pytest.raises(LeaseLost):
             w.attend(w.failed())
         w.wait(seconds=90)
     w.attend(None)
@@ -537,9 +537,9 @@ def test_an_answer_that_nobody_waits_for_any_more_is_not_used() -> None:
 def test_an_answer_to_an_earlier_question_is_not_taken_for_one_to_the_newest() -> None:
     def late(_: Question) -> Any:
         if len(w.said.asked) > 1:
-            raise _Died
+            raise _DIED
         w.wait(seconds=90)
-        with pytest.raises(_Died):
+        with pytest.raises(LeaseLost):
             other.attend(w.stream(), None)
         return CALL
 

@@ -9,6 +9,7 @@ from postsale.aggregates import commands
 from postsale.aggregates import decisions as d
 from postsale.aggregates.customer import MAX_TOUCHES, CustomerAggregate
 from postsale.aggregates.identity import ALIASES, StreamJoined, customer_stream
+from postsale.aggregates.risk import RiskCaseMoved
 from postsale.errors import ApprovalRefused, IdentityConflict, InvalidInput, UnknownDecision
 from postsale.events import StreamId, derive_id, from_us
 
@@ -384,7 +385,7 @@ def test_a_customer_has_one_open_risk_case_at_a_time(story: Story) -> None:
     (case,) = story.state.cases.values()
     assert (case.stage, case.reason) == ("at-risk", "payment failed")
     assert commands.open_case(story.state, "usage fell", UUID(int=2)) == ()
-    story.tell((d.RiskCaseMoved(case_id=case.case_id, stage="saving", reason="plan agreed"),))
+    story.tell((RiskCaseMoved(case_id=case.case_id, stage="saving", reason="plan agreed"),))
     (moved,) = story.state.cases.values()
     assert moved.stage == "saving"
     assert moved.opened_at_us == case.opened_at_us < moved.stage_since_us

@@ -88,6 +88,42 @@ def test_two_agents_that_answer_each_other_over_one_customer_are_stopped_by_dept
         assert told(acme, "c")[-1] == ("chaser", 0, "acted"), "what comes from outside begins a chain of its own"
 
 
+def test_a_loop_is_not_taken_for_news_because_something_else_moved_in_the_same_round() -> None:
+    """Between two rounds an outsider's answers move another agent's condition first, each time: the loop is as deep as it is."""
+    clock, tool = ManualClock(NOON), Invite()
+    chaser, thanker = side("chaser", 'failed_payments = ">= 1"'), side("thanker", 'failed_payments = "0", days_since_last_payment = "0"')
+    bored = Agent(
+        Policy.from_toml(
+            LOOP.format(name="bored", when='survey_score = "<= 5"', more="").replace("[inputs]", '[inputs]\nsurvey_score = "integer"')
+        )
+    )
+    with opened(None, clock=clock, agents=[bored, chaser, thanker], tools=[tool, Uninvite()], sandbox=False) as ps:
+        acme = ps.tenant("acme")
+        for agent in (chaser, thanker):
+            acme.agent(agent).act(reason="test", by=ANNA)
+        acme.record("c", failed("f0", NOON))
+        ps.run_once()
+        for n in range(1, 8):
+            newest = [e for e in acme.decisions("c") if e.agent != "bored"][-1]
+            if newest.disposition != "acted":
+                break
+            clock.advance(timedelta(minutes=1))
+            at = NOON + timedelta(minutes=n)
+            said = {"source": "test", "id": f"s{n}", "occurred_at": at}
+            acme.record("c", SurveyAnswered(**said, survey="nps", score=1 if n % 2 else 9))
+            acme.returned(effect(newest), paid(f"p{n}", at) if newest.agent == "chaser" else failed(f"f{n}", at))
+            acme.record("c", SurveyAnswered(**{**said, "id": f"t{n}"}, survey="nps", score=2 if n % 2 else 8))
+            ps.run_once()
+        assert [x for x in told(acme, "c") if x[0] != "bored"] == [
+            ("chaser", 0, "acted"),
+            ("thanker", 1, "acted"),
+            ("chaser", 2, "acted"),
+            ("thanker", 3, "depth:2"),
+        ]
+        assert len(tool.calls) == 3
+        assert check_dispositions(ps.log.store).ok
+
+
 def test_two_customers_whose_invitations_bring_each_other_back_are_stopped_by_depth_and_each_trigger_has_its_disposition() -> None:
     """Who is invited by one is asked to invite, and invites the first one again, days later each time: no cap on contacts is near."""
     text = LOOP.format(name="again", when='days_since_referral_invited = "0"', more="").replace(

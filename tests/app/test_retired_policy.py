@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -11,10 +13,10 @@ from postsale.agents.budget import Page, Sums
 from postsale.agents.control import retire_policy
 from postsale.agents.tools import ToolUnavailable
 from postsale.aggregates.artifacts import ArtifactActivated, ArtifactRetired
-from postsale.aggregates.timed import WaitEnded
+from postsale.aggregates.timed import WaitBegan, WaitEnded
 from postsale.app import Tenant
 from postsale.audit import check_dispositions
-from postsale.errors import ApprovalRefused, InvalidInput, NotAllowed
+from postsale.errors import ApprovalRefused, InvalidInput, NotAllowed, PolicyWidens
 from postsale.events import Lane, ManualClock
 from postsale.store.contract import Query
 from tests.app.referred import Credit, Uncredit
@@ -75,8 +77,12 @@ class Breaking(Credit):
     """The tool of the test, which may be down."""
 
     down = False
+    meanwhile: Callable[[], None] | None = None  # what somebody else does while the first call is under way
 
     def call(self, arguments: Any, *, idempotency_key: str, timeout_s: float) -> Any:
+        meanwhile, self.meanwhile = self.meanwhile, None
+        if meanwhile is not None:
+            meanwhile()
         if self.down:
             raise ToolUnavailable(tool="acme.credit@1", reason="down")
         return super().call(arguments, idempotency_key=idempotency_key, timeout_s=timeout_s)
@@ -221,3 +227,46 @@ def test_a_paid_invoice_still_ends_what_was_decided_before() -> None:
         shop.acme.retire_policy(shop.policy.digest, reason="x", by=ANNA)
         shop.acme.record("done", paid("p1", NOON))
         assert shop.ps.run_once().problems == []
+
+
+def test_no_effect_leaves_under_a_version_that_was_retired_although_the_process_died_before_anything_was_settled(where: Where) -> None:
+    shop = Shop(where).filled()
+    with shop.ps:
+        retire_policy(shop.ps.engine.desk, "acme", shop.policy, person=ANNA, reason="and then the process died")
+        shop.tool.down, before = False, len(shop.tool.calls)
+        shop.clock.advance(timedelta(hours=2))
+        shop.ps.run_once(everybody=True)
+        late = shop.acme.decisions("late")[-1]
+        assert (len(shop.tool.calls), list(late.effects.values())) == (before, ["cancelled"])
+        assert "retired" in str(late.history)
+        assert shop.sums() == Sums(available=-9_500, reserved=9_000, committed=500, released=500), "the approval waits to be settled"
+
+
+@pytest.mark.parametrize("down", [True, False])
+def test_a_call_that_was_under_way_when_its_version_was_retired_is_not_made_again_and_nothing_is_waited_for(down: bool) -> None:
+    shop = Shop()
+    shop.tool.down = down
+    shop.tool.meanwhile = lambda: shop.acme.retire_policy(shop.policy.digest, reason="too generous", by=ANNA)
+    with shop.ps:
+        shop.acme.record("c", failed("f1", attempt=1))
+        shop.ps.run_once()
+        shop.tool.down = False
+        for hours in (1, 2, 240):
+            shop.clock.advance(timedelta(hours=hours))
+            shop.ps.run_once(everybody=True)
+        (entry,) = shop.acme.decisions()
+        assert (len(shop.tool.calls), list(entry.effects.values())) == ((0, ["cancelled"]) if down else (1, ["succeeded"]))
+        assert shop.sums() == (Sums(released=500) if down else Sums(available=-500, committed=500))
+        assert shop.said(WaitBegan) == []
+        assert check_dispositions(shop.ps.log.store).ok
+
+
+def test_a_version_that_allows_more_than_the_one_that_was_retired_has_to_say_so() -> None:
+    shop = Shop().filled()
+    wider = Policy.from_toml(CREDITS.format(version=2).replace("limit = 100000", "limit = 900000"))
+    with shop.ps:
+        shop.acme.retire_policy(shop.policy.digest, reason="too generous", by=ANNA)
+        with pytest.raises(PolicyWidens):
+            shop.acme.activate(wider, reason="by the back door", by=ANNA)
+        assert shop.acme.policy("credits") is None
+        assert shop.acme.activate(wider, reason="approved by finance", by=ANNA, widens=True)

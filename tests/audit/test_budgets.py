@@ -87,6 +87,53 @@ ALTERED: dict[str, tuple[Any, set[str]]] = {
 }
 
 
+def _said(**changes: Any) -> Callable[[], Callable[[Any], Event | None]]:
+    """As if a decision, and the entries that follow from it, all said something else of its first reservation."""
+
+    def make() -> Callable[[Any], Event | None]:
+        of: list[b.Reservation] = []
+
+        def change(event: Any) -> Event | None:
+            match event:
+                case d.DecisionRecorded() if event.reservations and not of:
+                    of.append(event.reservations[0])
+                    return event.model_copy(update={"reservations": (of[0].model_copy(update=changes), *event.reservations[1:])})
+                case b.BudgetReserved() | b.BudgetCommitted() | b.BudgetReleased() | b.BudgetCompensated() if of:
+                    same = (event.intent_id, event.unit) == (of[0].intent_id, of[0].unit)
+                    return event.model_copy(update=changes) if same else None
+            return None
+
+        return change
+
+    return make
+
+
+FORGED: dict[str, tuple[Any, str]] = {
+    "another unit than its policy has": (_said(unit="USD", amount=10**12), "by its policy"),
+    "another period than its time": (_said(period="2031-01", amount=10**12), "by its policy"),
+    "for an effect that it has not": (_said(intent_id=UUID(int=7)), "none of its own"),
+    "under a policy that nobody published": (_first(d.DecisionRecorded, policy="0" * 64), "not in the log"),
+}
+
+
+@pytest.mark.parametrize("what", sorted(FORGED))
+def test_a_decision_that_reserved_what_its_policy_does_not_have_is_named_although_every_entry_agrees_with_it(what: str) -> None:
+    w = acting()
+    w.one_decision("c0")
+    change, why = FORGED[what]
+    found = check_budgets(stored_anew(w.log, change()).store).problems
+    assert any(why in p.reason and p.stream == "acme/customers/c0" for p in found), found
+
+
+def test_a_decision_from_a_slice_that_was_granted_above_its_policys_limit_is_named() -> None:
+    w = acting()
+    w.engine.desk.escrow = Escrow(share=1)
+    w.one_decision("c0")
+    assert check_budgets(w.store).problems == []
+    found = check_budgets(stored_anew(w.log, _smaller()).store).problems
+    assert {(p.what, p.stream.rpartition("/")[0]) for p in found} >= {("limit", "acme/slices")}
+
+
 @pytest.mark.parametrize("what", sorted(ALTERED))
 def test_an_entry_that_was_altered_is_named(what: str, lived: World) -> None:
     change, kinds = ALTERED[what]

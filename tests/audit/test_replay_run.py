@@ -24,6 +24,7 @@ from postsale.aggregates import decisions as d
 from postsale.aggregates.budgets import BudgetCommitted, BudgetEvent, BudgetReleased, BudgetReserved
 from postsale.aggregates.customer import CustomerAggregate
 from postsale.aggregates.plans import PlanReceived, PlanRequested
+from postsale.aggregates.risk import RiskCaseMoved, RiskCaseOpened
 from postsale.audit import ReplayReport, Scope, replay_many
 from postsale.audit.replay_again import FROM_HEALTH, OUTPUTS, Models
 from postsale.audit.replay_history import History
@@ -190,7 +191,7 @@ ALTERED: dict[str, tuple[str, Change, str]] = {
     "whom it read": ("task", _decision(lambda e: {"read_set": (*e.read_set, *e.read_set)}), "read_set"),
     "the trigger": ("task", _of(d.TriggerRaised, condition="another"), "condition"),
     "the depth of the trigger": ("task", _of(d.TriggerRaised, depth=1), "depth"),
-    "the reason of a risk case": ("offer", _of(d.RiskCaseOpened, reason="another"), "risk case at position"),
+    "the reason of a risk case": ("offer", _of(RiskCaseOpened, reason="another"), "risk case at position"),
     "nothing": ("offer", lambda _: None, ""),
 }
 
@@ -279,7 +280,7 @@ def test_an_effect_before_its_approval_and_one_approved_with_other_arguments_are
     assert [(x.where.split(" at ")[0], x.recorded) for x in outcome.differences] == [("approval", "over other arguments")]
 
     def unapproved(event: Any) -> Event | None:
-        return d.RiskCaseMoved(case_id=id_, stage="saving", reason="x") if isinstance(event, d.ApprovalGranted) else None
+        return RiskCaseMoved(case_id=id_, stage="saving", reason="x") if isinstance(event, d.ApprovalGranted) else None
 
     (outcome,) = replayed(stored_anew(world.log, unapproved), enforce=False).different
     assert {x.regenerated for x in outcome.differences} == {"nothing leaves: awaiting"}

@@ -25,8 +25,8 @@ from postsale.projections.columnar import (
 )
 from postsale.projections.columnar_duckdb import duckdb_connection, read, table
 from postsale.projections.columnar_expressions import day_of, payload_columns, translated
+from postsale.projections.expressions import Const, Field, Op, evaluate
 from postsale.projections.feeding import facts_table
-from postsale.projections.tracing import Const, Field, Op, evaluate
 from postsale.testing import assert_parity, random_facts
 
 from .support import MEASURED, Everything, Measured, facts_strategy

@@ -302,7 +302,7 @@ def test_declarations_do_not_inherit_and_are_not_instantiated():
 def test_a_class_that_has_a_later_version_is_refused_because_its_fields_are_never_seen(monkeypatch):
     scratch = Registry()
     scratch._classes.update(registry._classes)
-    monkeypatch.setattr("postsale.projections.features.registry", scratch)
+    monkeypatch.setattr("postsale.projections.declaring.registry", scratch)
     scratch.upcaster("tests.projections/measured@1", "tests.projections/measured@2")(dict)
     with pytest.raises(BadDeclaration, match="later version"):
         count(Measured)

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from postsale.aggregates.signals import AccountProfiled, InvoicePaid, RenewalDue, Signal, SubscriptionStarted, SurveyAnswered
 from postsale.errors import BadDeclaration
 from postsale.events import Id
-from postsale.projections.tracing import Const, Field, Op, as_json, compiled, evaluate, trace
+from postsale.projections.expressions import Const, Field, Op, as_json, compiled, evaluate
+from postsale.projections.tracing import trace
 
 from .support import Measured
 

@@ -15,9 +15,10 @@ from tests.store.test_snapshots import NOON, Logs, logs, ops, play
 
 from postsale.access import FileVault
 from postsale.aggregates.customer import CustomerAggregate
-from postsale.aggregates.decisions import ConsentGiven, RiskCaseOpened
+from postsale.aggregates.decisions import ConsentGiven
 from postsale.aggregates.identity import StreamJoined, StreamParted, customer_stream
 from postsale.aggregates.plans import PlanReceived
+from postsale.aggregates.risk import RiskCaseOpened
 from postsale.errors import KeyUnavailable, VersionConflict
 from postsale.events import ManualClock, StoredEvent, derive_id
 from postsale.store import MemoryStore, Query, SQLiteStore

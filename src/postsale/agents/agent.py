@@ -20,6 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 from postsale.agents.decide import AgentSpec
 from postsale.agents.evidence import OFFERED, HealthReading, customer_evidence
 from postsale.agents.expressions import InputType
+from postsale.agents.faults import caught
 from postsale.agents.planner import Planner
 from postsale.agents.policy import Policy
 from postsale.agents.prompts import Prompt
@@ -113,8 +114,14 @@ class Agent:
     # ------------------------------------------------------------ what the engine asks
 
     def values(self, customer: CustomerAggregate, health: HealthReading, at_us: int) -> dict[str, Scalar]:
-        """Everything on offer: the built-in evidence, the reading's features, and what this agent adds."""
-        return customer_evidence(customer, health, at_us) | dict(self.evidence(customer, health, at_us))
+        """Everything on offer: the built-in evidence, the reading's features, and what this agent adds. Its faults are exceptions."""
+        try:
+            own = dict(self.evidence(customer, health, at_us))
+        except (Exception, KeyboardInterrupt, SystemExit):  # the latter two: somebody ends this process
+            raise
+        except BaseException as error:
+            raise caught(error) from None
+        return customer_evidence(customer, health, at_us) | own
 
     def check(self, policy: Policy, features: Mapping[str, InputType | None]) -> None:
         """Return when every input of `policy` is on offer with its declared type; else PolicyInvalid names the input."""

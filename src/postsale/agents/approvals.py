@@ -30,6 +30,7 @@ from postsale.aggregates import commands
 from postsale.aggregates import decisions as d
 from postsale.aggregates.authority import authority_stream
 from postsale.aggregates.customer import CustomerAggregate
+from postsale.aggregates.risk import Stage
 from postsale.errors import ApprovalRefused, InvalidInput
 from postsale.events import Recorded, StreamId, derive_id
 from postsale.store.contract import NoneSince, StreamAt
@@ -164,7 +165,7 @@ class Approvals:
 
         self._desk.change(decision.stored.stream, rule)
 
-    def move_case(self, stream: StreamId, case_id: UUID, stage: d.Stage, *, person: Person, reason: str) -> bool:
+    def move_case(self, stream: StreamId, case_id: UUID, stage: Stage, *, person: Person, reason: str) -> bool:
         """A person says in which stage a risk case is; False when it is not open, or there already."""
         person, reason = require_person(person, "move a risk case"), require_reason(reason, "risk case")
 

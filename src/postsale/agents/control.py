@@ -60,7 +60,8 @@ def activate_policy(
     """Publish a policy and make it the one that decides; False when it is already. Without a person nobody approved it, and the event says so;
     nor is anything activated where a version was retired: that takes a person.
 
-    Raises PolicyWidens for one that allows more than the active one, unless `widens`, or the policy itself, declares it.
+    Raises PolicyWidens for one that allows more than the active one, or the one that was retired last while none is, unless `widens`, or
+    the policy itself, declares it.
     """
     stream = policy_stream(tenant, policy.name)
     approver = "nobody" if person is None else person.login
@@ -71,8 +72,9 @@ def activate_policy(
         standing = desk.standing(tenant, policy.name)
         if person is None and (standing.stopped or policy.digest in standing.retired):
             return False
-        if active is not None and not (widens or policy.widens):
-            more = widenings(active, policy)
+        before = active or desk.stopped_policy(tenant, policy.name)
+        if before is not None and not (widens or policy.widens):
+            more = widenings(before, policy)
             if more:
                 raise PolicyWidens(policy=policy.name, widens=len(more), first=str(more[0]))
         events: list[Event] = []

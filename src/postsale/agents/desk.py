@@ -185,7 +185,9 @@ class Desk(Lookup):
         if open_ is None or not open_.action:
             return
         policy = self.policy(customer.stream.tenant, open_.policy)
-        for wait_id, began in begun(policy, open_, draft.at_us) if policy is not None and policy.waits else ():
+        if policy is None or not policy.waits or self.standing(customer.stream.tenant, policy.name).stopped == policy.digest:
+            return  # nobody would end what begins under a version that was retired, while no other one decides
+        for wait_id, began in begun(policy, open_, draft.at_us):
             yield Draft(began, wait_id, draft.at_us, replace(draft.cause, depth=open_.depth + 1))
 
     def append_to(self, stream: StreamId, version: int, events: Sequence[tuple[Event, UUID]], cause: Cause) -> Appended:

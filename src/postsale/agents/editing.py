@@ -99,9 +99,20 @@ def changed_arguments(
                 continue
             if type(after[name]) is not type(before[name]):
                 raise InvalidInput(what="edit", field=f"arguments.{name}", reason=f"expected a {type(before[name]).__name__}")
+            if not _said(after[name]):
+                raise InvalidInput(what="edit", field=f"arguments.{name}", reason="expected what JSON has, without lone surrogates")
             if name in fixed[index]:
                 raise InvalidInput(
                     what="edit", field=f"arguments.{name}", reason="it follows from the customer or the offer: change the offer instead"
                 )
             names.append(f"{index}.{name}")
     return tuple(names)
+
+
+def _said(value: object) -> bool:
+    """Whether a value can be stored and sent as it is."""
+    try:
+        orjson.dumps(value)
+    except TypeError:
+        return False
+    return True

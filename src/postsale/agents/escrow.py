@@ -42,7 +42,7 @@ class Escrow:
     lease_s: float = 300.0
     share: int = 16
     worker: str = field(default_factory=lambda: uuid4().hex[:12])
-    _mine: dict[tuple[StreamId, Page], tuple[str, Granted]] = field(default_factory=dict)  # (budget, page) -> slice
+    _mine: dict[tuple[StreamId, Page, int], tuple[str, Granted]] = field(default_factory=dict)  # (budget, page, limit) -> slice
     _known: dict[StreamId, BudgetState] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -66,7 +66,7 @@ class Escrow:
 
     def _look(self, log: Log, main: StreamId, page: Page, limit: int, wanted: int) -> Purse | None:
         now_us = log.clock.now_us()
-        mine = self._mine.get((main, page))
+        mine = self._mine.get((main, page, limit))  # what was granted under another limit says nothing of this one
         held, left = BudgetState(), 0
         if mine is not None:
             name, granted = mine
@@ -78,14 +78,18 @@ class Escrow:
                 if 0 < wanted <= left and now_us < granted.expires_at_us - int(self.lease_s * SECOND_US) // 4:
                     return Purse(left, name, held.version)
         state = self._read(log, main)
-        free = state.left(limit, page)
+        free = limit + state.sums(page).available  # below 0 where more was taken under a larger limit
         if free + left < wanted:
-            expired = [n for n, g in state.slices.items() if g.expires_at_us <= now_us and (mine is None or n != mine[0])]
-            for n in expired:
-                close(log, main, n, "expired")
-            return None if expired else Purse(free, None, state.version)
+            over = {
+                n: "expired" if g.expires_at_us <= now_us else "exchanged"
+                for n, g in state.slices.items()
+                if (mine is None or n != mine[0]) and (g.expires_at_us <= now_us or (g.worker, g.page) == (self.worker, page))
+            }
+            for n, why in over.items():
+                close(log, main, n, why)
+            return None if over else Purse(max(0, free), None, state.version)
         if not wanted:
-            return Purse(free, None, state.version)
+            return Purse(max(0, free), None, state.version)
         size = min(free + left, max(wanted, limit // self.share))
         name = f"{main.id[:40].strip()}-{derive_id(main, state.version, self.worker).hex[:16]}"
         expires_us = now_us + int(self.lease_s * SECOND_US)
@@ -100,7 +104,7 @@ class Escrow:
             version += 1
         if not _append(log, [*events, (main, version, grant)]):
             return None
-        self._mine[main, page] = name, Granted(self.worker, page, size, expires_us)
+        self._mine[main, page, limit] = name, Granted(self.worker, page, size, expires_us)
         return Purse(size, name, 0)
 
     def _read(self, log: Log, stream: StreamId) -> BudgetState:
@@ -110,7 +114,7 @@ class Escrow:
     def give_back(self, log: Log) -> None:
         """Close every slice of this worker, as when it stops: nobody has to wait for its lease."""
         with self._lock:
-            for (main, _), (name, _) in list(self._mine.items()):
+            for (main, _, _), (name, _) in list(self._mine.items()):
                 close(log, main, name, "given-back")
             self._mine.clear()
             self._known.clear()

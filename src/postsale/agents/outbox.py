@@ -241,6 +241,8 @@ class Outbox:
             cancel = f"consent for {intent.channel}/{purpose} was withdrawn"
         elif c.merged_into is not None and not isinstance(data, d.UndoOrdered):  # what was done to it is taken back from it
             cancel = "the customer is part of another one by now"
+        elif isinstance(data, d.DecisionRecorded) and self._desk.retired(c.stream.tenant, data.policy):  # settled by a person or not yet
+            cancel = "the version of the policy that decided was retired"
         elif now_us > max(effect.ready_at_us, to_us(intent.due_at)) + self._too_late_us:
             cancel = f"it could not leave within {self._too_late_us // DAY_US} days"
         elif tool is None:

@@ -11,6 +11,7 @@ from typing import Any
 from uuid import UUID
 
 import orjson
+from pydantic import ValidationError
 
 from postsale.access import Person
 from postsale.agents.approval_rules import is_over, right_to_settle
@@ -100,6 +101,8 @@ class Editor:
         offer = data.offer
         if offer is None and (amount_minor is not None or terms is not None):
             raise InvalidInput(what="edit", field="offer", reason="this proposal offers nothing")
+        if offer is not None:
+            _check_offer(offer, amount_minor, terms)
         new_terms = terms is not None and offer is not None and terms != offer.terms
         new_amount = amount_minor is not None and offer is not None and amount_minor != offer.amount_minor
         if not (names or new_terms or new_amount):
@@ -175,6 +178,16 @@ class Editor:
             for r in acting
         ]
         return follows if len(follows) == len(data.intents) else [frozenset({"customer"})] * len(data.intents)
+
+
+def _check_offer(offer: d.Offer, amount_minor: object, terms: object) -> None:
+    """Return for what an offer may hold; InvalidInput names what it may not."""
+    changed = {name: value for name, value in (("amount_minor", amount_minor), ("terms", terms)) if value is not None}
+    try:
+        d.Offer.model_validate({**offer.model_dump(), **changed})
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        raise InvalidInput(what="edit", field=f"offer.{first['loc'][0]}", reason=str(first["msg"])) from None
 
 
 def _asked_by(data: d.DecisionRecorded) -> str:

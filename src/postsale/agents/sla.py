@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 from postsale.agents.calendar import due_us
 from postsale.agents.tables import Name, Within
 from postsale.aggregates.customer import CustomerAggregate, RiskCase
-from postsale.aggregates.decisions import Stage
+from postsale.aggregates.risk import Stage
 from postsale.aggregates.timed import SlaBreached, SlaWarned
 from postsale.events import from_us
 

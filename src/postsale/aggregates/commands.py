@@ -12,6 +12,7 @@ from postsale.aggregates import decisions as d
 from postsale.aggregates.authority import Right
 from postsale.aggregates.customer import CustomerAggregate, Effect, OpenDecision
 from postsale.aggregates.identity import ALIASES, MergedInto, SplitFrom, StreamJoined, StreamParted
+from postsale.aggregates.risk import RiskCaseClosed, RiskCaseMoved, RiskCaseOpened, Stage
 from postsale.errors import ApprovalRefused, IdentityConflict, InvalidInput, UnknownDecision
 from postsale.events import StreamId, derive_id, to_us
 
@@ -178,19 +179,19 @@ def open_case(c: CustomerAggregate, reason: str, trigger_id: UUID) -> tuple[d.Cu
     """One open case per customer is enough: a second cause joins it."""
     if c.cases:
         return ()
-    return (d.RiskCaseOpened(case_id=derive_id(trigger_id, "risk-case"), reason=reason, trigger_id=trigger_id),)
+    return (RiskCaseOpened(case_id=derive_id(trigger_id, "risk-case"), reason=reason, trigger_id=trigger_id),)
 
 
-def move_case(c: CustomerAggregate, case_id: UUID, stage: d.Stage, reason: str) -> tuple[d.CustomerEvent, ...]:
+def move_case(c: CustomerAggregate, case_id: UUID, stage: Stage, reason: str) -> tuple[d.CustomerEvent, ...]:
     """`()` when it is not open, or is in that stage already."""
     case = c.cases.get(case_id)
-    return () if case is None or case.stage == stage else (d.RiskCaseMoved(case_id=case_id, stage=stage, reason=reason),)
+    return () if case is None or case.stage == stage else (RiskCaseMoved(case_id=case_id, stage=stage, reason=reason),)
 
 
 def close_case(c: CustomerAggregate, case_id: UUID, result: Literal["recovered", "lost"], reason: str) -> tuple[d.CustomerEvent, ...]:
     if case_id not in c.cases:
         return ()
-    return (d.RiskCaseClosed(case_id=case_id, result=result, reason=reason),)
+    return (RiskCaseClosed(case_id=case_id, result=result, reason=reason),)
 
 
 # ---------------------------------------------------------------- identity

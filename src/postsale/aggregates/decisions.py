@@ -1,4 +1,4 @@
-"""The decision lane: triggers, decisions, approvals, consent, overrides, commands, effects, outcomes, risk cases.
+"""The decision lane: triggers, decisions, approvals, consent, overrides, commands, effects, outcomes.
 
 A closed union: `match` with `assert_never` finds a forgotten case. Wire names and fields are the storage format.
 May import `events` and the other events of this lane. Rules live in `customer.py` and in `agents`, never here.
@@ -16,6 +16,7 @@ from postsale.aggregates.conversations import ConversationEnded
 from postsale.aggregates.identity import MergedInto, SplitFrom, StreamJoined, StreamParted
 from postsale.aggregates.parts import Arguments, Part, Ppm
 from postsale.aggregates.plans import PlanReceived, PlanRequested
+from postsale.aggregates.risk import RiskCaseClosed, RiskCaseMoved, RiskCaseOpened
 from postsale.aggregates.timed import ScheduleCame, SlaBreached, SlaWarned, WaitBegan, WaitEnded
 from postsale.aggregates.undos import UNDO_AGENT
 from postsale.events import AmountMinor, Count, Currency, Event, Id, Int, Personal, Text, UtcDatetime
@@ -324,39 +325,6 @@ class OutcomeObserved(Event):
     decision_id: UUID
     outcome: Literal["success", "none"]
     fact_event: UUID | None = None
-
-
-# ---------------------------------------------------------------- risk cases
-
-
-Stage = Literal["at-risk", "plan-in-place", "saving"]
-
-
-class RiskCaseOpened(Event):
-    """The customer is at risk. Stages: at-risk → plan-in-place → saving → closed (recovered | lost)."""
-
-    wire_name: ClassVar[str] = "risk/case-opened@1"
-    case_id: UUID
-    reason: Text
-    trigger_id: UUID | None = None
-
-
-class RiskCaseMoved(Event):
-    """The case reached another stage."""
-
-    wire_name: ClassVar[str] = "risk/case-moved@1"
-    case_id: UUID
-    stage: Stage
-    reason: Text
-
-
-class RiskCaseClosed(Event):
-    """The case is over."""
-
-    wire_name: ClassVar[str] = "risk/case-closed@1"
-    case_id: UUID
-    result: Literal["recovered", "lost"]
-    reason: Text
 
 
 Ordered = DecisionRecorded | UndoOrdered

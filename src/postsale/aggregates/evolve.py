@@ -32,6 +32,7 @@ from postsale.aggregates.customer import (
 from postsale.aggregates.frozen import replace
 from postsale.aggregates.identity import MergedInto, SplitFrom, StreamJoined, StreamParted
 from postsale.aggregates.plans import PlanReceived, PlanRequested
+from postsale.aggregates.risk import RiskCaseClosed, RiskCaseMoved, RiskCaseOpened
 from postsale.events import Event, Header, Lane, StoredEvent, StreamId, decode, to_us
 
 _TOGETHER = 256
@@ -181,18 +182,18 @@ def _evolve(c: CustomerAggregate, event: d.CustomerEvent, stored: StoredEvent) -
             return c if known is None else _put(c, replace(known, outcome_by_us=None))
         case ConversationEnded(decision_id=id_):
             return _ended(c, id_, at)
-        case d.RiskCaseOpened(case_id=case_id, reason=reason):
+        case RiskCaseOpened(case_id=case_id, reason=reason):
             depth = Header.from_bytes(stored.header).depth + 1
             opened = RiskCase(case_id, "at-risk", at, at, reason, event_id=stored.event_id, depth=depth)
             return replace(c, cases={**c.cases, case_id: opened})
-        case d.RiskCaseMoved(case_id=case_id, stage=stage):
+        case RiskCaseMoved(case_id=case_id, stage=stage):
             case = c.cases.get(case_id)
             if case is None:
                 return c
             depth = Header.from_bytes(stored.header).depth
             moved = replace(_act(case, at), stage=stage, stage_since_us=at, event_id=stored.event_id, depth=depth)
             return replace(c, cases={**c.cases, case_id: moved})
-        case d.RiskCaseClosed(case_id=case_id):
+        case RiskCaseClosed(case_id=case_id):
             return replace(c, cases=_without(c.cases, case_id))
         case StreamJoined(category=category, id=id_):
             stream = StreamId(c.stream.tenant, category, id_)

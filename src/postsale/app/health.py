@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from postsale.access import Unsealer
-from postsale.aggregates import decisions as d
 from postsale.aggregates.identity import CUSTOMERS, IDENTITY_KINDS, MergedInto, SplitFrom, StreamJoined, StreamParted
+from postsale.aggregates.risk import RiskCaseClosed, RiskCaseOpened
 from postsale.app.directory import Directory, Name
 from postsale.events import Lane, StreamId
 from postsale.projections.bulk import fold_all
@@ -96,9 +96,9 @@ def membership(log: Log, tenant: str, as_of_us: int | None, known_at_us: int | N
                 merged.add(stream)
             case SplitFrom():
                 merged.discard(stream)
-            case d.RiskCaseOpened():
+            case RiskCaseOpened():
                 cases[stream] = cases.get(stream, 0) + 1
-            case d.RiskCaseClosed():
+            case RiskCaseClosed():
                 cases[stream] = cases.get(stream, 0) - 1
     return Membership(joined, frozenset(merged), frozenset(s for s, n in cases.items() if n > 0))
 

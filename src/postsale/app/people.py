@@ -16,8 +16,8 @@ from postsale.agents import sla
 from postsale.agents.schedules import upcoming, zone_of
 from postsale.aggregates.authority import Authority
 from postsale.aggregates.customer import CustomerAggregate, RiskCase
-from postsale.aggregates.decisions import Stage
 from postsale.aggregates.identity import CUSTOMERS
+from postsale.aggregates.risk import Stage
 from postsale.errors import InvalidInput
 from postsale.events import Lane, from_us
 from postsale.store.contract import Query

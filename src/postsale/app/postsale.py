@@ -13,34 +13,32 @@ from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
-from uuid import UUID
 
 from postsale.access import FileVault, KeyVault, Person, Unsealer, authenticate, everything, issue_token, os_user
 from postsale.access.sealing import MaySee
 from postsale.agents import SHIPPED, Agent
-from postsale.agents.agent import decider_digest
 from postsale.agents.desk import Desk
 from postsale.agents.engines import EmbeddedEngine, Engine
 from postsale.agents.escrow import Escrow
 from postsale.agents.flags import FlagSource
 from postsale.agents.models import Models
-from postsale.agents.reach import simulated_only
 from postsale.agents.readings import RunnerHealth
 from postsale.agents.tools import Tool, Toolbox
 from postsale.aggregates.artifacts import Mode
-from postsale.aggregates.decisions import UndoOrdered
 from postsale.app import operating, simulation
 from postsale.app.directory import Directory, random_ref
-from postsale.app.files import SHARES, file_of, keys_path, on_server, open_hot, open_views, shown
+from postsale.app.files import SHARES, keys_path, on_server, open_hot, open_views, shown
 from postsale.app.identity import Identity
+from postsale.app.proofs import Proofs
+from postsale.app.provenance import Provenance, decider_name
 from postsale.app.readings import Readings
 from postsale.app.recorder import Recorder
 from postsale.app.rounds import Rounds, RunReport, never
 from postsale.app.simulation import Simulated
 from postsale.app.tenant import Tenant
 from postsale.audit.replay import policy_of
-from postsale.errors import BadDeclaration, InvalidInput, StoreUnavailable, UnknownDecision, Unsupported, ViewMoved
-from postsale.events import DAY_US, SYSTEM_TENANT, Clock, ManualClock, Origin, StreamId, SystemClock, check_tenant, decode, to_us
+from postsale.errors import BadDeclaration, InvalidInput, StoreUnavailable, ViewMoved
+from postsale.events import SYSTEM_TENANT, Clock, Origin, StreamId, SystemClock, check_tenant
 from postsale.projections import Features, Fold, HealthModel
 from postsale.projections.customer_health import CUSTOMER_HEALTH
 from postsale.projections.deployments import Deployments
@@ -55,21 +53,11 @@ from postsale.projections.scoring import Scorer
 from postsale.projections.targets import TARGETS, Target, by_name
 from postsale.projections.views import Views
 from postsale.store import (
-    Anchor,
-    Checkpoint,
-    EventProof,
     LeaseName,
     Leases,
     Store,
-    VerifierKey,
-    VerifyReport,
     open_store,
-    prove,
-    sign_checkpoint,
-    verifier_key,
-    verify,
 )
-from postsale.store.checkpoints import known_keys
 from postsale.store.leases import Lease
 from postsale.store.log import Log
 from postsale.store.postgres_schema import DEFAULT_SCHEMA
@@ -80,7 +68,7 @@ RUN: Final = LeaseName(SYSTEM_TENANT, "run")
 _RUN_TTL_S: Final = 60.0  # longer than a visit's one call of a tool; what a killed run keeps others waiting
 
 
-class PostSale:
+class PostSale(Provenance, Proofs):
     """An open log of signals and decisions. Use it as a context manager; safe to share between threads.
 
     Nothing runs in the background: `run_once` does the work of projections, agents and outbox when you call it.
@@ -266,33 +254,13 @@ class PostSale:
             return self.engine
         if agent in SHIPPED:
             return self.engine_of([SHIPPED[agent]()])
-        if decision is not None and decision.recorded.decider == _decider(Agent):
+        if decision is not None and decision.recorded.decider == decider_name(Agent):
             engine = self.engine_of([])  # to settle what it proposed, its tools need not be here
             engine.agents[agent] = Agent(policy_of(self.log, decision.stream.tenant, decision.recorded), name=agent)
             return engine
         raise InvalidInput(
             what="agent", field="name", reason=f"{agent!r} is not among the agents this log was opened with, and does not ship"
         )
-
-    def installed_digest(self, tenant: str, decision_id: UUID) -> str:
-        """The digest of the installed code of the class that took a decision; "" when that class is not here."""
-        stream = self.decision_stream(tenant, decision_id)
-        (entry,) = (e for e in read_journal(self.log.store, tenant, (stream,)) if e.id == decision_id)
-        here: list[type[Agent]] = [Agent, *SHIPPED.values(), *(type(agent) for agent in self.agents)]
-        return next((decider_digest(cls) for cls in here if _decider(cls) == entry.recorded.decider), "")
-
-    def decision_stream(self, tenant: str, decision_id: UUID) -> StreamId:
-        """The customer's stream that holds a decision. Raises UnknownDecision."""
-        stored = self.log.store.find(tenant, decision_id)
-        if stored is None or stored.kind != "agent/decision-recorded":
-            raise UnknownDecision(tenant=tenant, decision_id=str(decision_id))
-        return stored.stream
-
-    def decision_of(self, tenant: str, id_: UUID) -> UUID:
-        """The decision that an id names: itself, or the one of which an order to take back took an effect."""
-        stored = self.log.store.find(tenant, id_)
-        event = decode(stored).data if stored is not None and stored.wire_name == UndoOrdered.wire_name else None
-        return event.decision_id if isinstance(event, UndoOrdered) else id_
 
     # ------------------------------------------------------------ work
 
@@ -371,43 +339,7 @@ class PostSale:
         It is a file: beside a log in a file, else in the working directory, unless `into` names another.
         Raises InvalidInput without agents, Unsupported for a log in memory.
         """
-        if not agents:
-            raise InvalidInput(what="simulate", field="agents", reason="name at least one, such as --agent churn-outreach")
-        if self._keys is None:
-            raise Unsupported(what="a simulation of a log in memory", supported="sqlite:/// and postgresql://")
-        named = None if into is None else file_of(into)
-        if into is not None and named is None:
-            raise InvalidInput(what="simulate", field="into", reason="expected a URL such as sqlite:///simulation.db")
-        as_of_us, tell = to_us(as_of), on_progress or (lambda _: None)
-        if as_of_us > self.clock.now_us() + 366 * DAY_US:
-            raise InvalidInput(what="simulate", field="as_of", reason="lies more than a year ahead; expected a time in the recorded past")
-        source = file_of(self.url)
-        target = named or simulation.target_path(source or Path.cwd() / "postsale.db", as_of_us)
-        simulation.prepare(source, self._keys, target)
-        clock = ManualClock(as_of_us)
-        url = f"sqlite:///{target}"
-        scorers = self.scoring(tenant)
-        targets = tuple(self.targets.values())
-        with PostSale.open(
-            url, agents=agents, health=self.model, scorers=scorers, targets=targets, clock=clock, world=Origin.SIMULATION
-        ) as there:
-            copied = simulation.copy(self.log.store, tenant, there.log.store, clock, as_of_us, tell)
-            for agent in agents:
-                there.engine.install(tenant, agent.name)
-                there.engine.set_mode(tenant, agent.name, mode, person=os_user(), reason="simulation")
-            with simulated_only():
-                report = there.run_once(on_progress=tell)
-        return Simulated(url, copied, report)
-
-    def scoring(self, tenant: str) -> tuple[Scorer, ...]:
-        """What scores for agents of a tenant now: the models that are active in its log, then those the log was opened with."""
-        active = self.models.active(tenant).scorers
-        names = {scorer.name for scorer in active}
-        return (*active, *(scorer for scorer in self.scorers if scorer.name not in names))
-
-    def scorer_of(self, tenant: str, name: str, digest: str) -> Scorer | None:
-        """The model of exactly this digest, which a decision names: from the log, else among those the log was opened with."""
-        return self.models.scorer(tenant, name, digest) or next((s for s in self.scorers if s.digest == digest), None)
+        return simulation.simulate(self, self._keys, tenant, as_of, agents=agents, into=into, mode=mode, on_progress=on_progress)
 
     def projections(self) -> list[dict[str, Any]]:
         """How far each read model is, which version of it is live and which build serves, and who folds it, for operators."""
@@ -442,33 +374,3 @@ class PostSale:
         """
         runners = [self.runner_of(one) for one in (features or (self.model.features,))]
         return Projector(self.log.store, runners, self.leases, clock=self.clock)
-
-    # ------------------------------------------------------------ proofs
-
-    def checkpoint(self, tenant: str, anchor: Anchor | None = None) -> Checkpoint:
-        """Sign the tenant's head and keep it, also at the anchor. Raises CheckpointRefused when history was cut off or rewritten."""
-        return sign_checkpoint(self.log.store, self.log.vault, self.clock, check_tenant(tenant), anchor)
-
-    def verifier_key(self, tenant: str) -> VerifierKey:
-        """The public key of the tenant's checkpoints, for third parties: `str` of it is what they type."""
-        return verifier_key(self.log.store, self.log.vault, check_tenant(tenant))
-
-    def prove(self, tenant: str, event: UUID | int, checkpoint: Checkpoint | None = None) -> EventProof:
-        """A proof for third parties that an event, by id or position, is in the log, under the newest checkpoint or this one.
-
-        Raises UnknownEvent, NotCheckpointed, LogDamaged.
-        """
-        return prove(self.log.store, check_tenant(tenant), event, checkpoint)
-
-    def verify(self, on_progress: Callable[[int], None] | None = None, against: Iterable[Checkpoint | str] = ()) -> VerifyReport:
-        """Recompute every leaf from stored bytes and name every event that is not what was recorded.
-
-        With `against`, checkpoints kept elsewhere (`FileAnchor(path).notes()`), also what was cut off or rewritten as a whole.
-        """
-        store, notes = self.log.store, list(map(str, against))
-        keys = known_keys(store, self.log.vault, notes)
-        return verify(store, on_progress, against=notes, keys=keys, clock=self.clock)
-
-
-def _decider(cls: type[Agent]) -> str:
-    return f"{cls.__module__}:{cls.__qualname__}"

@@ -22,6 +22,7 @@ from postsale.aggregates import asked as a
 from postsale.aggregates import decisions as d
 from postsale.aggregates.artifacts import EVERY_AGENT, POLICIES, AgentPaused, AgentResumed, ArtifactActivated, AutonomyChanged
 from postsale.aggregates.identity import CUSTOMERS
+from postsale.aggregates.risk import RiskCaseClosed, RiskCaseOpened
 from postsale.app.budgets import budgets
 from postsale.app.health import membership
 from postsale.app.outcomes import frame_of, outcomes_of, revenue_of
@@ -188,9 +189,9 @@ def _risk(tenant: Tenant, frame: Frame, times: Sequence[datetime]) -> Iterator[R
     for begin, end in pairwise(times):
         b, e = to_us(begin), to_us(end)
         here = [event for at, event in moved if b <= at < e]
-        closed = [event for event in here if isinstance(event, d.RiskCaseClosed)]
+        closed = [event for event in here if isinstance(event, RiskCaseClosed)]
         by_then = [event for at, event in moved if at < e]
-        open_ = sum(1 if isinstance(event, d.RiskCaseOpened) else -1 for event in by_then)
+        open_ = sum(1 if isinstance(event, RiskCaseOpened) else -1 for event in by_then)
         won = sum(event.result == "recovered" for event in closed)
         yield RiskMonth(end, len(here) - len(closed), won, len(closed) - won, open_)
 

@@ -20,7 +20,7 @@ from postsale.agents.timed import next_us
 from postsale.aggregates.identity import CUSTOMERS, StreamJoined
 from postsale.app.readings import Readings, Subject
 from postsale.errors import KeyUnavailable, LeaseLost, NotLive, PostSaleError, StoreUnavailable, ToolUnreachable, ViewMoved
-from postsale.events import DAY_US, Lane, StoredEvent, StreamId, decode
+from postsale.events import DAY_US, Header, Lane, StoredEvent, StreamId, decode
 from postsale.projections.partition import POISON
 from postsale.projections.views import Views
 from postsale.store.contract import Query
@@ -263,8 +263,9 @@ class Rounds:
             if due_us is not None:
                 rows[_due(c.stream)] = orjson.dumps(due_us)
             moved[c.stream] = self._moved(subject, now_us)
-            if moved[c.stream] or c.pending or c.decisions or c.waits or (due_us is not None and due_us <= now_us):
-                facts = [fact for stream in c.fact_streams for fact in visits.get(stream, [])]
+            facts = [fact for stream in c.fact_streams for fact in visits.get(stream, [])]
+            open_ = c.pending or c.decisions or c.waits or (c.cases and facts)
+            if moved[c.stream] or open_ or (due_us is not None and due_us <= now_us):
                 worth[c.stream] = sorted(facts, key=lambda e: e.position)
         return {**worth, **{stream: [] for stream in unreadable}}  # the visit says why
 
@@ -306,7 +307,8 @@ class Rounds:
         return list(self._log.store.read(Query(streams=customer.fact_streams, lane=Lane.FACT, backward=True, limit=1)))
 
     def _cause(self, stream: StreamId, facts: list[StoredEvent], now_us: int, moved: bool | None) -> StoredEvent | None:
-        """Of several new facts the one that changed a condition, the first unless it changed to and fro; the newest when none did.
+        """Of several new facts the one that changed a condition, the first unless it changed to and fro, or one deeper in a chain of effects
+        that changed one too; the newest when none did.
 
         Found by halves, from one look at the customer before them. `moved`: whether any did, where that is known.
         """
@@ -325,21 +327,34 @@ class Rounds:
                 high = middle
             else:
                 low = middle + 1
-        return facts[high]
+        return self._deepest(facts, high, then, now_us)
 
-    def _moved(self, subject: Subject, now_us: int) -> bool:
-        """Whether a condition has changed."""
+    def _deepest(self, facts: list[StoredEvent], found: int, then: Callable[[StoredEvent], Subject], now_us: int) -> StoredEvent:
+        """The fact that was found, or a deeper one that changed a condition too: a loop is not cut by what else came in between."""
+        depths = [Header.from_bytes(fact.header).depth for fact in facts]
+        for i in sorted((i for i, depth in enumerate(depths) if depth > depths[found]), key=lambda i: -depths[i]):
+            if self._moved(then(facts[i]), now_us, then(facts[i - 1]) if i else None):
+                return facts[i]
+        return facts[found]
+
+    def _moved(self, subject: Subject, now_us: int, before: Subject | None = None) -> bool:
+        """Whether a condition is other than it was before, by default than is recorded."""
+        try:
+            now = self._conditions(subject, now_us)
+            if before is None:
+                return any(up != was for up, was in now)
+            return [up for up, _ in now] != [up for up, _ in self._conditions(before, now_us)]
+        except Exception:  # an agent's own code: the visit says why
+            return True
+
+    def _conditions(self, subject: Subject, now_us: int) -> Iterator[tuple[bool, bool]]:
+        """Of each condition whether it holds, and whether it is recorded so."""
         c = subject.customer
         for agent in self._steps.agents.values():
-            try:
-                values = agent.values(c, subject.reading, now_us)
-            except Exception:  # an agent's own code: the visit says why
-                return True
+            values = agent.values(c, subject.reading, now_us)
             for condition in agent.policy.conditions:
                 was = (agent.name, condition.id) in c.up
-                if condition.up(values, was) != was:
-                    return True
-        return False
+                yield condition.up(values, was), was
 
 
 def _due(stream: StreamId) -> str:

@@ -8,19 +8,28 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from datetime import datetime
 from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from postsale.access import os_user
+from postsale.agents import Agent
+from postsale.agents.reach import simulated_only
+from postsale.aggregates.artifacts import Mode
 from postsale.aggregates.identity import IDENTITY_KINDS
-from postsale.app.files import beside
+from postsale.app.files import beside, file_of
 from postsale.app.rounds import RunReport
-from postsale.errors import InvalidInput, PostSaleError, StoreUnavailable
-from postsale.events import DAY_US, Header, Lane, ManualClock, NewEvent, Origin, StoredEvent, StreamId, iso
+from postsale.errors import InvalidInput, PostSaleError, StoreUnavailable, Unsupported
+from postsale.events import DAY_US, Header, Lane, ManualClock, NewEvent, Origin, StoredEvent, StreamId, iso, to_us
 from postsale.store import open_store
 from postsale.store.contract import Query, Store, Submission
+
+if TYPE_CHECKING:
+    from postsale.app.postsale import PostSale
 
 _BATCH = 2_000
 CONSENTS = frozenset({"consent/given", "consent/withdrawn"})
@@ -33,6 +42,45 @@ class Simulated:
     url: str
     copied: int
     report: RunReport
+
+
+def simulate(
+    ps: PostSale,
+    keys: Path | None,
+    tenant: str,
+    as_of: datetime,
+    *,
+    agents: Sequence[Agent],
+    into: str | None,
+    mode: Mode,
+    on_progress: Callable[[int], None] | None,
+) -> Simulated:
+    """`PostSale.simulate`."""
+    if not agents:
+        raise InvalidInput(what="simulate", field="agents", reason="name at least one, such as --agent churn-outreach")
+    if keys is None:
+        raise Unsupported(what="a simulation of a log in memory", supported="sqlite:/// and postgresql://")
+    named = None if into is None else file_of(into)
+    if into is not None and named is None:
+        raise InvalidInput(what="simulate", field="into", reason="expected a URL such as sqlite:///simulation.db")
+    as_of_us, tell = to_us(as_of), on_progress or (lambda _: None)
+    if as_of_us > ps.clock.now_us() + 366 * DAY_US:
+        raise InvalidInput(what="simulate", field="as_of", reason="lies more than a year ahead; expected a time in the recorded past")
+    source = file_of(ps.url)
+    target = named or target_path(source or Path.cwd() / "postsale.db", as_of_us)
+    prepare(source, keys, target)
+    clock = ManualClock(as_of_us)
+    url = f"sqlite:///{target}"
+    scorers = ps.scoring(tenant)
+    targets = tuple(ps.targets.values())
+    with ps.open(url, agents=agents, health=ps.model, scorers=scorers, targets=targets, clock=clock, world=Origin.SIMULATION) as there:
+        copied = copy(ps.log.store, tenant, there.log.store, clock, as_of_us, tell)
+        for agent in agents:
+            there.engine.install(tenant, agent.name)
+            there.engine.set_mode(tenant, agent.name, mode, person=os_user(), reason="simulation")
+        with simulated_only():
+            report = there.run_once(on_progress=tell)
+    return Simulated(url, copied, report)
 
 
 def target_path(source: Path, as_of_us: int) -> Path:

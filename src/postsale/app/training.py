@@ -26,13 +26,13 @@ from postsale.projections.algebra import Leaf
 from postsale.projections.columnar_duckdb import duckdb_connection
 from postsale.projections.columnar_expressions import column_of
 from postsale.projections.datasets import Declared, Manifest, pseudonym
+from postsale.projections.expressions import Field
 from postsale.projections.features import Features
 from postsale.projections.feeding import load_facts
 from postsale.projections.folding import Fact, Fold, fact_of
 from postsale.projections.journal import Entry, read_journal
 from postsale.projections.related import Who, all_named
 from postsale.projections.runner import CATEGORIES
-from postsale.projections.tracing import Field
 from postsale.projections.training import TREATMENT, Knowledge, Known, Subject, enters_us, pyarrow, training_table
 from postsale.projections.training_columns import known_facts, training_columns
 from postsale.store.checkpoints import tree_of

@@ -7,7 +7,8 @@ from postsale.audit.dispositions import DispositionReport, check_dispositions
 from postsale.audit.estimate import Difference, Estimate, difference
 from postsale.audit.explain import Explanation, explain
 from postsale.audit.replay import Replayed, replay
-from postsale.audit.replay_run import ReplayReport, Scope, replay_many
+from postsale.audit.replay_report import ReplayReport, Scope
+from postsale.audit.replay_run import replay_many
 from postsale.audit.streams import stream_hash
 from postsale.audit.whatif import what_if
 from postsale.audit.whatif_results import WhatIf

@@ -11,12 +11,13 @@ from typing import Any, Literal
 from uuid import UUID
 
 from postsale.agents.budget import Movement, Page, Sums, movement, post
+from postsale.agents.budget_policy import period
 from postsale.agents.policy import Policy
 from postsale.aggregates import budgets as b
 from postsale.aggregates import decisions as d
 from postsale.aggregates.artifacts import ArtifactPublished
 from postsale.errors import PostSaleError
-from postsale.events import Event, Lane, StoredEvent, decode
+from postsale.events import Event, Lane, StoredEvent, decode, to_us
 from postsale.store.contract import Query, Store
 
 _KINDS = frozenset(
@@ -79,6 +80,7 @@ class _Slice:
     budget: str
     page: Page
     granted: int
+    taken: int  # of the budget, with it
     returned: int = 0
     closed: bool = False
     position: int = 0
@@ -89,7 +91,7 @@ class _Held:
     """A reservation that a decision says it made."""
 
     said: b.Reservation
-    limit: int | None  # of the policy that decided; None when the log does not have it
+    limit: int | None  # of the policy that decided; None when it has no such budget, or the log not the policy
     at: StoredEvent
     status: Literal["said", "reserved", "committed", "released"] = "said"
     compensated: bool = False
@@ -151,7 +153,8 @@ class _Check:
             case b.BudgetSliceGranted():
                 if event.slice in self.slices:
                     self.bad("doubled", stored, f"slice {event.slice} was granted before")
-                self.slices[event.slice] = _Slice(stored.stream.id, moved.page, event.amount, position=stored.position)
+                taken = -self.sums[stored.stream.category, stored.stream.id, moved.page].available
+                self.slices[event.slice] = _Slice(stored.stream.id, moved.page, event.amount, taken, position=stored.position)
                 self.within(stored, moved.page, self.most(stored.stream.id), "the largest limit that a policy states")
             case b.BudgetSliceReturned():
                 of = self.slices.get(event.slice)
@@ -188,6 +191,12 @@ class _Check:
                 self.bad("orphan", stored, "it is reserved from a slice that is not open")
                 return
             self.within(stored, page, its.granted, "what was granted")
+            if held.limit is not None and its.taken > held.limit:
+                self.bad(
+                    "limit",
+                    stored,
+                    f"{its.taken} {page.unit} were taken with its slice, the limit of the policy that decided is {held.limit}",
+                )
             return
         self.within(stored, page, held.limit, "the limit of the policy that decided")
 
@@ -238,10 +247,19 @@ class _Check:
     # ------------------------------------------------------------ what they are about
 
     def decided(self, stored: StoredEvent, event: d.DecisionRecorded) -> None:
-        policy = self.policies.get(event.policy)
-        limits = {x.ledger(event.agent): x.limit for x in (policy.budgets or () if policy is not None else ())}
+        policy, now_us, effects = self.policies.get(event.policy), to_us(event.decided_at), {i.intent_id for i in event.intents}
+        stated = {x.ledger(event.agent): x for x in (policy.budgets or () if policy is not None else ())}
         for said in event.reservations:
-            self.held[stored.event_id, said.intent_id, said.budget] = _Held(said, limits.get(said.budget), stored)
+            its = stated.get(said.budget)
+            self.held[stored.event_id, said.intent_id, said.budget] = _Held(said, None if its is None else its.limit, stored)
+            if its is None:
+                why = "its policy is not in the log" if policy is None else f"its policy has no budget {said.budget}"
+                self.bad("orphan", stored, f"it says that it reserved of a budget, and {why}")
+            elif (said.unit, said.period) != (its.counted_in, period(its, now_us)):
+                told = f"{its.counted_in} of {period(its, now_us)}"
+                self.bad("mismatch", stored, f"it reserved {said.unit} of {said.period}, and by its policy {said.budget} is {told}")
+            if said.intent_id not in effects:
+                self.bad("orphan", stored, f"it reserved for effect {said.intent_id}, which is none of its own")
 
     def place(self, stored: StoredEvent) -> tuple[str, str | None]:
         """The budget whose entry it is, and the slice that it is in."""

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from postsale.agents.agent import package_version
 from postsale.audit.replay_compare import REASONS, TAKEN_AS_RECORDED
-from postsale.audit.replay_run import ReplayReport, told
+from postsale.audit.replay_report import ReplayReport, told
 from postsale.errors import NoteInvalid
 from postsale.events import canonical
 from postsale.projections.health import HealthModel

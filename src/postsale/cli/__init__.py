@@ -11,7 +11,8 @@ def main() -> None:
     from rich.markup import escape
 
     from postsale.cli.commands import app
-    from postsale.cli.common import err, imported, status_of
+    from postsale.cli.common import err, imported
+    from postsale.cli.exits import status_of
     from postsale.errors import PostSaleError
 
     try:

@@ -1,4 +1,4 @@
-"""What every command shares: the options, opening the database, tables and JSON, errors and exit codes.
+"""What every command shares: the options, opening the database, tables and JSON.
 
 Prints; decides nothing. May import `app` and everything below it.
 """
@@ -32,46 +32,7 @@ from postsale.agents.tools import Tool
 from postsale.app import PostSale, Tenant
 from postsale.app.files import KEYS_VARIABLE, shown
 from postsale.cli.cells import Cell, fitting
-from postsale.errors import (
-    AnchorUnavailable,
-    ApprovalRefused,
-    ArchiveBusy,
-    ArchiveUnwritable,
-    BreakingChange,
-    CheckpointRefused,
-    EngineUnavailable,
-    ExportRefused,
-    ExportUnwritable,
-    IdentityConflict,
-    InvalidInput,
-    KeyUnavailable,
-    LeaseHeld,
-    LeaseLost,
-    LogDamaged,
-    MappingInvalid,
-    ModelRefused,
-    NotAllowed,
-    NotCheckpointed,
-    NoteInvalid,
-    NotLive,
-    PolicyInvalid,
-    PolicyWidens,
-    PostSaleError,
-    ReplayDiverged,
-    SandboxFailed,
-    SandboxViolation,
-    SealBroken,
-    SegmentUnreadable,
-    StoreUnavailable,
-    TooFewOutcomes,
-    UndoRefused,
-    UnknownCustomer,
-    UnknownDecision,
-    UnknownEvent,
-    UnknownModel,
-    UnsafeDatabase,
-    Unsupported,
-)
+from postsale.errors import InvalidInput, StoreUnavailable, Unsupported
 from postsale.projections import CUSTOMER_HEALTH, HealthModel
 from postsale.projections.targets import TARGETS, Target
 from postsale.projections.weighing import load_weights
@@ -84,30 +45,6 @@ err = Console(stderr=True, highlight=False, emoji=False)
 
 EXIT_CODES = """Exit status: 0 done · 1 a check found something wrong · 2 the input is wrong · 3 refused · 4 not found · 5 the database or its keys cannot be used, or another run is under way
 Environment: POSTSALE_DB · POSTSALE_KEYS · POSTSALE_SCHEMA · POSTSALE_TENANT · POSTSALE_TOKEN (act as its owner) · POSTSALE_IMPORT (modules that declare your own signals) · POSTSALE_HEALTH (module:NAME of your health model) · POSTSALE_TARGETS (module:NAME of a list of your targets for models) · POSTSALE_ARCHIVE (where archived chapters were moved to) · POSTSALE_HOT (redis://… that serves rows of read models)"""
-
-_STATUS: tuple[tuple[tuple[type[PostSaleError], ...], int], ...] = (
-    ((LogDamaged, ReplayDiverged, SealBroken, BreakingChange, CheckpointRefused, NoteInvalid, SandboxViolation), 1),
-    ((InvalidInput, MappingInvalid, PolicyInvalid, IdentityConflict, TooFewOutcomes), 2),
-    ((ApprovalRefused, NotAllowed, ExportRefused, NotLive, PolicyWidens, ModelRefused, UndoRefused), 3),
-    ((UnknownCustomer, UnknownDecision, UnknownEvent, UnknownModel, NotCheckpointed), 4),
-    (
-        (
-            StoreUnavailable,
-            UnsafeDatabase,
-            KeyUnavailable,
-            AnchorUnavailable,
-            EngineUnavailable,
-            LeaseHeld,
-            LeaseLost,
-            SegmentUnreadable,
-            ArchiveBusy,
-            ArchiveUnwritable,
-            ExportUnwritable,
-            SandboxFailed,
-        ),
-        5,
-    ),
-)
 
 _WILD = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
@@ -177,11 +114,6 @@ def _placed(command: Callable[..., None]) -> Callable[..., None]:
     run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return run
-
-
-def status_of(error: PostSaleError) -> int:
-    """The exit status of an error; see EXIT_CODES."""
-    return next((code for kinds, code in _STATUS if isinstance(error, kinds)), 2)
 
 
 def parse_time(text: str | None) -> datetime | None:

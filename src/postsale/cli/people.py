@@ -8,7 +8,7 @@ from typing import Annotated, cast, get_args
 import typer
 from rich.markup import escape
 
-from postsale.aggregates.decisions import Stage
+from postsale.aggregates.risk import Stage
 from postsale.cli.agents import approval_app
 from postsale.cli.approvals import minor_units
 from postsale.cli.common import (

@@ -8,10 +8,7 @@ from postsale.projections.bulk import fold_all, read_facts
 from postsale.projections.changes import Changed
 from postsale.projections.crossing import Crossing, Move
 from postsale.projections.customer_health import CUSTOMER_HEALTH, CustomerHealth
-from postsale.projections.deployments import Deployments
-from postsale.projections.derived import Derived, derived, fold
-from postsale.projections.features import (
-    Features,
+from postsale.projections.declaring import (
     across,
     count,
     days,
@@ -25,6 +22,9 @@ from postsale.projections.features import (
     minimum,
     total,
 )
+from postsale.projections.deployments import Deployments
+from postsale.projections.derived import Derived, derived, fold
+from postsale.projections.features import Features
 from postsale.projections.folding import Fact, FeatureValues, Fold, Related, State, fact_from, fact_of
 from postsale.projections.health import Applied, Component, Contribution, HealthModel, Lever, Row, Score, Stage
 from postsale.projections.kin import Kin

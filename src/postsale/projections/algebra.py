@@ -1,7 +1,7 @@
 """The algebra: what each leaf keeps, how two kept parts become one, and what is read from it.
 
 Every leaf is a commutative monoid over (occurred_at, position): facts may arrive in any order and in any grouping. Kept state
-is plain lists and dicts of integers, strings and booleans. No declaration syntax, no store, no clock. Imports `tracing` and `sketch`.
+is plain lists and dicts of integers, strings and booleans. No declaration syntax, no store, no clock. Imports `expressions` and `sketch`.
 
 A leaf's state nests from the outside in: tiles of one UTC day (if it has a window), keys (if it has `by=`), then the innermost
 part, called a cell. Null rule: a fact whose value, key or condition is None does not count for that leaf. Tie rule: of two
@@ -17,7 +17,7 @@ from typing import Any, Final, Generic, Literal, NamedTuple, TypeVar
 
 from postsale.events import DAY_US
 from postsale.projections import sketch
-from postsale.projections.tracing import Expression, Type, as_json
+from postsale.projections.expressions import Expression, Type, as_json
 
 V = TypeVar("V", covariant=True)
 Operation = Literal[

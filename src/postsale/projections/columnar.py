@@ -45,9 +45,9 @@ from postsale.projections.columnar_expressions import (
     translated,
     weight_of,
 )
+from postsale.projections.expressions import Expression
 from postsale.projections.features import Features
 from postsale.projections.sketch import REGISTER_DIGITS, register_and_rank
-from postsale.projections.tracing import Expression
 
 _RESERVED: Final = ("newest_us", "position", "kind", "occurred_at_us")
 

@@ -1,6 +1,6 @@
-"""Traced expressions as columns: which columns facts bring, and what `tracing.evaluate` means in an engine. No aggregate lives here.
+"""Expressions as columns: which columns facts bring, and what `expressions.evaluate` means in an engine. No aggregate lives here.
 
-Imports tracing and the algebra of decay; Ibis (extra `batch`) only when it is used.
+Imports expressions and the algebra of decay; Ibis (extra `batch`) only when it is used.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from typing import Any, Final, TypeAlias
 from postsale.errors import BadDeclaration, MissingExtra
 from postsale.events import DAY_US
 from postsale.projections.algebra import first_weights
+from postsale.projections.expressions import Const, Expression, Field, Op, Type
 from postsale.projections.features import Features
-from postsale.projections.tracing import Const, Expression, Field, Op, Type
 
 Table: TypeAlias = Any  # ibis.Table; the extra may not be installed
 Column: TypeAlias = Any
@@ -79,7 +79,7 @@ def fields_of(expression: Expression | None) -> set[Field]:
 
 
 def translated(expression: Expression, facts: Table) -> Column:
-    """The column that holds what `tracing.evaluate` gives for each fact."""
+    """The column that holds what `expressions.evaluate` gives for each fact."""
     match expression:
         case Field():
             return facts[column_of(expression)]

@@ -30,8 +30,9 @@ from postsale.aggregates.signals import (
     UsageObserved,
 )
 from postsale.events import DAY_US, from_us
+from postsale.projections.declaring import count, days, first_seen, last_seen, latest, maximum, total
 from postsale.projections.derived import derived
-from postsale.projections.features import Features, count, days, first_seen, last_seen, latest, maximum, total
+from postsale.projections.features import Features
 from postsale.projections.folding import FeatureValues
 from postsale.projections.health import FULL_MICRO, Component, HealthModel, Lever
 from postsale.projections.lifecycle import STAGES, lifecycle_stage

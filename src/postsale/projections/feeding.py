@@ -17,11 +17,11 @@ from postsale.errors import InvalidInput
 from postsale.events import Lane, canonical, decode_payload, from_us, registry, schema_digest, stored_fields
 from postsale.projections.columnar_duckdb import refusing
 from postsale.projections.columnar_expressions import fact_schema, fields_of, parent_columns, payload_columns
+from postsale.projections.expressions import Field, Type, evaluate
 from postsale.projections.features import Features
 from postsale.projections.folding import Fact
 from postsale.projections.related import Who
 from postsale.projections.runner import CATEGORIES
-from postsale.projections.tracing import Field, Type, evaluate
 from postsale.store.columns import batch_schema, fact_source
 from postsale.store.contract import Query, Store
 from postsale.store.segments import pyarrow

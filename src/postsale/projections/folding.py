@@ -19,9 +19,9 @@ from postsale.events import DAY_US, SEALED, Event, StoredEvent, canonical, decod
 from postsale.projections import algebra
 from postsale.projections.algebra import Leaf
 from postsale.projections.derived import Derived
+from postsale.projections.expressions import Emitter, time_us
 from postsale.projections.features import Features
 from postsale.projections.sketch import mark
-from postsale.projections.tracing import Emitter, time_us
 
 V = TypeVar("V")
 

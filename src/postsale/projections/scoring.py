@@ -20,7 +20,8 @@ from postsale.aggregates.artifacts import content_digest
 from postsale.aggregates.signals import ScoreReceived
 from postsale.errors import BadDeclaration, InvalidInput
 from postsale.events import DAY_US, Id, Text, canonical, invalid_input
-from postsale.projections.features import Features, last_seen, latest
+from postsale.projections.declaring import last_seen, latest
+from postsale.projections.features import Features
 from postsale.projections.folding import FeatureValues
 
 PPM: Final = 1_000_000

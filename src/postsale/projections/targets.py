@@ -24,7 +24,8 @@ from postsale.aggregates.signals import (
 from postsale.errors import BadDeclaration
 from postsale.events import DAY_US, canonical
 from postsale.projections.customer_health import CustomerHealth
-from postsale.projections.features import Features, count, last_seen, latest
+from postsale.projections.declaring import count, last_seen, latest
+from postsale.projections.features import Features
 from postsale.projections.folding import FeatureValues
 from postsale.projections.priors import CHURN_PRIOR, EXPANSION_PRIOR, REFERRAL_PRIOR, RENEWAL_PRIOR
 from postsale.projections.scoring import LogisticModel

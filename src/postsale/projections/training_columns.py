@@ -16,8 +16,8 @@ from postsale.projections.algebra import Leaf
 from postsale.projections.columnar import SKETCH, empty_of, finished_value, value_table
 from postsale.projections.columnar_duckdb import refusing, table
 from postsale.projections.columnar_expressions import Table, column_of, ibis, parent_columns
+from postsale.projections.expressions import Field
 from postsale.projections.features import Features
-from postsale.projections.tracing import Field
 from postsale.projections.training import LABEL, arrow_type, assembled, columns_of, derived_columns, pyarrow, values_of
 
 _POINT: Final = "point_"

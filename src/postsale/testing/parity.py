@@ -14,9 +14,9 @@ from postsale.projections import Fact, Features, FeatureValues, Fold, Leaf, Rela
 from postsale.projections.columnar import empty_values, finished_rows, fold_state, state_table, value_table
 from postsale.projections.columnar_duckdb import duckdb_connection, read, table
 from postsale.projections.columnar_expressions import Table
+from postsale.projections.expressions import Const, Expression, Field, Op, evaluate
 from postsale.projections.feeding import facts_table, fields_read
 from postsale.projections.related import exchanged, gathered
-from postsale.projections.tracing import Const, Expression, Field, Op, evaluate
 from postsale.store.segments import pyarrow
 
 Facts = Sequence[tuple[str, Fact]]

@@ -10,6 +10,7 @@ import socket
 import threading
 from collections import deque
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
@@ -71,10 +72,10 @@ class ToolServer:
         self.faults: deque[str] = deque()
         self.requests: list[Request] = []
         self._lock = threading.Lock()
-        self._waiting: set[socket.socket] = set()  # connections with a request that is not whole
+        self._connections = threading.Lock()  # not the shape's, which is held for as long as an effect takes
+        self._waiting: set[Any] = set()  # connections on which no whole request is at hand
         self._over = threading.Event()
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self._http.daemon_threads = True
+        self._http = self._listener()(("127.0.0.1", 0), self._handler())
         self._thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
 
     @property
@@ -92,16 +93,38 @@ class ToolServer:
         self._thread.join()
 
     def give_up(self) -> None:
-        """Close connections on which a request has begun and is not whole, as servers do that waited for a minute or so."""
-        with self._lock:
+        """Close accepted connections on which no whole request has come, as servers do that waited for a minute or so.
+
+        What comes on them later is not taken, whether or not a part of it had come before.
+        """
+        with self._connections:
             for connection in self._waiting:
-                connection.shutdown(socket.SHUT_RDWR)
+                with suppress(OSError):  # the other side is gone
+                    connection.shutdown(socket.SHUT_RDWR)
 
     def _take(self, request: Request) -> tuple[str, Answer]:
         with self._lock:
             self.requests.append(request)
             fault = self.faults.popleft() if self.faults else ""
             return fault, Answer() if fault in BEFORE else self.shape.handle(request)
+
+    def _listener(self) -> type[ThreadingHTTPServer]:
+        server = self
+
+        class Listener(ThreadingHTTPServer):
+            daemon_threads = True
+
+            def process_request(self, request: Any, client_address: Any) -> None:
+                with server._connections:  # here, and not by its thread, which may begin late
+                    server._waiting.add(request)
+                super().process_request(request, client_address)
+
+            def shutdown_request(self, request: Any) -> None:
+                with server._connections:
+                    server._waiting.discard(request)
+                super().shutdown_request(request)
+
+        return Listener
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         server = self
@@ -112,14 +135,12 @@ class ToolServer:
             def respond(self) -> None:
                 parts = urlsplit(self.path)
                 length = int(self.headers.get("Content-Length") or 0)
-                with server._lock:
-                    server._waiting.add(self.connection)
                 body = self.rfile.read(length)
-                with server._lock:
-                    server._waiting.discard(self.connection)
                 if len(body) < length:
                     self.close_connection = True
                     return
+                with server._connections:
+                    server._waiting.discard(self.connection)
                 headers = {name.lower(): value for name, value in self.headers.items()}
                 request = Request(self.command, parts.path, dict(parse_qsl(parts.query)), headers, body)
                 fault, answer = server._take(request)
@@ -127,6 +148,9 @@ class ToolServer:
                     self.close_connection = server._answer(self, fault, answer)
                 except OSError:
                     self.close_connection = True  # the other side has given up
+                if not self.close_connection:
+                    with server._connections:
+                        server._waiting.add(self.connection)
 
             do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = respond
 

@@ -6,6 +6,7 @@ from uuid import UUID, uuid5
 
 from postsale.aggregates import decisions as d
 from postsale.aggregates import timed as t
+from postsale.aggregates.risk import RiskCaseClosed, RiskCaseMoved, RiskCaseOpened, Stage
 from postsale.aggregates.signals import TicketOpened, TicketReopened, TicketReplied, TicketSolved
 from postsale.events import Event
 from postsale.projections.outcomes import Episode, Happened, Support, episodes, response, tickets
@@ -32,13 +33,13 @@ class Story:
         return self
 
     def opened(self, ref: str, day: float, trigger: str | None = None) -> Story:
-        return self.on(ref, day, d.RiskCaseOpened(case_id=id_of(ref), reason="test", trigger_id=id_of(trigger) if trigger else None))
+        return self.on(ref, day, RiskCaseOpened(case_id=id_of(ref), reason="test", trigger_id=id_of(trigger) if trigger else None))
 
-    def moved(self, ref: str, day: float, stage: d.Stage) -> Story:
-        return self.on(ref, day, d.RiskCaseMoved(case_id=id_of(ref), stage=stage, reason="test"))
+    def moved(self, ref: str, day: float, stage: Stage) -> Story:
+        return self.on(ref, day, RiskCaseMoved(case_id=id_of(ref), stage=stage, reason="test"))
 
     def closed(self, ref: str, day: float, *, lost: bool = False) -> Story:
-        return self.on(ref, day, d.RiskCaseClosed(case_id=id_of(ref), result="lost" if lost else "recovered", reason="test"))
+        return self.on(ref, day, RiskCaseClosed(case_id=id_of(ref), result="lost" if lost else "recovered", reason="test"))
 
     def raised(self, ref: str, day: float, condition: str = "unwell", cause: str = "fact", by: str = "fact", name: str = "") -> Story:
         return self.on(ref, day, d.TriggerRaised(agent="rescue", condition=condition, cause=cause, causing_event=id_of(by)), name)

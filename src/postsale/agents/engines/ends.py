@@ -14,6 +14,7 @@ from postsale.agents.conversation import ended as conversations_ended
 from postsale.agents.conversation import stop_of
 from postsale.agents.desk import Change
 from postsale.agents.engines.crew import Crew, own_fault
+from postsale.agents.evidence import ENDED, customer_evidence
 from postsale.agents.waits import ended
 from postsale.agents.work import Work, load
 from postsale.aggregates import commands
@@ -22,6 +23,7 @@ from postsale.aggregates.asked import ApprovalTimedOut
 from postsale.aggregates.conversations import ConversationEnded
 from postsale.aggregates.customer import CustomerAggregate, OpenDecision
 from postsale.events import Event, derive_id
+from postsale.store.contract import Query
 from postsale.store.log import Cause, Draft
 
 
@@ -68,8 +70,8 @@ def sweeping(crew: Crew, approvals: Approvals, customer: CustomerAggregate) -> W
             id_ = derive_id(end.wait_id, "ended", end.result)
             drafts.append(crew.desk.draft(end, id_, Cause(causation_id=end.fact_event or end.wait_id, origin=crew.desk.origin)))
         won = {e.decision_id: e.fact_event for e in events if isinstance(e, d.OutcomeObserved) and e.outcome == "success"}
-        drafts += _recovered(crew, c, won)
-        return Change(tuple(drafts), answered.conditions)
+        recovered = list(_recovered(crew, c, won))
+        return Change((*drafts, *(recovered or _lost(crew, c, now_us))), answered.conditions)
 
     change, _, _ = yield from crew.desk.changing(customer.stream, rule, customer)
     lapsed = sum(isinstance(x.event, d.ApprovalLapsed | ApprovalTimedOut) for x in change.drafts)
@@ -83,6 +85,20 @@ def _recovered(crew: Crew, c: CustomerAggregate, won: Mapping[UUID, UUID | None]
             how = Cause(causation_id=won[id_], correlation_id=id_, origin=crew.desk.origin)
             closing = commands.close_case(c, case.case_id, "recovered", f"decision {id_} succeeded")
             yield from (crew.desk.draft(x, derive_id(case.case_id, "closed"), how) for x in closing)
+
+
+def _lost(crew: Crew, c: CustomerAggregate, now_us: int) -> Iterator[Draft]:
+    """The ends of risk cases of a customer whose last subscription ended while they were open, with the fact that says so."""
+    end = c.facts.get(ENDED)
+    for case in c.cases.values():
+        if end is None or end.latest_at_us < case.opened_at_us:
+            continue
+        if customer_evidence(c, crew.health.read(c, now_us, frozenset()), now_us)["subscribed"] is not False:
+            continue
+        fact = next(iter(crew.log.store.read(Query(after=end.latest_position - 1, upto=end.latest_position))))
+        how = Cause(causation_id=fact.event_id, origin=crew.desk.origin)
+        closing = commands.close_case(c, case.case_id, "lost", "the last subscription ended")
+        yield from (crew.desk.draft(x, derive_id(case.case_id, "closed"), how) for x in closing)
 
 
 def told(crew: Crew, c: CustomerAggregate, event: Event) -> Draft:

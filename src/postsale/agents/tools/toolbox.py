@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from postsale.agents import reach
+from postsale.agents.faults import caught
 from postsale.agents.guardrails import ToolRef
 from postsale.agents.policy import Policy
 from postsale.agents.tools.contract import Receipt, Tool, check_tool, check_undo_fits
@@ -146,16 +147,19 @@ def _done(tool: Tool, output: object) -> Result:
 
 
 def within(timeout_s: float, call: Callable[[], T]) -> T:
-    """The call's result, or TimeoutError when it is not there in time; the thread is then left behind as a daemon."""
+    """The call's result, or TimeoutError when it is not there in time; the thread is then left behind as a daemon.
+
+    Raises exceptions only: what ends a thread or cancels a task there ends nobody here.
+    """
     box: list[T] = []
-    failed: list[BaseException] = []
+    failed: list[Exception] = []
     context = contextvars.copy_context()
 
     def run() -> None:
         try:
             box.append(context.run(call))
         except BaseException as error:
-            failed.append(error)
+            failed.append(caught(error))
 
     thread = threading.Thread(target=run, daemon=True, name="postsale-tool")
     thread.start()

@@ -14,6 +14,7 @@ from uuid import UUID
 
 from postsale.aggregates import decisions as d
 from postsale.aggregates import timed as t
+from postsale.aggregates.risk import RiskCaseClosed, RiskCaseMoved, RiskCaseOpened
 from postsale.events import DAY_US, iso
 from postsale.projections.outcomes.measure import Frame, Measure
 from postsale.projections.outcomes.response import Happened, share
@@ -74,12 +75,12 @@ def cases(happened: Sequence[Happened], frame: Frame) -> list[Case]:
     missed: set[UUID] = set()
     for h in events:
         match h.event:
-            case d.RiskCaseOpened(case_id=id_, reason=reason, trigger_id=trigger):
+            case RiskCaseOpened(case_id=id_, reason=reason, trigger_id=trigger):
                 by = A_PERSON if trigger is None else triggers.get(trigger, "an agent")
                 opened[id_], passed[id_] = (h.ref, by, reason), [("at-risk", h.at_us)]
-            case d.RiskCaseMoved(case_id=id_, stage=stage) if id_ in passed:
+            case RiskCaseMoved(case_id=id_, stage=stage) if id_ in passed:
                 passed[id_].append((stage, h.at_us))
-            case d.RiskCaseClosed(case_id=id_, result=result, reason=reason):
+            case RiskCaseClosed(case_id=id_, result=result, reason=reason):
                 closed[id_] = (h.at_us, result, reason)
             case t.SlaBreached(case_id=id_):
                 missed.add(id_)

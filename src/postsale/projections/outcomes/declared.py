@@ -47,8 +47,9 @@ from postsale.aggregates.signals import (
 )
 from postsale.events import DAY_US
 from postsale.projections.algebra import Moment
+from postsale.projections.declaring import count, days, distinct, first_seen, history, last_seen, latest, maximum, minimum, total
 from postsale.projections.derived import derived
-from postsale.projections.features import Features, count, days, distinct, first_seen, history, last_seen, latest, maximum, minimum, total
+from postsale.projections.features import Features
 
 _TERMS: Final = (SubscriptionStarted, SubscriptionChanged, SubscriptionResumed, CancellationWithdrawn)
 _STATED: Final = (*_TERMS, SubscriptionPaused, SubscriptionEnded)

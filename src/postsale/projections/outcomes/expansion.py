@@ -26,8 +26,9 @@ from postsale.aggregates.signals import (
     UsageObserved,
 )
 from postsale.projections.algebra import Moment
+from postsale.projections.declaring import days, distinct, first_seen, history, last_seen, latest, maximum
 from postsale.projections.derived import derived
-from postsale.projections.features import Features, days, distinct, first_seen, history, last_seen, latest, maximum
+from postsale.projections.features import Features
 from postsale.projections.folding import FeatureValues
 from postsale.projections.outcomes.books import Book
 from postsale.projections.outcomes.intervals import ratio_interval, wilson

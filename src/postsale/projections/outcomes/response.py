@@ -16,6 +16,7 @@ from uuid import UUID
 
 from postsale.aggregates import decisions as d
 from postsale.aggregates import timed as t
+from postsale.aggregates.risk import RiskCaseClosed, RiskCaseMoved, RiskCaseOpened
 from postsale.events import DAY_US, Event
 from postsale.projections.folding import FeatureValues
 from postsale.projections.outcomes.intervals import wilson
@@ -26,9 +27,9 @@ _READ: Final[tuple[type[Event], ...]] = (
     d.TriggerRaised,
     d.DecisionRecorded,
     d.EffectSucceeded,
-    d.RiskCaseOpened,
-    d.RiskCaseMoved,
-    d.RiskCaseClosed,
+    RiskCaseOpened,
+    RiskCaseMoved,
+    RiskCaseClosed,
     t.ScheduleCame,
     t.WaitEnded,
     t.SlaWarned,
@@ -67,14 +68,14 @@ def episodes(happened: Iterable[Happened], as_of_us: int, conditions: Collection
     since: dict[str, int] = {}
     for ref, at, _, _, event in events:
         match event:
-            case d.RiskCaseOpened():
+            case RiskCaseOpened():
                 since.setdefault(ref, at)
             case d.TriggerRaised(agent=agent, condition=condition, cause=cause, causing_event=causing):
                 risk = conditions is None or f"{agent}/{condition}" in conditions
                 if risk and cause != "command" and causing not in timed:
                     since.setdefault(ref, at)
-            case d.EffectSucceeded(sandbox=False) | d.RiskCaseMoved() | d.RiskCaseClosed() if ref in since:
-                found.append(Episode(ref, since.pop(ref), at, not isinstance(event, d.RiskCaseClosed)))
+            case d.EffectSucceeded(sandbox=False) | RiskCaseMoved() | RiskCaseClosed() if ref in since:
+                found.append(Episode(ref, since.pop(ref), at, not isinstance(event, RiskCaseClosed)))
             case _:
                 pass
     found += [Episode(ref, at, as_of_us, acted=False) for ref, at in since.items()]
