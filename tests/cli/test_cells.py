@@ -27,6 +27,14 @@ def test_names_break_behind_their_parts() -> None:
     assert lines("short enough", 40) == ["short enough"]
 
 
+def test_numbers_dates_and_ranges_are_not_cut() -> None:
+    assert lines("1.84-8.94", 7) == ["1.84-8.", "94"]  # wider than the column: it must
+    table_of = [[Cell("band poor or fair"), Cell("24.0 % (6 of 25), 9-47 %"), Cell("1.84-8.94"), Cell("2026-01-06 14:00")]]
+    widths = fitting(("line", "precision", "95 %", "said"), table_of, set(), 50)
+    assert widths is not None
+    assert (widths[2] >= len("1.84-8.94"), widths[3] >= len("2026-01-06")) == (True, True)
+
+
 def test_markup_is_style_and_escaped_markup_is_text() -> None:
     cell = Cell.of("[red]a/b[/] \\[red] :smile:")
     assert cell.plain == "a/b [red] :smile:"

@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from postsale.report import Report, page
+from postsale.report import Report, page, plots
 from postsale.report.html import text
+from postsale.report.words import rule_words
 from tests.report.sample import nothing, sample
 
 _VOID = {"meta", "br"}
@@ -182,3 +184,41 @@ def test_only_the_model_decides_what_is_said() -> None:
         replace(report, position=9),
     ]
     assert len({page(r) for r in [report, *changed]}) == 1 + len(changed)
+
+
+def test_what_people_said_sums_up_in_words_also_when_nobody_answered() -> None:
+    report = sample()
+    left = replace(report.approvals, asked=1, approved=0, edited=0, rejected=0, lapsed=0, overtaken=0, waiting=1, hours=())
+    assert "People were asked 1 time: 1 still waits." in page(replace(report, approvals=left))
+    assert "People were asked 8 times: 8 overtaken." in page(replace(report, approvals=replace(left, asked=8, overtaken=8, waiting=0)))
+
+
+@pytest.mark.parametrize(
+    ("rule", "words"),
+    [
+        ("holdout:everybody", "left alone at random, by the hold-out everybody, so that effects can be told"),
+        ("kill-switch:retired", "its agent is retired"),
+        ("kill-switch:policy-retired", "its policy is retired"),
+        ("kill-switch:tenant", "the kill switch was thrown"),
+        ("blast-radius:100/1h", "it had decided 100 times within 1 h already"),
+    ],
+)
+def test_rules_have_words(rule: str, words: str) -> None:
+    assert rule_words(rule) == words
+
+
+def test_open_cases_of_customers_who_left_are_told_apart() -> None:
+    report = sample()
+    listed = sum(r.open_case for r in report.at_risk)
+    months = (*report.risk[:-1], replace(report.risk[-1], open=listed + 3))
+    assert f"{listed + 3} are open at the end, 3 of them of customers who have left." in page(replace(report, risk=months))
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 12, 13, 24])
+@pytest.mark.parametrize("width", [plots.WIDE, plots.NARROW])
+def test_labels_of_an_axis_are_evenly_spaced_and_end_with_the_last(n: int, width: float) -> None:
+    labels = [f"M{no:02d} 26" for no in range(n)]
+    _, inside = plots.areas(labels, [plots.Series("s", [1.0] * n, "good")])(width)
+    shown = [int(found) for found in re.findall(r">M(\d\d) 26<", "".join(str(part) for part in inside))]
+    assert shown[-1] == n - 1
+    assert len({b - a for a, b in pairwise(shown)}) <= 1

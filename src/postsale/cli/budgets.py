@@ -19,6 +19,8 @@ budget_app = Commands(
 )
 _COLUMNS = ("budget", "period", "unit", "limit", "reserved", "committed", "released", "came back", "in slices", "left")
 
+_ROOMY = 90  # columns of a terminal from which on what came back of reservations has room beside what is left
+
 
 @budget_app.command("list")
 def budget_list(
@@ -93,7 +95,13 @@ def _show(rows: list[BudgetPeriod], *, json: bool) -> None:
         limit = min(row.limits.values(), default=None)
         amounts = (limit, row.reserved, row.committed, row.released, row.compensated, row.in_slices, row.left)
         shown.append((escape(tame(row.name)), row.period, escape(tame(row.unit)), *(_amount(n, row.unit) for n in amounts)))
-    table("Budgets", _COLUMNS, shown, right=_COLUMNS[3:])
+    seldom = {
+        "came back": any(row.compensated for row in rows),
+        "in slices": any(row.in_slices for row in rows),
+        "released": out.width >= _ROOMY,
+    }
+    kept = [at for at, column in enumerate(_COLUMNS) if seldom.get(column, True)]  # columns of nothing but 0 go, or names would be cut
+    table("Budgets", [_COLUMNS[at] for at in kept], [[line[at] for at in kept] for line in shown], right=_COLUMNS[3:])
 
 
 def _amount(amount: int | None, unit: str) -> str:

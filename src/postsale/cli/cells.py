@@ -16,7 +16,7 @@ from rich.text import Text
 
 _WORD = re.compile(r"\S+")
 _GAP = 2  # columns of the terminal between two of a table
-_PART = re.compile(r"[^-/._:=]*[-/._:=]*")
+_PART = re.compile(r"(?:[^-/._:=]|(?<=\d)[-.:](?=\d))*[-/._:=]*")  # a number, a date or a range of them is one part
 
 
 class Cell(Text):

@@ -288,13 +288,14 @@ def tame(text: str) -> str:
     return text if text.isascii() and text.isprintable() else _WILD.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
+_TIMES = frozenset({"when", "until", "since", "first action", "said at", "occurred", "recorded", "received"})
+
+
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: Sequence[str] = ()) -> None:
     """A table for people; says so when there is nothing in it."""
     view = Table(header_style="dim", box=None, pad_edge=False)
     # On a narrow terminal a time takes two lines: what is left is for the cells of text. No minimum widths: they would crop the table.
-    halved = {
-        at for at, column in enumerate(columns) if out.width < _WIDE and column in {"when", "until", "occurred", "recorded", "received"}
-    }
+    halved = {at for at, column in enumerate(columns) if out.width < _WIDE and column in _TIMES}
     lines = [
         [
             Cell.of(cell.replace(" ", "\n", 1) if at in halved else cell)
@@ -305,7 +306,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], 
     whole = {
         at
         for at, column in enumerate(columns)
-        if column in right or at in halved or column in {"id", "when", "customer"} or not (at or column)
+        if column in right or at in halved or column in {"id", "when", "customer", "stage", "period"} or not (at or column)
     }
     widths = fitting(columns, lines, whole, out.width)
     for at, column in enumerate(columns):

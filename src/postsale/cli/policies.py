@@ -83,7 +83,7 @@ def policy_list(db: Db = DEFAULT_DB, tenant: TenantName = None, json: Json = Fal
         )
         for one in known
     ]
-    table("Policies", ("policy", "digest", "status", "said", "by", "because"), rows)
+    table("Policies", ("policy", "digest", "status", "said at", "by", "because"), rows)
     if not rows:
         hint("postsale policy activate FILE --reason …   (or name a shipped agent: postsale agent propose AGENT --reason …)")
 

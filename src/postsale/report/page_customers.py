@@ -43,7 +43,9 @@ def risk(report: Report) -> Raw | None:
         plots.Series("closed: lost", [-m.lost for m in months], "none"),
     ]
     opened, won, lost = sum(m.opened for m in months), sum(m.recovered for m in months), sum(m.lost for m in months)
-    told = f"{opened} risk cases were opened, {won} closed as recovered and {lost} as lost; {months[-1].open} are open at the end."
+    left = months[-1].open - sum(r.open_case for r in report.at_risk)
+    gone = f", {left} of them of customers who have left" if left > 0 else ""
+    told = f"{opened} risk cases were opened, {won} closed as recovered and {lost} as lost; {months[-1].open} are open at the end{gone}."
     rows = [(month_of(m.at), m.opened, m.recovered, m.lost, m.open) for m in months]
     behind = table("Risk cases", ("month", "opened", "recovered", "lost", "open at its end"), rows)
     plot = plots.both("risk", "Risk cases opened and closed, month by month", told, plots.columns(labels, series, height=190))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Final, NamedTuple
 
 from postsale.report.html import Raw, tag
@@ -156,7 +157,7 @@ def bars(labels: Sequence[str], series: Sequence[Series]) -> Callable[[float], t
                 if not s.values[i]:
                     continue
                 out.append(_box(x, y + 19, wide, 20, s.colour))
-                if wide > 10 + _LETTER * len(f"{s.values[i]:.0f}"):
+                if s.values[i] != total and wide > 10 + _LETTER * len(f"{s.values[i]:.0f}"):
                     out.append(
                         tag(
                             "text",
@@ -210,6 +211,11 @@ def _box(x: float, y: float, width: float, height: float, colour: str) -> Raw:
     )
 
 
+def _apart(placed: Sequence[tuple[str, float, float]]) -> bool:
+    """Whether labels, from right to left with their middles and half widths, leave room between them."""
+    return all(x + half + 4 < right - wide for (_, right, wide), (_, x, half) in pairwise(placed))
+
+
 class _Frame:
     """Axes of a plot: from numbers to pixels, with round numbers at the left."""
 
@@ -240,15 +246,14 @@ class _Frame:
         return out
 
     def labels(self, labels: Sequence[str], xs: Sequence[float]) -> list[Raw]:
-        """As many as there is room for, the last one always."""
-        out, edge, free = list[Raw](), self.left + self.width, math.inf
+        """As many as there is room for, evenly spaced, the last one always."""
+        edge, placed = self.left + self.width, list[tuple[str, float, float]]()
         for label, x in zip(reversed(labels), reversed(xs), strict=True):
             half = len(label) * _LETTER / 2
-            middle = min(max(x, half), edge - half)
-            if middle + half < free:
-                out.append(tag("text", label, x=round(middle, 1), y=round(self.bottom + 17, 1), text_anchor="middle"))
-                free = middle - half - 8
-        return out[::-1]
+            placed.append((label, min(max(x, half), edge - half), half))
+        every = next((n for n in range(1, len(placed)) if _apart(placed[::n])), max(1, len(placed)))
+        y = round(self.bottom + 17, 1)
+        return [tag("text", label, x=round(middle, 1), y=y, text_anchor="middle") for label, middle, _ in placed[::every]][::-1]
 
     def _ticks(self) -> list[float]:
         return [self.low + i * self.step for i in range(round((self.high - self.low) / self.step) + 1)]

@@ -18,7 +18,10 @@ from postsale.report.model import Report, TwinLine
 _RULES: Final[tuple[tuple[str, str], ...]] = (
     (r"autonomy:observe", "it only observed at that time"),
     (r"autonomy:(.+)", "it may go no further than to {0} there"),
+    (r"kill-switch:retired", "its agent is retired"),
+    (r"kill-switch:policy-retired", "its policy is retired"),
     (r"kill-switch:.*", "the kill switch was thrown"),
+    (r"holdout:(.+)", "left alone at random, by the hold-out {0}, so that effects can be told"),
     (r"consent:([^/]+)/(.+)", "no consent to {1} messages by {0}"),
     (r"quiet-hours:(.+)-(.+)", "quiet hours at the customer's, {0} to {1}"),
     (r"frequency:1/(\d+)d", "contacted within the last {0} days already"),
@@ -36,6 +39,12 @@ _RULES: Final[tuple[tuple[str, str], ...]] = (
     (r"approval:(?:expired|timed-out)", "nobody answered in time"),
     (r"approval:(.+)", "the proposal lapsed: {0}"),
     (r"override", "a person set it aside"),
+    (r"identity:merged", "the customer is part of another one"),
+    (r"blast-radius:(\d+)/(\d+)h", "it had decided {0} times within {1} h already"),
+    (r"appetite:.*", "riskier than its policy lets it be"),
+    (r"probability:(.+)>=(.+)", "a probability of {0} of {1} was not reached"),
+    (r"authority:.*", "more than it may offer"),
+    (r"tool:(.+)", "no tool {0} is installed"),
 )
 
 
@@ -145,14 +154,14 @@ def _decisions(report: Report) -> str:
     if not total:
         return "No agent was asked for anything."
     acted, suppressed = (sum(agent.dispositions.get(name, 0) for agent in report.agents) for name in ("acted", "suppressed"))
-    many = "Agent" if len(report.agents) == 1 else f"{len(report.agents)} agents"
+    many = "One agent" if len(report.agents) == 1 else f"{len(report.agents)} agents"
     why: dict[str, int] = {}
     for agent in report.agents:
         for rule, n in agent.suppressed_by.items():
             why[rule.partition(":")[0]] = why.get(rule.partition(":")[0], 0) + n
     first = max(why, key=lambda kind: (why[kind], kind), default="")
     most = f", most often by {_KINDS.get(first, first)}" if first else ""
-    return f"{many} decided {total:,} times: acted in {acted:,}, held back in {suppressed:,}{most}."
+    return f"{many} decided {total:,} {_times(total)}: acted in {acted:,}, held back in {suppressed:,}{most}."
 
 
 _KINDS: Final = {
@@ -167,12 +176,25 @@ _KINDS: Final = {
     "kill-switch": "the kill switch",
     "budget": "used-up budgets",
     "contact-budget": "the contacts of all agents together",
+    "override": "people who set it aside",
+    "holdout": "hold-outs, so that effects can be told",
+    "identity": "being part of another customer",
+    "blast-radius": "limits on how often an agent decides",
+    "appetite": "its risk",
+    "probability": "a probability that was not reached",
+    "authority": "limits on what may be offered",
+    "depth": "limits on chains of effects",
+    "tool": "missing tools",
 }
 
 
 def kind_words(kind: str) -> str:
     """A kind of rule, in plain words."""
     return _KINDS.get(kind, kind)
+
+
+def _times(n: int) -> str:
+    return "time" if n == 1 else "times"
 
 
 def _people(report: Report) -> str:
@@ -182,11 +204,17 @@ def _people(report: Report) -> str:
     took = f", in {duration(statistics.median(a.hours))} at the median" if a.hours else ""
     said = ", ".join(
         f"{n:,} {word}"
-        for n, word in ((a.approved, "approved"), (a.edited, "changed"), (a.rejected, "rejected"), (a.lapsed, "left to lapse"))
+        for n, word in (
+            (a.approved, "approved"),
+            (a.edited, "changed"),
+            (a.rejected, "rejected"),
+            (a.lapsed, "left to lapse"),
+            (a.overtaken, "overtaken"),
+        )
         if n
     )
-    waiting = f"; {a.waiting:,} still wait" if a.waiting else ""
-    return f"People were asked {a.asked:,} times{took}: {said}{waiting}."
+    waiting = f"{a.waiting:,} still {'waits' if a.waiting == 1 else 'wait'}" if a.waiting else ""
+    return f"People were asked {a.asked:,} {_times(a.asked)}{took}: {'; '.join(filter(None, (said, waiting)))}."
 
 
 def _twin(report: Report) -> str:
