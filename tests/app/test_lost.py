@@ -62,12 +62,27 @@ def test_a_case_is_lost_with_the_last_subscription_and_not_with_one_of_two(where
         assert not check_dispositions(ps.log.store).problems
 
 
-def test_an_end_before_the_case_was_opened_says_nothing_of_it() -> None:
+def test_an_end_that_is_told_late_closes_a_case_that_was_opened_in_vain() -> None:
     clock = ManualClock(NOON)
     with opened(None, clock=clock, agents=[Agent(Policy.from_toml(HEAD + CALENDAR + SLAS))]) as ps:
         acme = at_risk(ps)
         clock.advance(timedelta(days=1))
         for name in ("s1", "s2"):
-            acme.record("cus_42", ended(name, timedelta(days=-1)))  # told late: they ended before anything failed
+            acme.record("cus_42", ended(name, timedelta(days=-1)))
         ps.run_once()
-        assert closed(ps) == []
+        assert [result for result, _, _ in closed(ps)] == ["lost"]
+
+
+def test_a_case_that_is_opened_for_whom_it_is_known_to_have_left_stays_open() -> None:
+    clock = ManualClock(NOON)
+    with opened(None, clock=clock, agents=[Agent(Policy.from_toml(HEAD + CALENDAR + SLAS))]) as ps:
+        acme = ps.tenant("acme")
+        acme.agent("dunning").act(reason="test", by=ANNA)
+        acme.record("cus_42", subscribed("s1", NOON - timedelta(days=10), subscription_id="s1"))
+        acme.record("cus_42", ended("s1", timedelta(days=-1)))
+        acme.record("cus_42", failed("f1", attempt=2))
+        ps.run_once()
+        clock.advance(timedelta(days=1))
+        acme.record("cus_42", failed("f2", NOON + timedelta(days=1), attempt=3))
+        ps.run_once()
+        assert (closed(ps), len(acme.cases())) == ([], 1)

@@ -87,10 +87,14 @@ def _recovered(crew: Crew, c: CustomerAggregate, won: Mapping[UUID, UUID | None]
 
 
 def _lost(crew: Crew, c: CustomerAggregate, now_us: int) -> Iterator[Draft]:
-    """The ends of risk cases of a customer whose last subscription ended while they were open, with the fact that says so."""
+    """The ends of risk cases of a customer of whom it was told while they were open that the last subscription ended, with the fact that says so.
+
+    Who is asked to save what is known to have ended, or moved the case since, ends it.
+    """
     end = c.facts.get(ENDED)
     for case in c.cases.values():
-        if end is None or end.latest_at_us < case.opened_at_us:
+        opened = crew.log.store.find(c.stream.tenant, case.event_id) if case.event_id is not None else None
+        if end is None or opened is None or end.latest_position < opened.position:
             continue
         if customer_evidence(c, crew.health.read(c, now_us, frozenset()), now_us)["subscribed"] is not False:
             continue
