@@ -270,3 +270,15 @@ def test_a_start_without_a_time_zone_is_refused() -> None:
     with pytest.raises(InvalidInput) as caught:
         Vendor(1, customers=1, start=START.replace(tzinfo=None))
     assert caught.value.field == "tzinfo"
+
+
+@pytest.mark.parametrize("seed", [4, 2])
+def test_what_is_told_under_one_id_is_one_fact(seed: int) -> None:
+    """Doubled deliveries say the same: else one of them would be refused as a conflict."""
+    vendor, told = Vendor(seed, customers=60, start=START, days=365, model=TROUBLED), dict[tuple[str, str], object]()
+    for day in range(vendor.days):
+        for arrival in vendor.day(day):
+            if isinstance(arrival, Delivery):
+                signal = arrival.signal
+                assert told.setdefault((signal.source, signal.id), signal) == signal, f"seed {seed}"
+    assert len(told) > 5_000

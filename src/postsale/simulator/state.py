@@ -167,6 +167,7 @@ class Customer:
     leaving: bool = False
     paused_until: int | None = None
     marketing: bool = False
+    newsletter: int = -100  # month of the last one
     next_invoice: int = 0
     charges: list[tuple[int, str, int, int]] = field(default_factory=list)  # day, invoice, attempt, amount
     ended: int | None = None

@@ -56,7 +56,8 @@ def speaking_up(c: Customer, world: World) -> Iterator[Happening]:
     at = world.at(d.between(480, 1_200))
     if c.reached:
         yield from _reactions(c, world, at)
-    if c.marketing and (day + c.seats) % MONTH == 10:
+    if c.marketing and (day + c.seats) % MONTH == 10 and c.newsletter < day // MONTH:  # seats may change within a month
+        c.newsletter = day // MONTH
         yield from _campaign(c, world, f"newsletter-{day // MONTH}", c.stream.of("campaign", day), at, 0)
     if review < daily(m.reviews_per_year * c.advocacy):
         stars = 1 + min(4, int(5 * c.satisfaction + d.uniform()))
