@@ -252,7 +252,7 @@ def test_each_agent_alone_moves_its_customers_the_way_that_its_actions_do(name: 
         if name != "onboarding-optimisation"
         else MONTHLY.changed(responses={"onboarding-nudge": Response(onboarding=0.9, contact=False)}, growth_per_year=2.0, renewal_base=3.0)
     )
-    with closed_loop(seed, [agent], model, customers=200 if name == "health-check" else 80, days=240, every=6) as m:
+    with closed_loop(seed, [agent], model, customers=130 if name == "health-check" else 80, days=240, every=6) as m:
         report = estimated(m)
         if name == "onboarding-optimisation":
             goal = report.effect("goal").estimate
