@@ -33,8 +33,8 @@ _MODES = ("observe", "propose", "act")
 
 def demo(
     folder: Annotated[Path, typer.Option("--folder", help="Where to put the demo's database and report.")] = Path("postsale-demo"),
-    seed: Annotated[int, typer.Option("--seed", help="The same seed tells the same story.")] = 3,
-    customers: Annotated[int, typer.Option("--customers", min=5, max=2_000)] = 36,
+    seed: Annotated[int, typer.Option("--seed", help="The same seed tells the same story.")] = 4,
+    customers: Annotated[int, typer.Option("--customers", min=5, max=2_000)] = 29,
     days: Annotated[int, typer.Option("--days", min=30, max=730, help="How long the story is.")] = 365,
     json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
 ) -> None:
