@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import select
-import shutil
 import signal
 import socket
 import subprocess
@@ -15,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from tests import browser
 from tests.nursery import ROOT, forked, nursery
 
 _STANDS = "import time; time.sleep(1_000)"
@@ -28,7 +26,6 @@ _RUNS = {
     ),
     "a server of Temporal": ("from tests.temporal import server; server(); ready()", "start-dev", 1),
     "a cache": ("from tests.valkey import Server; Server().start(); ready()", "valkey-server", 1),
-    "a browser": ("from tests.browser import widths; ready(); widths('<script>for (;;);</script>', 500)", "--dump-dom", 1),
 }
 _READY = "import time\ndef ready():\n    print('ready', flush=True)\n"
 
@@ -58,10 +55,7 @@ def named(pids: set[int], word: str) -> int:
 @pytest.mark.parametrize("what", _RUNS)
 def test_nothing_is_left_behind(what: str, end: signal.Signals) -> None:
     text, word, many = _RUNS[what]
-    if what == "a browser" and not any(map(shutil.which, browser._NAMES)):
-        pytest.skip("no Chromium on this machine")
-    wait = "" if what == "a browser" else "\ntime.sleep(1_000)"
-    command = [sys.executable, "-c", f"{_READY}{text}{wait}"]
+    command = [sys.executable, "-c", f"{_READY}{text}\ntime.sleep(1_000)"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True) as tests:
         assert tests.stdout is not None
         assert tests.stdout.readline() == b"ready\n"
