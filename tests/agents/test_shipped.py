@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from itertools import product
 
 import pytest
 
 from postsale.agents import ChurnOutreach, RenewalRescue
-from postsale.agents.evidence import OFFERED, customer_evidence
+from postsale.agents.evidence import OFFERED, HealthReading, customer_evidence
 from postsale.agents.readings import RunnerHealth
 from postsale.agents.rederive import rederive
 from postsale.aggregates.signals import CancellationScheduled, RenewalDue, TicketEscalated, TicketOpened, UsageObserved
-from postsale.events import encode_payload, to_us
+from postsale.events import DAY_US, encode_payload, to_us
 from postsale.projections import CUSTOMER_HEALTH, HealthModel, MemoryViews, Row, Runner
 from tests.agents.world import ANNA, BEN, NOON, World, calls
 
@@ -168,3 +169,17 @@ def test_observing_proposing_and_acting_differ_in_nothing_but_what_leaves() -> N
         (event,) = w.decisions()
         found.append((event.rule, event.disposition, len(calls(w))))
     assert found == [("dunning-big", "suppressed", 0), ("dunning-big", "awaiting", 0), ("dunning-big", "acted", 1)]
+
+
+def test_agents_that_are_asked_in_turn_about_several_customers_and_times_see_each_its_own() -> None:
+    """What was made for one is not given for another: neither another customer, nor another reading, nor another time."""
+    w = world()
+    w.profile("c1", segment="smb")
+    w.profile("c2", segment="enterprise")
+    customers, readings, now_us = (w.customer("c1"), w.customer("c2")), (HealthReading(), HealthReading(band="poor")), to_us(w.now())
+    asked = list(product(customers, readings, (now_us, now_us + DAY_US)))
+    first, second = RenewalRescue(), ChurnOutreach()
+    for before, after in product(asked, asked):
+        assert first.values(*before) == customer_evidence(*before)
+        assert second.values(*after) == customer_evidence(*after)
+    assert len({str(customer_evidence(*one)) for one in asked}) == 8
