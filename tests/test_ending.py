@@ -27,7 +27,8 @@ _RUNS = {
     "a server of Temporal": ("from tests.temporal import server; server(); ready()", "start-dev", 1),
     "a cache": ("from tests.valkey import Server; Server().start(); ready()", "valkey-server", 1),
 }
-_READY = "import time\ndef ready():\n    print('ready', flush=True)\n"
+# Whoever is started in the background inherits a SIGINT that is ignored.
+_READY = "import signal, time\nsignal.signal(signal.SIGINT, signal.default_int_handler)\ndef ready():\n    print('ready', flush=True)\n"
 
 
 def descendants(pid: int) -> set[int]:
